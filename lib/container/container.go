@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package container keeps the records of containers. A container is what could run: an image, a spec, a
+// snapshot, a runtime. What runs is a task (lib/task).
+//
+// # On disk
+//
+// Bucket containers / namespace / id: the record. Bucket container-specs / namespace / id: the OCI spec,
+// deflated. A container made by `run --rm` is transient: its records are in run.db and end with the
+// boot. <root>/containers/<namespace>/<id>/: the output log.
+//
+// # Locks
+//
+// Creating, starting and removing take the lock container <namespace>/<id>. It is also what keeps one id
+// from being in both databases.
+//
+// # After a crash
+//
+// Record and spec are written in one commit. A transient record whose creator and supervisor are both
+// gone is removed by the next command that meets it (lib/task). A log directory without a record is
+// garbage.
+package container
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Container is one record.
+type Container struct {
+	ID          string            `json:"id"`
+	Image       string            `json:"image,omitempty"` // name of the image record; the image may be gone
+	Labels      map[string]string `json:"labels,omitempty"`
+	Runtime     Runtime           `json:"runtime"`
+	Snapshotter string            `json:"snapshotter,omitempty"`
+	SnapshotKey string            `json:"snapshot_key,omitempty"`
+	// DefaultSeccomp says that the default profile is added to the spec when a task starts.
+	DefaultSeccomp bool      `json:"default_seccomp,omitempty"`
+	StopSignal     string    `json:"stop_signal,omitempty"`
+	Stdin          bool      `json:"stdin,omitempty"`     // stdin is kept open for clients
+	Transient      bool      `json:"transient,omitempty"` // removed when its task ends, or with the boot
+	Created        time.Time `json:"created"`
+	Updated        time.Time `json:"updated"`
+}
+
+// Runtime names what runs the container.
+type Runtime struct {
+	Name string `json:"name"`
+}
+
+// DefaultRuntime is the engine that ctr-shim embeds.
+const DefaultRuntime = "io.containerd.runc.v2"
+
+var (
+	records = state.Table[Container]{Name: "containers"}
+	specTab = state.Table[[]byte]{Name: "container-specs"}
+)
+
+// maxID is containerd's bound on identifiers.
+const maxID = 76
+
+// CheckID refuses what containerd refuses as an id of a container or a namespace.
+func CheckID(id string) error {
+	if !validID(id) {
+		return fmt.Errorf("%q is no identifier: letters and digits, joined by single '.', '_' or '-', at most %d characters: %w", id, maxID, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// validID is the pattern [A-Za-z0-9]+([._-][A-Za-z0-9]+)*, written out because every command would pay
+// for compiling it.
+func validID(id string) bool {
+	joint := true // a joining character may not come next
+	for _, r := range []byte(id) {
+		switch {
+		case '0' <= r && r <= '9', 'A' <= r && r <= 'Z', 'a' <= r && r <= 'z':
+			joint = false
+		case (r == '.' || r == '_' || r == '-') && !joint:
+			joint = true
+		default:
+			return false
+		}
+	}
+	return !joint && len(id) <= maxID
+}
+
+// Get reads one record.
+func Get(tx *state.Tx, ns, id string) (Container, error) { return records.Get(tx, ns, id) }
+
+// Spec reads a container's OCI spec.
+func Spec(tx *state.Tx, ns, id string) (*specs.Spec, error) {
+	packed, err := specTab.Get(tx, ns, id)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), 16<<20))
+	if err != nil {
+		return nil, fmt.Errorf("spec of container %q: %w: %w", id, err, errdefs.ErrDataLoss)
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("spec of container %q: %w: %w", id, err, errdefs.ErrDataLoss)
+	}
+	return &s, nil
+}
+
+// Create records a new container with its spec. The caller holds the container's lock; an id that is
+// taken is errdefs.ErrAlreadyExists.
+func Create(tx *state.Tx, ns string, c Container, s *specs.Spec) error {
+	if err := CheckID(c.ID); err != nil {
+		return err
+	}
+	if _, err := records.Get(tx, ns, c.ID); err == nil {
+		return fmt.Errorf("container %q in namespace %q: %w", c.ID, ns, errdefs.ErrAlreadyExists)
+	} else if !errdefs.IsNotFound(err) {
+		return err
+	}
+	c.Transient = !tx.Durable()
+	c.Created = time.Now().UTC()
+	c.Updated = c.Created
+	if err := records.Put(tx, ns, c.ID, c); err != nil {
+		return err
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("spec of container %q: %w", c.ID, err)
+	}
+	var packed bytes.Buffer
+	w, err := flate.NewWriter(&packed, flate.BestSpeed)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if err := specTab.Put(tx, ns, c.ID, packed.Bytes()); err != nil {
+		return err
+	}
+	tx.Emit(ns, event.ContainerCreate{ID: c.ID, Image: c.Image, Runtime: &event.ContainerRuntime{Name: c.Runtime.Name}})
+	return nil
+}
+
+// Put rewrites an existing record and stamps the time of the change.
+func Put(tx *state.Tx, ns string, c Container) error {
+	c.Updated = time.Now().UTC()
+	if err := records.Put(tx, ns, c.ID, c); err != nil {
+		return err
+	}
+	tx.Emit(ns, event.ContainerUpdate{ID: c.ID, Image: c.Image, Labels: c.Labels, SnapshotKey: c.SnapshotKey})
+	return nil
+}
+
+// Remove removes a record and its spec from the database that tx writes.
+func Remove(tx *state.Tx, ns, id string) error {
+	if err := records.Delete(tx, ns, id); err != nil {
+		return err
+	}
+	if err := specTab.Delete(tx, ns, id); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	tx.Emit(ns, event.ContainerDelete{ID: id})
+	return nil
+}
+
+// All yields the containers of a namespace by id.
+func All(tx *state.Tx, ns string) iter.Seq2[Container, error] {
+	return func(yield func(Container, error) bool) {
+		for row, err := range records.All(tx, ns) {
+			row.Value.ID = row.Key
+			if !yield(row.Value, err) {
+				return
+			}
+		}
+	}
+}
+
+// Namespaces lists the namespaces that have containers.
+func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }
+
+// Find gives the container whose id is query, or the only one whose id begins with it.
+func Find(tx *state.Tx, ns, query string) (Container, error) {
+	if query == "" {
+		return Container{}, fmt.Errorf("container without a name: %w", errdefs.ErrInvalidArgument)
+	}
+	c, err := records.Get(tx, ns, query)
+	if err == nil || !errdefs.IsNotFound(err) {
+		return c, err
+	}
+	var found []Container
+	for c, err := range All(tx, ns) {
+		if err == nil && strings.HasPrefix(c.ID, query) {
+			found = append(found, c)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Container{}, err
+	case 1:
+		return found[0], nil
+	}
+	return Container{}, fmt.Errorf("container %q in namespace %q: %d ids begin with it, %s and %s among them: %w",
+		query, ns, len(found), found[0].ID, found[1].ID, errdefs.ErrInvalidArgument)
+}

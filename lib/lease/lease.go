@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lease keeps what unfinished work needs until a record refers to it.
+//
+// A pull has blobs and layers that no image names yet; a run has read an image that somebody may remove
+// before the container's record refers to its snapshot. Each such piece of work takes a lease and names
+// what it holds before it checks that the thing exists; a collection spares what live leases hold.
+//
+// # On disk
+//
+// <state>/leases/<random>: a text file of lines `kind name`, with the liveness lock of its process.
+//
+// # Locks
+//
+// Naming a thing takes the collect lock, shared, for the moment of the write. A collection holds it
+// exclusively while it reads the leases, commits and moves files away. So a thing that was named in
+// time is spared, and one that was named too late is seen to be gone.
+//
+// # After a crash
+//
+// The liveness lock ends with its process, and so does the lease: whoever reads it next removes it.
+package lease
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Kind is a kind of thing that a lease holds.
+type Kind string
+
+// The kinds, and the names they are held under.
+const (
+	Content  Kind = "content"  // a digest
+	Snapshot Kind = "snapshot" // the id of a snapshot's directory, or namespace/key
+	Image    Kind = "image"    // namespace/name
+)
+
+// Lease is what one piece of work of this process holds.
+type Lease struct {
+	d    *state.Dir
+	held *lock.Held
+}
+
+// Take makes an empty lease that lives until Release or the end of the process.
+func Take(d *state.Dir) (*Lease, error) {
+	dir := d.Run("leases")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	h, err := lock.Hold(filepath.Join(dir, rand.Text()))
+	if err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	return &Lease{d, h}, nil
+}
+
+// Hold adds things to the lease. Only after it returned may the caller check that they exist. outer is
+// the innermost lock the caller holds, or nil; it must rank below lock.Collect.
+func (l *Lease) Hold(ctx context.Context, outer *lock.Lock, kind Kind, names ...string) (err error) {
+	c, err := l.d.Lock(ctx, outer, lock.Collect, "collect", lock.Shared)
+	if err != nil {
+		return fmt.Errorf("lease: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.Release()) }()
+	var b strings.Builder
+	for _, n := range names {
+		fmt.Fprintf(&b, "%s %s\n", kind, n)
+	}
+	f := l.held.File()
+	end, err := f.Seek(0, 2)
+	if err != nil {
+		return fmt.Errorf("lease: %w", err)
+	}
+	if _, err := f.WriteAt([]byte(b.String()), end); err != nil {
+		return fmt.Errorf("lease: %w", err)
+	}
+	return nil
+}
+
+// Release ends the lease.
+func (l *Lease) Release() error { return l.held.Remove() }
+
+// Held is what live leases hold.
+type Held map[Kind]map[string]bool
+
+// Has tells whether a thing is held.
+func (h Held) Has(kind Kind, name string) bool { return h[kind][name] }
+
+// Live reads all leases, and removes those whose process is gone. The answer stays true only for as
+// long as the caller holds the collect lock exclusively.
+func Live(d *state.Dir) (Held, error) {
+	all := Held{}
+	entries, err := os.ReadDir(d.Run("leases"))
+	if errors.Is(err, os.ErrNotExist) {
+		return all, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("leases: %w", err)
+	}
+	for _, e := range entries {
+		path := d.Run("leases", e.Name())
+		live, err := lock.IsHeld(path)
+		if err != nil {
+			return nil, fmt.Errorf("leases: %w", err)
+		}
+		if !live {
+			reap(path)
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("leases: %w", err)
+		}
+		for line := range strings.Lines(string(data)) {
+			kind, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			if !ok {
+				continue // the first line is the holder's signature
+			}
+			if all[Kind(kind)] == nil {
+				all[Kind(kind)] = map[string]bool{}
+			}
+			all[Kind(kind)][name] = true
+		}
+	}
+	return all, nil
+}
+
+// reap removes a dead lease, by way of its lock: one that was being taken just now is not dead.
+func reap(path string) {
+	if h, err := lock.Hold(path); err == nil {
+		h.Remove()
+	}
+}

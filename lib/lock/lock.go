@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Rank places a lock in the one order in which locks nest. A larger rank is taken later.
+type Rank int
+
+// The ranks, outermost first.
+const (
+	Pod Rank = iota + 1
+	Container
+	Image
+	Snapshot
+	Blob
+	Collect  // shared: a reference is being taken; exclusive: a collection decides and removes
+	Database // innermost and shortest
+)
+
+var rankNames = [...]string{Pod: "pod", Container: "container", Image: "image", Snapshot: "snapshot", Blob: "blob", Collect: "collect", Database: "database"}
+
+// String is the rank's name, which is also the name of its folder.
+func (r Rank) String() string {
+	if r < Pod || r > Database {
+		return fmt.Sprintf("rank(%d)", int(r))
+	}
+	return rankNames[r]
+}
+
+// Mode says whether others may hold the lock at the same time.
+type Mode int
+
+// Shared holders exclude exclusive ones only.
+const (
+	Shared Mode = iota
+	Exclusive
+)
+
+// Dir is a directory of object locks.
+type Dir struct {
+	Path string
+	// Wait bounds how long Acquire waits: negative without bound, zero not at all.
+	Wait time.Duration
+	// Waiting, when set, is told once about a wait that has lasted two seconds.
+	Waiting func(*BusyError)
+}
+
+// noticeAfter is how long a wait may last before Dir.Waiting hears of it.
+const noticeAfter = 2 * time.Second
+
+// A Lock is an object lock that is held. It must be released; one that is lost panics.
+type Lock struct {
+	rank    Rank
+	path    string
+	mode    Mode
+	file    *os.File
+	cleanup runtime.Cleanup
+}
+
+// Acquire takes the lock called name in the given mode. outer is the innermost lock that this flow of
+// control holds, or nil; a rank that is not above outer's is a mistake in the program and panics. When
+// the lock stays busy for d.Wait the error is a [*BusyError]; when ctx ends first, ctx's error.
+func (d Dir) Acquire(ctx context.Context, outer *Lock, rank Rank, name string, mode Mode) (*Lock, error) {
+	if outer != nil && rank <= outer.rank {
+		panic(fmt.Sprintf("lock: %s %q taken while %s is held: the order is pod < container < image < snapshot < blob < collect < database", rank, name, outer.path))
+	}
+	path := filepath.Join(d.Path, rank.String(), fileName(name))
+	var deadline <-chan time.Time
+	if d.Wait > 0 {
+		t := time.NewTimer(d.Wait)
+		defer t.Stop()
+		deadline = t.C
+	}
+	for start := time.Now(); ; {
+		f, err := open(path)
+		if err != nil {
+			return nil, fmt.Errorf("lock %s %q: %w", rank, name, err)
+		}
+		busy := func() *BusyError { return newBusy(rank, name, path, time.Since(start)) }
+		f, err = d.flock(ctx, f, mode, deadline, busy)
+		if err != nil {
+			return nil, err
+		}
+		if !sameFile(f, path) {
+			unlock(f)
+			continue
+		}
+		if mode == Exclusive {
+			writeOwner(f)
+		}
+		l := &Lock{rank: rank, path: path, mode: mode, file: f}
+		l.cleanup = runtime.AddCleanup(l, func(p string) { panic("lock: " + p + " became unreachable while held") }, path)
+		return l, nil
+	}
+}
+
+// flock takes the kernel's lock on f, or closes f. A wait that is given up leaves a goroutine behind
+// which lets the lock go as soon as the kernel grants it.
+func (d Dir) flock(ctx context.Context, f *os.File, mode Mode, deadline <-chan time.Time, busy func() *BusyError) (*os.File, error) {
+	how := unix.LOCK_SH
+	if mode == Exclusive {
+		how = unix.LOCK_EX
+	}
+	err := flockRetry(f, how|unix.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		f.Close()
+		return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
+	}
+	if d.Wait == 0 {
+		b := busy()
+		f.Close()
+		return nil, b
+	}
+	got := make(chan error)
+	gone := make(chan struct{})
+	defer close(gone)
+	go func() {
+		err := flockRetry(f, how)
+		select {
+		case got <- err:
+		case <-gone:
+			unlock(f)
+		}
+	}()
+	notice := time.NewTimer(noticeAfter)
+	defer notice.Stop()
+	for {
+		select {
+		case err := <-got:
+			if err != nil {
+				f.Close()
+				return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
+			}
+			return f, nil
+		case <-notice.C:
+			if d.Waiting != nil {
+				d.Waiting(busy())
+			}
+		case <-deadline:
+			return nil, busy()
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", busy(), context.Cause(ctx))
+		}
+	}
+}
+
+// Release gives the lock back. It may be called once.
+func (l *Lock) Release() error {
+	l.cleanup.Stop()
+	f := l.file
+	if f == nil {
+		panic("lock: " + l.path + " released twice")
+	}
+	l.file = nil
+	// The database and collect locks are few and hot: their files stay, and so keep their queue.
+	if l.rank < Collect && (l.mode == Exclusive || flockRetry(f, unix.LOCK_EX|unix.LOCK_NB) == nil) && sameFile(f, l.path) {
+		os.Remove(l.path)
+	}
+	return unlock(f)
+}
+
+// open opens or makes a lock file, and the folder of its rank when that is missing.
+func open(path string) (*os.File, error) {
+	for range 2 {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if !errors.Is(err, os.ErrNotExist) {
+			return f, err
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+}
+
+// unlock lets go before it closes: a child that is between fork and exec has a copy of the descriptor,
+// which would keep the lock for that moment.
+func unlock(f *os.File) error {
+	return errors.Join(flockRetry(f, unix.LOCK_UN), f.Close())
+}
+
+func flockRetry(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// sameFile tells whether path still names the file that f has open.
+func sameFile(f *os.File, path string) bool {
+	var a, b unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &a) != nil || unix.Stat(path, &b) != nil {
+		return false
+	}
+	return a.Ino == b.Ino && a.Dev == b.Dev
+}
+
+var escaper = strings.NewReplacer("%", "%25", "/", "%2F", "\x00", "%00")
+
+// fileName turns an object's name into one path element.
+func fileName(name string) string {
+	switch s := escaper.Replace(name); {
+	case s == "." || s == "..":
+		return "%2E" + s[1:]
+	case len(s) > 240:
+		return s[:170] + "%" + hash(s)
+	default:
+		return s
+	}
+}
+
+var unescaper = strings.NewReplacer("%2F", "/", "%2E", ".", "%00", "\x00", "%25", "%")

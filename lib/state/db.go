@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/lock"
+)
+
+// Schema is the major version of the records. A program refuses a database with a larger one; within a
+// version, fields are only ever added.
+const Schema = 1
+
+var (
+	rootBucket = []byte("ctrd")
+	schemaKey  = []byte("schema")
+)
+
+// View calls fn with a consistent copy of both databases. It takes no lock and waits for nobody. The
+// two copies are of different moments, a few microseconds apart.
+func (d *Dir) View(ctx context.Context, fn func(*Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	tx := &Tx{d: d}
+	defer tx.close()
+	return guard(d.root, func() error { return fn(tx) })
+}
+
+// Update calls fn with a transaction that writes the durable database, and commits it when fn returns
+// nil. outer is the innermost lock the caller holds, or nil. fn may be called again after a full disk.
+func (d *Dir) Update(ctx context.Context, outer *lock.Lock, fn func(*Tx) error) error {
+	err := d.update(ctx, outer, true, fn)
+	if errors.Is(err, errReserve) {
+		// The write was a removal and the disk is full: give up the reserve and try once more.
+		os.Remove(d.Path(reserveName))
+		err = d.update(ctx, outer, true, fn)
+	}
+	return err
+}
+
+// UpdateRun is Update for the database of this boot. It costs no fsync.
+func (d *Dir) UpdateRun(ctx context.Context, outer *lock.Lock, fn func(*Tx) error) error {
+	return d.update(ctx, outer, false, fn)
+}
+
+func (d *Dir) dbPath(durable bool) string {
+	if durable {
+		return d.Path("meta.db")
+	}
+	return d.Run("run.db")
+}
+
+func (d *Dir) update(ctx context.Context, outer *lock.Lock, durable bool, fn func(*Tx) error) (err error) {
+	path := d.dbPath(durable)
+	name := "run"
+	if durable {
+		name = "meta"
+	}
+	l, err := d.Lock(ctx, outer, lock.Database, name, lock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	return guard(path, func() error { return d.commit(path, durable, fn) })
+}
+
+// commit opens, changes and closes one database under its lock, then publishes the events.
+func (d *Dir) commit(path string, durable bool, fn func(*Tx) error) (err error) {
+	db, err := openWrite(path, durable)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	w, err := db.Begin(true)
+	if err != nil {
+		return fmt.Errorf("database %s: %w", path, err)
+	}
+	defer w.Rollback()
+	tx := &Tx{d: d, write: w, durable: durable}
+	defer tx.close()
+	if err := checkSchema(w, path); err != nil {
+		return err
+	}
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if tx.writes == 0 && tx.removes == 0 {
+		return nil
+	}
+	crash.Point("state.before-commit")
+	if err := w.Commit(); err != nil {
+		err = fmt.Errorf("database %s: commit: %w", path, err)
+		if errors.Is(err, unix.ENOSPC) && durable && tx.writes == 0 {
+			return fmt.Errorf("%w: %w", errReserve, err)
+		}
+		return err
+	}
+	crash.Point("state.after-commit")
+	if durable {
+		d.keepReserve()
+	}
+	tx.publish()
+	return nil
+}
+
+var errReserve = errors.New("disk full")
+
+const (
+	reserveName = "reserve"
+	reserveSize = 1 << 20
+)
+
+// keepReserve sets aside the space that lets a removal commit on a full disk.
+func (d *Dir) keepReserve() {
+	f, err := os.OpenFile(d.Path(reserveName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return
+	}
+	if unix.Fallocate(int(f.Fd()), 0, 0, reserveSize) != nil {
+		os.Remove(f.Name())
+	}
+	f.Close()
+}
+
+// openWrite opens a database for writing, under our lock. A missing one is made whole beside its name
+// first, so that no reader meets half of it.
+func openWrite(path string, durable bool) (*bolt.DB, error) {
+	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType}
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		fresh := path + ".new"
+		os.Remove(fresh)
+		db, err := bolt.Open(fresh, 0o600, o)
+		if err != nil {
+			return nil, fmt.Errorf("database %s: %w", path, err)
+		}
+		err = db.Update(func(tx *bolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(rootBucket)
+			if err != nil {
+				return err
+			}
+			return b.Put(schemaKey, []byte(strconv.Itoa(Schema)))
+		})
+		if err = errors.Join(err, db.Close()); err != nil {
+			return nil, fmt.Errorf("database %s: %w", path, err)
+		}
+		if err := os.Rename(fresh, path); err != nil {
+			return nil, err
+		}
+	}
+	db, err := bolt.Open(path, 0o600, o)
+	if err != nil {
+		return nil, damaged(path, err)
+	}
+	return db, nil
+}
+
+func checkSchema(tx *bolt.Tx, path string) error {
+	b := tx.Bucket(rootBucket)
+	if b == nil {
+		return damaged(path, errors.New("it names no schema"))
+	}
+	n, err := strconv.Atoi(string(b.Get(schemaKey)))
+	if err != nil {
+		return damaged(path, fmt.Errorf("its schema is %q", b.Get(schemaKey)))
+	}
+	if n > Schema {
+		return fmt.Errorf("database %s has schema %d, written by a newer ctrd; this one knows up to %d: %w", path, n, Schema, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// openCopy gives a read transaction on a copy of the database, or nil when there is no database yet.
+func openCopy(path string) (_ *bolt.Tx, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fd, err := unix.MemfdCreate("ctrd-view", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("copy of %s: %w", path, err)
+	}
+	mem := os.NewFile(uintptr(fd), path)
+	if err := copyCommit(mem, f); err != nil {
+		mem.Close()
+		return nil, err
+	}
+	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, OpenFile: func(string, int, os.FileMode) (*os.File, error) { return mem, nil }})
+	if err != nil {
+		mem.Close()
+		return nil, damaged(path, err)
+	}
+	tx, err := db.Begin(false)
+	if err == nil {
+		if err = checkSchema(tx, path); err != nil {
+			tx.Rollback()
+		}
+	}
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return tx, nil
+}
+
+// copyTries bounds the optimistic copies. A writer commits at most every few hundred microseconds, a
+// copy of a database of usual size takes less.
+const copyTries = 1000
+
+// copyCommit copies src to dst so that dst is the state of one commit. A bbolt writer changes only pages
+// that the last commit does not use, then one of the two meta pages; so when the meta pages are the same
+// before and after, everything that they lead to was still while it was read.
+func copyCommit(dst, src *os.File) error {
+	page := os.Getpagesize()
+	before, after := make([]byte, 2*page), make([]byte, 2*page)
+	buf := make([]byte, 256<<10)
+	for range copyTries {
+		if _, err := src.ReadAt(before, 0); err != nil {
+			return damaged(src.Name(), err)
+		}
+		if err := dst.Truncate(0); err != nil {
+			return err
+		}
+		for off := int64(0); ; {
+			n, err := src.ReadAt(buf, off)
+			if _, err := dst.WriteAt(buf[:n], off); err != nil {
+				return err
+			}
+			off += int64(n)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if _, err := src.ReadAt(after, 0); err != nil {
+			return damaged(src.Name(), err)
+		}
+		if bytes.Equal(before, after) {
+			_, err := dst.WriteAt(after, 0)
+			return err
+		}
+		runtime.Gosched()
+	}
+	return fmt.Errorf("database %s changes faster than it can be read: %w", src.Name(), errdefs.ErrAborted)
+}
+
+// DamagedError says that a database cannot be used. Its kind is errdefs.ErrDataLoss.
+type DamagedError struct {
+	Path string
+	Err  error
+}
+
+func damaged(path string, err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("database %s: %w", path, err)
+	}
+	return &DamagedError{path, err}
+}
+
+// Error names the database and what is wrong with it.
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("database %s is damaged: %v", e.Path, e.Err)
+}
+
+// Unwrap gives the kind and the cause.
+func (e *DamagedError) Unwrap() []error { return []error{errdefs.ErrDataLoss, e.Err} }
+
+// Hint names the next step.
+func (e *DamagedError) Hint() string {
+	return "nothing was changed; ctrd fsck shows what can still be read"
+}
+
+// guard turns a panic or a memory fault inside bbolt, which is how it meets a damaged page, into an
+// error. A panic from anywhere else goes on.
+func guard(path string, fn func() error) (err error) {
+	old := debug.SetPanicOnFault(true)
+	defer debug.SetPanicOnFault(old)
+	defer func() {
+		r := recover()
+		if r == nil {
+			return
+		}
+		if !strings.Contains(panicOrigin(), "go.etcd.io/bbolt") {
+			panic(r)
+		}
+		err = damaged(path, fmt.Errorf("%v", r))
+	}()
+	return fn()
+}
+
+// panicOrigin is the first function below the panic that is not the Go runtime's.
+func panicOrigin() string {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs)])
+	for seen := false; ; {
+		f, more := frames.Next()
+		if seen && !strings.HasPrefix(f.Function, "runtime.") {
+			return f.Function
+		}
+		seen = seen || f.Function == "runtime.gopanic"
+		if !more {
+			return ""
+		}
+	}
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
+)
+
+// Default directories.
+const (
+	DefaultRoot  = "/var/lib/ctrd"
+	DefaultState = "/run/ctrd"
+)
+
+// Config says where the state directory is and how long a lock may be waited for.
+type Config struct {
+	Root  string        // durable; empty: DefaultRoot
+	State string        // this boot; empty: DefaultState
+	Wait  time.Duration // see lock.Dir.Wait
+	// Waiting, when set, hears of a wait that has lasted two seconds.
+	Waiting func(*lock.BusyError)
+}
+
+// Dir is an open state directory. It holds no descriptor and no lock.
+type Dir struct {
+	root, state string
+	locks       lock.Dir
+}
+
+// Open makes what is missing of the two directories and, in the first command after a boot, throws away
+// what the boot before left in the state directory.
+func Open(c Config) (*Dir, error) {
+	d := &Dir{root: c.Root, state: c.State}
+	if d.root == "" {
+		d.root = DefaultRoot
+	}
+	if d.state == "" {
+		d.state = DefaultState
+	}
+	for _, p := range []*string{&d.root, &d.state} {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return nil, fmt.Errorf("state directory %q: %w", *p, err)
+		}
+		*p = abs
+		if err := os.MkdirAll(abs, 0o711); err != nil {
+			if errors.Is(err, os.ErrPermission) {
+				err = fmt.Errorf("%w: %w", err, errdefs.ErrPermissionDenied)
+			}
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+	}
+	d.locks = lock.Dir{Path: filepath.Join(d.state, "locks"), Wait: c.Wait, Waiting: c.Waiting}
+	if err := d.checkBoot(); err != nil {
+		return nil, fmt.Errorf("state directory %s: %w", d.state, err)
+	}
+	return d, nil
+}
+
+// Path joins names below the root, which is durable.
+func (d *Dir) Path(elem ...string) string {
+	return filepath.Join(append([]string{d.root}, elem...)...)
+}
+
+// Run joins names below the state directory, which lives as long as this boot.
+func (d *Dir) Run(elem ...string) string {
+	return filepath.Join(append([]string{d.state}, elem...)...)
+}
+
+// Locks is the directory of object locks.
+func (d *Dir) Locks() lock.Dir { return d.locks }
+
+// Lock takes an object lock; see [lock.Dir.Acquire].
+func (d *Dir) Lock(ctx context.Context, outer *lock.Lock, rank lock.Rank, name string, mode lock.Mode) (*lock.Lock, error) {
+	return d.locks.Acquire(ctx, outer, rank, name, mode)
+}
+
+// Journal is the event journal of this state directory.
+func (d *Dir) Journal() event.Journal { return event.Journal{Dir: d.Run("events")} }
+
+// BootID is the kernel's random id of this boot.
+var BootID = sync.OnceValues(func() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
+})
+
+// checkBoot compares the stamp in the state directory with this boot.
+func (d *Dir) checkBoot() error {
+	id, err := BootID()
+	if err != nil {
+		return err
+	}
+	stamp := d.Run("boot")
+	if got, err := os.ReadFile(stamp); err == nil && string(got) == id {
+		return nil
+	}
+	l, err := d.Lock(context.Background(), nil, lock.Database, "boot", lock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if got, err := os.ReadFile(stamp); err == nil && string(got) == id {
+		return nil
+	}
+	entries, err := os.ReadDir(d.state)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if n := e.Name(); n != "locks" && n != "trash" {
+			if err := d.Trash(d.Run(n)); err != nil {
+				return err
+			}
+		}
+	}
+	return WriteFile(stamp, []byte(id), false)
+}
+
+// Trash moves a file or directory of either directory out of the way with one rename; EmptyTrash
+// deletes it later, outside every lock. What is not there is trashed already.
+func (d *Dir) Trash(path string) error {
+	bin := d.Path("trash")
+	if strings.HasPrefix(path, d.state+"/") {
+		bin = d.Run("trash")
+	}
+	if err := os.MkdirAll(bin, 0o700); err != nil {
+		return err
+	}
+	err := os.Rename(path, filepath.Join(bin, rand.Text()))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// EmptyTrash deletes what Trash moved away, by whichever process.
+func (d *Dir) EmptyTrash() error {
+	var errs []error
+	for _, bin := range []string{d.Path("trash"), d.Run("trash")} {
+		entries, err := os.ReadDir(bin)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			errs = append(errs, os.RemoveAll(filepath.Join(bin, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// WriteFile replaces the file at path in one step: no reader sees half of it, no crash leaves half of
+// it. With durable it is on the disk when WriteFile returns; without, a power cut may lose it.
+func WriteFile(path string, data []byte, durable bool) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	if durable {
+		return SyncDir(filepath.Dir(path))
+	}
+	return nil
+}
+
+// SyncDir makes the names in a directory durable.
+func SyncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

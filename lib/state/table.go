@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
+)
+
+// A Table is one kind of record: bucket Name / bucket namespace / key -> JSON of a T. A record lives in
+// meta.db or in run.db; one key must not be in both.
+type Table[T any] struct{ Name string }
+
+// Get reads one record from either database. It is errdefs.ErrNotFound when there is none, and
+// errdefs.ErrDataLoss when it cannot be decoded.
+func (t Table[T]) Get(tx *Tx, ns, key string) (T, error) {
+	var zero T
+	dbs, err := tx.readable()
+	if err != nil {
+		return zero, err
+	}
+	for _, db := range dbs {
+		if b := t.bucket(db, ns); b != nil {
+			if data := b.Get([]byte(key)); data != nil {
+				return t.decode(ns, key, data)
+			}
+		}
+	}
+	return zero, fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, errdefs.ErrNotFound)
+}
+
+// Put writes one record into the database that tx writes. Fields of an older record that this program
+// does not know are kept.
+func (t Table[T]) Put(tx *Tx, ns, key string, v T) error {
+	if key == "" || ns == "" {
+		return fmt.Errorf("%s without a name: %w", t.singular(), errdefs.ErrInvalidArgument)
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
+	}
+	top, err := tx.write.CreateBucketIfNotExists([]byte(t.Name))
+	if err != nil {
+		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
+	}
+	b, err := top.CreateBucketIfNotExists([]byte(ns))
+	if err != nil {
+		return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, err)
+	}
+	if old := b.Get([]byte(key)); old != nil {
+		if data, err = keepUnknown[T](old, data); err != nil {
+			return fmt.Errorf("%s %q: %w", t.singular(), key, err)
+		}
+	}
+	tx.writes++
+	if err := b.Put([]byte(key), data); err != nil {
+		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
+	}
+	return nil
+}
+
+// Delete removes one record from the database that tx writes. It is errdefs.ErrNotFound when that
+// database has none.
+func (t Table[T]) Delete(tx *Tx, ns, key string) error {
+	b := t.bucket(tx.write, ns)
+	if b == nil || b.Get([]byte(key)) == nil {
+		return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, errdefs.ErrNotFound)
+	}
+	tx.removes++
+	if err := b.Delete([]byte(key)); err != nil {
+		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
+	}
+	if k, _ := b.Cursor().First(); k == nil {
+		return tx.write.Bucket([]byte(t.Name)).DeleteBucket([]byte(ns))
+	}
+	return nil
+}
+
+// Has tells whether the database that outlives the boot (durable) or the other one has the key.
+func (t Table[T]) Has(tx *Tx, durable bool, ns, key string) (bool, error) {
+	db, err := tx.db(durable)
+	if err != nil || db == nil {
+		return false, err
+	}
+	b := t.bucket(db, ns)
+	return b != nil && b.Get([]byte(key)) != nil, nil
+}
+
+// All yields the records of a namespace from both databases, in the order of their keys. A record that
+// cannot be decoded is yielded with an error, and the walk goes on if the caller does.
+func (t Table[T]) All(tx *Tx, ns string) iter.Seq2[Row[T], error] {
+	return func(yield func(Row[T], error) bool) {
+		dbs, err := tx.readable()
+		if err != nil {
+			yield(Row[T]{}, err)
+			return
+		}
+		type raw struct{ key, data []byte }
+		var rows []raw
+		for _, db := range dbs {
+			if b := t.bucket(db, ns); b != nil {
+				b.ForEach(func(k, v []byte) error {
+					if v != nil {
+						rows = append(rows, raw{bytes.Clone(k), bytes.Clone(v)})
+					}
+					return nil
+				})
+			}
+		}
+		slices.SortFunc(rows, func(a, b raw) int { return bytes.Compare(a.key, b.key) })
+		for _, r := range rows {
+			v, err := t.decode(ns, string(r.key), r.data)
+			if !yield(Row[T]{string(r.key), v}, err) {
+				return
+			}
+		}
+	}
+}
+
+// Row is one record with its key.
+type Row[T any] struct {
+	Key   string
+	Value T
+}
+
+// Namespaces lists the namespaces that have such a record, in order.
+func (t Table[T]) Namespaces(tx *Tx) ([]string, error) {
+	dbs, err := tx.readable()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, db := range dbs {
+		if top := db.Bucket([]byte(t.Name)); top != nil {
+			top.ForEachBucket(func(k []byte) error {
+				names = append(names, string(k))
+				return nil
+			})
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func (t Table[T]) bucket(db *bolt.Tx, ns string) *bolt.Bucket {
+	top := db.Bucket([]byte(t.Name))
+	if top == nil || ns == "" {
+		return nil
+	}
+	return top.Bucket([]byte(ns))
+}
+
+func (t Table[T]) decode(ns, key string, data []byte) (T, error) {
+	var v T
+	if err := json.Unmarshal(data, &v); err != nil {
+		return v, fmt.Errorf("%s %q in namespace %q: damaged record: %w: %w", t.singular(), key, ns, err, errdefs.ErrDataLoss)
+	}
+	return v, nil
+}
+
+// singular is the table's name as messages use it: images -> image, snapshots/overlayfs -> snapshot.
+func (t Table[T]) singular() string {
+	name, _, _ := strings.Cut(t.Name, "/")
+	return strings.TrimSuffix(name, "s")
+}
+
+// keepUnknown copies into data, the JSON object of a new T, the top-level fields of old that T lacks.
+func keepUnknown[T any](old, data []byte) ([]byte, error) {
+	var was, is map[string]json.RawMessage
+	if json.Unmarshal(old, &was) != nil {
+		return data, nil // a damaged record is replaced whole
+	}
+	known := fieldNames(reflect.TypeFor[T]())
+	if known == nil {
+		return data, nil
+	}
+	for name := range known {
+		delete(was, name)
+	}
+	if len(was) == 0 {
+		return data, nil
+	}
+	if err := json.Unmarshal(data, &is); err != nil {
+		return nil, errors.New("record is no JSON object")
+	}
+	for name, v := range was {
+		if _, ok := is[name]; !ok {
+			is[name] = v
+		}
+	}
+	return json.Marshal(is)
+}
+
+// fieldNames lists the JSON names of a struct's fields; nil for anything that is not a struct.
+func fieldNames(t reflect.Type) map[string]bool {
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	names := map[string]bool{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous && name == "" {
+			for n := range fieldNames(f.Type) {
+				names[n] = true
+			}
+			continue
+		}
+		if name == "" {
+			name = f.Name
+		}
+		names[name] = true
+	}
+	return names
+}
