@@ -142,7 +142,10 @@ func (d *Dir) keepReserve() {
 // first, so that no reader meets half of it.
 func openWrite(path string, durable bool) (*bolt.DB, error) {
 	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType}
-	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+	switch st, err := os.Stat(path); {
+	case err == nil && st.Size() < int64(2*os.Getpagesize()):
+		return nil, damaged(path, fmt.Errorf("it has %d bytes", st.Size())) // bbolt would start it anew
+	case errors.Is(err, os.ErrNotExist):
 		fresh := path + ".new"
 		os.Remove(fresh)
 		db, err := bolt.Open(fresh, 0o600, o)

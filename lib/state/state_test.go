@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+type thing struct {
+	N int `json:"n"`
+}
+
+var things = state.Table[thing]{Name: "things"}
+
+func open(t testing.TB, root, run string) *state.Dir {
+	t.Helper()
+	d, err := state.Open(state.Config{Root: root, State: run, Wait: 20 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func fresh(t testing.TB) *state.Dir {
+	return open(t, t.TempDir(), t.TempDir())
+}
+
+// TestMain makes this binary the second process: CTRD_TEST_ROLE names what it does.
+func TestMain(m *testing.M) {
+	switch os.Getenv("CTRD_TEST_ROLE") {
+	case "":
+		os.Exit(m.Run())
+	case "count":
+		d := mustOpenEnv()
+		for range 25 {
+			check(d.Update(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "counter") }))
+			check(d.UpdateRun(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "fleeting") }))
+		}
+	case "stop-in-update":
+		check(mustOpenEnv().Update(context.Background(), nil, func(tx *state.Tx) error {
+			check(bump(tx, "counter"))
+			fmt.Println("stopped")
+			return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		}))
+	}
+}
+
+func mustOpenEnv() *state.Dir {
+	d, err := state.Open(state.Config{Root: os.Getenv("CTRD_ROOT"), State: os.Getenv("CTRD_STATE"), Wait: 60 * time.Second})
+	check(err)
+	return d
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func bump(tx *state.Tx, key string) error {
+	v, err := things.Get(tx, "default", key)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	v.N++
+	tx.Emit("default", event.ImageCreate{Name: key})
+	return things.Put(tx, "default", key, v)
+}
+
+func process(d *state.Dir, role string) *exec.Cmd {
+	c := exec.Command("/proc/self/exe")
+	c.Env = append(os.Environ(), "CTRD_TEST_ROLE="+role, "CTRD_ROOT="+d.Path(), "CTRD_STATE="+d.Run())
+	c.Stderr = os.Stderr
+	return c
+}
+
+func get(t *testing.T, d *state.Dir, key string) (n int) {
+	t.Helper()
+	err := d.View(context.Background(), func(tx *state.Tx) error {
+		v, err := things.Get(tx, "default", key)
+		n = v.N
+		return err
+	})
+	if err != nil && !errdefs.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Eight processes count in both databases while readers read: no update is lost, no read fails or goes
+// backwards, and the journal has every change once, in order.
+func TestManyWriters(t *testing.T) {
+	d := fresh(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for last := 0; ctx.Err() == nil; {
+				n := get(t, d, "counter")
+				if n < last {
+					t.Errorf("counter went from %d to %d", last, n)
+				}
+				last = n
+			}
+		})
+	}
+	var writers []*exec.Cmd
+	for range 8 {
+		c := process(d, "count")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		writers = append(writers, c)
+	}
+	for _, c := range writers {
+		if err := c.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	readers.Wait()
+	if n := get(t, d, "counter"); n != 8*25 {
+		t.Errorf("counter is %d, want %d", n, 8*25)
+	}
+	if n := get(t, d, "fleeting"); n != 8*25 {
+		t.Errorf("fleeting is %d, want %d", n, 8*25)
+	}
+	next := uint64(1)
+	for e, err := range d.Journal().Read(context.Background(), 0, false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Seq != next {
+			t.Fatalf("event %d follows %d", e.Seq, next-1)
+		}
+		next++
+	}
+	if next != 2*8*25+1 {
+		t.Errorf("%d events, want %d", next-1, 2*8*25)
+	}
+}
+
+// A writer that is stopped in the middle of its transaction makes no reader wait; another writer's wait
+// ends with a message that names it; when it goes on, nothing is lost.
+func TestStoppedWriter(t *testing.T) {
+	d := fresh(t)
+	update := func() error {
+		return d.Update(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "counter") })
+	}
+	if err := update(); err != nil {
+		t.Fatal(err)
+	}
+	p := process(d, "stop-in-update")
+	out, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer p.Process.Kill()
+	// P.1 holds the lock and has stopped.
+	fmt.Fscanln(out, new(string))
+	// Q.1 reads.
+	if n := get(t, d, "counter"); n != 1 {
+		t.Errorf("counter is %d while the writer is stopped, want 1", n)
+	}
+	// Q.2 wants to write, and learns who is in the way.
+	impatient, err := state.Open(state.Config{Root: d.Path(), State: d.Run(), Wait: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = impatient.Update(context.Background(), nil, func(*state.Tx) error { return nil })
+	var busy *lock.BusyError
+	if !errors.As(err, &busy) || !errdefs.IsAborted(err) {
+		t.Fatalf("second writer: %v, want a BusyError", err)
+	}
+	if want := fmt.Sprintf("pid %d", p.Process.Pid); !strings.Contains(err.Error(), want) {
+		t.Errorf("error %q does not name %s", err, want)
+	}
+	held, err := d.Locks().All()
+	if err != nil || len(held) != 1 || held[0].Owners[0].PID != p.Process.Pid {
+		t.Errorf("locks: %+v, %v", held, err)
+	}
+	// P.2 goes on.
+	p.Process.Signal(syscall.SIGCONT)
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n := get(t, d, "counter"); n != 2 {
+		t.Errorf("counter is %d, want 2", n)
+	}
+}
+
+// Writers killed at random moments leave the commit before or the commit after.
+func TestKilledWriters(t *testing.T) {
+	d := fresh(t)
+	for i := range 20 {
+		p := process(d, "count")
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 2 * time.Millisecond) // where it dies is what varies
+		p.Process.Kill()
+		p.Wait()
+		before := get(t, d, "counter")
+		if err := d.Update(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "counter") }); err != nil {
+			t.Fatal(err)
+		}
+		if after := get(t, d, "counter"); after != before+1 {
+			t.Fatalf("counter went from %d to %d", before, after)
+		}
+	}
+}
+
+func TestDamagedDatabase(t *testing.T) {
+	for name, damage := range map[string]func(string) error{
+		"empty":     func(p string) error { return os.Truncate(p, 0) },
+		"truncated": func(p string) error { return os.Truncate(p, 9000) },
+		"garbage":   func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("garbage!", 8192)), 0o600) },
+		"pages": func(p string) error {
+			data, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			for i := 2 * os.Getpagesize(); i < len(data); i++ {
+				data[i] = 0xff
+			}
+			return os.WriteFile(p, data, 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := fresh(t)
+			for range 30 {
+				if err := d.Update(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "counter") }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := damage(d.Path("meta.db")); err != nil {
+				t.Fatal(err)
+			}
+			before, _ := os.ReadFile(d.Path("meta.db"))
+			err := d.View(context.Background(), func(tx *state.Tx) error {
+				_, err := things.Get(tx, "default", "counter")
+				return err
+			})
+			if !errdefs.IsDataLoss(err) {
+				t.Errorf("View: %v, want kind DataLoss", err)
+			}
+			err = d.Update(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "counter") })
+			if !errdefs.IsDataLoss(err) {
+				t.Errorf("Update: %v, want kind DataLoss", err)
+			}
+			if after, _ := os.ReadFile(d.Path("meta.db")); string(after) != string(before) {
+				t.Error("the damaged database was changed")
+			}
+		})
+	}
+}
+
+func TestUnknownFieldsSurvive(t *testing.T) {
+	d := fresh(t)
+	type newer struct {
+		N     int    `json:"n"`
+		Extra string `json:"extra"`
+	}
+	ctx := context.Background()
+	later := state.Table[newer]{Name: "things"}
+	if err := d.Update(ctx, nil, func(tx *state.Tx) error { return later.Put(tx, "default", "x", newer{1, "keep me"}) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Update(ctx, nil, func(tx *state.Tx) error { return bump(tx, "x") }); err != nil {
+		t.Fatal(err)
+	}
+	d.View(ctx, func(tx *state.Tx) error {
+		if v, err := later.Get(tx, "default", "x"); err != nil || v != (newer{2, "keep me"}) {
+			t.Errorf("record is %+v, %v", v, err)
+		}
+		return nil
+	})
+}
+
+// A state directory of another boot is stale as a whole; the durable one is not.
+func TestReboot(t *testing.T) {
+	d := fresh(t)
+	ctx := context.Background()
+	for _, update := range []func(context.Context, *lock.Lock, func(*state.Tx) error) error{d.Update, d.UpdateRun} {
+		if err := update(ctx, nil, func(tx *state.Tx) error {
+			key := "run"
+			if tx.Durable() {
+				key = "meta"
+			}
+			return bump(tx, key)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.MkdirAll(d.Run("tasks/default/x"), 0o700)
+	if err := os.WriteFile(d.Run("boot"), []byte("another boot"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, d.Path(), d.Run())
+	if get(t, d, "meta") != 1 || get(t, d, "run") != 0 {
+		t.Errorf("after a reboot: meta %d, run %d; want 1, 0", get(t, d, "meta"), get(t, d, "run"))
+	}
+	if _, err := os.Stat(d.Run("tasks")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("tasks of another boot: %v", err)
+	}
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	d := fresh(t)
+	ctx := context.Background()
+	if err := d.Update(ctx, nil, func(tx *state.Tx) error { return bump(tx, "x") }); err != nil {
+		t.Fatal(err)
+	}
+	state.SetSchema(t, d.Path("meta.db"), "2")
+	err := d.View(ctx, func(tx *state.Tx) error { _, err := things.Get(tx, "default", "x"); return err })
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "schema 2") {
+		t.Errorf("View of a newer schema: %v", err)
+	}
+}
+
+func TestWriteFileIsAtomic(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := state.WriteFile(path, []byte("one"), true); err != nil {
+		t.Fatal(err)
+	}
+	if err := state.WriteFile(path, []byte("two"), false); err != nil {
+		t.Fatal(err)
+	}
+	if data, _ := os.ReadFile(path); string(data) != "two" {
+		t.Errorf("file holds %q", data)
+	}
+	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
+		t.Errorf("%d files in the directory, want 1", len(entries))
+	}
+}
