@@ -4,9 +4,14 @@ package taskapi
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
+	"os"
+	"sync"
+	"time"
 
-	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // Server is the service containerd.task.v3.Task. Its methods are called
@@ -42,5 +47,67 @@ type Server interface {
 // two seconds for that), and returns nil: Shutdown may end ctx and its caller
 // still gets an answer.
 func Serve(ctx context.Context, l net.Listener, s Server) error {
-	return errdefs.ErrNotImplemented
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	// Ends the connections too when accepting is what failed.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer l.Close()
+
+	uid := uint32(os.Geteuid())
+	for pause := time.Duration(0); ; {
+		c, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				c.Close()
+			}
+			return nil
+		case err == nil:
+			pause = 0
+		case passing(err):
+			pause = min(time.Second, 2*pause+time.Millisecond)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			continue
+		default:
+			return fmt.Errorf("accept on %q: %w", l.Addr().String(), err)
+		}
+		if !trusted(c, uid) {
+			c.Close()
+			continue
+		}
+		conns.Go(func() { serveConn(ctx, c, s) })
+	}
+}
+
+// passing tells whether accepting may succeed later.
+func passing(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// trusted tells whether the peer of c is root or has our uid.
+func trusted(c net.Conn, uid uint32) bool {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return false
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	return err == nil && credErr == nil && (cred.Uid == 0 || cred.Uid == uid)
 }

@@ -3,11 +3,11 @@
 package taskapi
 
 import (
+	"errors"
 	"fmt"
 	"time"
 	"unicode/utf8"
 
-	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -33,7 +33,7 @@ func decode(b []byte, m message) error {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return malformed(protowire.ParseError(n))
+			return errMalformed
 		}
 		b = b[n:]
 		f := field{num: num, typ: typ}
@@ -46,7 +46,7 @@ func decode(b []byte, m message) error {
 			n = protowire.ConsumeFieldValue(num, typ, b)
 		}
 		if n < 0 {
-			return malformed(protowire.ParseError(n))
+			return errMalformed
 		}
 		b = b[n:]
 		if err := m.set(f); err != nil {
@@ -56,9 +56,10 @@ func decode(b []byte, m message) error {
 	return nil
 }
 
-func malformed(err error) error {
-	return fmt.Errorf("malformed message: %w: %w", err, errdefs.ErrInvalidArgument)
-}
+// errMalformed stands for protowire's errors: their text varies with the build
+// on purpose. Whose fault a bad message is, and so the kind of the error, only
+// the caller of decode knows.
+var errMalformed = errors.New("malformed message")
 
 // maxMounts bounds what a message of a few bytes a mount can make us allocate.
 const maxMounts = 4096
@@ -68,7 +69,7 @@ func (f field) string(p *string) error {
 		return nil
 	}
 	if !utf8.Valid(f.b) {
-		return fmt.Errorf("field %d is not UTF-8: %w", f.num, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("field %d is not UTF-8", f.num)
 	}
 	*p = string(f.b)
 	return nil
@@ -148,7 +149,7 @@ func (f field) mount(p *[]Mount) error {
 		return nil
 	}
 	if len(*p) == maxMounts {
-		return fmt.Errorf("more than %d mounts: %w", maxMounts, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("more than %d mounts", maxMounts)
 	}
 	*p = append(*p, Mount{})
 	return f.message((*mountMessage)(&(*p)[len(*p)-1]))

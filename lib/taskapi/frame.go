@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package taskapi
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+const (
+	service = "containerd.task.v3.Task"
+	// namespaceKey is the metadata key by which containerd names a namespace.
+	namespaceKey = "containerd-namespace-ttrpc"
+)
+
+// The frame is that of ttrpc's PROTOCOL.md: length, stream, kind, flags.
+const (
+	headerSize = 10
+	maxMessage = 4 << 20
+
+	kindRequest  = 1
+	kindResponse = 2
+	kindData     = 3
+)
+
+type header struct {
+	length uint32 // of the message behind the header
+	stream uint32
+	kind   uint8
+	flags  uint8
+}
+
+// readHeader reads into buf, which the caller keeps, so that waiting for a
+// message costs no more than these ten bytes.
+func readHeader(r io.Reader, buf *[headerSize]byte) (header, error) {
+	if _, err := io.ReadFull(r, buf[:]); err != nil {
+		return header{}, err
+	}
+	return header{
+		length: binary.BigEndian.Uint32(buf[:]),
+		stream: binary.BigEndian.Uint32(buf[4:]),
+		kind:   buf[8],
+		flags:  buf[9],
+	}, nil
+}
+
+// readBody reads the n bytes behind a header. The buffer grows with what has
+// come, so a header that lies costs its sender as much as us.
+func readBody(r io.Reader, n uint32) ([]byte, error) {
+	const first = 64 << 10
+	b := make([]byte, min(n, first))
+	for have := 0; ; {
+		m, err := io.ReadFull(r, b[have:])
+		have += m
+		if err == io.EOF && n > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil || have == int(n) {
+			return b[:have], err
+		}
+		b = append(b, make([]byte, min(have, int(n)-have))...)
+	}
+}
+
+// tooLong is the error about a message of n bytes.
+func tooLong(n int) error {
+	return fmt.Errorf("message of %d bytes, at most %d are allowed: %w", n, maxMessage, errdefs.ErrResourceExhausted)
+}
+
+// frame encodes m with its header, the stream still open (see setStream).
+func frame(kind uint8, m message) ([]byte, error) {
+	b := m.append(make([]byte, headerSize, 512))
+	n := len(b) - headerSize
+	if n > maxMessage {
+		return nil, tooLong(n)
+	}
+	binary.BigEndian.PutUint32(b, uint32(n))
+	b[8] = kind
+	return b, nil
+}
+
+func setStream(frame []byte, stream uint32) {
+	binary.BigEndian.PutUint32(frame[4:], stream)
+}
+
+// request is ttrpc's Request. The payload is a part of the buffer it was
+// decoded from. Metadata is sent, and dropped on receipt.
+type request struct {
+	service, method string
+	payload         []byte
+	timeout         int64 // nanoseconds, 0 is none
+	metadata        []pair
+}
+
+func (m *request) append(b []byte) []byte {
+	b = putString(b, 1, m.service)
+	b = putString(b, 2, m.method)
+	b = putBytes(b, 3, m.payload)
+	b = putUint(b, 4, uint64(m.timeout))
+	for i := range m.metadata {
+		b = putMessage(b, 5, &m.metadata[i])
+	}
+	return b
+}
+
+func (m *request) set(f field) error {
+	switch f.num {
+	case 1:
+		return f.string(&m.service)
+	case 2:
+		return f.string(&m.method)
+	case 3:
+		if f.typ == protowire.BytesType {
+			m.payload = f.b
+		}
+	case 4:
+		return f.int64(&m.timeout)
+	}
+	return nil
+}
+
+// response is ttrpc's Response. The payload is a part of the buffer it was
+// decoded from.
+type response struct {
+	status  status
+	payload []byte
+}
+
+func (m *response) append(b []byte) []byte {
+	if m.status.code != codeOK {
+		b = putMessage(b, 1, &m.status)
+	}
+	return putBytes(b, 2, m.payload)
+}
+
+func (m *response) set(f field) error {
+	switch f.num {
+	case 1:
+		return f.message(&m.status)
+	case 2:
+		if f.typ == protowire.BytesType {
+			m.payload = f.b
+		}
+	}
+	return nil
+}
