@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Names makes a completion from a list of names in the state directory, each with a description of a few
+// words. It never waits for a lock, makes nothing and says nothing: where something is wrong, nothing is
+// offered. Names that are on the command line already are left out.
+func Names(g *Global, list func(tx *state.Tx, ns string) iter.Seq2[string, string]) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		given := map[string]bool{}
+		for _, a := range args {
+			given[a] = true
+		}
+		var all []cobra.Completion
+		view(g, func(tx *state.Tx) {
+			for name, text := range list(tx, g.Namespace) {
+				if !given[name] {
+					all = append(all, cobra.CompletionWithDesc(name, text))
+				}
+			}
+		})
+		return all, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// InTurn gives each operand, by its place, a completion of its own; there are none after the last.
+func InTurn(fns ...cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) >= len(fns) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return fns[len(args)](cmd, args, typed)
+	}
+}
+
+// CompleteOption sets the completion of an option's value; it panics when there is no such option.
+func CompleteOption(cmd *cobra.Command, option string, fn cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(option, fn); err != nil {
+		panic("cli: " + err.Error())
+	}
+}
+
+// viewTime bounds how long a completion may look things up: a person waits for it.
+const viewTime = 2 * time.Second
+
+// view reads the state directory if there is one of this boot.
+func view(g *Global, fn func(tx *state.Tx)) {
+	if _, err := os.Stat(filepath.Join(g.State, "boot")); err != nil {
+		return
+	}
+	if _, err := os.Stat(g.Root); err != nil {
+		return
+	}
+	d, err := state.Open(state.Config{Root: g.Root, State: g.State, Wait: 0})
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), viewTime)
+	defer cancel()
+	d.View(ctx, func(tx *state.Tx) error { fn(tx); return nil })
+}
+
+// Images completes the names of images, each with its platform or age.
+func Images(g *Global) cobra.CompletionFunc { return Names(g, images) }
+
+// Containers completes the ids of containers, each with its image and status.
+func Containers(g *Global) cobra.CompletionFunc { return Names(g, containers) }
+
+// Tasks completes the ids of the containers that have a running task, each with its image.
+func Tasks(g *Global) cobra.CompletionFunc { return Names(g, tasks) }
+
+// Snapshots completes the keys of snapshots, each with its kind and parent.
+func Snapshots(g *Global) cobra.CompletionFunc { return Names(g, snapshots) }

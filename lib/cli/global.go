@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Version is set by the linker; a build without it says what the Go tool knows.
+var Version = buildVersion()
+
+func buildVersion() string {
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "unknown"
+}
+
+// Global is what the options that every command has were set to.
+type Global struct {
+	Root, State string        // the state directory
+	Namespace   string        // never empty
+	Wait        time.Duration // for a lock; < 0: without bound
+}
+
+// Environment variables that set the default of a global option.
+const (
+	EnvRoot      = "CTRD_ROOT"
+	EnvState     = "CTRD_STATE"
+	EnvNamespace = "CTRD_NAMESPACE"
+)
+
+// DefaultNamespace is the namespace where neither option nor environment names one.
+const DefaultNamespace = "default"
+
+func newGlobal(root *cobra.Command) *Global {
+	g := &Global{Wait: -1}
+	f := root.PersistentFlags()
+	f.SortFlags = true
+	f.StringVar(&g.Root, "root", env(EnvRoot, state.DefaultRoot), "keep what is durable in `DIR`")
+	f.StringVar(&g.State, "state", env(EnvState, state.DefaultState), "keep what lives as long as this boot in `DIR`")
+	f.StringVarP(&g.Namespace, "namespace", "n", env(EnvNamespace, DefaultNamespace), "work in the namespace `NAME`")
+	f.Var((*waitValue)(&g.Wait), "wait", "wait at most `DURATION` (5s, 1m) for a lock; 0 fails at once (default: without bound)")
+	f.BoolP("help", "h", false, "show this help")
+	root.Flags().Bool("version", false, "show the version")
+	for _, dir := range []string{"root", "state"} {
+		root.MarkPersistentFlagDirname(dir)
+	}
+	CompleteOption(root, "namespace", namespaces(g))
+	CompleteOption(root, "wait", cobra.FixedCompletions([]string{"0", "5s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
+	return g
+}
+
+func env(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// Open opens the state directory, which it makes when it is not there. A wait for a lock that lasts
+// longer than two seconds is told on stderr.
+func (g *Global) Open() (*state.Dir, error) {
+	if err := checkNamespace(g.Namespace); err != nil {
+		return nil, err
+	}
+	d, err := state.Open(state.Config{Root: g.Root, State: g.State, Wait: g.Wait, Waiting: func(b *lock.BusyError) {
+		Say("waiting: %v", b)
+	}})
+	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
+		err = Hint(err, "run it as root, or name directories of your own with --root and --state")
+	}
+	return d, err
+}
+
+// waitValue is a duration flag whose empty value means "without bound"; a bare number counts seconds.
+type waitValue time.Duration
+
+// String shows the duration; nothing when there is no bound.
+func (w *waitValue) String() string {
+	if *w < 0 {
+		return ""
+	}
+	return time.Duration(*w).String()
+}
+
+// Set parses a duration.
+func (w *waitValue) Set(s string) error {
+	d, err := ParseDuration(s)
+	*w = waitValue(d)
+	return err
+}
+
+// Type is the name of the value in help texts.
+func (w *waitValue) Type() string { return "duration" }
+
+// ParseDuration reads a span of time as a person writes it: a Go duration (1m30s), or seconds (1.5).
+// It is never negative.
+func ParseDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		d, err = time.ParseDuration(strings.TrimSpace(s) + "s")
+	}
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%s is no span of time such as 5s or 1m30s", strconv.Quote(s))
+	}
+	return d, nil
+}

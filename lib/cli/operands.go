@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// Operands gives the operands one by one. For "-" it gives the names that stdin has, one a line, as they
+// come. Of a line with TABs the first field is the name, so that what one command lists another can read.
+// Empty lines are passed over.
+func Operands(args []string, stdin io.Reader) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for _, a := range args {
+			if a != "-" {
+				if !yield(a, nil) {
+					return
+				}
+				continue
+			}
+			sc := bufio.NewScanner(stdin)
+			for sc.Scan() {
+				if name := nameOf(sc.Text()); name != "" && !yield(name, nil) {
+					return
+				}
+			}
+			if err := sc.Err(); err != nil && !yield("", fmt.Errorf("names from stdin: %w", err)) {
+				return
+			}
+		}
+	}
+}
+
+func nameOf(line string) string {
+	name, _, _ := strings.Cut(line, "\t")
+	return strings.TrimSpace(name)
+}
+
+// maxName bounds the line that ReadName takes.
+const maxName = 4096
+
+// ReadName reads exactly one line from r, byte by byte, so that what follows is left for whoever reads
+// next, and gives its first field. No line, or an empty one, is an error of kind InvalidArgument.
+func ReadName(r io.Reader) (string, error) {
+	var line []byte
+	buf := make([]byte, 1)
+	for {
+		n, err := r.Read(buf)
+		if n == 1 && buf[0] == '\n' || errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", fmt.Errorf("a name from stdin: %w", err)
+		}
+		line = append(line, buf[:n]...)
+		if len(line) > maxName {
+			return "", fmt.Errorf("a name from stdin: its line is longer than %d bytes: %w", maxName, errdefs.ErrInvalidArgument)
+		}
+	}
+	name := nameOf(string(line))
+	if name == "" {
+		return "", Hint(fmt.Errorf("stdin has no name: %w", errdefs.ErrInvalidArgument), "the command before the pipe may have failed")
+	}
+	return name, nil
+}
+
+// Each calls fn with every operand. A failure is reported at once and the next operand is tried. When some
+// failed, the error that is returned has nothing more to say: its status is that of the failures when all
+// operands failed alike, and 7 otherwise.
+func Each(operands iter.Seq2[string, error], fn func(name string) error) error {
+	n, failed, status := 0, 0, 0
+	for name, err := range operands {
+		n++
+		if err == nil {
+			err = fn(name)
+		}
+		if err == nil {
+			continue
+		}
+		if canceled(err) {
+			return err
+		}
+		failed++
+		Warn(err)
+		if s := Status(err); failed == 1 {
+			status = s
+		} else if s != status {
+			status = ExitSome
+		}
+	}
+	switch {
+	case failed == 0:
+		return nil
+	case failed < n:
+		status = ExitSome
+	}
+	return &statusError{status: status, kind: true}
+}
