@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ask is what the supervisor and the engine say to each other: one request and one result over a
+// SOCK_SEQPACKET socket pair, whose far end is descriptor [Fd] of the engine process.
+package ask
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Fd is the engine's end of the socket pair.
+const Fd = 3
+
+// The verbs: what argv of the engine process names.
+const (
+	Create = "create" // a container from config.json of the working directory; its init waits to be started
+	Exec   = "exec"   // one more process in a running container
+	Update = "update" // new limits for a running container
+	Delete = "delete" // remove what is left of a stopped container, and run its poststop hooks
+)
+
+// Request asks for one thing. The files that go with it are the process's stdin, stdout and stderr, or,
+// with Terminal, one socket on which the terminal's master is to be sent.
+type Request struct {
+	Terminal     bool   `json:"terminal,omitempty"`
+	NoNewKeyring bool   `json:"no_new_keyring,omitempty"` // Create: the session keyring is inherited
+	NoPivotRoot  bool   `json:"no_pivot_root,omitempty"`  // Create
+	File         string `json:"file,omitempty"`           // Exec: JSON of an OCI process; Update: of OCI resources
+}
+
+// Kind sorts failures as a shell does.
+type Kind string
+
+// The kinds of failure.
+const (
+	Other         Kind = ""
+	NotFound      Kind = "not found"      // the program is not in the container
+	NotExecutable Kind = "not executable" // it is there and cannot be run
+)
+
+// Result is the answer: a pid, seen from the engine, or what went wrong.
+type Result struct {
+	Pid   int    `json:"pid,omitempty"`
+	Error string `json:"error,omitempty"`
+	Kind  Kind   `json:"kind,omitempty"`
+}
+
+const (
+	maxMessage = 64 << 10
+	maxText    = 16 << 10
+	maxFiles   = 3
+)
+
+// Pair makes the socket pair; both ends are close-on-exec, ours does not block.
+func Pair() (ours, theirs *os.File, err error) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	if err := unix.SetNonblock(p[0], true); err != nil {
+		unix.Close(p[0])
+		unix.Close(p[1])
+		return nil, nil, os.NewSyscallError("set nonblocking", err)
+	}
+	return os.NewFile(uintptr(p[0]), "engine"), os.NewFile(uintptr(p[1]), "engine"), nil
+}
+
+// Send writes v and the files as one message. The files stay the caller's.
+func Send(s *os.File, v any, files ...*os.File) error {
+	if r, ok := v.(Result); ok && len(r.Error) > maxText {
+		r.Error = r.Error[:maxText]
+		v = r
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var oob []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		oob = unix.UnixRights(fds...)
+	}
+	conn, err := s.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	err = conn.Write(func(fd uintptr) bool {
+		serr = unix.Sendmsg(int(fd), b, oob, nil, unix.MSG_NOSIGNAL)
+		return serr != unix.EAGAIN
+	})
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("sendmsg", serr)
+}
+
+// Receive reads one message into v and gives the files that came with it. The other end being gone
+// is io.EOF.
+func Receive(s *os.File, v any) ([]*os.File, error) {
+	buf := make([]byte, maxMessage)
+	n, files, err := ReceiveFiles(s, buf)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 {
+		return nil, io.EOF
+	}
+	if err := json.Unmarshal(buf[:n], v); err != nil {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, fmt.Errorf("message between supervisor and engine: %w", err)
+	}
+	return files, nil
+}
+
+// ReceiveFiles reads one message into buf and gives the files that came with it; no more than three are
+// taken.
+func ReceiveFiles(s *os.File, buf []byte) (int, []*os.File, error) {
+	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
+	conn, err := s.SyscallConn()
+	if err != nil {
+		return 0, nil, err
+	}
+	var n, oobn int
+	var rerr error
+	err = conn.Read(func(fd uintptr) bool {
+		n, oobn, _, _, rerr = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
+		return rerr != unix.EAGAIN
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	if rerr == unix.ECONNRESET {
+		return 0, nil, io.EOF
+	}
+	if rerr != nil {
+		return 0, nil, os.NewSyscallError("recvmsg", rerr)
+	}
+	var files []*os.File
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return 0, nil, os.NewSyscallError("control message", err)
+	}
+	for _, m := range msgs {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		}
+	}
+	return n, files, nil
+}
