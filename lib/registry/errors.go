@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// Error is a request that a registry did not fulfil. errors.Is finds its kind: Unauthenticated,
+// PermissionDenied, NotFound, ResourceExhausted (rate limit), Unavailable (network, TLS, 5xx).
+type Error struct {
+	Registry, Repository string
+	What                 string // what was asked for: `manifest "latest"`
+	Err                  error
+	Next                 string // what the user may do about it, or empty
+}
+
+// Error is one line, without the hint.
+func (e *Error) Error() string {
+	return fmt.Sprintf("registry %q, repository %q: %s: %v", e.Registry, e.Repository, e.What, e.Err)
+}
+
+// Hint is what the user may do about it, or empty.
+func (e *Error) Hint() string { return e.Next }
+
+// Unwrap gives the cause, which wraps a kind.
+func (e *Error) Unwrap() error { return e.Err }
+
+const (
+	hintLogin  = "the repository is private or does not exist; put credentials into ~/.docker/config.json or name a file with --authfile"
+	hintDenied = "the credentials in use do not allow this; check those in ~/.docker/config.json"
+	hintPlain  = "if the registry speaks no TLS, use --plain-http"
+	hintCA     = "name the registry's certificate authority with --ca-file, or do without verification with --tls-verify=false"
+	hintLimit  = "the registry limits requests; try later, or log in for a higher limit"
+)
+
+// fail makes an Error of what a request ended with. In the login phase a missing page means that
+// there is no registry.
+func (r *Repository) fail(what string, err error, login bool) error {
+	var already *Error
+	if errors.As(err, &already) {
+		return err
+	}
+	e := &Error{Registry: r.Host(), Repository: r.Name(), What: what}
+	e.Err, e.Next = classify(err)
+	if login && errdefs.IsNotFound(e.Err) {
+		e.Err, e.Next = fmt.Errorf("it has no /v2/ interface: %w", errdefs.ErrUnavailable), ""
+	}
+	return e
+}
+
+func classify(err error) (error, string) {
+	var (
+		status *transport.Error
+		cert   *tls.CertificateVerificationError
+		ue     *url.Error
+	)
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err, ""
+	case errors.As(err, &cert): // before what HTTP on the same port was answered
+		return fmt.Errorf("%w: %w", cert, errdefs.ErrUnavailable), hintCA
+	case errors.As(err, &status):
+		return fromStatus(err, status)
+	}
+	plain := errors.Is(err, errPlainHTTP) || errors.Is(err, http.ErrSchemeMismatch)
+	if errors.As(err, &ue) {
+		err = ue
+	}
+	switch {
+	case plain:
+		return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable), hintPlain
+	case hasKind(err):
+		return err, ""
+	}
+	return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable), ""
+}
+
+func hasKind(err error) bool { return errdefs.Resolve(err) != errdefs.ErrUnknown }
+
+// fromStatus turns an answer's status into a kind, and says what the registry said about it.
+func fromStatus(err error, e *transport.Error) (error, string) {
+	text := fmt.Sprintf("HTTP %d %s", e.StatusCode, strings.ToLower(http.StatusText(e.StatusCode)))
+	for _, d := range e.Errors {
+		text += ": " + oneLine(string(d.Code)+" "+d.Message)
+	}
+	var later *laterError
+	if errors.As(err, &later) {
+		text += fmt.Sprintf(" (retry after %s)", later.after)
+	}
+	var kind error = errdefs.ErrUnknown
+	hint := ""
+	switch c := e.StatusCode; {
+	case c == http.StatusUnauthorized:
+		kind, hint = errdefs.ErrUnauthenticated, hintLogin
+	case c == http.StatusForbidden:
+		kind, hint = errdefs.ErrPermissionDenied, hintDenied
+	case c == http.StatusNotFound:
+		kind = errdefs.ErrNotFound
+	case c == http.StatusTooManyRequests:
+		kind, hint = errdefs.ErrResourceExhausted, hintLimit
+	case c == http.StatusRequestedRangeNotSatisfiable:
+		kind = errdefs.ErrOutOfRange
+	case c >= 500, c == http.StatusRequestTimeout:
+		kind = errdefs.ErrUnavailable
+	}
+	return &statusError{e.StatusCode, text, kind}, hint
+}
+
+// statusError is an HTTP status with a kind.
+type statusError struct {
+	code int
+	text string
+	kind error
+}
+
+func (e *statusError) Error() string { return e.text }
+func (e *statusError) Unwrap() error { return e.kind }
+
+// oneLine makes outside text fit for an error message.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "") + "..."
+	}
+	return strings.TrimSpace(s)
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	attempts      = 6
+	firstPause    = 200 * time.Millisecond
+	longestPause  = 10 * time.Second
+	longestRetry  = 90 * time.Second // of a server's Retry-After
+	drainedAnswer = 64 << 10
+)
+
+// retry repeats requests that failed for a reason that may pass.
+type retry struct {
+	inner    http.RoundTripper
+	attempts int
+	pause    func(context.Context, time.Duration) error
+}
+
+// RoundTrip implements http.RoundTripper. The last answer is given to the caller, whatever it is.
+func (r *retry) RoundTrip(in *http.Request) (*http.Response, error) {
+	for n := 1; ; n++ {
+		resp, err := r.inner.RoundTrip(in)
+		if n >= r.attempts || in.Context().Err() != nil || !mayPass(resp, err) {
+			return resp, err
+		}
+		if in.Body != nil && in.Body != http.NoBody {
+			if in.GetBody == nil {
+				return resp, err
+			}
+			body, berr := in.GetBody()
+			if berr != nil {
+				return resp, err
+			}
+			in = in.Clone(in.Context())
+			in.Body = body
+		}
+		wait := backOff(n)
+		if resp != nil {
+			after := retryAfter(resp.Header.Get("Retry-After"), time.Now())
+			if after > longestRetry {
+				return resp, nil
+			}
+			wait = max(wait, after)
+			// What is read to its end leaves the connection usable.
+			io.CopyN(io.Discard, resp.Body, drainedAnswer)
+			resp.Body.Close()
+		}
+		if err := r.pause(in.Context(), wait); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// mayPass tells whether the same request may succeed later.
+func mayPass(resp *http.Response, err error) bool {
+	if err != nil {
+		return isBroken(err)
+	}
+	switch resp.StatusCode {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// isBroken tells whether err says that a connection was lost or too slow. A refused connection or a
+// handshake that was turned down is an answer, not an accident.
+func isBroken(err error) bool {
+	var ne net.Error
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return false
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return true
+	case errors.As(err, &ne):
+		return ne.Timeout()
+	}
+	return false
+}
+
+// backOff is the pause after the nth failure: it doubles, and half of it is random so that many
+// pulls that failed together do not come back together.
+func backOff(n int) time.Duration {
+	d := min(firstPause<<min(n-1, 16), longestPause)
+	return d/2 + rand.N(d/2+1)
+}
+
+// retryAfter reads a Retry-After header (RFC 9110 section 10.2.3): seconds or a date. It is zero for
+// what cannot be read.
+func retryAfter(v string, now time.Time) time.Duration {
+	if n, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	if t, err := http.ParseTime(v); err == nil {
+		return max(0, t.Sub(now))
+	}
+	return 0
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
