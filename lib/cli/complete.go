@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -49,6 +50,16 @@ func InTurn(fns ...cobra.CompletionFunc) cobra.CompletionFunc {
 func CompleteOption(cmd *cobra.Command, option string, fn cobra.CompletionFunc) {
 	if err := cmd.RegisterFlagCompletionFunc(option, fn); err != nil {
 		panic("cli: " + err.Error())
+	}
+}
+
+// plainUsage takes the quotes around the names of values out of the descriptions that completion shows.
+func plainUsage(cmd *cobra.Command) {
+	plain := func(f *pflag.Flag) { _, f.Usage = pflag.UnquoteUsage(f) }
+	cmd.Flags().VisitAll(plain)
+	cmd.PersistentFlags().VisitAll(plain)
+	for _, c := range cmd.Commands() {
+		plainUsage(c)
 	}
 }
 

@@ -54,6 +54,9 @@ func newGlobal(root *cobra.Command) *Global {
 	f.Var((*waitValue)(&g.Wait), "wait", "wait at most `DURATION` (5s, 1m) for a lock; 0 fails at once (default: without bound)")
 	f.BoolP("help", "h", false, "show this help")
 	root.Flags().Bool("version", false, "show the version")
+	for name, otherwise := range map[string]string{"root": state.DefaultRoot, "state": state.DefaultState, "namespace": DefaultNamespace} {
+		f.Lookup(name).DefValue = otherwise // help and pages do not depend on the environment
+	}
 	for _, dir := range []string{"root", "state"} {
 		root.MarkPersistentFlagDirname(dir)
 	}

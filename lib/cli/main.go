@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -41,6 +42,9 @@ func Main(root *cobra.Command) {
 	current.root = root
 	if hidden(root, os.Args[1:]) {
 		return
+	}
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], cobra.ShellCompRequestCmd) {
+		plainUsage(root)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	current.watch(cancel)
