@@ -90,7 +90,7 @@ func Root(use, short string, about About, run Run) (*cobra.Command, *Global) {
 		cmd.RunE = needVerb
 		cmd.Args = cobra.ArbitraryArgs
 	}
-	cmd.Version = Version
+	cmd.Version = version()
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(cmd.OutOrStdout(), cmd) })

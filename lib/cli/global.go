@@ -17,10 +17,13 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 )
 
-// Version is set by the linker; a build without it says what the Go tool knows.
-var Version = buildVersion()
+// Version is set by the linker; where it is not, commands say what the Go tool knows.
+var Version string
 
-func buildVersion() string {
+func version() string {
+	if Version != "" {
+		return Version
+	}
 	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
 		return b.Main.Version
 	}

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# sudo leaves /usr/local out of PATH on some systems.
+export PATH := $(PATH):/usr/local/go/bin
+GO ?= go
+PREFIX ?= /usr/local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+commands := $(notdir $(wildcard cmd/*))
+static := $(filter-out ctr-shim,$(commands))
+LDFLAGS := -s -w -X ctrd.dev/ctrd/lib/cli.Version=$(VERSION)
+# What goes into bin; the crash tests build the same with their tag elsewhere.
+BIN ?= bin
+TAGS ?=
+
+export CGO_ENABLED
+export GOFLAGS += -buildvcs=false
+
+.PHONY: all build deps deps-test install uninstall test unit e2e vet lint docs check-docs demo images fuzz crash bench size clean
+
+all: deps build
+
+build:
+	@mkdir -p $(BIN)
+ifneq ($(static),)
+	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)" -o $(BIN)/ $(static:%=./cmd/%)
+endif
+ifneq ($(filter ctr-shim,$(commands)),)
+	CGO_ENABLED=1 $(GO) build -trimpath -tags "seccomp netgo osusergo $(TAGS)" -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"' -o $(BIN)/ ./cmd/ctr-shim
+endif
+
+deps:
+	@scripts/deps build
+
+deps-test:
+	@scripts/deps test
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	install -m 755 $(commands:%=$(BIN)/%) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 completions/bash/* $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 644 completions/zsh/_* $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+
+uninstall:
+	rm -f $(commands:%=$(DESTDIR)$(PREFIX)/bin/%) $(addprefix $(DESTDIR)$(PREFIX)/share/man/man1/,$(notdir $(wildcard man/*.1)))
+	rm -f $(static:%=$(DESTDIR)$(PREFIX)/share/bash-completion/completions/%) $(static:%=$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_%)
+
+# Everything that must hold. As root; installs what it needs.
+test: deps-test build vet lint check-docs unit e2e
+
+unit:
+	CGO_ENABLED=1 $(GO) test -tags seccomp ./lib/... ./cmd/... ./scripts/...
+
+# One script alone: make e2e RUN=run/rm
+e2e: build
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./test/e2e $(if $(RUN),-run 'Test.*/^$(subst /,$$/^,$(RUN))$$' -v)
+
+vet:
+	@test -z "$$(gofmt -l cmd lib scripts test)" || { gofmt -d cmd lib scripts test; exit 1; }
+	CGO_ENABLED=1 $(GO) vet -tags seccomp ./...
+
+# The linter is not installed for you; its settings are .golangci.yml.
+lint:
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "lint: no golangci-lint here, go vet alone was run"; fi
+
+# Man pages and completions are made from the commands, and committed.
+docs: build
+	$(GO) run ./scripts/gendocs $(BIN) .
+
+check-docs: build
+	@rm -rf build/docs && mkdir -p build/docs
+	@$(GO) run ./scripts/gendocs $(BIN) build/docs
+	@for d in man completions; do diff -r $$d build/docs/$$d || { echo "$$d is stale: make docs" >&2; exit 1; }; done
+	@if command -v mandoc >/dev/null; then mandoc -T lint -W warning man/*.1; fi
+
+# IMAGE=docker.io/library/alpine shows the same with an image of a real registry.
+demo:
+	@scripts/deps demo
+	@$(MAKE) --no-print-directory build >/dev/null
+	@scripts/demo
+
+fuzz:
+	scripts/fuzz $(or $(FUZZTIME),20s)
+
+# Kills the commands at each of their named crash points.
+crash:
+	$(MAKE) build BIN=build/crash TAGS=crashpoints
+	CTRD_E2E_BIN=$(CURDIR)/build/crash $(GO) test -count=1 -timeout 30m -run TestCrash -v ./test/e2e
+
+bench: build
+	scripts/bench
+
+size: build
+	@scripts/size $(commands:%=$(BIN)/%)
+
+clean:
+	rm -rf bin build
