@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Options are those of ctr-task run and create, as they are typed: the text of a flag is parsed here,
+// so that every command and every error agree. The zero value is a container with the image's command,
+// the defaults, and a network namespace of its own.
+type Options struct {
+	Args       []string // after the image: the image's Cmd is replaced
+	Entrypoint *string  // --entrypoint: replaces the image's and drops its Cmd; "" is no entrypoint at all
+	Env        []string // --env
+	EnvFiles   []string // --env-file, before Env
+	Workdir    string   // --workdir
+	User       string   // --user
+	GroupAdd   []string // --group-add
+	TTY        bool     // --tty
+
+	Volumes  []string // --volume
+	Mounts   []string // --mount
+	Tmpfs    []string // --tmpfs
+	ReadOnly bool     // --read-only
+	ShmSize  string   // --shm-size; "" is 64m
+	Devices  []string // --device
+
+	Net      string // --net: "host", "none" or "" (none)
+	Hostname string // --hostname; the caller gives a default (docker: the first 12 digits of the ID)
+	PID      string // --pid: "host", "private" or ""
+	IPC      string // --ipc: "host", "none" (no /dev/shm), "private" or ""
+	UTS      string // --uts: "host", "private" or ""
+	Cgroupns string // --cgroupns: "host", "private", or "": private where only cgroup v2 is mounted
+
+	Privileged  bool     // --privileged
+	CapAdd      []string // --cap-add
+	CapDrop     []string // --cap-drop
+	SecurityOpt []string // --security-opt
+	Sysctls     []string // --sysctl
+
+	Memory            string   // --memory
+	MemorySwap        string   // --memory-swap: memory and swap together; "-1" is no limit
+	MemoryReservation string   // --memory-reservation
+	CPUs              string   // --cpus
+	CPUShares         int64    // --cpu-shares; 0 is unset
+	CpusetCPUs        string   // --cpuset-cpus
+	CpusetMems        string   // --cpuset-mems
+	PidsLimit         int64    // --pids-limit; 0 and -1 are no limit
+	Ulimits           []string // --ulimit
+	OOMScoreAdj       *int     // --oom-score-adj
+
+	// CgroupsPath is linux.cgroupsPath as it is.
+	CgroupsPath string
+	// Open reads /etc/passwd and /etc/group of the image. Nil stands for an image without them.
+	Open Opener
+}
+
+// Result is a specification and what its reader must do besides.
+type Result struct {
+	// Spec has no Linux.Seccomp unless --security-opt named a profile: the default profile is some 40 kB
+	// of JSON that follows from the rest.
+	Spec *specs.Spec
+	// DefaultSeccomp says that WithSeccomp is to be called before the bundle is written.
+	DefaultSeccomp bool
+	// Mkdir lists sources of --volume that do not exist: directories to make, parents too, before the
+	// start.
+	Mkdir []string
+}
+
+// invalid is the one form of an error about a flag.
+func invalid(flag, value, format string, args ...any) error {
+	return fmt.Errorf("--%s %q: %s: %w", flag, value, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+}
+
+// errOnly drops the path of an error whose text names it already.
+func errOnly(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

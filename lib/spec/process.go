@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spec
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// process is everything about the first process.
+func process(img ocispec.ImageConfig, o Options) (*specs.Process, error) {
+	args, err := command(img, o)
+	if err != nil {
+		return nil, err
+	}
+	p := &specs.Process{Args: args, Terminal: o.TTY, OOMScoreAdj: o.OOMScoreAdj}
+	if o.OOMScoreAdj != nil && (*o.OOMScoreAdj < -1000 || *o.OOMScoreAdj > 1000) {
+		return nil, invalid("oom-score-adj", itoa(*o.OOMScoreAdj), "want a number from -1000 to 1000")
+	}
+	if p.Cwd, err = workdir(img.WorkingDir, o.Workdir); err != nil {
+		return nil, err
+	}
+	who := o.User
+	if who == "" {
+		who = img.User
+	}
+	home := ""
+	if p.User, home, err = User(who, o.GroupAdd, o.Open); err != nil {
+		return nil, err
+	}
+	base := []string{defaultPath}
+	if o.Hostname != "" {
+		base = append(base, "HOSTNAME="+o.Hostname)
+	}
+	if o.TTY {
+		base = append(base, "TERM=xterm")
+	}
+	if p.Env, err = Env(merge(base, img.Env), o.EnvFiles, o.Env); err != nil {
+		return nil, err
+	}
+	if !hasKey(p.Env, "HOME") {
+		p.Env = append(p.Env, "HOME="+home)
+	}
+	set, err := capSet(o.Privileged, o.CapAdd, o.CapDrop)
+	if err != nil {
+		return nil, err
+	}
+	p.Capabilities = capabilities(set, p.User.UID)
+	if p.Rlimits, err = rlimits(o.Ulimits); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// command joins entrypoint and arguments as docker does: an entrypoint from the command line drops the
+// image's Cmd, arguments replace it.
+func command(img ocispec.ImageConfig, o Options) ([]string, error) {
+	entrypoint, args := img.Entrypoint, o.Args
+	if o.Entrypoint != nil {
+		entrypoint = nil
+		if *o.Entrypoint != "" {
+			entrypoint = []string{*o.Entrypoint}
+		}
+	} else if len(args) == 0 {
+		args = img.Cmd
+	}
+	all := slices.Concat(entrypoint, args)
+	if len(all) == 0 {
+		return nil, invalid("entrypoint", "", "the image has no command of its own; give one after the image")
+	}
+	for _, a := range all {
+		if strings.ContainsRune(a, 0) {
+			return nil, invalid("entrypoint", a, "a NUL byte in the command")
+		}
+	}
+	return all, nil
+}
+
+func workdir(image, option string) (string, error) {
+	dir := option
+	if dir == "" {
+		dir = image
+	}
+	if dir == "" {
+		return "/", nil
+	}
+	if !path.IsAbs(dir) || strings.ContainsRune(dir, 0) {
+		return "", invalid("workdir", dir, "want an absolute path")
+	}
+	return path.Clean(dir), nil
+}
+
+// ParseUlimit parses docker's --ulimit: NAME=SOFT[:HARD] with the names of limits.conf(5) in lower case, -1
+// for no limit. A limit above the caller's own is no error here; the kernel refuses it at the start.
+func ParseUlimit(text string) (specs.POSIXRlimit, error) {
+	u, err := units.ParseUlimit(text)
+	if err != nil {
+		return specs.POSIXRlimit{}, invalid("ulimit", text, "%v; want NAME=SOFT[:HARD] such as nofile=1024:4096, -1 for no limit", err)
+	}
+	if u.Soft < -1 || u.Hard < -1 {
+		return specs.POSIXRlimit{}, invalid("ulimit", text, "a limit is -1 (none) or not negative")
+	}
+	return specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)}, nil
+}
+
+// rlimits takes the last of equals: the engine refuses duplicates.
+func rlimits(values []string) ([]specs.POSIXRlimit, error) {
+	var list []specs.POSIXRlimit
+	for _, v := range values {
+		r, err := ParseUlimit(v)
+		if err != nil {
+			return nil, err
+		}
+		list = slices.DeleteFunc(list, func(old specs.POSIXRlimit) bool { return old.Type == r.Type })
+		list = append(list, r)
+	}
+	return list, nil
+}

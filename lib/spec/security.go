@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spec
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// maskedPaths and readonlyPaths are docker's; what a kernel does not have is passed over by the engine.
+var (
+	maskedPaths = []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+		"/sys/devices/virtual/powercap", "/sys/firmware",
+	}
+	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+)
+
+// thermal lists what tells the load of each CPU to a container, one directory a CPU.
+func thermal() []string {
+	found, _ := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle")
+	return found
+}
+
+// security is what --security-opt says.
+type security struct {
+	noNewPrivileges bool
+	unmask          bool
+	seccomp         string // "" the default profile, "unconfined", or a file
+}
+
+func parseSecurity(options []string) (security, error) {
+	var s security
+	for _, o := range options {
+		key, value, _ := strings.Cut(o, "=")
+		if key == o {
+			key, value, _ = strings.Cut(o, ":")
+		}
+		switch key {
+		case "no-new-privileges":
+			s.noNewPrivileges = true
+			if value != "" {
+				on, err := strconv.ParseBool(value)
+				if err != nil {
+					return s, invalid("security-opt", o, "want no-new-privileges or no-new-privileges=false")
+				}
+				s.noNewPrivileges = on
+			}
+		case "seccomp":
+			switch value {
+			case "":
+				return s, invalid("security-opt", o, "want seccomp=unconfined or seccomp=profile.json")
+			case "default", "builtin":
+				value = ""
+			}
+			s.seccomp = value
+		case "systempaths":
+			if value != "unconfined" {
+				return s, invalid("security-opt", o, "want systempaths=unconfined")
+			}
+			s.unmask = true
+		case "apparmor":
+			if value != "unconfined" {
+				return s, invalid("security-opt", o, "AppArmor profiles are not supported; want apparmor=unconfined")
+			}
+		case "label":
+			if value != "disable" {
+				return s, invalid("security-opt", o, "SELinux labels are not supported; want label=disable")
+			}
+		default:
+			return s, invalid("security-opt", o, "want seccomp=unconfined, seccomp=profile.json, no-new-privileges or systempaths=unconfined")
+		}
+	}
+	return s, nil
+}
+
+const maxProfile = 4 << 20
+
+// loadProfile reads a seccomp profile of docker's format, of which that of the OCI is a part. It follows
+// the capabilities that s has.
+func loadProfile(file string, s *specs.Spec) (*specs.LinuxSeccomp, error) {
+	option := "seccomp=" + file
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, invalid("security-opt", option, "%v; want unconfined or a file", errOnly(err))
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, invalid("security-opt", option, "not a regular file")
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
+	if err != nil {
+		return nil, invalid("security-opt", option, "%v", errOnly(err))
+	}
+	if len(b) > maxProfile {
+		return nil, invalid("security-opt", option, "larger than %d bytes", maxProfile)
+	}
+	p, err := seccomp.LoadProfile(string(b), s)
+	if err != nil {
+		return nil, invalid("security-opt", option, "%v", err)
+	}
+	if p == nil {
+		return nil, invalid("security-opt", option, "an empty profile; want seccomp=unconfined for none")
+	}
+	return p, nil
+}
+
+// WithSeccomp fills in docker's default seccomp profile for the capabilities that s grants, unless s
+// has a profile. It is for the bundle on its way to an engine: see Result.DefaultSeccomp.
+func WithSeccomp(s *specs.Spec) error {
+	if s.Process == nil || s.Process.Capabilities == nil || s.Linux == nil {
+		return fmt.Errorf("add seccomp profile: specification without process.capabilities or linux: %w", errdefs.ErrInvalidArgument)
+	}
+	if s.Linux.Seccomp != nil {
+		return nil
+	}
+	p, err := seccomp.GetDefaultProfile(s)
+	if err != nil {
+		return fmt.Errorf("add seccomp profile: %w", err)
+	}
+	s.Linux.Seccomp = p
+	return nil
+}
+
+// sysctls parses the values of --sysctl; only what a namespace of the container confines is allowed.
+func sysctls(o Options) (map[string]string, error) {
+	set := map[string]string{}
+	if o.Net != "host" {
+		// docker's: no privilege is needed to listen on a low port or to ping in one's own network.
+		set["net.ipv4.ip_unprivileged_port_start"] = "0"
+		set["net.ipv4.ping_group_range"] = "0 2147483647"
+	}
+	for _, text := range o.Sysctls {
+		key, value, ok := strings.Cut(text, "=")
+		if !ok || key == "" {
+			return nil, invalid("sysctl", text, "want NAME=VALUE")
+		}
+		// sysctl(8) takes both forms, the engine one.
+		key = strings.ReplaceAll(key, "/", ".")
+		switch {
+		case strings.Contains(key, ".."):
+			return nil, invalid("sysctl", text, "no such name")
+		case strings.HasPrefix(key, "net."):
+			if o.Net == "host" {
+				return nil, invalid("sysctl", text, "it would change the host: not with --net host")
+			}
+		case ipcSysctls[key] || strings.HasPrefix(key, "fs.mqueue."):
+			if o.IPC == "host" {
+				return nil, invalid("sysctl", text, "it would change the host: not with --ipc host")
+			}
+		case key == "kernel.domainname":
+			if o.UTS == "host" {
+				return nil, invalid("sysctl", text, "it would change the host: not with --uts host")
+			}
+		default:
+			return nil, invalid("sysctl", text, "it belongs to the whole host; want one of net., fs.mqueue., kernel.msg*, kernel.sem, kernel.shm*")
+		}
+		set[key] = value
+	}
+	if len(set) == 0 {
+		return nil, nil
+	}
+	return set, nil
+}
+
+var ipcSysctls = map[string]bool{
+	"kernel.msgmax": true, "kernel.msgmnb": true, "kernel.msgmni": true, "kernel.sem": true, "kernel.shmall": true,
+	"kernel.shmmax": true, "kernel.shmmni": true, "kernel.shm_rmid_forced": true,
+}
