@@ -3,6 +3,7 @@
 package spec
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -67,6 +68,9 @@ func Generate(img ocispec.ImageConfig, o Options) (Result, error) {
 	return r, nil
 }
 
+// maxHostname is the kernel's __NEW_UTS_LEN.
+const maxHostname = 64
+
 // normalize checks the options that are one of a few words, and gives the words their short form.
 func (o *Options) normalize() error {
 	for _, f := range []struct {
@@ -94,7 +98,7 @@ func (o *Options) normalize() error {
 			o.Cgroupns = "private"
 		}
 	}
-	if len(o.Hostname) > 64 || strings.ContainsAny(o.Hostname, "\x00/ \t\n") {
+	if len(o.Hostname) > maxHostname || strings.ContainsAny(o.Hostname, "\x00/ \t\n") {
 		return invalid("hostname", o.Hostname, "want at most 64 characters without blanks")
 	}
 	if o.UTS == "host" {
@@ -103,10 +107,14 @@ func (o *Options) normalize() error {
 		}
 		return nil
 	}
-	if o.Hostname == "" && o.Net == "host" {
+	if o.Hostname != "" {
+		return nil
+	}
+	o.Hostname = o.ID[:min(len(o.ID), maxHostname)]
+	if o.Net == "host" {
 		name, err := os.Hostname()
 		if err != nil {
-			return err
+			return fmt.Errorf("find the host's name: %w", err)
 		}
 		o.Hostname = name
 	}

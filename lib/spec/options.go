@@ -32,7 +32,7 @@ type Options struct {
 	Devices  []string // --device
 
 	Net      string // --net: "host", "none" or "" (none)
-	Hostname string // --hostname; the caller gives a default (docker: the first 12 digits of the ID)
+	Hostname string // --hostname; "" is the ID, or the host's own name with --net host
 	PID      string // --pid: "host", "private" or ""
 	IPC      string // --ipc: "host", "none" (no /dev/shm), "private" or ""
 	UTS      string // --uts: "host", "private" or ""
@@ -55,6 +55,8 @@ type Options struct {
 	Ulimits           []string // --ulimit
 	OOMScoreAdj       *int     // --oom-score-adj
 
+	// ID is the container's; at most 64 characters of it are the default hostname.
+	ID string
 	// CgroupsPath is linux.cgroupsPath as it is.
 	CgroupsPath string
 	// Open reads /etc/passwd and /etc/group of the image. Nil stands for an image without them.

@@ -145,12 +145,14 @@ func sysctls(o Options) (map[string]string, error) {
 		if !ok || key == "" {
 			return nil, invalid("sysctl", text, "want NAME=VALUE")
 		}
-		// sysctl(8) takes both forms, the engine one.
-		key = strings.ReplaceAll(key, "/", ".")
+		// sysctl(8) takes both forms. A name with both separators (an interface such as eth0.7) stays.
+		if !strings.Contains(key, ".") {
+			key = strings.ReplaceAll(key, "/", ".")
+		}
 		switch {
-		case strings.Contains(key, ".."):
+		case strings.Contains(key, "..") || strings.ContainsAny(key, " \x00") || strings.ContainsRune(value, 0):
 			return nil, invalid("sysctl", text, "no such name")
-		case strings.HasPrefix(key, "net."):
+		case strings.HasPrefix(key, "net.") || strings.HasPrefix(key, "net/"):
 			if o.Net == "host" {
 				return nil, invalid("sysctl", text, "it would change the host: not with --net host")
 			}

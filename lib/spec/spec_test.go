@@ -1,0 +1,635 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spec
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runc/libcontainer/configs/validate"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.json anew")
+
+// files is an image in memory.
+func files(m map[string]string) Opener {
+	return func(name string) (io.ReadCloser, error) {
+		text, ok := m[name]
+		if !ok {
+			return nil, fs.ErrNotExist
+		}
+		return io.NopCloser(strings.NewReader(text)), nil
+	}
+}
+
+var etc = files(map[string]string{
+	"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nredis:x:999:1000::/home/redis:/bin/false\nwide:x:4294967296:0::/:\nneg:x:-1:0::/:\nnogid:x:7:99999999999::/:\n",
+	"/etc/group":  "root:x:0:root\nredis:x:1000:\nadm:x:4:redis,root\ndisk:x:6:redis\ndocker:x:2000:\nhuge:x:4294967296:\n",
+})
+
+var redis = ocispec.ImageConfig{
+	User: "redis", Env: []string{"PATH=/usr/local/bin:/bin", "REDIS_VERSION=7", "PLAIN"}, WorkingDir: "/data",
+	Entrypoint: []string{"docker-entrypoint.sh"}, Cmd: []string{"redis-server"},
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestGolden(t *testing.T) {
+	t.Setenv("FROM_CALLER", "yes")
+	for name, c := range map[string]struct {
+		img ocispec.ImageConfig
+		o   Options
+	}{
+		"default": {ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{ID: "a1b2c3", Cgroupns: "host", CgroupsPath: "/ctrd--default--a1b2c3", Open: etc}},
+		"redis": {redis, Options{
+			ID: "r", Cgroupns: "private", Open: etc, TTY: true, Env: []string{"A=1", "FROM_CALLER", "UNSET_IN_CALLER", "REDIS_VERSION=8"},
+			Volumes: []string{"/:/host:rshared"}, Tmpfs: []string{"/run:size=1m,mode=755,exec"}, ReadOnly: true,
+			Memory: "64m", MemorySwap: "-1", MemoryReservation: "32m", CPUs: "0.5", CPUShares: 512, CpusetCPUs: "0", PidsLimit: 100,
+			Ulimits: []string{"nofile=10:20", "core=-1", "nofile=1024"}, CapAdd: []string{"net_admin"}, CapDrop: []string{"CAP_MKNOD"},
+			Sysctls: []string{"net.core.somaxconn=1024"}, SecurityOpt: []string{"no-new-privileges"}, OOMScoreAdj: ptr(500),
+			GroupAdd: []string{"docker", "77"},
+		}},
+		"host": {redis, Options{
+			Cgroupns: "host", Net: "host", PID: "host", IPC: "host", UTS: "host", User: "0:0", Open: etc,
+			Args: []string{"redis-cli"}, Entrypoint: ptr(""), SecurityOpt: []string{"seccomp=unconfined"},
+			Devices: []string{"/dev/null:/dev/nil:r"}, CapDrop: []string{"ALL"}, CapAdd: []string{"chown"},
+			Mounts: []string{"type=bind,src=/etc,dst=/etc/host", "type=tmpfs,dst=/dev/shm,tmpfs-size=8m,tmpfs-mode=1777"},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "redis" {
+				// What /:rshared says depends on the host's root mount; the rest is golden.
+				if v, err := ParseVolume(c.o.Volumes[0]); err != nil || v.checkShared() != nil {
+					c.o.Volumes = []string{"/:/host"}
+				}
+			}
+			r, err := Generate(c.img, c.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			accepted(t, r.Spec)
+			golden(t, name, r)
+		})
+	}
+}
+
+func golden(t *testing.T, name string, r Result) {
+	t.Helper()
+	// Of the host, not of the options.
+	l := r.Spec.Linux
+	l.MaskedPaths = slices.DeleteFunc(l.MaskedPaths, func(p string) bool { return strings.HasSuffix(p, "/thermal_throttle") })
+	for i, m := range r.Spec.Mounts {
+		if m.Destination == "/host" {
+			l.RootfsPropagation = ""
+			r.Spec.Mounts[i].Options = []string{"of the host"}
+		}
+	}
+	got, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	file := filepath.Join("testdata", name+".json")
+	if *update {
+		must(t, os.MkdirAll("testdata", 0o755))
+		must(t, os.WriteFile(file, got, 0o644))
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs; got\n%s", file, got)
+	}
+}
+
+// accepted asks the engine's own converter and validator.
+func accepted(t *testing.T, s *specs.Spec) {
+	t.Helper()
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again specs.Spec
+	must(t, json.Unmarshal(b, &again))
+	// The converter makes paths absolute and the validator looks at the root.
+	again.Root.Path = t.TempDir()
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: "x", Spec: &again})
+	if err != nil {
+		t.Fatalf("the engine refuses it: %v", err)
+	}
+	if err := validate.Validate(config); err != nil {
+		t.Fatalf("the engine refuses it: %v", err)
+	}
+	seen := map[string]bool{}
+	for _, d := range config.Devices {
+		if seen[d.Path] {
+			t.Errorf("device %s is there twice", d.Path)
+		}
+		seen[d.Path] = true
+	}
+}
+
+func TestPrivileged(t *testing.T) {
+	r, err := Generate(redis, Options{Privileged: true, User: "root", Open: etc, Devices: []string{"/dev/null:/dev/nil"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted(t, r.Spec)
+	s := r.Spec
+	if r.DefaultSeccomp || s.Linux.Seccomp != nil || s.Linux.MaskedPaths != nil || s.Linux.ReadonlyPaths != nil {
+		t.Errorf("confined: %+v", s.Linux)
+	}
+	if !slices.Contains(s.Process.Capabilities.Effective, "CAP_SYS_ADMIN") {
+		t.Errorf("capabilities: %v", s.Process.Capabilities.Effective)
+	}
+	if want := []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}; !reflect.DeepEqual(s.Linux.Resources.Devices, want) {
+		t.Errorf("device rules: %+v", s.Linux.Resources.Devices)
+	}
+	paths := map[string]int{}
+	for _, d := range s.Linux.Devices {
+		paths[d.Path]++
+	}
+	if paths["/dev/null"] != 1 || paths["/dev/nil"] != 1 || paths["/dev/console"] != 0 {
+		t.Errorf("devices: %v", paths)
+	}
+	for _, m := range s.Mounts {
+		if (m.Destination == "/sys" || m.Destination == "/sys/fs/cgroup") && !slices.Contains(m.Options, "rw") {
+			t.Errorf("%s: %v", m.Destination, m.Options)
+		}
+	}
+	// Read-only stays read-only.
+	r, err = Generate(redis, Options{Privileged: true, ReadOnly: true, Open: etc})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range r.Spec.Mounts {
+		if m.Destination == "/sys" && !slices.Contains(m.Options, "ro") {
+			t.Errorf("read-only: %v", m.Options)
+		}
+	}
+}
+
+func TestCommand(t *testing.T) {
+	img := ocispec.ImageConfig{Entrypoint: []string{"e"}, Cmd: []string{"c", "d"}}
+	for _, c := range []struct {
+		entry *string
+		args  []string
+		want  string
+	}{
+		{nil, nil, "e c d"}, {nil, []string{"x"}, "e x"}, {ptr("f"), nil, "f"}, {ptr("f"), []string{"x"}, "f x"},
+		{ptr(""), []string{"x", "y"}, "x y"},
+	} {
+		got, err := command(img, Options{Entrypoint: c.entry, Args: c.args})
+		if err != nil || strings.Join(got, " ") != c.want {
+			t.Errorf("%v %v: %q, %v", c.entry, c.args, got, err)
+		}
+	}
+	if _, err := command(img, Options{Entrypoint: ptr("")}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Error(err)
+	}
+}
+
+// Every refusal names the flag and the value.
+func TestRefusals(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(dir+"/profile", []byte("{"), 0o644))
+	must(t, os.WriteFile(dir+"/empty", []byte("{}"), 0o644))
+	must(t, os.WriteFile(dir+"/env", []byte("ok=1\na b=c\n"), 0o644))
+	must(t, os.Symlink(dir+"/nothing", dir+"/dangling"))
+	for _, c := range []struct {
+		flag, value string
+		o           Options
+	}{
+		{"memory", "5x", Options{Memory: "5x"}},
+		{"memory", "1m", Options{Memory: "1m"}},
+		{"memory", "-5m", Options{Memory: "-5m"}},
+		{"memory", "99999999999t", Options{Memory: "99999999999t"}},
+		{"memory", "nan", Options{Memory: "nan"}},
+		{"memory-swap", "32m", Options{Memory: "64m", MemorySwap: "32m"}},
+		{"memory-swap", "64m", Options{MemorySwap: "64m"}},
+		{"memory-reservation", "65m", Options{Memory: "64m", MemoryReservation: "65m"}},
+		{"cpus", "x", Options{CPUs: "x"}},
+		{"cpus", "NaN", Options{CPUs: "NaN"}},
+		{"cpus", "-1", Options{CPUs: "-1"}},
+		{"cpus", "0.001", Options{CPUs: "0.001"}},
+		{"cpus", "99999", Options{CPUs: "99999"}},
+		{"cpu-shares", "1", Options{CPUShares: 1}},
+		{"cpuset-cpus", "3-1", Options{CpusetCPUs: "3-1"}},
+		{"cpuset-cpus", "0,", Options{CpusetCPUs: "0,"}},
+		{"cpuset-mems", "a", Options{CpusetMems: "a"}},
+		{"pids-limit", "-2", Options{PidsLimit: -2}},
+		{"ulimit", "nofile", Options{Ulimits: []string{"nofile"}}},
+		{"ulimit", "nofile=2:1", Options{Ulimits: []string{"nofile=2:1"}}},
+		{"ulimit", "nofile=-5:-3", Options{Ulimits: []string{"nofile=-5:-3"}}},
+		{"ulimit", "files=1", Options{Ulimits: []string{"files=1"}}},
+		{"oom-score-adj", "1001", Options{OOMScoreAdj: ptr(1001)}},
+		{"cap-add", "FLY", Options{CapAdd: []string{"FLY"}}},
+		{"cap-drop", "", Options{CapDrop: []string{""}}},
+		{"security-opt", "seccomp=" + dir + "/none", Options{SecurityOpt: []string{"seccomp=" + dir + "/none"}}},
+		{"security-opt", "seccomp=" + dir + "/profile", Options{SecurityOpt: []string{"seccomp=" + dir + "/profile"}}},
+		{"security-opt", "seccomp=" + dir + "/empty", Options{SecurityOpt: []string{"seccomp=" + dir + "/empty"}}},
+		{"security-opt", "seccomp=" + dir, Options{SecurityOpt: []string{"seccomp=" + dir}}},
+		{"security-opt", "seccomp=", Options{SecurityOpt: []string{"seccomp="}}},
+		{"security-opt", "apparmor=x", Options{SecurityOpt: []string{"apparmor=x"}}},
+		{"security-opt", "label=type:x", Options{SecurityOpt: []string{"label=type:x"}}},
+		{"security-opt", "nonsense", Options{SecurityOpt: []string{"nonsense"}}},
+		{"security-opt", "no-new-privileges=perhaps", Options{SecurityOpt: []string{"no-new-privileges=perhaps"}}},
+		{"sysctl", "kernel.panic=1", Options{Sysctls: []string{"kernel.panic=1"}}},
+		{"sysctl", "net.x", Options{Sysctls: []string{"net.x"}}},
+		{"sysctl", "net/../kernel/panic=1", Options{Sysctls: []string{"net/../kernel/panic=1"}}},
+		{"sysctl", "net.core.somaxconn=1", Options{Net: "host", Sysctls: []string{"net.core.somaxconn=1"}}},
+		{"sysctl", "kernel.shmmax=1", Options{IPC: "host", Sysctls: []string{"kernel.shmmax=1"}}},
+		{"sysctl", "kernel.domainname=x", Options{UTS: "host", Sysctls: []string{"kernel.domainname=x"}}},
+		{"net", "bridge", Options{Net: "bridge"}},
+		{"pid", "container:x", Options{PID: "container:x"}},
+		{"hostname", "h", Options{Hostname: "h", UTS: "host"}},
+		{"hostname", strings.Repeat("h", 65), Options{Hostname: strings.Repeat("h", 65)}},
+		{"workdir", "data", Options{Workdir: "data"}},
+		{"user", "nobody", Options{User: "nobody"}},
+		{"user", "root:nogroup", Options{User: "root:nogroup"}},
+		{"user", "wide", Options{User: "wide"}},
+		{"user", "neg", Options{User: "neg"}},
+		{"user", "nogid", Options{User: "nogid"}},
+		{"user", "4294967296", Options{User: "4294967296"}},
+		{"user", "-1", Options{User: "-1"}},
+		{"user", "root:huge", Options{User: "root:huge"}},
+		{"group-add", "nogroup", Options{GroupAdd: []string{"nogroup"}}},
+		{"env", "=x", Options{Env: []string{"=x"}}},
+		{"env", "A=\x00", Options{Env: []string{"A=\x00"}}},
+		{"env-file", dir + "/none", Options{EnvFiles: []string{dir + "/none"}}},
+		{"env-file", dir + "/env", Options{EnvFiles: []string{dir + "/env"}}},
+		{"shm-size", "0", Options{ShmSize: "0"}},
+		{"shm-size", "big", Options{ShmSize: "big"}},
+		{"device", "/dev/none-such", Options{Devices: []string{"/dev/none-such"}}},
+		{"device", "/etc/passwd", Options{Devices: []string{"/etc/passwd"}}},
+		{"device", "/dev/null:rwx", Options{Devices: []string{"/dev/null:rwx"}}},
+		{"device", "null", Options{Devices: []string{"null"}}},
+		{"volume", "data:/data", Options{Volumes: []string{"data:/data"}}},
+		{"volume", "./data:/data", Options{Volumes: []string{"./data:/data"}}},
+		{"volume", "/data", Options{Volumes: []string{"/data"}}},
+		{"volume", "/tmp:/", Options{Volumes: []string{"/tmp:/"}}},
+		{"volume", "/tmp:x", Options{Volumes: []string{"/tmp:x"}}},
+		{"volume", "/tmp:/x:ro,rw", Options{Volumes: []string{"/tmp:/x:ro,rw"}}},
+		{"volume", "/tmp:/x:fast", Options{Volumes: []string{"/tmp:/x:fast"}}},
+		{"volume", "/tmp:/x:", Options{Volumes: []string{"/tmp:/x:"}}},
+		{"volume", "/tmp:/x:private,shared", Options{Volumes: []string{"/tmp:/x:private,shared"}}},
+		{"volume", dir + "/dangling:/x", Options{Volumes: []string{dir + "/dangling:/x"}}},
+		{"volume", dir + "/env/x:/x", Options{Volumes: []string{dir + "/env/x:/x"}}},
+		{"volume", "/tmp:/x/", Options{Volumes: []string{"/etc:/x", "/tmp:/x/"}}},
+		{"tmpfs", "/x", Options{Volumes: []string{"/etc:/x"}, Tmpfs: []string{"/x"}}},
+		{"mount", "type=bind,src=" + dir + "/none,dst=/x", Options{Mounts: []string{"type=bind,src=" + dir + "/none,dst=/x"}}},
+		{"mount", "src=/tmp,dst=/x", Options{Mounts: []string{"src=/tmp,dst=/x"}}},
+		{"mount", "type=bind,src=tmp,dst=/x", Options{Mounts: []string{"type=bind,src=tmp,dst=/x"}}},
+		{"mount", "type=bind,dst=/x", Options{Mounts: []string{"type=bind,dst=/x"}}},
+		{"mount", "type=tmpfs", Options{Mounts: []string{"type=tmpfs"}}},
+		{"mount", "type=tmpfs,dst=/x,src=/y", Options{Mounts: []string{"type=tmpfs,dst=/x,src=/y"}}},
+		{"mount", "type=tmpfs,dst=/x,bind-propagation=shared", Options{Mounts: []string{"type=tmpfs,dst=/x,bind-propagation=shared"}}},
+		{"mount", "type=bind,src=/tmp,dst=/x,tmpfs-size=1", Options{Mounts: []string{"type=bind,src=/tmp,dst=/x,tmpfs-size=1"}}},
+		{"mount", "type=bind,src=/tmp,dst=/x,dst=/y", Options{Mounts: []string{"type=bind,src=/tmp,dst=/x,dst=/y"}}},
+		{"mount", "type=bind,src=/tmp,dst=/x,ro=perhaps", Options{Mounts: []string{"type=bind,src=/tmp,dst=/x,ro=perhaps"}}},
+		{"mount", "type=bind,src=/tmp,dst=/x,speed=1", Options{Mounts: []string{"type=bind,src=/tmp,dst=/x,speed=1"}}},
+		{"mount", "type=tmpfs,dst=/x,tmpfs-size=x", Options{Mounts: []string{"type=tmpfs,dst=/x,tmpfs-size=x"}}},
+		{"mount", "type=tmpfs,dst=/x,tmpfs-mode=9", Options{Mounts: []string{"type=tmpfs,dst=/x,tmpfs-mode=9"}}},
+		{"mount", "", Options{Mounts: []string{""}}},
+		{"tmpfs", "x", Options{Tmpfs: []string{"x"}}},
+		{"tmpfs", "/x:fast", Options{Tmpfs: []string{"/x:fast"}}},
+		{"tmpfs", "/x:size=x", Options{Tmpfs: []string{"/x:size=x"}}},
+		{"tmpfs", "/x:mode=9", Options{Tmpfs: []string{"/x:mode=9"}}},
+	} {
+		c.o.Open = etc
+		_, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
+		if !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("--%s %q: %v", c.flag, c.value, err)
+			continue
+		}
+		if prefix := "--" + c.flag + " " + strconv.Quote(c.value) + ": "; !strings.HasPrefix(err.Error(), prefix) {
+			t.Errorf("--%s %q is not named: %v", c.flag, c.value, err)
+		}
+	}
+}
+
+func TestMemorySwapDefault(t *testing.T) {
+	r, err := resources(Options{Memory: "64m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if swapLimited() != (r.Memory.Swap != nil) {
+		t.Errorf("%+v", r.Memory)
+	}
+	if r.Memory.Swap != nil && *r.Memory.Swap != 128<<20 {
+		t.Errorf("swap %d", *r.Memory.Swap)
+	}
+	if r, err := resources(Options{}); err != nil || r.Memory != nil || r.CPU != nil || r.Pids != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestVolumes(t *testing.T) {
+	dir := t.TempDir()
+	missing := dir + "/a/b"
+	r, err := Generate(redis, Options{Open: etc, Volumes: []string{missing + ":/deep/er", dir + ":/deep:ro", missing + ":/again"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(r.Mkdir, []string{missing}) {
+		t.Errorf("to make: %v", r.Mkdir)
+	}
+	if _, err := os.Stat(dir + "/a"); err == nil {
+		t.Error("the source was made")
+	}
+	var order []string
+	for _, m := range r.Spec.Mounts {
+		if m.Type == "bind" {
+			order = append(order, m.Destination)
+		}
+	}
+	if !slices.Equal(order, []string{"/deep", "/again", "/deep/er"}) {
+		t.Errorf("order: %v", order)
+	}
+	ro := []string{"rbind", "rprivate", "ro"}
+	if recursiveReadOnly() {
+		ro = append(ro, "rro")
+	}
+	if v, err := ParseVolume("/a/../b/:/c//d/:ro,z"); err != nil || v.Mount.Source != "/b" || v.Mount.Destination != "/c/d" || !slices.Equal(v.Mount.Options, ro) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	accepted(t, r.Spec)
+}
+
+func TestReplacedMounts(t *testing.T) {
+	r, err := Generate(redis, Options{Open: etc, Volumes: []string{"/dev:/dev", "/proc:/proc/"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, m := range r.Spec.Mounts {
+		if m.Destination == "/proc" && m.Type != "bind" || strings.HasPrefix(m.Destination, "/dev/") {
+			t.Errorf("a default is left: %+v", m)
+		}
+		if m.Destination == "/dev" || m.Destination == "/proc" {
+			n++
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d mounts", n)
+	}
+}
+
+func TestShared(t *testing.T) {
+	v, err := ParseVolume("/proc:/x:rshared")
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := false
+	for line := range strings.Lines(string(self)) {
+		if f := strings.Fields(line); f[4] == "/proc" {
+			shared = strings.HasPrefix(f[6], "shared:")
+		}
+	}
+	if err := v.checkShared(); shared != (err == nil) {
+		t.Errorf("/proc shared is %v: %v", shared, err)
+	}
+	for _, c := range [][3]string{{"", "rshared", "shared"}, {"", "slave", "rslave"}, {"shared", "rslave", "shared"}, {"", "rprivate", ""}, {"rslave", "", "rslave"}} {
+		if got := wider(c[0], c[1]); got != c[2] {
+			t.Errorf("wider(%q, %q) is %q", c[0], c[1], got)
+		}
+	}
+}
+
+func TestTmpfs(t *testing.T) {
+	for text, want := range map[string]string{
+		"/x":                              "noexec nosuid nodev",
+		"/x:exec,size=64k,size=1m,uid=10": "nosuid nodev exec size=1048576 uid=10",
+		"/x:ro,rw,size=50%":               "noexec nosuid nodev rw size=50%",
+		"/x:noexec":                       "nosuid nodev noexec",
+		"/x:nr_inodes=1k,mode=1777":       "noexec nosuid nodev nr_inodes=1k mode=1777",
+	} {
+		v, err := ParseTmpfs(text)
+		if got := strings.Join(v.Mount.Options, " "); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
+func TestCaps(t *testing.T) {
+	for _, c := range []struct {
+		add, drop []string
+		has, not  string
+	}{
+		{nil, nil, "CAP_CHOWN", "CAP_SYS_ADMIN"},
+		{[]string{"sys_admin"}, []string{"chown"}, "CAP_SYS_ADMIN", "CAP_CHOWN"},
+		{[]string{"ALL"}, []string{"cap_net_admin"}, "CAP_SYS_ADMIN", "CAP_NET_ADMIN"},
+		{[]string{"kill"}, []string{"all"}, "CAP_KILL", "CAP_CHOWN"},
+	} {
+		set, err := capSet(false, c.add, c.drop)
+		if err != nil || !slices.Contains(set, c.has) || slices.Contains(set, c.not) || !slices.IsSorted(set) {
+			t.Errorf("+%v -%v: %v, %v", c.add, c.drop, set, err)
+		}
+	}
+	for _, c := range defaultCaps {
+		if !slices.Contains(knownCaps(), c) {
+			t.Errorf("%s is no capability", c)
+		}
+	}
+}
+
+func TestUser(t *testing.T) {
+	for who, want := range map[string]struct {
+		uid, gid uint32
+		groups   []uint32
+		home     string
+	}{
+		"":           {0, 0, []uint32{0, 4}, "/root"},
+		"redis":      {999, 1000, []uint32{1000, 4, 6}, "/home/redis"},
+		"999":        {999, 1000, []uint32{1000, 4, 6}, "/home/redis"},
+		"redis:disk": {999, 6, []uint32{6}, "/home/redis"},
+		"redis:5":    {999, 5, []uint32{5}, "/home/redis"},
+		"12345":      {12345, 0, []uint32{0}, "/"},
+		"12345:9":    {12345, 9, []uint32{9}, "/"},
+	} {
+		u, home, err := User(who, nil, etc)
+		if err != nil || u.UID != want.uid || u.GID != want.gid || !slices.Equal(u.AdditionalGids, want.groups) || home != want.home {
+			t.Errorf("%q: %+v, %q, %v", who, u, home, err)
+		}
+	}
+	if u, _, err := User("5", []string{"7"}, nil); err != nil || u.UID != 5 || !slices.Equal(u.AdditionalGids, []uint32{0, 7}) {
+		t.Errorf("without files: %+v, %v", u, err)
+	}
+}
+
+// Images that were made to harm.
+func TestUserHostile(t *testing.T) {
+	outside := t.TempDir()
+	must(t, os.WriteFile(outside+"/passwd", []byte("root:x:0:0::/leaked:\n"), 0o644))
+	look := func(files map[string]string) (string, error) {
+		_, home, err := User("root", nil, LayerFS(layers(t, files)).Open)
+		return home, err
+	}
+	for name, target := range map[string]string{"absolute": outside + "/passwd", "relative": strings.Repeat("../", 30) + outside[1:] + "/passwd"} {
+		if home, err := look(map[string]string{"etc/passwd": "-> " + target}); home == "/leaked" || err == nil {
+			t.Errorf("%s link out of the image: home %q, %v", name, home, err)
+		}
+	}
+	if home, err := look(map[string]string{"etc": "-> " + outside}); home == "/leaked" || err == nil {
+		t.Errorf("directory link out of the image: %q, %v", home, err)
+	}
+	if _, err := look(map[string]string{"etc/passwd": "fifo"}); !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), "FIFO") {
+		t.Errorf("FIFO: %v", err)
+	}
+	if _, err := look(map[string]string{"etc/passwd": "dir"}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("directory: %v", err)
+	}
+	if _, err := look(map[string]string{"etc/group": "-> group"}); err == nil {
+		t.Error("a loop of links went through")
+	}
+	if _, err := look(map[string]string{"etc/passwd": "root:x:0:0:" + strings.Repeat("x", 1<<20)}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("a line of a megabyte: %v", err)
+	}
+	dirs := layers(t, map[string]string{"etc/passwd": "x"})
+	must(t, os.Truncate(dirs[0]+"/etc/passwd", 1<<40))
+	if _, _, err := User("root", nil, LayerFS(dirs).Open); !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), "larger") {
+		t.Errorf("a terabyte: %v", err)
+	}
+	needRoot(t)
+	// A device whose reading would never end.
+	dirs = layers(t, map[string]string{"etc": "dir"})
+	mknodZero(t, dirs[0]+"/etc/passwd")
+	if _, _, err := User("root", nil, LayerFS(dirs).Open); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("/dev/zero: %v", err)
+	}
+}
+
+func TestEnv(t *testing.T) {
+	t.Setenv("CALLER", "c")
+	file := t.TempDir() + "/env"
+	must(t, os.WriteFile(file, []byte("\xef\xbb\xbf# comment\n\n  A= 1 \nB=x=y\r\nCALLER\nUNSET_IN_CALLER\n\tC=\n"), 0o644))
+	got, err := Env([]string{"A=0", "Z=z"}, []string{file}, []string{"B=2", "D=#"})
+	want := []string{"A= 1 ", "Z=z", "B=2", "CALLER=c", "C=", "D=#"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+}
+
+func TestSeccomp(t *testing.T) {
+	r, err := Generate(redis, Options{Open: etc})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.DefaultSeccomp || r.Spec.Linux.Seccomp != nil {
+		t.Fatal("the default profile is not left for later")
+	}
+	small, err := json.Marshal(r.Spec)
+	if err != nil || len(small) > 4096 {
+		t.Errorf("the record is %d bytes, %v", len(small), err)
+	}
+	must(t, WithSeccomp(r.Spec))
+	p := r.Spec.Linux.Seccomp
+	if p == nil || p.DefaultAction != specs.ActErrno || len(p.Syscalls) == 0 {
+		t.Fatalf("%+v", p)
+	}
+	if allows(p, "mount") || !allows(p, "openat") {
+		t.Error("the profile does not follow the capabilities")
+	}
+	must(t, WithSeccomp(r.Spec))
+	if r.Spec.Linux.Seccomp != p {
+		t.Error("a profile that is there was replaced")
+	}
+	r, err = Generate(redis, Options{Open: etc, CapAdd: []string{"SYS_ADMIN"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, WithSeccomp(r.Spec))
+	if !allows(r.Spec.Linux.Seccomp, "mount") {
+		t.Error("the profile does not follow --cap-add")
+	}
+	if err := WithSeccomp(&specs.Spec{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Error(err)
+	}
+	accepted(t, r.Spec)
+}
+
+func allows(p *specs.LinuxSeccomp, name string) bool {
+	return slices.ContainsFunc(p.Syscalls, func(c specs.LinuxSyscall) bool {
+		return c.Action == specs.ActAllow && slices.Contains(c.Names, name)
+	})
+}
+
+func TestSeccompFile(t *testing.T) {
+	file := t.TempDir() + "/p.json"
+	must(t, os.WriteFile(file, []byte(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_ERRNO"}]}`), 0o644))
+	r, err := Generate(redis, Options{Open: etc, SecurityOpt: []string{"seccomp=" + file}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.DefaultSeccomp || r.Spec.Linux.Seccomp == nil || r.Spec.Linux.Seccomp.DefaultAction != specs.ActAllow {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestHostname(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		o    Options
+		want string
+	}{
+		{Options{ID: "abc"}, "abc"}, {Options{ID: "abc", Hostname: "h"}, "h"}, {Options{ID: "abc", Net: "host"}, host},
+		{Options{ID: "abc", UTS: "host"}, ""}, {Options{ID: strings.Repeat("x", 70)}, strings.Repeat("x", 64)},
+	} {
+		r, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
+		if err != nil || r.Spec.Hostname != c.want {
+			t.Errorf("%+v: %v", c.o, err)
+		}
+	}
+}
+
+func TestDevices(t *testing.T) {
+	r, err := Generate(redis, Options{Open: etc, Devices: []string{"/dev/null:/dev/a:r", "/dev/zero", "/dev/null:/dev/a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, d := range r.Spec.Linux.Devices {
+		paths = append(paths, d.Path)
+	}
+	if !slices.Equal(paths, []string{"/dev/zero", "/dev/a"}) {
+		t.Errorf("%v", paths)
+	}
+	if rules := r.Spec.Linux.Resources.Devices; len(rules) != 4 || rules[0].Allow || rules[1].Access != "r" {
+		t.Errorf("%+v", rules)
+	}
+}
+
+func TestCPUs(t *testing.T) {
+	all := strconv.Itoa(runtime.NumCPU())
+	r, err := resources(Options{CPUs: all})
+	if err != nil || *r.CPU.Quota != int64(runtime.NumCPU())*cpuPeriod {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err := resources(Options{CPUs: "0"}); err != nil || r.CPU != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
