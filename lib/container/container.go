@@ -49,8 +49,10 @@ type Container struct {
 	// DefaultSeccomp says that the default profile is added to the spec when a task starts.
 	DefaultSeccomp bool      `json:"default_seccomp,omitempty"`
 	StopSignal     string    `json:"stop_signal,omitempty"`
-	Stdin          bool      `json:"stdin,omitempty"`     // stdin is kept open for clients
-	Transient      bool      `json:"transient,omitempty"` // removed when its task ends, or with the boot
+	Stdin          bool      `json:"stdin,omitempty"`         // stdin is kept open for clients
+	LogMaxSize     int64     `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
+	LogMaxFiles    int       `json:"log_max_files,omitempty"` // rotated logs that are kept
+	Transient      bool      `json:"transient,omitempty"`     // removed when its task ends, or with the boot
 	Created        time.Time `json:"created"`
 	Updated        time.Time `json:"updated"`
 }

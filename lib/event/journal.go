@@ -261,3 +261,40 @@ func parse(line []byte) (Event, error) {
 	err := json.Unmarshal(line, &e)
 	return e, err
 }
+
+// Last is the number of the newest event, 0 when there is none.
+func (j Journal) Last() (uint64, error) {
+	names, err := j.segments()
+	if err != nil || len(names) == 0 {
+		return 0, err
+	}
+	name := names[len(names)-1]
+	c := cursor{}
+	f, err := os.Open(filepath.Join(j.Dir, name))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if first, err := strconv.ParseUint(name, 10, 64); err == nil {
+		c.since = first - 1
+	}
+	_, err = readSegment(f, &c, func(Event, error) bool { return true })
+	return c.since, err
+}
+
+// Decode gives the payload of an event, and false when it is of another type.
+func Decode[P Payload](e Event) (p P, ok bool) {
+	if e.Type != p.Type() {
+		return p, false
+	}
+	return p, json.Unmarshal(e.Data, &p) == nil
+}
+
+// Field gives a field of the payload as text, such as container_id; empty when there is none.
+func (e Event) Field(name string) string {
+	var fields map[string]any
+	if json.Unmarshal(e.Data, &fields) != nil || fields[name] == nil {
+		return ""
+	}
+	return fmt.Sprint(fields[name])
+}
