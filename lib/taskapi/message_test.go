@@ -358,6 +358,7 @@ func FuzzMessages(f *testing.F) {
 		f.Add(byte(i), append(b, b...))
 		f.Add(byte(i), append(b, 0x7b, 0x08, 0x01, 0x7c))
 		f.Add(byte(i), b[:len(b)/2])
+		f.Add(byte(i), []byte{0x80, 0x80, 0x80, 0x80, 0x30, 0}) // field number above 2^29
 		f.Add(byte(i), binary.AppendUvarint(nil, math.MaxUint64))
 	}
 	f.Fuzz(func(t *testing.T, which byte, b []byte) {
