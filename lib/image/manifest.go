@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Media types of Docker's image format, schema 2, beside OCI's.
+const (
+	DockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	DockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	DockerConfig   = "application/vnd.docker.container.image.v1+json"
+)
+
+// MaxManifest bounds an index, a manifest and a configuration, in bytes.
+const MaxManifest = 16 << 20
+
+// maxLayers is what no image reaches: overlayfs stacks at most 500.
+const maxLayers = 1024
+
+// IsIndex tells whether a media type is that of an index or a manifest list.
+func IsIndex(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == DockerList
+}
+
+// IsManifest tells whether a media type is that of an image manifest.
+func IsManifest(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageManifest || mediaType == DockerManifest
+}
+
+// IsConfig tells whether a media type is that of an image configuration.
+func IsConfig(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageConfig || mediaType == DockerConfig
+}
+
+// shape is what tells index and manifest apart. A document that could be read as both is refused, as
+// it may have been checked as one and be used as the other.
+type shape struct {
+	MediaType string          `json:"mediaType"`
+	Manifests json.RawMessage `json:"manifests"`
+	Config    json.RawMessage `json:"config"`
+	Layers    json.RawMessage `json:"layers"`
+	FSLayers  json.RawMessage `json:"fsLayers"`
+}
+
+func decode(data []byte, what, mediaType string, is func(string) bool, into any) error {
+	if len(data) > MaxManifest {
+		return damaged(what, "it is larger than %d bytes", MaxManifest)
+	}
+	var s shape
+	if err := json.Unmarshal(data, &s); err != nil {
+		return damaged(what, "%v", err)
+	}
+	if s.MediaType != "" && (!is(s.MediaType) || is(mediaType) && s.MediaType != mediaType) {
+		return damaged(what, "it calls itself %q, its descriptor %q", s.MediaType, mediaType)
+	}
+	if s.FSLayers != nil {
+		return fmt.Errorf("%s: docker schema 1 is not supported: %w", what, errdefs.ErrNotImplemented)
+	}
+	index := s.Manifests != nil
+	if index && (s.Config != nil || s.Layers != nil) {
+		return damaged(what, "it is index and manifest at once")
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return damaged(what, "%v", err)
+	}
+	return nil
+}
+
+// ParseIndex reads an index or a manifest list and checks every descriptor in it. mediaType is what
+// its own descriptor says. What is wrong is errdefs.ErrFailedPrecondition.
+func ParseIndex(data []byte, mediaType string) (ocispec.Index, error) {
+	var x ocispec.Index
+	if err := decode(data, "index", mediaType, IsIndex, &x); err != nil {
+		return x, err
+	}
+	for _, m := range x.Manifests {
+		if err := checkDescriptor("index", m, MaxManifest); err != nil {
+			return x, err
+		}
+	}
+	return x, nil
+}
+
+// ParseManifest reads an image manifest and checks it. mediaType is what its descriptor says. A
+// manifest of something else than an image is errdefs.ErrNotImplemented.
+func ParseManifest(data []byte, mediaType string) (ocispec.Manifest, error) {
+	var m ocispec.Manifest
+	if err := decode(data, "manifest", mediaType, IsManifest, &m); err != nil {
+		return m, err
+	}
+	if m.Config.Digest == "" {
+		return m, damaged("manifest", "it has no configuration")
+	}
+	if !IsConfig(m.Config.MediaType) {
+		what := m.ArtifactType
+		if what == "" {
+			what = m.Config.MediaType
+		}
+		return m, fmt.Errorf("manifest of %q, which is no container image: %w", short(what), errdefs.ErrNotImplemented)
+	}
+	if err := checkDescriptor("manifest: configuration", m.Config, MaxManifest); err != nil {
+		return m, err
+	}
+	if len(m.Layers) > maxLayers {
+		return m, damaged("manifest", "it has %d layers, at most %d are supported", len(m.Layers), maxLayers)
+	}
+	for _, l := range m.Layers {
+		if err := checkDescriptor("manifest: layer", l, 1<<62); err != nil {
+			return m, err
+		}
+	}
+	return m, nil
+}
+
+// ParseConfig reads an image configuration that belongs to a manifest with the given number of layers.
+func ParseConfig(data []byte, layers int) (ocispec.Image, error) {
+	var c ocispec.Image
+	if len(data) > MaxManifest {
+		return c, damaged("configuration", "it is larger than %d bytes", MaxManifest)
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return c, damaged("configuration", "%v", err)
+	}
+	if c.RootFS.Type != "layers" {
+		return c, damaged("configuration", "rootfs is of type %q", short(c.RootFS.Type))
+	}
+	if n := len(c.RootFS.DiffIDs); n != layers {
+		return c, damaged("configuration", "it names %d layers, the manifest %d", n, layers)
+	}
+	for _, id := range c.RootFS.DiffIDs {
+		if err := id.Validate(); err != nil {
+			return c, damaged("configuration", "diff id %q: %v", short(id.String()), err)
+		}
+	}
+	return c, nil
+}
+
+func checkDescriptor(what string, d ocispec.Descriptor, maxSize int64) error {
+	if err := d.Digest.Validate(); err != nil {
+		return damaged(what, "digest %q: %v", short(d.Digest.String()), err)
+	}
+	if d.Size < 0 || d.Size > maxSize {
+		return damaged(what, "%s has %d bytes", d.Digest, d.Size)
+	}
+	return nil
+}
+
+func damaged(what, format string, args ...any) error {
+	return fmt.Errorf("%s: "+format+": %w", append(append([]any{what}, args...), errdefs.ErrFailedPrecondition)...)
+}
+
+// ChainIDs gives for each layer the identity of it and all below it, as the OCI image specification
+// defines it (config.md, "Layer ChainID").
+func ChainIDs(diffIDs []digest.Digest) []digest.Digest {
+	ids := make([]digest.Digest, len(diffIDs))
+	for i, d := range diffIDs {
+		if ids[i] = d; i > 0 {
+			ids[i] = digest.FromString(ids[i-1].String() + " " + d.String())
+		}
+	}
+	return ids
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// documents is a content store in memory.
+type documents map[digest.Digest][]byte
+
+func (s documents) add(mediaType string, v any) ocispec.Descriptor {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	s[d.Digest] = data
+	return d
+}
+
+func (s documents) read(d ocispec.Descriptor) ([]byte, error) {
+	if data, ok := s[d.Digest]; ok {
+		return data, nil
+	}
+	return nil, fmt.Errorf("%s: %w", d.Digest, errdefs.ErrNotFound)
+}
+
+// image adds an image of one platform with one layer.
+func (s documents) image(platform string) ocispec.Descriptor {
+	p, err := ParsePlatform(platform)
+	if err != nil {
+		panic(err)
+	}
+	layer := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromString(platform), Size: 5}
+	config := s.add(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: p, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromString("diff")}}})
+	d := s.add(ocispec.MediaTypeImageManifest, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{layer}})
+	d.Platform = &p
+	return d
+}
+
+func TestResolve(t *testing.T) {
+	s := documents{}
+	var list []ocispec.Descriptor
+	for _, p := range []string{"linux/arm/v6", "linux/arm64", "linux/386", "linux/amd64", "linux/arm/v7"} {
+		list = append(list, s.image(p))
+	}
+	list = append(list, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("attestation"), Size: 1, Platform: &ocispec.Platform{OS: "unknown", Architecture: "unknown"}})
+	index := s.add(ocispec.MediaTypeImageIndex, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: list})
+	nested := s.add(DockerList, ocispec.Index{MediaType: DockerList, Manifests: []ocispec.Descriptor{index}})
+	for want, entry := range map[string]int{"linux/amd64": 3, "linux/arm64": 1, "linux/arm/v7": 4, "linux/arm/v6": 0, "linux/386": 2} {
+		p, err := ParsePlatform(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n, target := range []ocispec.Descriptor{list[entry], index, nested} {
+			m, err := ResolveFrom(s.read, target, p)
+			if err != nil || m.Descriptor.Digest != list[entry].Digest || len(m.Indexes) != n || len(m.ChainIDs) != 1 {
+				t.Errorf("%s by way of %d indexes: %v, %v", want, n, m.Descriptor, err)
+			}
+		}
+	}
+	p, _ := ParsePlatform("linux/s390x")
+	for _, target := range []ocispec.Descriptor{index, list[3]} {
+		_, err := ResolveFrom(s.read, target, p)
+		if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "linux/s390x") || !strings.Contains(err.Error(), "linux/amd64") || strings.Contains(err.Error(), "unknown") {
+			t.Errorf("absent platform: %v", err)
+		}
+	}
+	if _, err := ParsePlatform("a/b/c/d/e"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("platform: %v", err)
+	}
+}
+
+func TestResolveHostile(t *testing.T) {
+	s := documents{}
+	p, _ := ParsePlatform("linux/amd64")
+	good := s.image("linux/amd64")
+	deep := good
+	for range maxDepth + 1 {
+		deep = s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{deep}})
+		deep.Platform = good.Platform
+	}
+	config := s.add(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: p, RootFS: ocispec.RootFS{Type: "layers"}})
+	layer := ocispec.Descriptor{Digest: good.Digest, Size: 1}
+	manifest := func(v any) ocispec.Descriptor { return s.add(ocispec.MediaTypeImageManifest, v) }
+	type loose map[string]any
+	for name, c := range map[string]struct {
+		target ocispec.Descriptor
+		is     func(error) bool
+	}{
+		"too deep":        {deep, errdefs.IsFailedPrecondition},
+		"empty index":     {s.add(ocispec.MediaTypeImageIndex, ocispec.Index{}), errdefs.IsNotFound},
+		"layers differ":   {manifest(ocispec.Manifest{Config: config, Layers: []ocispec.Descriptor{layer}}), errdefs.IsFailedPrecondition},
+		"no config":       {manifest(loose{"layers": []any{}}), errdefs.IsFailedPrecondition},
+		"both":            {manifest(loose{"manifests": []any{}, "config": config, "layers": []any{}}), errdefs.IsFailedPrecondition},
+		"other type":      {manifest(loose{"mediaType": ocispec.MediaTypeImageIndex, "manifests": []any{}}), errdefs.IsFailedPrecondition},
+		"schema 1":        {manifest(loose{"fsLayers": []any{}}), errdefs.IsNotImplemented},
+		"artifact":        {manifest(ocispec.Manifest{ArtifactType: "x/y", Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeEmptyJSON, Digest: good.Digest}}), errdefs.IsNotImplemented},
+		"bad layer":       {manifest(ocispec.Manifest{Config: config, Layers: []ocispec.Descriptor{{Digest: "sha256:../..", Size: 1}}}), errdefs.IsFailedPrecondition},
+		"negative layer":  {manifest(ocispec.Manifest{Config: config, Layers: []ocispec.Descriptor{{Digest: good.Digest, Size: -1}}}), errdefs.IsFailedPrecondition},
+		"huge manifest":   {s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{{MediaType: good.MediaType, Digest: good.Digest, Size: 1 << 40}}}), errdefs.IsFailedPrecondition},
+		"no JSON":         {manifest("x"), errdefs.IsFailedPrecondition},
+		"helm chart":      {ocispec.Descriptor{MediaType: "application/vnd.cncf.helm", Digest: good.Digest}, errdefs.IsNotImplemented},
+		"config is alien": {manifest(ocispec.Manifest{Config: s.add(ocispec.MediaTypeImageConfig, loose{"rootfs": loose{"type": "files"}})}), errdefs.IsFailedPrecondition},
+	} {
+		if _, err := ResolveFrom(s.read, c.target, p); !c.is(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestChainIDs(t *testing.T) {
+	a, b := digest.FromString("a"), digest.FromString("b")
+	ids := ChainIDs([]digest.Digest{a, b})
+	if ids[0] != a || ids[1] != digest.FromString(a.String()+" "+b.String()) || len(ChainIDs(nil)) != 0 {
+		t.Error(ids)
+	}
+}
+
+func FuzzDocuments(f *testing.F) {
+	s := documents{}
+	f.Add(s[s.image("linux/amd64").Digest])
+	for _, data := range s {
+		f.Add(data)
+	}
+	f.Add([]byte(`{"manifests":[{"platform":{"os":"linux"},"digest":"x"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if m, err := ParseManifest(data, ocispec.MediaTypeImageManifest); err == nil {
+			for _, l := range append(m.Layers, m.Config) {
+				if l.Size < 0 || l.Digest.Validate() != nil {
+					t.Errorf("%q: %v", data, l)
+				}
+			}
+		}
+		if x, err := ParseIndex(data, ocispec.MediaTypeImageIndex); err == nil {
+			p, _ := ParsePlatform("")
+			ResolveFrom(func(d ocispec.Descriptor) ([]byte, error) { return data, nil }, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex}, p)
+			for _, m := range x.Manifests {
+				if m.Size < 0 || m.Digest.Validate() != nil {
+					t.Errorf("%q: %v", data, m)
+				}
+			}
+		}
+		if c, err := ParseConfig(data, 1); err == nil && len(ChainIDs(c.RootFS.DiffIDs)) != 1 {
+			t.Errorf("%q: %v", data, c.RootFS)
+		}
+	})
+}

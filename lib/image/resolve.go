@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Manifest is an image of one platform.
+type Manifest struct {
+	// Indexes are the indexes that led here, the target first; none when the target is a manifest.
+	Indexes    []ocispec.Descriptor
+	Descriptor ocispec.Descriptor // of the manifest
+	Manifest   ocispec.Manifest
+	Config     ocispec.Image
+	RawConfig  []byte // of which Config has only what OCI defines
+	ChainIDs   []digest.Digest
+}
+
+// maxDepth bounds indexes of indexes.
+const maxDepth = 4
+
+// ParsePlatform reads os/architecture[/variant]; empty is this machine's platform.
+func ParsePlatform(s string) (ocispec.Platform, error) {
+	if s == "" {
+		return platforms.DefaultSpec(), nil
+	}
+	p, err := platforms.Parse(s)
+	if err != nil {
+		return p, fmt.Errorf("%v: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return platforms.Normalize(p), nil
+}
+
+// Resolve reads from the content store what target stands for on a platform. A platform that the image
+// does not have is errdefs.ErrNotFound, and so is a blob that is not there.
+func Resolve(d *state.Dir, target ocispec.Descriptor, platform ocispec.Platform) (Manifest, error) {
+	return ResolveFrom(func(desc ocispec.Descriptor) ([]byte, error) {
+		return content.ReadAll(d, desc, MaxManifest)
+	}, target, platform)
+}
+
+// ResolveFrom is Resolve with documents from elsewhere: read must check what it gives against the
+// descriptor's digest.
+func ResolveFrom(read func(ocispec.Descriptor) ([]byte, error), target ocispec.Descriptor, platform ocispec.Platform) (Manifest, error) {
+	var m Manifest
+	match := platforms.Only(platform)
+	desc := target
+	for IsIndex(desc.MediaType) {
+		if len(m.Indexes) == maxDepth {
+			return m, damaged("index", "%d levels of indexes", maxDepth)
+		}
+		data, err := read(desc)
+		if err != nil {
+			return m, err
+		}
+		x, err := ParseIndex(data, desc.MediaType)
+		if err != nil {
+			return m, fmt.Errorf("%s: %w", desc.Digest, err)
+		}
+		m.Indexes = append(m.Indexes, desc)
+		if desc, err = choose(x, match, platform); err != nil {
+			return m, err
+		}
+	}
+	if !IsManifest(desc.MediaType) {
+		return m, fmt.Errorf("%s: media type %q is no image: %w", desc.Digest, short(desc.MediaType), errdefs.ErrNotImplemented)
+	}
+	m.Descriptor = desc
+	data, err := read(desc)
+	if err != nil {
+		return m, err
+	}
+	if m.Manifest, err = ParseManifest(data, desc.MediaType); err != nil {
+		return m, fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	if m.RawConfig, err = read(m.Manifest.Config); err != nil {
+		return m, err
+	}
+	if m.Config, err = ParseConfig(m.RawConfig, len(m.Manifest.Layers)); err != nil {
+		return m, fmt.Errorf("%s: %w", m.Manifest.Config.Digest, err)
+	}
+	if has := m.Config.Platform; has.Architecture != "" && has.OS != "" && !match.Match(platforms.Normalize(has)) {
+		return m, absent(platform, []ocispec.Platform{has})
+	}
+	m.ChainIDs = ChainIDs(m.Config.RootFS.DiffIDs)
+	return m, nil
+}
+
+// choose picks the entry of an index that suits best. Entries that name no platform come last: only
+// their configuration will tell.
+func choose(x ocispec.Index, match platforms.MatchComparer, platform ocispec.Platform) (ocispec.Descriptor, error) {
+	var suit, open []ocispec.Descriptor
+	var there []ocispec.Platform
+	for _, m := range x.Manifests {
+		switch {
+		case !IsIndex(m.MediaType) && !IsManifest(m.MediaType):
+		case m.Platform == nil:
+			open = append(open, m)
+		case match.Match(platforms.Normalize(*m.Platform)):
+			suit = append(suit, m)
+		default:
+			there = append(there, *m.Platform)
+		}
+	}
+	if len(suit) > 0 {
+		slices.SortStableFunc(suit, func(a, b ocispec.Descriptor) int {
+			switch pa, pb := platforms.Normalize(*a.Platform), platforms.Normalize(*b.Platform); {
+			case match.Less(pa, pb):
+				return -1
+			case match.Less(pb, pa):
+				return 1
+			}
+			return 0
+		})
+		return suit[0], nil
+	}
+	if len(open) > 0 {
+		return open[0], nil
+	}
+	return ocispec.Descriptor{}, absent(platform, there)
+}
+
+// absent is the error about a platform that the image does not have.
+func absent(want ocispec.Platform, there []ocispec.Platform) error {
+	var list []string
+	for _, p := range there {
+		if s := platforms.Format(p); p.OS != "unknown" && !slices.Contains(list, s) {
+			list = append(list, short(s))
+		}
+	}
+	text := "none at all"
+	if len(list) > 0 {
+		text = strings.Join(list[:min(len(list), 16)], ", ")
+	}
+	return fmt.Errorf("image for platform %s (there is %s): %w", platforms.Format(want), text, errdefs.ErrNotFound)
+}
