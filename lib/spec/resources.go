@@ -5,7 +5,6 @@ package spec
 import (
 	"math"
 	"os"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -146,20 +145,21 @@ func cpu(o Options) (*specs.LinuxCPU, error) {
 	return c, nil
 }
 
-var cpuRange = regexp.MustCompile(`^([0-9]{1,5})(?:-([0-9]{1,5}))?$`)
-
 // validCPUList checks the list format of cpuset(7); "" is good.
 func validCPUList(list string) bool {
 	if list == "" {
 		return true
 	}
 	for part := range strings.SplitSeq(list, ",") {
-		m := cpuRange.FindStringSubmatch(part)
-		if m == nil {
+		first, last, isRange := strings.Cut(part, "-")
+		from, err := strconv.ParseUint(first, 10, 16)
+		if err != nil {
 			return false
 		}
-		from, _ := strconv.Atoi(m[1])
-		if to, err := strconv.Atoi(m[2]); err == nil && to < from {
+		if !isRange {
+			continue
+		}
+		if to, err := strconv.ParseUint(last, 10, 16); err != nil || to < from {
 			return false
 		}
 	}

@@ -633,3 +633,28 @@ func TestCPUs(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+func BenchmarkGenerate(b *testing.B) {
+	o := Options{ID: "x", Open: etc}
+	for b.Loop() {
+		if _, err := Generate(redis, o); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkWithSeccomp(b *testing.B) {
+	r, err := Generate(redis, Options{ID: "x", Open: etc})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		r.Spec.Linux.Seccomp = nil
+		if err := WithSeccomp(r.Spec); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := json.Marshal(r.Spec); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
