@@ -91,6 +91,7 @@ func Root(use, short string, about About, run Run) (*cobra.Command, *Global) {
 		cmd.Args = cobra.ArbitraryArgs
 	}
 	cmd.Version = version()
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(cmd.OutOrStdout(), cmd) })

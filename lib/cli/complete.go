@@ -82,15 +82,3 @@ func view(g *Global, fn func(tx *state.Tx)) {
 	defer cancel()
 	d.View(ctx, func(tx *state.Tx) error { fn(tx); return nil })
 }
-
-// Images completes the names of images, each with its platform or age.
-func Images(g *Global) cobra.CompletionFunc { return Names(g, images) }
-
-// Containers completes the ids of containers, each with its image and status.
-func Containers(g *Global) cobra.CompletionFunc { return Names(g, containers) }
-
-// Tasks completes the ids of the containers that have a running task, each with its image.
-func Tasks(g *Global) cobra.CompletionFunc { return Names(g, tasks) }
-
-// Snapshots completes the keys of snapshots, each with its kind and parent.
-func Snapshots(g *Global) cobra.CompletionFunc { return Names(g, snapshots) }

@@ -5,30 +5,96 @@ package cli
 import (
 	"fmt"
 	"iter"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 )
 
-// nothing offers no name.
-func nothing(*state.Tx, string) iter.Seq2[string, string] {
-	return func(func(string, string) bool) {}
+// Images completes the names of images as Familiar writes them, or in full where the typed beginning is
+// of that form; each with how long ago it came.
+func Images(g *Global) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return Names(g, func(tx *state.Tx, ns string) iter.Seq2[string, string] {
+			return func(yield func(string, string) bool) {
+				for i, err := range image.All(tx, ns) {
+					name := image.Familiar(i.Name)
+					if !strings.HasPrefix(name, typed) && strings.HasPrefix(i.Name, typed) {
+						name = i.Name
+					}
+					if err == nil && !yield(name, "image, "+units.HumanDuration(time.Since(i.Created))+" old") {
+						return
+					}
+				}
+			}
+		})(cmd, args, typed)
+	}
 }
 
-var images, containers, tasks, snapshots = nothing, nothing, nothing, nothing
+// Containers completes the ids of containers, each with its image and what it is doing.
+func Containers(g *Global) cobra.CompletionFunc {
+	return Names(g, containers(func(string) bool { return true }))
+}
 
-// namespaces completes the namespaces that hold a container.
+// Tasks completes the ids of the containers that are running, each with its image.
+func Tasks(g *Global) cobra.CompletionFunc {
+	return Names(g, containers(func(status string) bool { return status == "running" }))
+}
+
+func containers(want func(status string) bool) func(*state.Tx, string) iter.Seq2[string, string] {
+	return func(tx *state.Tx, ns string) iter.Seq2[string, string] {
+		return func(yield func(string, string) bool) {
+			for c, err := range container.All(tx, ns) {
+				if err != nil {
+					continue
+				}
+				status := glance(tx.Dir().Run("tasks", ns, c.ID))
+				if want(status) && !yield(c.ID, image.Familiar(c.Image)+", "+status) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// glance sees from the files of a task what it is doing. Unlike lib/task it finishes nothing: a
+// completion changes nothing.
+func glance(dir string) string {
+	there := func(name string) bool {
+		_, err := os.Stat(filepath.Join(dir, name))
+		return err == nil
+	}
+	if there("exit.json") {
+		return "stopped"
+	}
+	if held, err := lock.IsHeld(filepath.Join(dir, "shim.lock")); err == nil && held && there("init.json") {
+		return "running"
+	}
+	return "created"
+}
+
+// namespaces completes the namespaces that hold a container or an image.
 func namespaces(g *Global) cobra.CompletionFunc {
 	return Names(g, func(tx *state.Tx, _ string) iter.Seq2[string, string] {
 		return func(yield func(string, string) bool) {
-			names, _ := state.Table[container.Container]{Name: "containers"}.Namespaces(tx)
-			if !slices.Contains(names, DefaultNamespace) {
-				names = append(names, DefaultNamespace)
+			found := map[string]bool{DefaultNamespace: true}
+			for _, list := range []func(*state.Tx) ([]string, error){image.Namespaces, container.Namespaces} {
+				names, _ := list(tx)
+				for _, n := range names {
+					found[n] = true
+				}
 			}
-			for _, n := range names {
+			for _, n := range slices.Sorted(maps.Keys(found)) {
 				if !yield(n, "namespace") {
 					return
 				}
@@ -42,4 +108,9 @@ func checkNamespace(ns string) error {
 		return fmt.Errorf("namespace: %w", err)
 	}
 	return nil
+}
+
+// Snapshots completes the keys of snapshots, each with its kind and parent.
+func Snapshots(g *Global) cobra.CompletionFunc {
+	return Names(g, func(*state.Tx, string) iter.Seq2[string, string] { return func(func(string, string) bool) {} })
 }
