@@ -3,10 +3,12 @@
 package spec
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -70,12 +72,12 @@ func command(img ocispec.ImageConfig, o Options) ([]string, error) {
 		args = img.Cmd
 	}
 	all := slices.Concat(entrypoint, args)
-	if len(all) == 0 {
-		return nil, invalid("entrypoint", "", "the image has no command of its own; give one after the image")
+	if len(all) == 0 || all[0] == "" {
+		return nil, fmt.Errorf("no command: the image has none of its own; give one after the image: %w", errdefs.ErrInvalidArgument)
 	}
 	for _, a := range all {
 		if strings.ContainsRune(a, 0) {
-			return nil, invalid("entrypoint", a, "a NUL byte in the command")
+			return nil, fmt.Errorf("argument %q: a NUL byte: %w", a, errdefs.ErrInvalidArgument)
 		}
 	}
 	return all, nil

@@ -658,3 +658,40 @@ func BenchmarkWithSeccomp(b *testing.B) {
 		}
 	}
 }
+
+func TestExec(t *testing.T) {
+	r, err := Generate(redis, Options{ID: "r", Open: etc, Env: []string{"A=1"}, Ulimits: []string{"nofile=10"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := json.Marshal(r.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Exec(r.Spec, ExecOptions{Args: []string{"redis-cli"}, Open: etc, Env: []string{"A=2", "B=3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.User.UID != 999 || p.Cwd != "/data" || p.Terminal || len(p.Rlimits) != 1 || !slices.Contains(p.Env, "A=2") || !slices.Contains(p.Env, "HOME=/home/redis") || p.Capabilities.Effective != nil {
+		t.Errorf("%+v", p)
+	}
+	p, err = Exec(r.Spec, ExecOptions{Args: []string{"sh"}, Open: etc, User: "root", Workdir: "/tmp/", TTY: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.User.UID != 0 || p.Cwd != "/tmp" || !p.Terminal || !slices.Contains(p.Env, "HOME=/root") || !slices.Contains(p.Env, "TERM=xterm") || !slices.Equal(p.Capabilities.Effective, r.Spec.Process.Capabilities.Bounding) {
+		t.Errorf("%+v", p)
+	}
+	if p, err = Exec(r.Spec, ExecOptions{Args: []string{"sh"}, Open: etc, User: "0", Privileged: true}); err != nil || !slices.Contains(p.Capabilities.Effective, "CAP_SYS_ADMIN") {
+		t.Errorf("privileged: %+v, %v", p, err)
+	}
+	for _, o := range []ExecOptions{{}, {Args: []string{""}}, {Args: []string{"a\x00"}}, {Args: []string{"a"}, User: "nobody"}, {Args: []string{"a"}, Workdir: "x"}, {Args: []string{"a"}, Env: []string{"="}}} {
+		o.Open = etc
+		if _, err := Exec(r.Spec, o); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	if after, err := json.Marshal(r.Spec); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the container's own specification changed: %s, %v", after, err)
+	}
+}
