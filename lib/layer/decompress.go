@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package layer
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// maxWindow is how far back a zstd frame may refer; the zstd command decodes no more by default either.
+const maxWindow = 128 << 20
+
+var magics = []struct {
+	name, magic string
+}{
+	{"gzip", "\x1f\x8b\x08"},
+	{"zstd", "\x28\xb5\x2f\xfd"},
+	{"bzip2", "BZh"},
+	{"xz", "\xfd7zXZ\x00"},
+}
+
+// IsLayer tells whether a media type is one of an image layer that [Decompress] can read: OCI's
+// (application/vnd.oci.image.layer.v1.tar, +gzip, +zstd, nondistributable) or Docker's
+// (application/vnd.docker.image.rootfs.diff.tar, .gzip, .zstd, foreign).
+func IsLayer(mediaType string) bool {
+	for _, prefix := range []string{
+		"application/vnd.oci.image.layer.v1.tar",
+		"application/vnd.oci.image.layer.nondistributable.v1.tar",
+		"application/vnd.docker.image.rootfs.diff.tar",
+		"application/vnd.docker.image.rootfs.foreign.diff.tar",
+	} {
+		if suffix, ok := strings.CutPrefix(mediaType, prefix); ok {
+			switch suffix {
+			case "", "+gzip", ".gzip", "+zstd", ".zstd":
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Decompress gives the uncompressed tar of a layer. The first bytes decide between gzip, zstd and
+// none, because registries serve layers whose media type does not say what they are; mediaType may be
+// empty. A media type that is no layer's, an encrypted layer and other compressions are
+// errdefs.ErrNotImplemented. Close does not close r.
+func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
+	if mediaType != "" && !IsLayer(mediaType) {
+		return nil, fmt.Errorf("layer of media type %q: %w", mediaType, errdefs.ErrNotImplemented)
+	}
+	buf := bufio.NewReaderSize(r, 256<<10)
+	head, err := buf.Peek(6)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read layer: %w", err)
+	}
+	if len(head) == 0 {
+		return nil, fmt.Errorf("layer is empty: %w", io.ErrUnexpectedEOF)
+	}
+	kind := ""
+	for _, m := range magics {
+		if bytes.HasPrefix(head, []byte(m.magic)) {
+			kind = m.name
+		}
+	}
+	switch kind {
+	case "gzip":
+		z, err := gzip.NewReader(buf)
+		if err != nil {
+			return nil, fmt.Errorf("read layer: %w", early(err))
+		}
+		return &decoder{z, z.Close}, nil
+	case "zstd":
+		z, err := zstd.NewReader(buf, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(2))
+		if err != nil {
+			return nil, fmt.Errorf("read layer: %w", early(err))
+		}
+		return &decoder{z, func() error { z.Close(); return nil }}, nil
+	case "":
+		return &decoder{buf, func() error { return nil }}, nil
+	}
+	// A tar may begin with a file named BZh..., then its header says so.
+	if hdr, _ := buf.Peek(262); len(hdr) == 262 && bytes.Equal(hdr[257:], []byte("ustar")) {
+		return &decoder{buf, func() error { return nil }}, nil
+	}
+	return nil, fmt.Errorf("layer compressed with %s: %w", kind, errdefs.ErrNotImplemented)
+}
+
+// decoder says in one way that a stream ended too early.
+type decoder struct {
+	io.Reader
+	close func() error
+}
+
+func (d *decoder) Read(p []byte) (int, error) {
+	n, err := d.Reader.Read(p)
+	return n, early(err)
+}
+
+func (d *decoder) Close() error { return d.close() }
+
+func early(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("layer ends early: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}
