@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package e2e runs the built commands as root on a real kernel: real registry, real images, real overlay,
+// real cgroups, real shells. The scripts in testdata are the specification of the command line.
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var (
+	top      = mustAbs("../..")
+	bin      = binDir()
+	registry string // address of the real registry
+)
+
+func mustAbs(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		panic(err)
+	}
+	return abs
+}
+
+// binDir is where the commands are: bin, or what CTRD_E2E_BIN names.
+func binDir() string {
+	if dir := os.Getenv("CTRD_E2E_BIN"); dir != "" {
+		return mustAbs(dir)
+	}
+	return filepath.Join(top, "bin")
+}
+
+func TestMain(m *testing.M) {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "e2e: not root, nothing is tested")
+		os.Exit(0)
+	}
+	os.Exit(withRegistry(m.Run))
+}
+
+// withRegistry runs fn while the registry with the images serves. The images are kept for the next run.
+func withRegistry(fn func() int) int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, "e2e: images:", err)
+		return 1
+	}
+	program := filepath.Join(top, "build", "mkimages")
+	build := exec.Command("go", "build", "-o", program, "./scripts/mkimages")
+	build.Dir = top
+	if out, err := build.CombinedOutput(); err != nil {
+		return fail(fmt.Errorf("%w: %s", err, out))
+	}
+	serve := exec.Command(program, "-dir", filepath.Join(top, "build", "images"))
+	serve.Stderr = os.Stderr
+	hold, err1 := serve.StdinPipe()
+	out, err2 := serve.StdoutPipe()
+	if err := errors.Join(err1, err2, serve.Start()); err != nil {
+		return fail(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return fail(errors.Join(err, serve.Wait()))
+	}
+	registry = strings.TrimSpace(line)
+	defer func() {
+		hold.Close()
+		serve.Wait()
+	}()
+	return fn()
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup:               setup,
+		Condition: func(cond string) (bool, error) {
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"status":   status,
+			"sh":       shell,
+			"until":    until,
+			"fault":    fault,
+			"traffic":  traffic,
+			"hostile":  hostile,
+			"tab":      tab,
+			"nothing":  nothing,
+			"terminal": terminal,
+		},
+	})
+}
+
+func setup(env *testscript.Env) error {
+	w := newWorld()
+	env.Values["world"] = w
+	p, err := newProxy(registry)
+	if err != nil {
+		return err
+	}
+	env.Values["proxy"] = p
+	home := filepath.Join(env.WorkDir, ".home")
+	if err := os.Mkdir(home, 0o755); err != nil {
+		return err
+	}
+	env.Setenv("HOME", home)
+	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	env.Setenv("TERM", "xterm")
+	env.Setenv("CTRD_ROOT", w.root)
+	env.Setenv("CTRD_STATE", w.state)
+	env.Setenv("REGISTRY", registry)
+	env.Setenv("PROXY", p.addr)
+	env.Setenv("IMG", registry+"/busybox:1")
+	env.Setenv("TOP", top)
+	t, ok := env.T().(interface {
+		Errorf(string, ...any)
+		Failed() bool
+	})
+	if !ok {
+		return errors.New("the test cannot be told of leaks")
+	}
+	env.Defer(func() {
+		p.close()
+		if !t.Failed() { // the rest of a script that failed was not run
+			for _, l := range w.leaks() {
+				t.Errorf("left behind: %s", l)
+			}
+		}
+		if err := w.clean(); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+	})
+	return nil
+}
+
+// status N COMMAND... runs the command and wants the exit status N.
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(arg(args, 0))
+	if err != nil || neg || len(args) < 2 {
+		ts.Fatalf("usage: status N command [argument]...")
+	}
+	if args[1] == "sh" {
+		args = append([]string{args[0], "bash", "-c"}, args[2:]...)
+	}
+	if got := exitCode(ts, ts.Exec(args[1], args[2:]...)); got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+func arg(args []string, i int) string {
+	if i < len(args) {
+		return args[i]
+	}
+	return ""
+}
+
+func exitCode(ts *testscript.TestScript, err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		if exit.ExitCode() < 0 {
+			ts.Fatalf("%v", err)
+		}
+		return exit.ExitCode()
+	}
+	ts.Fatalf("%v", err)
+	return -1
+}
+
+// sh SCRIPT runs a script of bash; every part of a pipe must succeed.
+func shell(ts *testscript.TestScript, neg bool, args []string) {
+	err := ts.Exec("bash", "-euo", "pipefail", "-c", strings.Join(args, " "))
+	if (err != nil) != neg {
+		ts.Fatalf("sh: %v", err)
+	}
+}
+
+// until DURATION SCRIPT runs a script of bash again and again until it succeeds.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	limit, err := time.ParseDuration(arg(args, 0))
+	if err != nil || neg {
+		ts.Fatalf("usage: until DURATION script")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	for {
+		err := ts.Exec("bash", "-euo", "pipefail", "-c", strings.Join(args[1:], " "))
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("not within %s: %v", limit, err)
+		case <-time.After(30 * time.Millisecond):
+		}
+	}
+}
+
+// nothing: the world has no process, mount, cgroup or task directory left.
+func nothing(ts *testscript.TestScript, neg bool, args []string) {
+	w := ts.Value("world").(*world)
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		left := w.leaks()
+		if len(left) == 0 || neg {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("left behind: %s", strings.Join(left, "; "))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
