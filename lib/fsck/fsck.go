@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fsck checks the invariants of the state directory. It changes nothing and takes no lock, so
+// what it says of things that are being made or removed at the same moment may be out of date.
+//
+// The invariants, each of which a crash at any point preserves:
+//
+//   - every recorded blob has its file, of the recorded size (and with Deep, of its digest)
+//   - every image's target is recorded, and what it refers to for this machine is
+//   - every snapshot has its directory, and a committed parent unless it is the first
+//   - every container has its snapshot and a spec
+//   - no key is in both databases
+//
+// What no record names is garbage: the next collection removes it, and it is reported as such.
+package fsck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
+)
+
+// Severity says what a finding means.
+type Severity string
+
+// Broken breaks an invariant; Garbage is left over and harmless.
+const (
+	Broken  Severity = "broken"
+	Garbage Severity = "garbage"
+)
+
+// Finding is one thing that is not as it should be.
+type Finding struct {
+	Severity  Severity `json:"severity"`
+	Kind      string   `json:"kind"` // database, content, image, snapshot, container, task
+	Namespace string   `json:"namespace,omitempty"`
+	Name      string   `json:"name"`
+	Text      string   `json:"text"`
+}
+
+// Options say how far to look.
+type Options struct {
+	Deep bool // read every blob and compare its digest
+}
+
+type checker struct {
+	ctx   context.Context
+	d     *state.Dir
+	tx    *state.Tx
+	deep  bool
+	found []Finding
+
+	blobs     map[digest.Digest]bool // recorded in any namespace
+	snapshots map[snapshot.ID]bool
+	logs      map[string]bool // namespace/id of containers
+}
+
+// Check looks at the whole state directory. Damage is a finding, not an error.
+func Check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
+	c := &checker{ctx: ctx, d: d, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[snapshot.ID]bool{}, logs: map[string]bool{}}
+	err := d.View(ctx, func(tx *state.Tx) error {
+		c.found = nil
+		c.tx = tx
+		return errors.Join(c.content(), c.snapshot(), c.image(), c.container())
+	})
+	var damaged *state.DamagedError
+	if errors.As(err, &damaged) {
+		c.add(Broken, "database", "", damaged.Path, "%v", damaged.Err)
+		return c.found, nil // without records nothing can be told from garbage
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.found, c.garbage()
+}
+
+func (c *checker) add(s Severity, kind, ns, name, format string, args ...any) {
+	c.found = append(c.found, Finding{s, kind, ns, name, fmt.Sprintf(format, args...)})
+}
+
+// each walks the records of all namespaces. A record that cannot be decoded is a finding.
+func each[T any](c *checker, kind string, namespaces func(*state.Tx) ([]string, error), all func(*state.Tx, string) iter.Seq2[T, error], fn func(ns string, v T)) error {
+	names, err := namespaces(c.tx)
+	if err != nil {
+		return err
+	}
+	for _, ns := range names {
+		for v, err := range all(c.tx, ns) {
+			if err := c.ctx.Err(); err != nil {
+				return context.Cause(c.ctx)
+			}
+			if err != nil {
+				c.add(Broken, kind, ns, "", "%v", err)
+				continue
+			}
+			fn(ns, v)
+		}
+	}
+	return nil
+}
+
+func (c *checker) content() error {
+	return each(c, "content", content.Namespaces, content.All, func(ns string, b content.Blob) {
+		seen := c.blobs[b.Digest]
+		c.blobs[b.Digest] = true
+		f, err := content.Open(c.d, b.Digest)
+		if err != nil {
+			c.add(Broken, "content", ns, b.Digest.String(), "%v", err)
+			return
+		}
+		defer f.Close()
+		st, err := f.Stat()
+		switch {
+		case err != nil:
+			c.add(Broken, "content", ns, b.Digest.String(), "%v", err)
+		case st.Size() != b.Size:
+			c.add(Broken, "content", ns, b.Digest.String(), "its file has %d bytes, its record says %d", st.Size(), b.Size)
+		case c.deep && !seen:
+			v := b.Digest.Verifier()
+			if _, err := io.Copy(v, f); err != nil {
+				c.add(Broken, "content", ns, b.Digest.String(), "%v", err)
+			} else if !v.Verified() {
+				c.add(Broken, "content", ns, b.Digest.String(), "its file has another digest")
+			}
+		}
+	})
+}
+
+func (c *checker) snapshot() error {
+	return each(c, "snapshot", snapshot.Namespaces, snapshot.All, func(ns string, s snapshot.Info) {
+		c.snapshots[s.ID] = true
+		if st, err := os.Stat(snapshot.FS(c.d, s.ID)); err != nil || !st.IsDir() {
+			c.add(Broken, "snapshot", ns, s.Key, "its directory is missing (%v)", err)
+		}
+		if s.Parent == "" {
+			return
+		}
+		parent, err := snapshot.Get(c.tx, ns, s.Parent)
+		if err != nil {
+			c.add(Broken, "snapshot", ns, s.Key, "its parent: %v", err)
+		} else if parent.Kind != snapshot.Committed {
+			c.add(Broken, "snapshot", ns, s.Key, "its parent %q is not committed", s.Parent)
+		}
+	})
+}
+
+func (c *checker) image() error {
+	return each(c, "image", image.Namespaces, image.All, func(ns string, i image.Image) {
+		b, err := content.Get(c.tx, ns, i.Target.Digest)
+		if err != nil {
+			c.add(Broken, "image", ns, i.Name, "its target: %v", err)
+		} else if b.Size != i.Target.Size {
+			c.add(Broken, "image", ns, i.Name, "its target has %d bytes, its record says %d", b.Size, i.Target.Size)
+		}
+	})
+}
+
+func (c *checker) container() error {
+	return each(c, "container", container.Namespaces, container.All, func(ns string, k container.Container) {
+		c.logs[ns+"/"+k.ID] = true
+		if _, err := container.Spec(c.tx, ns, k.ID); err != nil {
+			c.add(Broken, "container", ns, k.ID, "%v", err)
+		}
+		if k.SnapshotKey == "" {
+			return
+		}
+		if _, err := snapshot.Get(c.tx, ns, k.SnapshotKey); err != nil {
+			c.add(Broken, "container", ns, k.ID, "its snapshot: %v", err)
+		}
+		if twice, err := container.InBoth(c.tx, ns, k.ID); err != nil || twice {
+			c.add(Broken, "container", ns, k.ID, "it is in both databases (%v)", err)
+		}
+	})
+}
+
+// garbage lists the files that no record names.
+func (c *checker) garbage() error {
+	for f, err := range content.Files(c.d) {
+		if err != nil {
+			return err
+		}
+		if !c.blobs[f.Digest] {
+			c.add(Garbage, "content", "", f.Path, "no record names it")
+		}
+	}
+	for id, err := range snapshot.Dirs(c.d) {
+		if err != nil {
+			return err
+		}
+		if !c.snapshots[id] {
+			c.add(Garbage, "snapshot", "", string(id), "no record names it")
+		}
+	}
+	for dir, err := range task.Dirs(c.d) {
+		if err != nil {
+			return err
+		}
+		ns, id, _ := strings.Cut(dir, "/")
+		if !c.logs[dir] {
+			c.add(Garbage, "task", ns, id, "no container has this task")
+		}
+	}
+	for dir, err := range task.LogDirs(c.d) {
+		if err != nil {
+			return err
+		}
+		ns, id, _ := strings.Cut(dir, "/")
+		if !c.logs[dir] {
+			c.add(Garbage, "container", ns, id, "a log without a container")
+		}
+	}
+	for _, bin := range []string{c.d.Path("trash"), c.d.Run("trash")} {
+		entries, err := os.ReadDir(bin)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if len(entries) > 0 {
+			c.add(Garbage, "trash", "", bin, "%d entries wait to be deleted", len(entries))
+		}
+	}
+	return nil
+}
+
+// Whole tells whether no invariant is broken; the error of one that is has the kind errdefs.ErrDataLoss.
+func Whole(found []Finding) error {
+	n := 0
+	for _, f := range found {
+		if f.Severity == Broken {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("the state directory has %d broken invariants: %w", n, errdefs.ErrDataLoss)
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gc removes what nothing refers to any more.
+//
+// Roots are images, containers, snapshots that are being written (active) or looked at (view), whatever
+// carries the label containerd.io/gc.root, and what live leases hold. References are followed as
+// containerd follows them: containerd.io/gc.ref.content.* and containerd.io/gc.ref.snapshot.<driver> on
+// content, a container to its snapshot, a snapshot to its parent.
+//
+// # Locks
+//
+// A collection holds the lock collect exclusively while it decides, commits and moves the files away, so
+// that nothing is taken into use meanwhile (see lib/lease). The leases are read before the records:
+// unfinished work writes its records before it lets its lease go, so one of the two is always seen. The
+// deleting itself is done outside every lock.
+//
+// # After a crash
+//
+// The records go first, in one commit. Files that are left over are garbage, which the next collection
+// finds by itself: it looks for files that no record names.
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Labels with containerd's meaning.
+const (
+	labelRoot        = "containerd.io/gc.root"
+	labelRefContent  = "containerd.io/gc.ref.content"
+	labelRefSnapshot = "containerd.io/gc.ref.snapshot."
+)
+
+// Removed counts what a collection removed.
+type Removed struct {
+	Blobs     int   `json:"blobs"`     // records
+	Snapshots int   `json:"snapshots"` // records
+	Files     int   `json:"files"`     // blob files, ingests and snapshot directories
+	Bytes     int64 `json:"bytes"`     // of blob files and ingests
+}
+
+// keepIngest is how long what a pull left unfinished is kept for the next one to go on with.
+const keepIngest = 24 * time.Hour
+
+// Collect removes what nothing refers to.
+func Collect(ctx context.Context, d *state.Dir) (r Removed, err error) {
+	l, err := d.Lock(ctx, nil, lock.Collect, "collect", lock.Exclusive)
+	if err != nil {
+		return r, fmt.Errorf("collect: %w", err)
+	}
+	err = collect(ctx, d, l, &r)
+	if err = errors.Join(err, l.Release()); err != nil {
+		return r, fmt.Errorf("collect: %w", err)
+	}
+	return r, d.EmptyTrash()
+}
+
+func collect(ctx context.Context, d *state.Dir, l *lock.Lock, r *Removed) error {
+	held, err := lease.Live(d)
+	if err != nil {
+		return err
+	}
+	var k *kept
+	err = d.Update(ctx, l, func(tx *state.Tx) error {
+		*r, k = Removed{}, newKept()
+		names, err := namespaces(tx)
+		if err != nil {
+			return err
+		}
+		for _, ns := range names {
+			m := &marker{tx: tx, ns: ns, held: held, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}}
+			if err := m.mark(); err != nil {
+				return fmt.Errorf("namespace %q: %w", ns, err)
+			}
+			if err := m.sweep(r, k); err != nil {
+				return fmt.Errorf("namespace %q: %w", ns, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	crash.Point("gc.after-commit")
+	return trashFiles(d, held, k, r)
+}
+
+// namespaces lists every namespace that has anything to collect or to refer with.
+func namespaces(tx *state.Tx) ([]string, error) {
+	all := map[string]bool{}
+	for _, list := range []func(*state.Tx) ([]string, error){content.Namespaces, snapshot.Namespaces, image.Namespaces, container.Namespaces} {
+		names, err := list(tx)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			all[n] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all)), nil
+}
+
+// marker finds what is in use in one namespace.
+type marker struct {
+	tx        *state.Tx
+	ns        string
+	held      lease.Held
+	blobs     map[digest.Digest]bool
+	snapshots map[string]bool // by key
+}
+
+func (m *marker) mark() error {
+	for i, err := range image.All(m.tx, m.ns) {
+		if err != nil {
+			return err
+		}
+		if err := m.blob(i.Target.Digest); err != nil {
+			return err
+		}
+	}
+	for c, err := range container.All(m.tx, m.ns) {
+		if err != nil {
+			return err
+		}
+		if err := m.snapshot(c.SnapshotKey); err != nil {
+			return err
+		}
+	}
+	for b, err := range content.All(m.tx, m.ns) {
+		if err != nil {
+			return err
+		}
+		_, root := b.Labels[labelRoot]
+		if root || m.held.Has(lease.Content, b.Digest.String()) {
+			if err := m.blob(b.Digest); err != nil {
+				return err
+			}
+		}
+	}
+	for s, err := range snapshot.All(m.tx, m.ns) {
+		if err != nil {
+			return err
+		}
+		_, root := s.Labels[labelRoot]
+		if root || s.Kind != snapshot.Committed || m.held.Has(lease.Snapshot, m.ns+"/"+s.Key) || m.held.Has(lease.Snapshot, string(s.ID)) {
+			if err := m.snapshot(s.Key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// blob marks a blob and what its labels refer to. A blob that is not here, of another platform say, is
+// no error.
+func (m *marker) blob(d digest.Digest) error {
+	if m.blobs[d] {
+		return nil
+	}
+	b, err := content.Get(m.tx, m.ns, d)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m.blobs[d] = true
+	for key, value := range b.Labels {
+		switch {
+		case key == labelRefContent, strings.HasPrefix(key, labelRefContent+"."), strings.HasPrefix(key, labelRefContent+"/"):
+			err = m.blob(digest.Digest(value))
+		case strings.HasPrefix(key, labelRefSnapshot+snapshot.Overlayfs):
+			err = m.snapshot(value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshot marks a snapshot and its parents.
+func (m *marker) snapshot(key string) error {
+	for key != "" && !m.snapshots[key] {
+		s, err := snapshot.Get(m.tx, m.ns, key)
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		m.snapshots[key] = true
+		key = s.Parent
+	}
+	return nil
+}
+
+// kept is what of the files is still recorded, over all namespaces.
+type kept struct {
+	blobs     map[digest.Digest]bool
+	snapshots map[snapshot.ID]bool
+}
+
+func newKept() *kept { return &kept{map[digest.Digest]bool{}, map[snapshot.ID]bool{}} }
+
+// sweep removes the records that are not marked, and notes in k what the others name.
+func (m *marker) sweep(r *Removed, k *kept) error {
+	for b, err := range content.All(m.tx, m.ns) {
+		if err != nil {
+			return err
+		}
+		if m.blobs[b.Digest] {
+			k.blobs[b.Digest] = true
+			continue
+		}
+		if err := content.Remove(m.tx, m.ns, b.Digest); err != nil {
+			return err
+		}
+		r.Blobs++
+	}
+	dead := map[string]bool{}
+	for s, err := range snapshot.All(m.tx, m.ns) {
+		if err != nil {
+			return err
+		}
+		if m.snapshots[s.Key] {
+			k.snapshots[s.ID] = true
+		} else {
+			dead[s.Key] = true
+		}
+	}
+	// Children go before their parents: a snapshot that has children is not removed.
+	for progress := true; progress && len(dead) > 0; {
+		progress = false
+		for key := range dead {
+			_, err := snapshot.Remove(m.tx, m.ns, key)
+			if errdefs.IsFailedPrecondition(err) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			delete(dead, key)
+			r.Snapshots++
+			progress = true
+		}
+	}
+	return nil
+}
+
+// trashFiles moves files away that no record names and no live work holds.
+func trashFiles(d *state.Dir, held lease.Held, k *kept, r *Removed) error {
+	for f, err := range content.Files(d) {
+		if err != nil {
+			return err
+		}
+		if k.blobs[f.Digest] || held.Has(lease.Content, f.Digest.String()) {
+			continue
+		}
+		if err := d.Trash(f.Path); err != nil {
+			return err
+		}
+		r.Files++
+		r.Bytes += f.Size
+	}
+	for f, err := range content.Ingests(d) {
+		if err != nil {
+			return err
+		}
+		if held.Has(lease.Content, f.Digest.String()) || time.Since(f.Modified) < keepIngest {
+			continue
+		}
+		if err := d.Trash(f.Path); err != nil {
+			return err
+		}
+		r.Files++
+		r.Bytes += f.Size
+	}
+	for id, err := range snapshot.Dirs(d) {
+		if err != nil {
+			return err
+		}
+		if k.snapshots[id] || held.Has(lease.Snapshot, string(id)) {
+			continue
+		}
+		if err := snapshot.Drop(d, id); err != nil {
+			return err
+		}
+		r.Files++
+	}
+	return nil
+}

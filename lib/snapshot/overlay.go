@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Overlayfs is the name of the driver.
+const Overlayfs = "overlayfs"
+
+// ID names the directory of a snapshot: 16 hexadecimal digits. 128 of them fit into the options of an
+// overlay mount.
+type ID string
+
+// NewID makes a random id.
+func NewID() ID {
+	b := make([]byte, 8)
+	rand.Read(b)
+	return ID(hex.EncodeToString(b))
+}
+
+// LayerID is the id of an image's layer, which is the same in every namespace.
+func LayerID(chain digest.Digest) ID { return ID(chain.Encoded()[:16]) }
+
+// Path joins names below the directory of a snapshot.
+func Path(d *state.Dir, id ID, elem ...string) string {
+	return d.Path(append([]string{"snapshots", Overlayfs, string(id)}, elem...)...)
+}
+
+// FS is the tree of a snapshot.
+func FS(d *state.Dir, id ID) string { return Path(d, id, "fs") }
+
+// Stage makes the directory of a new snapshot. Until a record names it, it is garbage; the caller has a
+// lease on the id.
+func Stage(d *state.Dir, id ID) error {
+	for _, dir := range []struct {
+		path string
+		mode os.FileMode
+	}{{Path(d, id), 0o700}, {FS(d, id), 0o755}, {Path(d, id, "work"), 0o711}} {
+		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+			return fmt.Errorf("snapshot: %w", err)
+		}
+	}
+	return nil
+}
+
+// Drop moves the directory of a snapshot that no record names into the trash.
+func Drop(d *state.Dir, id ID) error { return d.Trash(Path(d, id)) }
+
+// Dirs yields the ids of all directories, recorded or not.
+func Dirs(d *state.Dir) iter.Seq2[ID, error] {
+	return func(yield func(ID, error) bool) {
+		entries, err := os.ReadDir(d.Path("snapshots", Overlayfs))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			yield("", err)
+			return
+		}
+		for _, e := range entries {
+			if !yield(ID(e.Name()), nil) {
+				return
+			}
+		}
+	}
+}
+
+// Layers gives the trees of a snapshot and of all that it stands on, the top first.
+func Layers(tx *state.Tx, d *state.Dir, ns, key string) ([]string, error) {
+	chain, err := Chain(tx, ns, key)
+	dirs := make([]string, len(chain))
+	for i, s := range chain {
+		dirs[i] = FS(d, s.ID)
+	}
+	return dirs, err
+}
+
+// Mounts describes how to mount a snapshot, in the form that containerd's overlay snapshotter has. A
+// committed snapshot is not mounted: errdefs.ErrFailedPrecondition.
+func Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
+	chain, err := Chain(tx, ns, key)
+	if err != nil {
+		return nil, err
+	}
+	s, below := chain[0], chain[1:]
+	if s.Kind == Committed {
+		return nil, fmt.Errorf("mounts of snapshot %q: it is committed; prepare or view one on top of it: %w", key, errdefs.ErrFailedPrecondition)
+	}
+	bind := func(id ID, mode string) []mount.Mount {
+		return []mount.Mount{{Type: "bind", Source: FS(d, id), Options: []string{mode, "rbind"}}}
+	}
+	switch {
+	case len(below) == 0 && s.Kind == View:
+		return bind(s.ID, "ro"), nil
+	case len(below) == 0:
+		return bind(s.ID, "rw"), nil
+	case len(below) == 1 && s.Kind == View:
+		return bind(below[0].ID, "ro"), nil
+	}
+	options := []string{"index=off"}
+	if s.Kind == Active {
+		options = append(options, "workdir="+Path(d, s.ID, "work"), "upperdir="+FS(d, s.ID))
+	}
+	lower := make([]string, len(below))
+	for i, l := range below {
+		lower[i] = FS(d, l.ID)
+	}
+	options = append(options, "lowerdir="+strings.Join(lower, ":"))
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Kind is what a snapshot is for.
+type Kind string
+
+// The kinds.
+const (
+	Active    Kind = "active"
+	View      Kind = "view"
+	Committed Kind = "committed"
+)
+
+// Info is one record.
+type Info struct {
+	Key     string            `json:"key"`
+	ID      ID                `json:"id"`
+	Kind    Kind              `json:"kind"`
+	Parent  string            `json:"parent,omitempty"` // key of a committed snapshot
+	Labels  map[string]string `json:"labels,omitempty"`
+	Created time.Time         `json:"created"`
+	Updated time.Time         `json:"updated"`
+	// Size in bytes on the disk and number of inodes, of this layer alone; known once committed.
+	Size   int64 `json:"size,omitempty"`
+	Inodes int64 `json:"inodes,omitempty"`
+}
+
+var records = state.Table[Info]{Name: "snapshots/" + Overlayfs}
+
+// Get reads one record.
+func Get(tx *state.Tx, ns, key string) (Info, error) {
+	s, err := records.Get(tx, ns, key)
+	s.Key = key
+	return s, err
+}
+
+// All yields the snapshots of a namespace by key.
+func All(tx *state.Tx, ns string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		for row, err := range records.All(tx, ns) {
+			row.Value.Key = row.Key
+			if !yield(row.Value, err) {
+				return
+			}
+		}
+	}
+}
+
+// Namespaces lists the namespaces that have snapshots.
+func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }
+
+// Prepare records a writable snapshot of the staged directory id on top of parent, which may be empty.
+func Prepare(tx *state.Tx, ns, key, parent string, id ID, labels map[string]string) (Info, error) {
+	return add(tx, ns, Info{Key: key, ID: id, Kind: Active, Parent: parent, Labels: labels})
+}
+
+// Look records a view: the same as Prepare, but read-only.
+func Look(tx *state.Tx, ns, key, parent string, id ID, labels map[string]string) (Info, error) {
+	return add(tx, ns, Info{Key: key, ID: id, Kind: View, Parent: parent, Labels: labels})
+}
+
+// PutLayer records a committed snapshot whose directory is complete and synced. One that is recorded
+// already under this name stays as it is.
+func PutLayer(tx *state.Tx, ns string, s Info) error {
+	s.Kind = Committed
+	_, err := add(tx, ns, s)
+	if errdefs.IsAlreadyExists(err) {
+		return nil
+	}
+	if err == nil {
+		tx.Emit(ns, event.SnapshotCommit{Key: s.Key, Name: s.Key, Snapshotter: Overlayfs})
+	}
+	return err
+}
+
+// add records a new snapshot.
+func add(tx *state.Tx, ns string, s Info) (Info, error) {
+	if err := content.CheckLabels(s.Labels); err != nil {
+		return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
+	}
+	if err := absent(tx, ns, s.Key); err != nil {
+		return s, err
+	}
+	if err := committed(tx, ns, s.Key, s.Parent); err != nil {
+		return s, err
+	}
+	s.Created = time.Now().UTC()
+	s.Updated = s.Created
+	if err := records.Put(tx, ns, s.Key, s); err != nil {
+		return s, err
+	}
+	if s.Kind != Committed {
+		tx.Emit(ns, event.SnapshotPrepare{Key: s.Key, Parent: s.Parent, Snapshotter: Overlayfs})
+	}
+	return s, nil
+}
+
+func absent(tx *state.Tx, ns, key string) error {
+	_, err := records.Get(tx, ns, key)
+	if err == nil {
+		return fmt.Errorf("snapshot %q in namespace %q: %w", key, ns, errdefs.ErrAlreadyExists)
+	}
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// committed checks a parent; none is fine.
+func committed(tx *state.Tx, ns, key, parent string) error {
+	if parent == "" {
+		return nil
+	}
+	p, err := records.Get(tx, ns, parent)
+	if err != nil {
+		return fmt.Errorf("parent of snapshot %q: %w", key, err)
+	}
+	if p.Kind != Committed {
+		return fmt.Errorf("parent of snapshot %q: %q is not committed: %w", key, parent, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// CommitOptions are what a snapshot gets when it is committed.
+type CommitOptions struct {
+	// Parent is for a snapshot that was prepared without one: it is then put on top of this one.
+	Parent       string
+	Labels       map[string]string // replace those of the active snapshot
+	Size, Inodes int64
+}
+
+// Commit turns the active snapshot key into the committed snapshot name. The key is free afterwards.
+func Commit(tx *state.Tx, ns, name, key string, o CommitOptions) (Info, error) {
+	s, err := Get(tx, ns, key)
+	if err != nil {
+		return s, err
+	}
+	if s.Kind != Active {
+		return s, fmt.Errorf("commit of snapshot %q: it is %s: %w", key, s.Kind, errdefs.ErrFailedPrecondition)
+	}
+	if err := content.CheckLabels(o.Labels); err != nil {
+		return s, fmt.Errorf("snapshot %q: %w", name, err)
+	}
+	if err := absent(tx, ns, name); err != nil {
+		return s, err
+	}
+	if o.Parent != "" {
+		if s.Parent != "" && s.Parent != o.Parent {
+			return s, fmt.Errorf("commit of snapshot %q: it stands on %q: %w", key, s.Parent, errdefs.ErrInvalidArgument)
+		}
+		if err := committed(tx, ns, name, o.Parent); err != nil {
+			return s, err
+		}
+		s.Parent = o.Parent
+	}
+	if err := records.Delete(tx, ns, key); err != nil {
+		return s, err
+	}
+	s.Key, s.Kind, s.Labels, s.Size, s.Inodes = name, Committed, o.Labels, o.Size, o.Inodes
+	s.Updated = time.Now().UTC()
+	if err := records.Put(tx, ns, name, s); err != nil {
+		return s, err
+	}
+	tx.Emit(ns, event.SnapshotCommit{Key: key, Name: name, Snapshotter: Overlayfs})
+	return s, nil
+}
+
+// Label sets labels of a snapshot; an empty value removes the label.
+func Label(tx *state.Tx, ns, key string, labels map[string]string) (Info, error) {
+	s, err := Get(tx, ns, key)
+	if err != nil {
+		return s, err
+	}
+	if err := content.CheckLabels(labels); err != nil {
+		return s, fmt.Errorf("snapshot %q: %w", key, err)
+	}
+	s.Labels = maps.Clone(s.Labels)
+	for k, v := range labels {
+		if v == "" {
+			delete(s.Labels, k)
+			continue
+		}
+		if s.Labels == nil {
+			s.Labels = map[string]string{}
+		}
+		s.Labels[k] = v
+	}
+	s.Updated = time.Now().UTC()
+	return s, records.Put(tx, ns, key, s)
+}
+
+// Remove removes a record. It gives the ids whose directories no record of any namespace names any more;
+// the caller drops them after the commit. A snapshot that others stand on is
+// errdefs.ErrFailedPrecondition.
+func Remove(tx *state.Tx, ns, key string) ([]ID, error) {
+	s, err := Get(tx, ns, key)
+	if err != nil {
+		return nil, err
+	}
+	if s.Kind == Committed {
+		for other, err := range All(tx, ns) {
+			if err == nil && other.Parent == key {
+				return nil, fmt.Errorf("snapshot %q: %q stands on it: %w", key, other.Key, errdefs.ErrFailedPrecondition)
+			}
+		}
+	}
+	if err := records.Delete(tx, ns, key); err != nil {
+		return nil, err
+	}
+	tx.Emit(ns, event.SnapshotRemove{Key: key, Snapshotter: Overlayfs})
+	if s.Kind == Committed {
+		if used, err := named(tx, s.ID); used || err != nil {
+			return nil, err
+		}
+	}
+	return []ID{s.ID}, nil
+}
+
+// named tells whether a record of any namespace names the directory.
+func named(tx *state.Tx, id ID) (bool, error) {
+	names, err := Namespaces(tx)
+	if err != nil {
+		return false, err
+	}
+	for _, ns := range names {
+		for s, err := range All(tx, ns) {
+			if err != nil {
+				return false, err
+			}
+			if s.ID == id {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// maxChain bounds how far parents are followed: overlayfs stacks at most 500 layers.
+const maxChain = 512
+
+// Chain gives a snapshot and all that it stands on, the top first.
+func Chain(tx *state.Tx, ns, key string) ([]Info, error) {
+	var all []Info
+	for key != "" {
+		s, err := Get(tx, ns, key)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, s); len(all) > maxChain {
+			return nil, fmt.Errorf("snapshot %q stands on more than %d others: %w", all[0].Key, maxChain, errdefs.ErrDataLoss)
+		}
+		key = s.Parent
+	}
+	return all, nil
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/spec"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// CreateOptions are what a container is made of.
+type CreateOptions struct {
+	ID           string // empty: a random one
+	Image        string // name, digest or the beginning of one
+	Platform     string // empty: this machine's
+	Spec         spec.Options
+	Labels       map[string]string
+	StopSignal   string // empty: the image's, else TERM
+	Stdin        bool   // keep stdin open for clients
+	Transient    bool   // lives in run.db, removed when its task ends
+	CgroupParent string
+	LogMaxSize   int64 // bytes at which the log is rotated; 0: never
+	LogMaxFiles  int   // rotated logs that are kept
+}
+
+// Create makes a container from an image: a snapshot on top of the image's, a spec, a record. It is
+// durable when Create returns, unless it is transient.
+func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (container.Container, error) {
+	c, l, err := create(ctx, d, ns, o)
+	if err != nil {
+		return c, err
+	}
+	return c, l.Release()
+}
+
+// Run is Create and Start in one: no other command sees the container before it is being started.
+func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so StartOptions) (*Task, error) {
+	c, l, err := create(ctx, d, ns, o)
+	if err != nil {
+		return nil, err
+	}
+	starting, err := reserve(d, ns, c.ID)
+	if err = errors.Join(err, l.Release()); err != nil {
+		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
+	}
+	t, err := launch(ctx, d, ns, c, so, starting)
+	if err != nil {
+		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
+	}
+	return t, nil
+}
+
+// source is what an image gives a container.
+type source struct {
+	name     string
+	config   ocispec.ImageConfig
+	snapshot string   // committed snapshot of its last layer; empty for an image without layers
+	layers   []string // directories, top first
+}
+
+// create makes the container and returns with its lock held.
+func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (c container.Container, l *lock.Lock, err error) {
+	if err := container.CheckID(ns); err != nil {
+		return c, nil, fmt.Errorf("namespace: %w", err)
+	}
+	if o.ID == "" {
+		o.ID = randomID()
+	}
+	if err := container.CheckID(o.ID); err != nil {
+		return c, nil, fmt.Errorf("container name: %w", err)
+	}
+	if o.StopSignal != "" {
+		if _, err := ParseSignal(o.StopSignal); err != nil {
+			return c, nil, err
+		}
+	}
+	le, err := lease.Take(d)
+	if err != nil {
+		return c, nil, err
+	}
+	defer func() { err = errors.Join(err, le.Release()) }()
+	src, err := readImage(ctx, d, ns, o, le)
+	if err != nil {
+		return c, nil, err
+	}
+	made, err := generate(d, ns, o, src)
+	if err != nil {
+		return c, nil, err
+	}
+	c = container.Container{
+		ID: o.ID, Image: src.name, Labels: o.Labels,
+		Runtime:     container.Runtime{Name: container.DefaultRuntime},
+		Snapshotter: snapshot.Overlayfs, SnapshotKey: o.ID,
+		DefaultSeccomp: made.DefaultSeccomp,
+		StopSignal:     o.StopSignal, Stdin: o.Stdin, Transient: o.Transient,
+		LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
+	}
+	if c.StopSignal == "" {
+		c.StopSignal = src.config.StopSignal
+	}
+	if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+o.ID, lock.Exclusive); err != nil {
+		return c, nil, fmt.Errorf("create container %q: %w", o.ID, err)
+	}
+	if err := record(ctx, d, ns, l, c, made.Spec, src, le); err != nil {
+		return c, nil, errors.Join(fmt.Errorf("create container %q: %w", o.ID, err), l.Release())
+	}
+	return c, l, nil
+}
+
+// record stages the snapshot's directory and writes all records in one commit.
+func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c container.Container, s *specs.Spec, src source, le *lease.Lease) error {
+	id := snapshot.NewID()
+	if err := le.Hold(ctx, l, lease.Snapshot, string(id)); err != nil {
+		return err
+	}
+	if err := snapshot.Stage(d, id); err != nil {
+		return err
+	}
+	crash.Point("task.staged")
+	update := d.Update
+	if c.Transient {
+		update = d.UpdateRun
+	}
+	err := update(ctx, l, func(tx *state.Tx) error {
+		if err := container.Create(tx, ns, c, s); err != nil {
+			return err
+		}
+		_, err := snapshot.Prepare(tx, ns, c.SnapshotKey, src.snapshot, id, nil)
+		return err
+	})
+	crash.Point("task.recorded")
+	if err != nil {
+		return errors.Join(err, snapshot.Drop(d, id))
+	}
+	return nil
+}
+
+// ImageError says that a container's image is not here or is incomplete.
+type ImageError struct {
+	Image string
+	Err   error
+}
+
+// Error names the image.
+func (e *ImageError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause and its kind.
+func (e *ImageError) Unwrap() error { return e.Err }
+
+// readImage reads the image and takes its last layer's snapshot into the lease.
+func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le *lease.Lease) (src source, err error) {
+	platform, err := image.ParsePlatform(o.Platform)
+	if err != nil {
+		return src, err
+	}
+	var img image.Image
+	err = d.View(ctx, func(tx *state.Tx) error {
+		img, err = image.Find(tx, ns, o.Image)
+		return err
+	})
+	if err != nil {
+		return src, &ImageError{o.Image, err}
+	}
+	m, err := image.Resolve(d, img.Target, platform)
+	if err != nil {
+		return src, &ImageError{o.Image, err}
+	}
+	src = source{name: img.Name, config: m.Config.Config}
+	if len(m.ChainIDs) == 0 {
+		return src, nil
+	}
+	src.snapshot = m.ChainIDs[len(m.ChainIDs)-1].String()
+	if err := le.Hold(ctx, nil, lease.Snapshot, ns+"/"+src.snapshot); err != nil {
+		return src, err
+	}
+	err = d.View(ctx, func(tx *state.Tx) error {
+		src.layers, err = snapshot.Layers(tx, d, ns, src.snapshot)
+		return err
+	})
+	if errdefs.IsNotFound(err) {
+		return src, &ImageError{o.Image, fmt.Errorf("image %q is here, but not unpacked: %w", img.Name, err)}
+	}
+	return src, err
+}
+
+// generate makes the spec, and the directories of volumes that are not there yet, as docker does.
+func generate(d *state.Dir, ns string, o CreateOptions, src source) (spec.Result, error) {
+	so := o.Spec
+	so.CgroupsPath = cgroupPath(d, o.CgroupParent, ns, o.ID)
+	so.Open = spec.LayerFS(src.layers).Open
+	so.ID = o.ID
+	r, err := spec.Generate(src.config, so)
+	if err != nil {
+		return r, err
+	}
+	r.Spec.Root.Path = "rootfs"
+	for _, dir := range r.Mkdir {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return r, fmt.Errorf("volume: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// randomID is 12 hexadecimal digits, of which the first is a letter: no id is mistaken for a number.
+func randomID() string {
+	b := make([]byte, 6)
+	rand.Read(b)
+	b[0] = b[0]%0x60 + 0xa0
+	return hex.EncodeToString(b)
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// killedStatus is the exit status of a task whose supervisor was killed: what SIGKILL gives.
+const killedStatus = 128 + 9
+
+// Finish ends a task whose supervisor is gone: kills what it left, records the exit, and removes a
+// transient container altogether. A task that anybody still has is left alone.
+func Finish(ctx context.Context, d *state.Dir, ns, id string) error {
+	l, err := d.Lock(ctx, nil, lock.Container, ns+"/"+id, lock.Exclusive)
+	if err != nil {
+		return err
+	}
+	transient, err := finish(d, ns, id)
+	if err == nil && transient {
+		err = removeRecords(ctx, d, l, ns, id)
+	}
+	if err = errors.Join(err, l.Release()); err != nil {
+		return fmt.Errorf("finish container %q: %w", id, err)
+	}
+	if transient {
+		return d.EmptyTrash()
+	}
+	return nil
+}
+
+// finishSoon is Finish for listings: when the lock is busy, whoever has it sees to the task.
+func finishSoon(ctx context.Context, d *state.Dir, ns, id string) {
+	locks := d.Locks()
+	locks.Wait = 0
+	l, err := locks.Acquire(ctx, nil, lock.Container, ns+"/"+id, lock.Exclusive)
+	if err != nil {
+		return
+	}
+	transient, err := finish(d, ns, id)
+	if err == nil && transient {
+		_ = removeRecords(ctx, d, l, ns, id)
+	}
+	l.Release()
+}
+
+// finish does the work of Finish under the container's lock. It reports whether the container is
+// transient and nobody is left who would remove it.
+func finish(d *state.Dir, ns, id string) (orphan bool, err error) {
+	dir := Dir(d, ns, id)
+	alive, err := live(dir)
+	if alive || err != nil {
+		return false, err
+	}
+	if err := end(d, dir, ns, id); err != nil {
+		return false, err
+	}
+	err = d.View(context.Background(), func(tx *state.Tx) error {
+		c, err := container.Get(tx, ns, id)
+		orphan = c.Transient
+		return err
+	})
+	if errdefs.IsNotFound(err) {
+		return true, nil // a removal that was cut short
+	}
+	if err != nil || !orphan {
+		return false, err
+	}
+	client, err := lock.IsHeld(filepath.Join(dir, clientLock))
+	return !client, err
+}
+
+// end brings a dead task to rest: nothing runs, the exit is recorded.
+func end(d *state.Dir, dir, ns, id string) error {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var exit Exit
+	if done, err := readJSON(dir, exitFile, &exit); done || err != nil {
+		return err
+	}
+	cg := cgroupOf(d, dir, ns, id)
+	if err := cgroup.Kill(cg); err != nil {
+		return err
+	}
+	crash.Point("task.finish-killed")
+	if err := cgroup.Remove(cg); err != nil {
+		return err
+	}
+	var p Process
+	started, err := readJSON(dir, initFile, &p)
+	if err != nil {
+		return err
+	}
+	if !started {
+		return d.Trash(dir) // nothing ever ran
+	}
+	exit = Exit{Status: killedStatus, ExitedAt: time.Now().UTC(), Reason: "supervisor died"}
+	data, err := json.Marshal(exit)
+	if err != nil {
+		return err
+	}
+	if err := state.WriteFile(filepath.Join(dir, exitFile), data, false); err != nil {
+		return err
+	}
+	crash.Point("task.finish-recorded")
+	return d.Journal().Append(ns, event.TaskExit{ContainerID: id, ID: id, Pid: uint32(p.PID), ExitStatus: killedStatus, ExitedAt: exit.ExitedAt})
+}
+
+// cgroupOf reads the cgroup from the bundle; before that is written, it is the default one.
+func cgroupOf(d *state.Dir, dir, ns, id string) string {
+	var s specs.Spec
+	if ok, err := readJSON(dir, configFile, &s); ok && err == nil && s.Linux != nil && s.Linux.CgroupsPath != "" {
+		return s.Linux.CgroupsPath
+	}
+	return cgroupPath(d, "", ns, id)
+}

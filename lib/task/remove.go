@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Remove removes a container, its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
+// unless force, which kills it first. One that is not there is errdefs.ErrNotFound.
+func Remove(ctx context.Context, d *state.Dir, ns, id string, force bool) error {
+	c, err := find(ctx, d, ns, id)
+	if err != nil {
+		return err
+	}
+	if force {
+		if err := killAndWait(ctx, d, ns, c.ID); err != nil {
+			return fmt.Errorf("remove container %q: %w", c.ID, err)
+		}
+	}
+	return remove(ctx, d, ns, c.ID)
+}
+
+// remove removes a container that has ended.
+func remove(ctx context.Context, d *state.Dir, ns, id string) error {
+	if err := awaitSupervisor(ctx, Dir(d, ns, id)); err != nil {
+		return fmt.Errorf("remove container %q: %w", id, err)
+	}
+	l, err := d.Lock(ctx, nil, lock.Container, ns+"/"+id, lock.Exclusive)
+	if err != nil {
+		return fmt.Errorf("remove container %q: %w", id, err)
+	}
+	err = func() error {
+		if _, err := finish(d, ns, id); err != nil {
+			return err
+		}
+		if alive, err := live(Dir(d, ns, id)); err != nil {
+			return err
+		} else if alive {
+			return &RunningError{ID: id}
+		}
+		return removeRecords(ctx, d, l, ns, id)
+	}()
+	if err = errors.Join(err, l.Release()); err != nil {
+		return fmt.Errorf("remove container %q: %w", id, err)
+	}
+	return d.EmptyTrash()
+}
+
+// RunningError says that a container must be stopped first. Its kind is errdefs.ErrFailedPrecondition.
+type RunningError struct{ ID string }
+
+// Error names the container.
+func (e *RunningError) Error() string { return fmt.Sprintf("container %q is running", e.ID) }
+
+// Unwrap gives the kind.
+func (e *RunningError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+// Hint names the next step.
+func (e *RunningError) Hint() string {
+	return fmt.Sprintf("ctr-task stop %s, or ctr-task rm -f %s", e.ID, e.ID)
+}
+
+// removeRecords removes what is kept of a container under its lock: the records in one commit, then the
+// files, into the trash. What is gone already is done.
+func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id string) error {
+	var c container.Container
+	err := d.View(ctx, func(tx *state.Tx) (err error) {
+		c, err = container.Get(tx, ns, id)
+		return err
+	})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	var drop []snapshot.ID
+	if err == nil {
+		update := d.Update
+		if c.Transient {
+			update = d.UpdateRun
+		}
+		err = update(ctx, l, func(tx *state.Tx) error {
+			drop = nil
+			if err := container.Remove(tx, ns, id); err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+			if c.SnapshotKey == "" {
+				return nil
+			}
+			s, err := snapshot.Remove(tx, ns, c.SnapshotKey)
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			drop = s
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	crash.Point("task.removed-records")
+	for _, s := range drop {
+		if err := snapshot.Drop(d, s); err != nil {
+			return err
+		}
+	}
+	dir := Dir(d, ns, id)
+	var exit Exit
+	var p Process
+	ended, _ := readJSON(dir, exitFile, &exit)
+	readJSON(dir, initFile, &p)
+	if err := d.Trash(dir); err != nil {
+		return err
+	}
+	crash.Point("task.removed-task")
+	if err := d.Trash(d.Path("containers", ns, id)); err != nil {
+		return err
+	}
+	if ended {
+		return d.Journal().Append(ns, event.TaskDelete{ContainerID: id, ID: id, Pid: uint32(p.PID), ExitStatus: uint32(exit.Status), ExitedAt: exit.ExitedAt})
+	}
+	return nil
+}
+
+// awaitSupervisor waits until the supervisor of a task that has ended has left: it unmounts the rootfs
+// after it has recorded the exit. A task that runs is not waited for.
+func awaitSupervisor(ctx context.Context, dir string) error {
+	var exit Exit
+	if ended, err := readJSON(dir, exitFile, &exit); !ended || err != nil {
+		return err
+	}
+	var s Supervisor
+	if ok, err := readJSON(dir, shimFile, &s); !ok || err != nil {
+		return err
+	}
+	for {
+		held, err := lock.IsHeld(filepath.Join(dir, shimLock))
+		if !held || err != nil {
+			return err
+		}
+		fd := s.open()
+		if fd < 0 {
+			continue // its lock goes with it
+		}
+		err = poll(ctx, fd)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("supervisor pid %d does not end: %w", s.PID, err)
+		}
+	}
+}

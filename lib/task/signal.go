@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskapi"
+)
+
+// answerWithin bounds how long a supervisor may take to answer what costs it no work.
+const answerWithin = 5 * time.Second
+
+// NotRunningError says that a verb needs a running container. Its kind is errdefs.ErrFailedPrecondition.
+type NotRunningError struct{ ID, Status string }
+
+// Error names the container and its state.
+func (e *NotRunningError) Error() string {
+	return fmt.Sprintf("container %q is not running (%s)", e.ID, e.Status)
+}
+
+// Unwrap gives the kind.
+func (e *NotRunningError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+// Hint names the next step.
+func (e *NotRunningError) Hint() string { return "ctr-task start " + e.ID }
+
+// Kill sends a signal to the init process of a running container, or with all to every process of it.
+func Kill(ctx context.Context, d *state.Dir, ns, id string, sig unix.Signal, all bool) error {
+	c, err := find(ctx, d, ns, id)
+	if err != nil {
+		return err
+	}
+	if err := kill(ctx, d, ns, c.ID, sig, all); err != nil {
+		return fmt.Errorf("kill container %q: %w", c.ID, err)
+	}
+	return nil
+}
+
+func kill(ctx context.Context, d *state.Dir, ns, id string, sig unix.Signal, all bool) error {
+	client, err := connect(ctx, d, ns, id)
+	if err == nil {
+		defer client.Close()
+		short, cancel := context.WithTimeout(ctx, answerWithin)
+		defer cancel()
+		err = client.Kill(short, &taskapi.KillRequest{ID: id, Signal: uint32(sig), All: all})
+	}
+	if err == nil || errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) {
+		return err
+	}
+	return killDirectly(Dir(d, ns, id), sig, err)
+}
+
+// killDirectly signals init past a supervisor that does not answer.
+func killDirectly(dir string, sig unix.Signal, cause error) error {
+	var p Process
+	if ok, err := readJSON(dir, initFile, &p); !ok || err != nil {
+		return errors.Join(cause, err)
+	}
+	fd := p.open()
+	if fd < 0 {
+		return cause
+	}
+	defer unix.Close(fd)
+	return unix.PidfdSendSignal(fd, sig, nil, 0)
+}
+
+// Stop asks a container to end with its stop signal and kills it when it has not after grace. A
+// container that does not run is stopped already. ok is false when it had to be killed.
+func Stop(ctx context.Context, d *state.Dir, ns, id string, sig unix.Signal, grace time.Duration) error {
+	c, err := find(ctx, d, ns, id)
+	if err != nil {
+		return err
+	}
+	up, err := running(Dir(d, ns, c.ID))
+	if err != nil {
+		return err
+	}
+	if !up {
+		return Finish(ctx, d, ns, c.ID)
+	}
+	if sig == 0 {
+		sig = stopSignal(c.StopSignal)
+	}
+	err = kill(ctx, d, ns, c.ID, sig, false)
+	if err == nil {
+		short, cancel := context.WithTimeout(ctx, grace)
+		_, err = wait(short, d, ns, c.ID)
+		cancel()
+	}
+	if errdefs.IsNotFound(err) || err == nil {
+		return nil // it ended, and may have been removed with it
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return killAndWait(ctx, d, ns, c.ID)
+}
+
+func stopSignal(name string) unix.Signal {
+	if s, err := ParseSignal(name); err == nil {
+		return s
+	}
+	return unix.SIGTERM
+}
+
+// endWithin bounds how long a killed task may take to end. A process that sits in the kernel, on a dead
+// network filesystem say, ends later or never.
+const endWithin = 30 * time.Second
+
+// killAndWait ends a task that runs, also one whose supervisor is stopped or gone.
+func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
+	dir := Dir(d, ns, id)
+	up, err := live(dir)
+	if err != nil {
+		return err
+	}
+	if !up {
+		return Finish(ctx, d, ns, id)
+	}
+	_ = kill(ctx, d, ns, id, unix.SIGKILL, true) // how it went shows in whether the task ends
+	short, cancel := context.WithTimeout(ctx, answerWithin)
+	_, err = wait(short, d, ns, id)
+	cancel()
+	if err == nil || errdefs.IsNotFound(err) {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	// The supervisor does not do its part: end it too, and finish the task ourselves.
+	var s Supervisor
+	if ok, err := readJSON(dir, shimFile, &s); ok && err == nil {
+		if fd := s.open(); fd >= 0 {
+			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			unix.Close(fd)
+		}
+	}
+	short, cancel = context.WithTimeout(ctx, endWithin)
+	defer cancel()
+	_, err = wait(short, d, ns, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// Pause stops every process of a running container where it is; Resume lets them go on.
+func Pause(ctx context.Context, d *state.Dir, ns, id string) error {
+	return withClient(ctx, d, ns, id, "pause", func(id string, c *taskapi.Client) error {
+		return c.Pause(ctx, &taskapi.PauseRequest{ID: id})
+	})
+}
+
+// Resume lets the processes of a paused container go on.
+func Resume(ctx context.Context, d *state.Dir, ns, id string) error {
+	return withClient(ctx, d, ns, id, "resume", func(id string, c *taskapi.Client) error {
+		return c.Resume(ctx, &taskapi.ResumeRequest{ID: id})
+	})
+}
+
+// withClient finds a running container and calls fn with a connection to its supervisor.
+func withClient(ctx context.Context, d *state.Dir, ns, id, verb string, fn func(string, *taskapi.Client) error) error {
+	c, err := find(ctx, d, ns, id)
+	if err != nil {
+		return err
+	}
+	client, err := connect(ctx, d, ns, c.ID)
+	if err == nil {
+		err = errors.Join(fn(c.ID, client), client.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("%s container %q: %w", verb, c.ID, err)
+	}
+	return nil
+}
+
+// connect dials the supervisor of a running task.
+func connect(ctx context.Context, d *state.Dir, ns, id string) (*taskapi.Client, error) {
+	dir := Dir(d, ns, id)
+	up, err := running(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !up {
+		finishSoon(ctx, d, ns, id)
+		info, err := Get(ctx, d, ns, id)
+		if err != nil {
+			return nil, err
+		}
+		return nil, &NotRunningError{ID: id, Status: string(info.Status)}
+	}
+	var s Supervisor
+	ok, err := readJSON(dir, shimFile, &s)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("its supervisor is still starting: %w", errdefs.ErrUnavailable)
+	}
+	c, err := taskapi.Dial(ctx, s.Address)
+	if err != nil {
+		return nil, err
+	}
+	c.Namespace = ns
+	return c, nil
+}
+
+// Processes lists the pids of a running container, as the host sees them.
+func Processes(ctx context.Context, d *state.Dir, ns, id string) ([]int, error) {
+	cg, err := runningCgroup(ctx, d, ns, id)
+	if err != nil {
+		return nil, err
+	}
+	return cgroup.Pids(cg)
+}
+
+// Measure reads what a running container uses.
+func Measure(ctx context.Context, d *state.Dir, ns, id string) (cgroup.Stats, error) {
+	cg, err := runningCgroup(ctx, d, ns, id)
+	if err != nil {
+		return cgroup.Stats{}, err
+	}
+	return cgroup.Measure(cg)
+}
+
+func runningCgroup(ctx context.Context, d *state.Dir, ns, id string) (string, error) {
+	info, err := Get(ctx, d, ns, id)
+	if err != nil {
+		return "", err
+	}
+	if info.Status != Running && info.Status != Paused {
+		return "", &NotRunningError{ID: info.ID, Status: string(info.Status)}
+	}
+	return cgroupOf(d, Dir(d, ns, info.ID), ns, info.ID), nil
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// ProcessInfo is one process of a container, as the host sees it.
+type ProcessInfo struct {
+	PID     int           `json:"pid"`
+	Parent  int           `json:"ppid"`
+	UID     int           `json:"uid"`   // effective
+	State   string        `json:"state"` // the letter of proc(5)
+	RSS     uint64        `json:"rss"`   // bytes
+	CPU     time.Duration `json:"cpu"`   // nanoseconds, user and system
+	Command []string      `json:"command"`
+}
+
+// Top describes the processes of a running container. One that ends meanwhile is left out.
+func Top(ctx context.Context, d *state.Dir, ns, id string) ([]ProcessInfo, error) {
+	pids, err := Processes(ctx, d, ns, id)
+	if err != nil {
+		return nil, err
+	}
+	var all []ProcessInfo
+	for _, pid := range pids {
+		if p, err := describeProcess(pid); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+// clockTick is USER_HZ, which is 100 on every architecture that Linux containers run on.
+const clockTick = time.Second / 100
+
+// describeProcess reads /proc/<pid> (proc(5)).
+func describeProcess(pid int) (ProcessInfo, error) {
+	p := ProcessInfo{PID: pid}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return p, err
+	}
+	name, rest := stat[bytes.IndexByte(stat, '(')+1:], []byte(nil)
+	if i := bytes.LastIndexByte(name, ')'); i >= 0 {
+		name, rest = name[:i], name[i+1:]
+	}
+	f := strings.Fields(string(rest))
+	if len(f) < 22 {
+		return p, fmt.Errorf("/proc/%d/stat is too short", pid)
+	}
+	p.State = f[0]
+	p.Parent, _ = strconv.Atoi(f[1])
+	user, _ := strconv.ParseInt(f[11], 10, 64)
+	system, _ := strconv.ParseInt(f[12], 10, 64)
+	p.CPU = time.Duration(user+system) * clockTick
+	pages, _ := strconv.ParseUint(f[21], 10, 64)
+	p.RSS = pages * uint64(os.Getpagesize())
+	p.UID = effectiveUID(pid)
+	if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && len(cmdline) > 0 {
+		p.Command = strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
+	} else {
+		p.Command = []string{"[" + string(name) + "]"}
+	}
+	return p, nil
+}
+
+func effectiveUID(pid int) int {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return -1
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
+			if f := strings.Fields(rest); len(f) == 4 {
+				uid, _ := strconv.Atoi(f[1])
+				return uid
+			}
+		}
+	}
+	return -1
+}
