@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
+)
+
+// inspection is what inspect prints of a container.
+type inspection struct {
+	task.Info
+	Namespace string      `json:"namespace"`
+	Log       string      `json:"log"`
+	Spec      *specs.Spec `json:"spec"`
+}
+
+func inspectVerb(g *cli.Global) *cobra.Command {
+	table := cli.Table[inspection]{Columns: []cli.Column[inspection]{
+		{Name: "id", Value: func(i inspection) string { return i.ID }},
+		{Name: "status", Value: func(i inspection) string { return statusText(i.Info) }},
+		{Name: "spec", Value: func(i inspection) string { data, _ := json.Marshal(i.Spec); return string(data) }, Hidden: true},
+	}}
+	cmd := cli.New("inspect [OPTION]... CONTAINER...", "show all that is known of containers", cli.About{
+		Long:  "Prints the record, the state and the OCI spec of each container as JSON: indented, or with --json one value a line.",
+		Stdin: "with the operand -, names of containers, one a line", Stdout: "a JSON value for each container",
+		Examples: []cli.Example{
+			{Note: "show everything", Text: "ctr-task inspect r"},
+			{Note: "show one thing", Text: "ctr-task inspect --format '{{.pid}}' r"},
+		},
+		Args: cli.Count(1, -1), Complete: cli.Containers(g), Exit: []int{cli.ExitNotFound, cli.ExitSome},
+	}, func(cmd *cobra.Command, args []string) error {
+		p, err := table.Printer(os.Stdout)
+		if err != nil {
+			return err
+		}
+		err = each(g, args, func(d *state.Dir, id string) error {
+			i, err := inspect(cmd, g, d, id)
+			if err != nil {
+				return err
+			}
+			if chosen(cmd) {
+				return p.Add(i)
+			}
+			data, err := json.MarshalIndent(i, "", "  ")
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Printf("%s\n", data)
+			return err
+		})
+		if e := p.Flush(); err == nil {
+			err = e
+		}
+		return err
+	})
+	table.Flags(cmd)
+	return cmd
+}
+
+// chosen tells whether an option asks for another form than indented JSON.
+func chosen(cmd *cobra.Command) bool {
+	for _, name := range []string{"columns", "quiet", "json", "format"} {
+		if cmd.Flags().Changed(name) {
+			return true
+		}
+	}
+	return false
+}
+
+func inspect(cmd *cobra.Command, g *cli.Global, d *state.Dir, id string) (inspection, error) {
+	info, err := task.Get(cmd.Context(), d, g.Namespace, id)
+	if err != nil {
+		return inspection{}, err
+	}
+	i := inspection{Info: info, Namespace: g.Namespace, Log: task.LogPath(d, g.Namespace, info.ID)}
+	err = d.View(cmd.Context(), func(tx *state.Tx) error {
+		i.Spec, err = container.Spec(tx, g.Namespace, info.ID)
+		return err
+	})
+	return i, err
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/task"
+)
+
+func lsVerb(g *cli.Global) *cobra.Command {
+	var running bool
+	var labels, statuses []string
+	table := cli.Table[task.Info]{Columns: []cli.Column[task.Info]{
+		{Name: "id", Value: func(i task.Info) string { return i.ID }},
+		{Name: "image", Value: func(i task.Info) string { return i.Image }, Help: "name of the image it was made from"},
+		{Name: "status", Value: statusText, Help: "created, starting, running, paused, or stopped with its exit status"},
+		{Name: "pid", Value: func(i task.Info) string { return number(i.PID) }, Help: "of its first process", Right: true},
+		{Name: "created", Value: func(i task.Info) string { return ago(i.Created) }, Help: "how long ago"},
+		{Name: "supervisor", Value: func(i task.Info) string { return number(i.Supervisor) }, Help: "pid of its ctr-shim", Right: true, Hidden: true},
+		{Name: "labels", Value: labelText, Help: "key=value, separated by commas", Hidden: true},
+		{Name: "snapshot", Value: func(i task.Info) string { return i.SnapshotKey }, Help: "its snapshot's key", Hidden: true},
+	}}
+	cmd := cli.New("ls [OPTION]...", "list containers", cli.About{
+		Long: "Lists the containers of the namespace, also those that do not run. What each is doing is read from the " +
+			"state directory alone: no lock is taken and no supervisor asked, so a stuck container delays nothing.",
+		Stdout: "a container a line",
+		Examples: []cli.Example{
+			{Note: "list all containers", Text: "ctr-task ls"},
+			{Note: "stop all that run", Text: "ctr-task ls -q --running | ctr-task stop -"},
+			{Note: "pick columns", Text: "ctr-task ls -o id,status,supervisor"},
+		},
+		Exit: []int{cli.ExitCorrupt},
+	}, func(cmd *cobra.Command, _ []string) error {
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		all, err := task.All(cmd.Context(), d, g.Namespace)
+		if err != nil {
+			return err
+		}
+		return table.PrintAll(slices.DeleteFunc(all, func(i task.Info) bool {
+			return running && i.Status != task.Running && i.Status != task.Paused ||
+				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !hasLabels(i.Labels, labels)
+		}))
+	})
+	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run or are paused")
+	cmd.Flags().StringSliceVar(&statuses, "status", nil, "list only containers with one of these `STATUSES`")
+	cmd.Flags().StringArrayVar(&labels, "label", nil, "list only containers with the label `KEY[=VALUE]`; each --label must fit")
+	cli.CompleteOption(cmd, "status", cobra.FixedCompletions([]string{"created", "starting", "running", "paused", "stopped"}, cobra.ShellCompDirectiveNoFileComp))
+	cli.CompleteOption(cmd, "label", cobra.NoFileCompletions)
+	table.Flags(cmd)
+	return cmd
+}
+
+func statusText(i task.Info) string {
+	if i.Exit == nil {
+		return string(i.Status)
+	}
+	text := fmt.Sprintf("stopped (%d)", i.Exit.Status)
+	if i.Exit.OOM {
+		text += " out of memory"
+	}
+	return text
+}
+
+func number(n int) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.Itoa(n)
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return units.HumanDuration(time.Since(t)) + " ago"
+}
+
+func labelText(i task.Info) string {
+	var all []string
+	for k, v := range i.Labels {
+		all = append(all, k+"="+v)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ",")
+}
+
+func hasLabels(have map[string]string, want []string) bool {
+	for _, w := range want {
+		key, value, exact := strings.Cut(w, "=")
+		v, ok := have[key]
+		if !ok || exact && v != value {
+			return false
+		}
+	}
+	return true
+}

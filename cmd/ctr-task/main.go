@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command ctr-task makes, runs and looks after containers.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+func main() {
+	root, g := cli.Root("ctr-task VERB [OPTION]... [OPERAND]...", "make, run and look after containers", cli.About{
+		Long: "A container is made from an image (create) and run as a task (start); run does both. No daemon is " +
+			"involved: each running container has one small supervisor, ctr-shim, and everything else is in the state " +
+			"directory, so any number of these commands can work at once and each sees the others' work.\n\n" +
+			"A container is named by its id, or by the beginning of its id where only one begins so. The operand - reads " +
+			"names from stdin, one a line, so that the commands can be joined by pipes.",
+		SeeAlso: []string{"ctr-pull", "ctr-image", "ctr-snap", "ctr-shim", "ctrd"},
+	}, nil)
+	for _, verb := range []func(*cli.Global) *cobra.Command{
+		runVerb, createVerb, startVerb, lsVerb, execVerb, attachVerb, logsVerb, killVerb, stopVerb, waitVerb,
+		rmVerb, inspectVerb, pauseVerb, resumeVerb, topVerb, statsVerb,
+	} {
+		root.AddCommand(verb(g))
+	}
+	cli.Main(root)
+}
+
+// each opens the state directory and calls fn with every operand.
+func each(g *cli.Global, args []string, fn func(d *state.Dir, id string) error) error {
+	d, err := g.Open()
+	if err != nil {
+		return err
+	}
+	return cli.Each(cli.Operands(args, os.Stdin), func(id string) error { return fn(d, id) })
+}
+
+// simple is a verb whose operands are containers and which prints nothing.
+func simple(g *cli.Global, name, short string, about cli.About, complete func(*cli.Global) cobra.CompletionFunc, deed func(context.Context, *state.Dir, string, string) error) *cobra.Command {
+	about.Args = cli.Count(1, -1)
+	about.Complete = complete(g)
+	about.Stdin = "with the operand -, names of containers, one a line"
+	about.Exit = append(about.Exit, cli.ExitNotFound, cli.ExitBusy, cli.ExitSome)
+	return cli.New(name+" [OPTION]... CONTAINER...", short, about, func(cmd *cobra.Command, args []string) error {
+		return each(g, args, func(d *state.Dir, id string) error { return deed(cmd.Context(), d, g.Namespace, id) })
+	})
+}

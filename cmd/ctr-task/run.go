@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
+)
+
+// programStatuses is what a command ends with that runs a program.
+var programStatuses = []cli.ExitStatus{
+	{Code: "n", Meaning: "the program's own status; 128+n when signal n ended it"},
+	{Code: "125", Meaning: "the failure is ours: no such image, a bad option, a container that cannot be made"},
+	{Code: "126", Meaning: "the program is there and cannot be executed"},
+	{Code: "127", Meaning: "the program is not there"},
+}
+
+func runVerb(g *cli.Global) *cobra.Command {
+	var c containerFlags
+	var a attachFlags
+	var detach bool
+	var pidfile string
+	cmd := cli.New("run [OPTION]... IMAGE [PROGRAM [ARGUMENT]...]", "make a container and run it", cli.About{
+		Long: "Makes a container from an image that is here (see ctr-pull) and runs it. Without -d, its output is passed on " +
+			"until it ends, with -i its input too, and run ends with its status. INT and TERM are passed on to the program.\n\n" +
+			"When IMAGE is -, it is the first field of the first line of stdin, as ctr-pull prints it; what follows that line " +
+			"is the container's stdin.\n\n" +
+			"With --rm the container is transient: it costs no write to the disk but its own, and it is removed when it ends, " +
+			"also when this command has been killed.",
+		Stdin: "with -i, the container's input; with IMAGE -, first a line that names the image", Stdout: "the container's output; with -d, its id",
+		Examples: []cli.Example{
+			{Note: "pull an image and run it in the background", Text: "ctr-pull docker.io/library/redis:7 | ctr-task run -d --name r -"},
+			{Note: "a throw-away shell", Text: "ctr-task run --rm -it alpine"},
+			{Note: "a filter in a pipe", Text: "{ ctr-pull -q alpine; cat data; } | ctr-task run --rm -i - wc -c"},
+			{Note: "limits and a volume", Text: "ctr-task run -d -m 256m --cpus 0.5 -v /srv/www:/usr/share/nginx/html:ro nginx"},
+		},
+		Args: cli.Count(1, -1), Complete: cli.InTurn(cli.Images(g)), Program: true, Failure: 125, Status: programStatuses,
+		SeeAlso: []string{"ctr-pull", "ctr-task-create", "ctr-task-start", "ctr-task-attach", "ctr-task-logs"},
+	}, func(cmd *cobra.Command, args []string) error {
+		o, err := c.options(cmd, args)
+		if err != nil {
+			return err
+		}
+		if detach && (a.detachKeys != "" && cmd.Flags().Changed("detach-keys")) {
+			return cli.Usagef("--detach-keys makes no sense with -d")
+		}
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		t, err := task.Run(cmd.Context(), d, g.Namespace, o, task.StartOptions{Client: !detach})
+		if err != nil {
+			return programStatus(imageHint(err))
+		}
+		defer t.Close()
+		if err := errors.Join(writeNew(c.cidfile, t.ID), writeNew(pidfile, strconv.Itoa(t.PID))); err != nil {
+			return err
+		}
+		if detach {
+			_, err := fmt.Println(t.ID)
+			return err
+		}
+		return a.attach(cmd, d, g.Namespace, t, session{stdin: o.Stdin, tty: o.Spec.TTY, transient: o.Transient, since: began})
+	})
+	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run in the background and print the container's id")
+	cmd.Flags().BoolVar(&c.Transient, "rm", false, "remove the container when it ends")
+	cmd.Flags().StringVar(&pidfile, "pidfile", "", "write the pid of the program to `FILE`, which must not exist")
+	c.add(cmd)
+	a.add(cmd)
+	return cmd
+}
+
+func createVerb(g *cli.Global) *cobra.Command {
+	var c containerFlags
+	cmd := cli.New("create [OPTION]... IMAGE [PROGRAM [ARGUMENT]...]", "make a container and do not run it", cli.About{
+		Long:   "Makes a container from an image that is here (see ctr-pull) and prints its id. IMAGE - is the first field of the first line of stdin, as ctr-pull prints it.",
+		Stdin:  "with IMAGE -, a line that names the image",
+		Stdout: "the container's id",
+		Examples: []cli.Example{
+			{Note: "make now, run later", Text: "id=$(ctr-task create --name db redis:7) && ctr-task start $id"},
+		},
+		Args: cli.Count(1, -1), Complete: cli.InTurn(cli.Images(g)), Program: true,
+		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy}, SeeAlso: []string{"ctr-task-run", "ctr-task-start"},
+	}, func(cmd *cobra.Command, args []string) error {
+		o, err := c.options(cmd, args)
+		if err != nil {
+			return err
+		}
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		made, err := task.Create(cmd.Context(), d, g.Namespace, o)
+		if err != nil {
+			return imageHint(err)
+		}
+		if err := writeNew(c.cidfile, made.ID); err != nil {
+			return err
+		}
+		_, err = fmt.Println(made.ID)
+		return err
+	})
+	c.add(cmd)
+	return cmd
+}
+
+// imageHint names the next step when the image is not here.
+func imageHint(err error) error {
+	var missing *task.ImageError
+	if errors.As(err, &missing) {
+		return cli.Hint(err, "ctr-pull %s", missing.Image)
+	}
+	return err
+}
+
+// programStatus gives an error the status 126 or 127 when the program could not be run.
+func programStatus(err error) error {
+	var p *task.ProgramError
+	if errors.As(err, &p) {
+		return cli.WithStatus(err, p.Status)
+	}
+	return err
+}
+
+func startVerb(g *cli.Global) *cobra.Command {
+	var a attachFlags
+	var attach bool
+	cmd := cli.New("start [OPTION]... CONTAINER...", "run containers that are made or have stopped", cli.About{
+		Long:  "Runs each container in the background and prints its id. With -a there is one container, whose output is passed on until it ends, as with run.",
+		Stdin: "with the operand -, names of containers, one a line; with -a, the container's input if it was made with -i", Stdout: "the id of each container; with -a, its output",
+		Examples: []cli.Example{
+			{Note: "run it again", Text: "ctr-task stop r; ctr-task start r"},
+			{Note: "run it here", Text: "ctr-task start -a job"},
+		},
+		Args: cli.Count(1, -1), Complete: cli.Containers(g), Failure: 0,
+		Exit:   []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome},
+		Status: []cli.ExitStatus{{Code: "n", Meaning: "with -a, the program's own status, or 125, 126, 127 as with run"}},
+	}, func(cmd *cobra.Command, args []string) error {
+		if !attach {
+			return each(g, args, func(d *state.Dir, id string) error {
+				t, err := task.Start(cmd.Context(), d, g.Namespace, id, task.StartOptions{})
+				if err != nil {
+					return err
+				}
+				fmt.Println(t.ID)
+				return t.Close()
+			})
+		}
+		if len(args) != 1 || args[0] == "-" {
+			return cli.Usagef("-a takes one container")
+		}
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		t, err := task.Start(cmd.Context(), d, g.Namespace, args[0], task.StartOptions{Client: true})
+		if err != nil {
+			return programStatus(err)
+		}
+		defer t.Close()
+		i, err := inspect(cmd, g, d, t.ID)
+		if err != nil {
+			return err
+		}
+		return a.attach(cmd, d, g.Namespace, t, session{stdin: i.Stdin, tty: i.Spec.Process.Terminal, since: began})
+	})
+	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "pass the output on, and the input of a container made with -i")
+	a.add(cmd)
+	return cmd
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
+)
+
+var signalNames = []string{"HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM", "CONT", "STOP", "WINCH"}
+
+func killVerb(g *cli.Global) *cobra.Command {
+	signal, all := "KILL", false
+	cmd := simple(g, "kill", "send a signal to running containers", cli.About{
+		Long: "Sends a signal, KILL unless told otherwise, to the first process of each container. It does not wait for what the signal does; see ctr-task wait.",
+		Examples: []cli.Example{
+			{Note: "kill a container", Text: "ctr-task kill r"},
+			{Note: "have nginx read its configuration again", Text: "ctr-task kill -s HUP web"},
+		},
+		SeeAlso: []string{"ctr-task-stop", "ctr-task-wait", "signal(7)"},
+	}, cli.Tasks, func(ctx context.Context, d *state.Dir, ns, id string) error {
+		sig, err := task.ParseSignal(signal)
+		if err != nil {
+			return err
+		}
+		return task.Kill(ctx, d, ns, id, sig, all)
+	})
+	cmd.Flags().StringVarP(&signal, "signal", "s", signal, "send the signal `NAME` or number")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "send it to every process of the container")
+	cli.CompleteOption(cmd, "signal", cobra.FixedCompletions(signalNames, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func stopVerb(g *cli.Global) *cobra.Command {
+	var signal string
+	grace := 10 * time.Second
+	cmd := simple(g, "stop", "end running containers", cli.About{
+		Long: "Sends the container's stop signal (that of the image, or TERM) and waits until the container has ended; after the time that --time gives, it is killed. A container that does not run is stopped already.",
+		Examples: []cli.Example{
+			{Note: "stop a container and learn how it ended", Text: "ctr-task stop r; ctr-task wait r"},
+			{Note: "give it a minute", Text: "ctr-task stop -t 1m db"},
+		},
+		SeeAlso: []string{"ctr-task-kill", "ctr-task-wait"},
+	}, cli.Tasks, func(ctx context.Context, d *state.Dir, ns, id string) error {
+		var sig unix.Signal
+		if signal != "" {
+			var err error
+			if sig, err = task.ParseSignal(signal); err != nil {
+				return err
+			}
+		}
+		return task.Stop(ctx, d, ns, id, sig, grace)
+	})
+	cmd.Flags().VarP((*durationValue)(&grace), "time", "t", "wait this `DURATION` (10s, 1m; a number counts seconds) before killing")
+	cmd.Flags().StringVarP(&signal, "signal", "s", "", "send the signal `NAME` instead of the container's stop signal")
+	cli.CompleteOption(cmd, "signal", cobra.FixedCompletions(signalNames, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func pauseVerb(g *cli.Global) *cobra.Command {
+	return simple(g, "pause", "freeze running containers", cli.About{
+		Long:     "Stops every process of the container where it is, with the cgroup freezer. The processes do not notice.",
+		Examples: []cli.Example{{Note: "freeze a container and let it go on", Text: "ctr-task pause r; ctr-task resume r"}},
+		SeeAlso:  []string{"ctr-task-resume"},
+	}, cli.Tasks, task.Pause)
+}
+
+func resumeVerb(g *cli.Global) *cobra.Command {
+	return simple(g, "resume", "let paused containers go on", cli.About{
+		Long:     "Undoes ctr-task pause.",
+		Examples: []cli.Example{{Note: "let everything that is paused go on", Text: "ctr-task ls -q --status paused | ctr-task resume -"}},
+		SeeAlso:  []string{"ctr-task-pause"},
+	}, cli.Tasks, task.Resume)
+}
+
+func rmVerb(g *cli.Global) *cobra.Command {
+	var force bool
+	cmd := simple(g, "rm", "remove containers", cli.About{
+		Long: "Removes containers that do not run, with their writable layer and their log. With -f, one that runs is killed first and one that does not exist is no error.",
+		Examples: []cli.Example{
+			{Note: "remove a container", Text: "ctr-task rm r"},
+			{Note: "remove all that have stopped", Text: "ctr-task ls -q --status stopped | ctr-task rm -"},
+		},
+	}, cli.Containers, func(ctx context.Context, d *state.Dir, ns, id string) error {
+		err := task.Remove(ctx, d, ns, id, force)
+		if force && cli.Status(err) == cli.ExitNotFound {
+			return nil
+		}
+		return err
+	})
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill it first when it runs; absent is success")
+	return cmd
+}
+
+func waitVerb(g *cli.Global) *cobra.Command {
+	var timeout time.Duration
+	cmd := cli.New("wait [OPTION]... CONTAINER...", "wait for containers to end", cli.About{
+		Long:  "Waits until each container has ended, one after the other, and prints its exit status; 128+n stands for signal n. It can be called before the container is started, while it runs and after it has ended, from any number of processes.",
+		Stdin: "with the operand -, names of containers, one a line", Stdout: "the exit status of each, a line each",
+		Examples: []cli.Example{
+			{Note: "run in the background, wait for the end", Text: "ctr-task run -d busybox sleep 1 | ctr-task wait -"},
+			{Note: "end with the container's status", Text: "ctr-task wait --exit-status r"},
+		},
+		Args: cli.Count(1, -1), Complete: cli.Containers(g), Exit: []int{cli.ExitNotFound, cli.ExitSome, cli.ExitTimeout},
+		Status: []cli.ExitStatus{{Code: "n", Meaning: "with --exit-status, that of the last container"}},
+	}, func(cmd *cobra.Command, args []string) error {
+		ctx := cmd.Context()
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		use, _ := cmd.Flags().GetBool("exit-status")
+		last := 0
+		err := each(g, args, func(d *state.Dir, id string) error {
+			exit, err := task.Wait(ctx, d, g.Namespace, id)
+			if err != nil {
+				return err
+			}
+			last = exit.Status
+			_, err = fmt.Fprintln(os.Stdout, exit.Status)
+			return err
+		})
+		if err == nil && use {
+			return cli.Exit(last)
+		}
+		return err
+	})
+	cmd.Flags().Var((*durationValue)(&timeout), "timeout", "give up after this `DURATION` (10s, 1m; a number counts seconds)")
+	cmd.Flags().Bool("exit-status", false, "end with the exit status of the last container")
+	return cmd
+}
+
+// durationValue is a duration flag that also takes a bare number of seconds.
+type durationValue time.Duration
+
+// String shows the duration.
+func (v *durationValue) String() string { return time.Duration(*v).String() }
+
+// Set parses a duration.
+func (v *durationValue) Set(s string) error {
+	d, err := cli.ParseDuration(s)
+	*v = durationValue(d)
+	return err
+}
+
+// Type is the name of the value in help texts.
+func (v *durationValue) Type() string { return "duration" }

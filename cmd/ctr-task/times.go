@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strconv"
+	"time"
+
+	"ctrd.dev/ctrd/lib/cli"
+)
+
+// parseTail reads a number of lines; all is -1.
+func parseTail(s string) (int, error) {
+	if s == "all" {
+		return -1, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return 0, cli.Usagef("--tail: %q is neither a number of lines nor all", s)
+	}
+	return n, nil
+}
+
+// parseSince reads a moment: RFC 3339, seconds since 1970, or a span back from now. Empty is the zero time.
+func parseSince(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return t, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d.Abs()), nil
+	}
+	if n, err := strconv.ParseFloat(s, 64); err == nil {
+		return time.UnixMicro(int64(n * 1e6)), nil
+	}
+	return time.Time{}, cli.Usagef("--since: %q is neither RFC 3339, nor seconds since 1970, nor a span such as 5m", s)
+}
