@@ -34,7 +34,7 @@ func version() string {
 type Global struct {
 	Root, State string        // the state directory
 	Namespace   string        // never empty
-	Wait        time.Duration // for a lock; < 0: without bound
+	Wait        time.Duration // for a lock
 }
 
 // Environment variables that set the default of a global option.
@@ -44,17 +44,21 @@ const (
 	EnvNamespace = "CTRD_NAMESPACE"
 )
 
+// DefaultWait bounds the wait for a lock where --wait does not: a holder that is stopped or stuck is then
+// reported, and nothing hangs for ever.
+const DefaultWait = time.Minute
+
 // DefaultNamespace is the namespace where neither option nor environment names one.
 const DefaultNamespace = "default"
 
 func newGlobal(root *cobra.Command) *Global {
-	g := &Global{Wait: -1}
+	g := &Global{Wait: DefaultWait}
 	f := root.PersistentFlags()
 	f.SortFlags = true
 	f.StringVar(&g.Root, "root", env(EnvRoot, state.DefaultRoot), "keep what is durable in `DIR`")
 	f.StringVar(&g.State, "state", env(EnvState, state.DefaultState), "keep what lives as long as this boot in `DIR`")
 	f.StringVarP(&g.Namespace, "namespace", "n", env(EnvNamespace, DefaultNamespace), "work in the namespace `NAME`")
-	f.Var((*waitValue)(&g.Wait), "wait", "wait at most `DURATION` (5s, 1m) for a lock; 0 fails at once (default: without bound)")
+	f.Var((*waitValue)(&g.Wait), "wait", "wait at most `DURATION` (5s, 1m) for a lock; 0 fails at once")
 	f.BoolP("help", "h", false, "show this help")
 	root.Flags().Bool("version", false, "show the version")
 	for name, otherwise := range map[string]string{"root": state.DefaultRoot, "state": state.DefaultState, "namespace": DefaultNamespace} {
@@ -90,16 +94,11 @@ func (g *Global) Open() (*state.Dir, error) {
 	return d, err
 }
 
-// waitValue is a duration flag whose empty value means "without bound"; a bare number counts seconds.
+// waitValue is a duration flag; a bare number counts seconds.
 type waitValue time.Duration
 
-// String shows the duration; nothing when there is no bound.
-func (w *waitValue) String() string {
-	if *w < 0 {
-		return ""
-	}
-	return time.Duration(*w).String()
-}
+// String shows the duration.
+func (w *waitValue) String() string { return time.Duration(*w).String() }
 
 // Set parses a duration.
 func (w *waitValue) Set(s string) error {
