@@ -201,6 +201,9 @@ func TestWrongDigest(t *testing.T) {
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), desc.Digest.String()) || !strings.Contains(err.Error(), digest.FromBytes(bad).String()) {
 		t.Errorf("commit: %v", err)
 	}
+	if !i.Discarded() {
+		t.Error("it is not said that the bytes are gone")
+	}
 	i.Close()
 	if _, err := Open(d, desc.Digest); !errdefs.IsNotFound(err) {
 		t.Errorf("a wrong blob is there: %v", err)

@@ -30,6 +30,8 @@ type Ingest struct {
 	list  *os.File // nil when the blob is in place
 	trust bool     // in place and known to be right
 
+	discarded bool
+
 	mu       sync.Mutex
 	changed  *sync.Cond
 	have     ranges
@@ -307,6 +309,7 @@ func (i *Ingest) commit() error {
 // Discard throws away what has arrived, or the blob in place if it is not trusted. The ingest can then
 // only be closed.
 func (i *Ingest) Discard() error {
+	i.discarded = i.discarded || !i.trust
 	if i.Complete() {
 		if i.trust {
 			return nil
@@ -315,6 +318,10 @@ func (i *Ingest) Discard() error {
 	}
 	return os.RemoveAll(i.dir())
 }
+
+// Discarded tells whether what had arrived was thrown away, by Discard or by a Commit that failed: then
+// the next Begin starts from nothing.
+func (i *Ingest) Discarded() bool { return i.discarded }
 
 // Close lets the blob's lock go. What has arrived of an uncommitted blob stays for the next Begin.
 func (i *Ingest) Close() error {

@@ -37,7 +37,7 @@ func ParsePlatform(s string) (ocispec.Platform, error) {
 	}
 	p, err := platforms.Parse(s)
 	if err != nil {
-		return p, fmt.Errorf("%v: %w", err, errdefs.ErrInvalidArgument)
+		return p, fmt.Errorf("%s: %w", strings.TrimSuffix(err.Error(), ": invalid argument"), errdefs.ErrInvalidArgument)
 	}
 	return platforms.Normalize(p), nil
 }

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/layer"
+	"ctrd.dev/ctrd/lib/lock"
+)
+
+// layer brings one layer: its blob and, unless the caller does without, its directory.
+func (p *puller) layer(ctx context.Context, n int) error {
+	desc := p.image.Manifest.Layers[n]
+	if !layer.IsLayer(desc.MediaType) {
+		return fmt.Errorf("media type %q is no layer: %w", desc.MediaType, errdefs.ErrNotImplemented)
+	}
+	again, err := p.tryLayer(ctx, n, desc)
+	if again {
+		// The bytes that an earlier process had left were wrong, as they can be after a power cut.
+		_, err = p.tryLayer(ctx, n, desc)
+	}
+	return err
+}
+
+// tryLayer reports again when what went wrong may be the fault of bytes that were there before.
+func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor) (again bool, err error) {
+	var outer *lock.Lock
+	there := false
+	if !p.opt.NoUnpack {
+		if outer, err = p.lockLayer(ctx, n); err != nil {
+			return false, err
+		}
+		defer func() { err = errors.Join(err, outer.Release()) }()
+		if there, err = p.findLayer(ctx, n); err != nil {
+			return false, err
+		}
+	}
+	i, err := content.Begin(ctx, p.d, outer, desc)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, i.Close()) }()
+	if i.Complete() && (there || p.opt.NoUnpack) {
+		p.report.send(desc, Exists, desc.Size)
+		return false, i.Commit()
+	}
+	consume := drain
+	if !there && !p.opt.NoUnpack {
+		consume = func(r io.Reader) error { return p.unpack(ctx, n, r, i) }
+	}
+	if err := p.bring(ctx, i, desc, consume); err != nil {
+		return i.Resumed() > 0 && i.Discarded(), err
+	}
+	p.report.send(desc, Done, desc.Size)
+	return false, nil
+}
+
+func (p *puller) arrived(desc ocispec.Descriptor) {
+	if !p.opt.NoUnpack {
+		p.report.send(desc, Unpacking, desc.Size)
+	}
+}
+
+func drain(r io.Reader) error {
+	_, err := io.Copy(io.Discard, r)
+	return err
+}
+
+// bring fetches what is missing of a blob while consume reads it from its beginning, and commits it.
+func (p *puller) bring(ctx context.Context, i *content.Ingest, desc ocispec.Descriptor, consume func(io.Reader) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	var failed error // the reason why not all has arrived, if that came first
+	if len(i.Missing()) > 0 {
+		m := &meter{r: p.report, desc: desc, have: i.Resumed()}
+		m.add(0)
+		running.Go(func() {
+			err := p.fetcher.fetch(ctx, i, desc, m.add)
+			if err == nil && len(i.Missing()) > 0 {
+				err = fmt.Errorf("the registry sent too little: %w", errdefs.ErrUnavailable)
+			}
+			if err == nil {
+				p.arrived(desc)
+				return
+			}
+			if ctx.Err() == nil {
+				failed = err
+			}
+			i.Fail(err)
+		})
+	} else {
+		p.arrived(desc)
+	}
+	err := consume(i.Follow())
+	if err != nil {
+		cancel(err)
+	}
+	running.Wait()
+	crash.Point("pull.after-data")
+	switch {
+	case failed != nil:
+		return failed
+	case err == nil:
+		return i.Commit()
+	case len(i.Missing()) == 0:
+		// A wrong digest explains whatever else was wrong.
+		if wrong := i.Commit(); errdefs.IsFailedPrecondition(wrong) {
+			return wrong
+		}
+	case isContent(err):
+		// Nobody knows whether these bytes are the right ones: the next try shall not build on them.
+		err = errors.Join(err, i.Discard())
+	}
+	return err
+}
+
+// isContent tells whether an error is about what the bytes say, rather than about the disk or a
+// deadline.
+func isContent(err error) bool {
+	var errno syscall.Errno
+	return !errors.As(err, &errno) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// checkDiffID compares what a layer unpacked to with what the image's configuration says.
+func checkDiffID(got, want digest.Digest) error {
+	if got != want {
+		return fmt.Errorf("it unpacks to diff id %s, the image's configuration says %s: %w", got, want, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/registry"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Options says what to pull for whom, and how.
+type Options struct {
+	Namespace string
+	Platform  string // os/architecture[/variant]; empty: this machine's
+	Registry  registry.Options
+	// Layers bounds the layers that are worked on at once; 0: 4.
+	Layers int
+	// NoUnpack leaves out the snapshots: only blobs are brought.
+	NoUnpack bool
+	// Progress, when set, hears of every step. It is called by one goroutine at a time.
+	Progress func(Event)
+}
+
+const (
+	defaultLayers = 4
+	// connections bounds the connections of one pull.
+	connections = 8
+)
+
+// Image brings the image that ref names and records it under its normalised name. An image that is
+// there whole costs one question to the registry and no write. The errors of the registry keep their
+// kinds; content that is not what its digest or the image says it is, is errdefs.ErrFailedPrecondition.
+// After an error nothing new is visible, and what had arrived is not asked for again.
+func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img image.Image, err error) {
+	name, err := image.Parse(ref)
+	if err != nil {
+		return img, err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("pull %s: %w", name, err)
+		}
+	}()
+	p := &puller{d: d, ref: name, opt: opt, report: &reporter{image: name.String(), to: opt.Progress}}
+	if p.platform, err = image.ParsePlatform(opt.Platform); err != nil {
+		return img, err
+	}
+	if p.repo, err = registry.Open(name.String(), opt.Registry); err != nil {
+		return img, err
+	}
+	defer p.repo.Close()
+	p.fetcher = &fetcher{repo: p.repo, conns: make(chan struct{}, connections)}
+	if p.lease, err = lease.Take(d); err != nil {
+		return img, err
+	}
+	img, err = p.run(ctx)
+	return img, errors.Join(err, p.lease.Release(), p.clean())
+}
+
+// puller is one pull of one image.
+type puller struct {
+	d        *state.Dir
+	ref      image.Reference
+	opt      Options
+	platform ocispec.Platform
+	lease    *lease.Lease
+	repo     *registry.Repository
+	fetcher  *fetcher
+	report   *reporter
+	target   ocispec.Descriptor
+	image    image.Manifest
+	labels   labels
+	layers   []unpacked // as far as they were unpacked
+	trashed  atomic.Bool
+}
+
+func (p *puller) run(ctx context.Context) (image.Image, error) {
+	p.report.send(ocispec.Descriptor{}, Resolving, 0)
+	var err error
+	if p.target, err = p.repo.Resolve(ctx); err != nil {
+		return image.Image{}, err
+	}
+	p.image, err = image.ResolveFrom(func(desc ocispec.Descriptor) ([]byte, error) {
+		return p.document(ctx, desc)
+	}, p.target, p.platform)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if err := p.hold(ctx); err != nil {
+		return image.Image{}, err
+	}
+	if p.labels, err = p.label(); err != nil {
+		return image.Image{}, err
+	}
+	img, named, whole, err := p.present(ctx)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if whole {
+		for _, l := range p.image.Manifest.Layers {
+			p.report.send(l, Exists, l.Size)
+		}
+		if named {
+			return img, nil
+		}
+		return p.record(ctx, p.recordName)
+	}
+	if err := p.bringLayers(ctx); err != nil {
+		return image.Image{}, err
+	}
+	if err := p.sync(); err != nil {
+		return image.Image{}, err
+	}
+	crash.Point("pull.after-sync")
+	return p.record(ctx, p.recordBlobs, p.recordLayers, p.recordName)
+}
+
+// clean deletes what was thrown away, outside all locks.
+func (p *puller) clean() error {
+	if !p.trashed.Load() {
+		return nil
+	}
+	return p.d.EmptyTrash()
+}
+
+// hold puts all that the image consists of on the lease, before any of it is looked for.
+func (p *puller) hold(ctx context.Context) error {
+	var digests []string
+	for _, l := range p.image.Manifest.Layers {
+		digests = append(digests, l.Digest.String())
+	}
+	if err := p.lease.Hold(ctx, nil, lease.Content, digests...); err != nil || p.opt.NoUnpack {
+		return err
+	}
+	return p.holdLayers(ctx)
+}
+
+// document gives an index, a manifest or a configuration, from the store or else from the registry.
+func (p *puller) document(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	if err := p.lease.Hold(ctx, nil, lease.Content, desc.Digest.String()); err != nil {
+		return nil, err
+	}
+	data, err := content.ReadAll(p.d, desc, image.MaxManifest)
+	if err == nil {
+		p.report.send(desc, Exists, desc.Size)
+		return data, nil
+	}
+	if !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+		return nil, err
+	}
+	p.report.send(desc, Waiting, 0)
+	i, err := content.Begin(ctx, p.d, nil, desc)
+	if err != nil {
+		return nil, err
+	}
+	if !i.Complete() {
+		p.report.send(desc, Downloading, 0)
+		err = p.bringDocument(ctx, i, desc)
+	}
+	if err = errors.Join(err, i.Close()); err != nil {
+		return nil, err
+	}
+	p.report.send(desc, Done, desc.Size)
+	return content.ReadAll(p.d, desc, image.MaxManifest)
+}
+
+func (p *puller) bringDocument(ctx context.Context, i *content.Ingest, desc ocispec.Descriptor) error {
+	if !image.IsIndex(desc.MediaType) && !image.IsManifest(desc.MediaType) {
+		if err := p.fetcher.fetch(ctx, i, desc, func(int) {}); err != nil {
+			return err
+		}
+		return i.Commit()
+	}
+	data, err := p.repo.Manifest(ctx, desc)
+	if err != nil {
+		return err
+	}
+	if _, err := i.WriteAt(data, 0); err != nil {
+		return err
+	}
+	return i.Commit()
+}
+
+// bringLayers works on several layers at once. The first error ends the others.
+func (p *puller) bringLayers(ctx context.Context) error {
+	n := p.opt.Layers
+	if n <= 0 {
+		n = defaultLayers
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	p.layers = make([]unpacked, len(p.image.Manifest.Layers))
+	places := make(chan struct{}, n)
+	for _, desc := range p.image.Manifest.Layers {
+		p.report.send(desc, Waiting, 0)
+	}
+	for i, desc := range p.image.Manifest.Layers {
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		running.Go(func() {
+			defer func() { <-places }()
+			if err := p.layer(ctx, i); err != nil {
+				cancel(fmt.Errorf("layer %s: %w", desc.Digest, err))
+			}
+		})
+	}
+	running.Wait()
+	return context.Cause(ctx)
+}

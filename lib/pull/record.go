@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// The labels that containerd's clients and its collector read.
+const (
+	labelRef          = "containerd.io/gc.ref.content."
+	labelSnapshot     = "containerd.io/gc.ref.snapshot." + snapshot.Overlayfs
+	labelUncompressed = "containerd.io/uncompressed"
+	labelSource       = "containerd.io/distribution.source."
+)
+
+// labels are the labels of each blob of the image.
+type labels map[digest.Digest]map[string]string
+
+func (l labels) set(d digest.Digest, key, value string) {
+	if l[d] == nil {
+		l[d] = map[string]string{}
+	}
+	l[d][key] = value
+}
+
+// label says how the blobs of the image refer to each other. An index refers to its manifests of all
+// platforms, as a later pull may bring them.
+func (p *puller) label() (labels, error) {
+	all := labels{}
+	for _, desc := range p.image.Indexes {
+		data, err := content.ReadAll(p.d, desc, image.MaxManifest)
+		if err != nil {
+			return nil, err
+		}
+		index, err := image.ParseIndex(data, desc.MediaType)
+		if err != nil {
+			return nil, err
+		}
+		for n, m := range index.Manifests {
+			all.set(desc.Digest, fmt.Sprintf("%sm.%d", labelRef, n), m.Digest.String())
+		}
+	}
+	m := p.image.Manifest
+	all.set(p.image.Descriptor.Digest, labelRef+"config", m.Config.Digest.String())
+	for n, l := range m.Layers {
+		all.set(p.image.Descriptor.Digest, fmt.Sprintf("%sl.%d", labelRef, n), l.Digest.String())
+		if !p.opt.NoUnpack {
+			all.set(l.Digest, labelUncompressed, p.image.Config.RootFS.DiffIDs[n].String())
+		}
+	}
+	if n := len(p.image.ChainIDs); n > 0 && !p.opt.NoUnpack {
+		all.set(m.Config.Digest, labelSnapshot, p.image.ChainIDs[n-1].String())
+	}
+	return all, nil
+}
+
+// blobs lists what the image consists of, each blob once.
+func (p *puller) blobs() []ocispec.Descriptor {
+	all := slices.Clone(p.image.Indexes)
+	all = append(all, p.image.Descriptor, p.image.Manifest.Config)
+	all = append(all, p.image.Manifest.Layers...)
+	seen := map[digest.Digest]bool{}
+	return slices.DeleteFunc(all, func(d ocispec.Descriptor) bool {
+		was := seen[d.Digest]
+		seen[d.Digest] = true
+		return was
+	})
+}
+
+// present tells whether the name stands for this image already, and whether all that the image consists
+// of is recorded in the namespace.
+func (p *puller) present(ctx context.Context) (img image.Image, named, whole bool, err error) {
+	err = p.d.View(ctx, func(tx *state.Tx) error {
+		img, err = image.Get(tx, p.opt.Namespace, p.ref.String())
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		named = err == nil && img.Target.Digest == p.target.Digest
+		whole, err = p.recorded(tx)
+		return err
+	})
+	return img, named, whole, err
+}
+
+// recorded tells whether blobs and snapshots are recorded.
+func (p *puller) recorded(tx *state.Tx) (bool, error) {
+	for _, desc := range p.blobs() {
+		b, err := content.Get(tx, p.opt.Namespace, desc.Digest)
+		if errdefs.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		for k, v := range p.labels[desc.Digest] {
+			if b.Labels[k] != v {
+				return false, nil
+			}
+		}
+		if _, err := os.Stat(content.Path(p.d, desc.Digest)); err != nil {
+			return false, nil
+		}
+	}
+	if p.opt.NoUnpack {
+		return true, nil
+	}
+	for _, chain := range p.image.ChainIDs {
+		s, err := snapshot.Get(tx, p.opt.Namespace, chain.String())
+		if errdefs.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if _, err := os.Stat(snapshot.FS(p.d, s.ID)); err != nil {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// record makes what is durable visible, in one commit.
+func (p *puller) record(ctx context.Context, parts ...func(*state.Tx) error) (img image.Image, err error) {
+	err = p.d.Update(ctx, nil, func(tx *state.Tx) error {
+		for _, part := range parts {
+			if err := part(tx); err != nil {
+				return err
+			}
+		}
+		img, err = image.Get(tx, p.opt.Namespace, p.ref.String())
+		return err
+	})
+	return img, err
+}
+
+// recordName points the image's name to its target. What an API or a user attached to the name stays.
+func (p *puller) recordName(tx *state.Tx) error {
+	img, err := image.Get(tx, p.opt.Namespace, p.ref.String())
+	if err == nil && img.Target.Digest == p.target.Digest {
+		return nil
+	}
+	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+		return err
+	}
+	return image.Put(tx, p.opt.Namespace, image.Image{Name: p.ref.String(), Target: p.target, Labels: img.Labels})
+}
+
+func (p *puller) recordBlobs(tx *state.Tx) error {
+	for _, desc := range p.blobs() {
+		if err := p.recordBlob(tx, desc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *puller) recordBlob(tx *state.Tx, desc ocispec.Descriptor) error {
+	b := content.Blob{Digest: desc.Digest, Size: desc.Size, Labels: maps.Clone(p.labels[desc.Digest])}
+	if b.Labels == nil {
+		b.Labels = map[string]string{}
+	}
+	old, err := content.Get(tx, p.opt.Namespace, desc.Digest)
+	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+		return err
+	}
+	key := labelSource + p.ref.Domain
+	if value := addSource(old.Labels[key], p.ref.Path); len(key)+len(value) <= content.MaxLabel {
+		b.Labels[key] = value
+	}
+	return content.Merge(tx, p.opt.Namespace, b)
+}
+
+// addSource adds a repository to those of the same registry from which a blob is known to come.
+func addSource(list, repository string) string {
+	if list == "" {
+		return repository
+	}
+	all := strings.Split(list, ",")
+	if slices.Contains(all, repository) {
+		return list
+	}
+	all = append(all, repository)
+	slices.Sort(all)
+	return strings.Join(all, ",")
+}
+
+func (p *puller) recordLayers(tx *state.Tx) error {
+	if p.opt.NoUnpack {
+		return nil
+	}
+	for n, chain := range p.image.ChainIDs {
+		s := snapshot.Info{Key: chain.String(), ID: snapshot.LayerID(chain), Size: p.layers[n].size, Inodes: p.layers[n].inodes}
+		if n > 0 {
+			s.Parent = p.image.ChainIDs[n-1].String()
+		}
+		if err := snapshot.PutLayer(tx, p.opt.Namespace, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sync makes all that was written durable, names included: once for each file system.
+func (p *puller) sync() error {
+	done := map[uint64]bool{}
+	for _, dir := range []string{p.d.Path("content"), p.d.Path("snapshots")} {
+		f, err := os.Open(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		err = unix.Fstat(int(f.Fd()), &st)
+		if err == nil && !done[st.Dev] {
+			done[st.Dev] = true
+			err = unix.Syncfs(int(f.Fd()))
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("sync %s: %w", dir, err)
+		}
+	}
+	return nil
+}
