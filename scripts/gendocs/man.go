@@ -76,14 +76,6 @@ func page(name string, d cli.Description, parent *cli.Description, see []string)
 	m.synopsis(d.Synopsis)
 	m.line(".SH DESCRIPTION")
 	m.prose(d.Long)
-	if d.Stdin != "" {
-		m.prose("On standard input it reads " + strings.TrimSuffix(d.Stdin, ".") + ".")
-	}
-	if d.Stdout != "" {
-		m.prose("On standard output it prints " + strings.TrimSuffix(d.Stdout, ".") + ".")
-	} else if len(d.Verbs) == 0 {
-		m.prose("On standard output it prints nothing.")
-	}
 	if len(d.Verbs) > 0 {
 		m.line(".SH VERBS")
 		for _, v := range d.Verbs {
@@ -102,10 +94,16 @@ func page(name string, d cli.Description, parent *cli.Description, see []string)
 		}
 		m.options(global)
 	}
+	if len(d.Verbs) == 0 {
+		m.line(".SH STDIN")
+		m.prose(sentence(d.Stdin, "Not used."))
+		m.line(".SH STDOUT")
+		m.prose(sentence(d.Stdout, "Nothing."))
+	}
 	if len(d.Examples) > 0 {
 		m.line(".SH EXAMPLES")
 		for _, e := range d.Examples {
-			m.prose(strings.ToUpper(e.Note[:1]) + e.Note[1:] + ":")
+			m.prose(strings.TrimSuffix(sentence(e.Note, ""), ".") + ":")
 			m.literal(e.Text)
 		}
 	}
@@ -132,6 +130,14 @@ func page(name string, d cli.Description, parent *cli.Description, see []string)
 		m.seeAlso(see)
 	}
 	return m.String()
+}
+
+// sentence begins with a capital and ends with a full stop.
+func sentence(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return strings.ToUpper(s[:1]) + strings.TrimSuffix(s[1:], ".") + "."
 }
 
 // roff writes man(7).
