@@ -136,6 +136,11 @@ func TestKilledInMidLayer(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-sent
+	for first := snapshot.FS(d, snapshot.LayerID(b.diffIDs[0])); ; {
+		if _, err := os.Stat(first); err == nil || t.Context().Err() != nil {
+			break
+		}
+	}
 	// All that is sent arrives in pieces; wait until the last whole one has been written down.
 	waitRanges(t, d, b.layers[1].Digest.Encoded(), part/piece*piece)
 	p.Process.Kill()
