@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mount carries out the mounts that snapshots are described by: containerd's types, sources and
-// options, on Linux.
+// Package mount mounts what a snapshot or a container needs, and takes it away again.
+//
+// A [Mount] has containerd's meaning (api/types/mount.proto): options as fstab has them, of which those
+// that are flags to the kernel become flags and the rest the file system's own options. Everything works
+// in the mount namespace of the process and needs nothing newer than Linux 5.4.
+//
+// A target is used by a descriptor of it, so that it cannot become a symbolic link between the look and
+// the mount; a target that is one is refused.
 package mount

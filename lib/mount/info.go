@@ -3,46 +3,93 @@
 package mount
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
-// Mounted tells whether something is mounted at path itself.
+// Mounted tells whether something is mounted at path itself. It is false when path does not exist.
 func Mounted(path string) (bool, error) {
-	ok, err := mountinfo.Mounted(path)
-	if err != nil {
-		return false, fmt.Errorf("look up mount %s: %w", path, err)
+	path = filepath.Clean(path)
+	id, err := mountID(path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
 	}
-	return ok, nil
+	if err != nil {
+		return false, err
+	}
+	if path == "/" {
+		return true, nil
+	}
+	above, err := mountID(filepath.Dir(path))
+	if err != nil {
+		return false, err
+	}
+	return id != above, nil
 }
 
-// Parent is the mount point that path, which must exist, lies on.
-func Parent(path string) (string, error) {
-	path, err := filepath.EvalSymlinks(path)
+// Parent gives the mount point below which path lies; it may be path itself.
+func Parent(path string) (mountpoint string, err error) {
+	id, err := mountID(path)
 	if err != nil {
 		return "", err
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
+	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return "", fmt.Errorf("look up mount of %s: %w", path, err)
+		return "", fmt.Errorf("mount point of %s: %w", path, err)
 	}
-	parent := "/"
-	for _, m := range mounts {
-		if len(m.Mountpoint) > len(parent) {
-			parent = m.Mountpoint
+	defer f.Close()
+	r := bufio.NewReader(f)
+	for {
+		line, err := r.ReadString('\n')
+		fields := strings.SplitN(line, " ", 6) // id, parent, device, root, mount point, ...
+		if len(fields) == 6 && fields[0] == strconv.Itoa(id) {
+			return unoctal(fields[4]), nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("mount point of %s: mount %d is not in /proc/self/mountinfo", path, id)
 		}
 	}
-	return parent, nil
 }
 
-// MakePrivate ends the propagation of mounts to and from a mount point, for what is mounted on it from
-// now on.
-func MakePrivate(mountpoint string) error {
-	if err := unix.Mount("", mountpoint, "", unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make %s private: %w", mountpoint, err)
+// mountID gives the id of the mount that path, not followed if it is a link, lies on. The kernel tells
+// it of any descriptor; statx does since 5.8 only.
+func mountID(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return nil
+	defer unix.Close(fd)
+	info, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return 0, fmt.Errorf("mount of %s: %w", path, err)
+	}
+	for line := range strings.Lines(string(info)) {
+		if v, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+			return strconv.Atoi(strings.TrimSpace(v))
+		}
+	}
+	return 0, fmt.Errorf("mount of %s: the kernel does not tell", path)
+}
+
+// unoctal undoes the escapes of space, tab, newline and backslash in /proc/self/mountinfo.
+func unoctal(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+4 <= len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
 }

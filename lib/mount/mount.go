@@ -7,203 +7,191 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
+	"strconv"
 
 	"github.com/containerd/errdefs"
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 )
 
-// Mount is one mount as containerd describes it. Options are those of mount(8).
+// Mount is one mount, as containerd's api/types/mount.proto describes it.
 type Mount struct {
-	Type    string   `json:"type"`
-	Source  string   `json:"source"`
-	Target  string   `json:"target,omitempty"` // below the place that the mounts are for
+	Type    string   `json:"type,omitempty"` // a file system, or bind
+	Source  string   `json:"source,omitempty"`
+	Target  string   `json:"target,omitempty"` // below the target that All is given; empty: that itself
 	Options []string `json:"options,omitempty"`
 }
 
-// All mounts in order at target, each at its own Target below it, which is never followed out of
-// target. When one fails, those before it are undone.
+// All mounts everything at target, in order. When one fails, those before it are unmounted. The target
+// must exist (a directory, or a file for the bind mount of a file) and be no symbolic link.
 func All(mounts []Mount, target string) error {
-	var done []string
-	for _, m := range mounts {
-		at, err := securejoin.SecureJoin(target, m.Target)
+	for i, m := range mounts {
+		err := one(m, target)
 		if err == nil {
-			err = m.at(at)
+			continue
 		}
-		if err != nil {
-			for i := len(done) - 1; i >= 0; i-- {
-				err = errors.Join(err, Unmount(done[i], unix.MNT_DETACH))
-			}
+		for j := i - 1; j >= 0; j-- {
+			at := filepath.Join(target, filepath.Join("/", mounts[j].Target))
+			err = errors.Join(err, unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+		}
+		return err
+	}
+	return nil
+}
+
+func one(m Mount, target string) error {
+	p, err := parse(m.Options)
+	if err != nil {
+		return err
+	}
+	at, err := openTarget(target, m.Target)
+	if err != nil {
+		return fmt.Errorf("mount %s at %s: %w", m.Type, filepath.Join(target, m.Target), err)
+	}
+	defer at.Close()
+	if m.Type == "bind" || m.Type == "rbind" {
+		p.flags |= unix.MS_BIND
+		if m.Type == "rbind" {
+			p.flags |= unix.MS_REC
+		}
+	}
+	switch {
+	case p.flags&unix.MS_BIND != 0 && p.flags&unix.MS_REMOUNT == 0:
+		err = unix.Mount(m.Source, procPath(at), "", p.flags&(unix.MS_BIND|unix.MS_REC), "")
+	case m.Type == "overlay":
+		err = overlay(m.Source, procPath(at), p.flags, p.data)
+	default:
+		err = plain(m.Source, procPath(at), m.Type, p.flags, p.data)
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s %q at %s: %w", m.Type, m.Source, at.Name(), err)
+	}
+	if err := change(m, target, p); err != nil {
+		// Half of a mount (writable, say) must not stay.
+		return errors.Join(fmt.Errorf("mount %s %q at %s: %w", m.Type, m.Source, at.Name(), err),
+			unix.Unmount(at.Name(), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+	}
+	return nil
+}
+
+// change does what the kernel does only to something that is mounted already.
+func change(m Mount, target string, p parsed) error {
+	const once = unix.MS_BIND | unix.MS_REC | unix.MS_REMOUNT
+	bound := p.flags&unix.MS_BIND != 0 && p.flags&^once != 0
+	if !bound && !p.recursiveRO && p.propagation == 0 {
+		return nil
+	}
+	at, err := openTarget(target, m.Target) // the mount this time, not what lies below it
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	if bound {
+		if err := rebind(procPath(at), p.flags&^uintptr(once)); err != nil {
 			return err
 		}
-		done = append(done, at)
 	}
-	return nil
-}
-
-// at carries out one mount.
-func (m Mount) at(target string) error {
-	o, err := parse(m.Options)
-	if err != nil {
-		return fmt.Errorf("mount %s on %s: %w", m.Source, target, err)
-	}
-	fail := func(err error) error {
-		return fmt.Errorf("mount %s %s on %s with %q: %w", m.Type, m.Source, target, strings.Join(m.Options, ","), err)
-	}
-	typ := m.Type
-	if typ == "bind" || typ == "rbind" {
-		typ = ""
-		o.flags |= unix.MS_BIND
-		if m.Type == "rbind" {
-			o.flags |= unix.MS_REC
-		}
-	}
-	first := o.flags
-	if o.flags&unix.MS_BIND != 0 {
-		first = o.flags & (unix.MS_BIND | unix.MS_REC)
-	}
-	if err := o.call(m.Source, target, typ, first); err != nil {
-		return fail(err)
-	}
-	// A bind mount takes its other flags only when it is remounted.
-	if o.flags&unix.MS_BIND != 0 && o.flags&^(unix.MS_BIND|unix.MS_REC) != 0 {
-		err = unix.Mount("", target, "", o.flags&^unix.MS_REC|unix.MS_REMOUNT, "")
-	}
-	if err == nil && o.recursiveReadOnly {
+	if p.recursiveRO {
 		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-		err = unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE, &attr)
+		err := unix.MountSetattr(int(at.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr)
+		if errors.Is(err, unix.ENOSYS) {
+			err = fmt.Errorf("mount option rro needs Linux 5.12: %w", errdefs.ErrNotImplemented)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil && o.propagation != 0 {
-		err = unix.Mount("", target, "", o.propagation, "")
-	}
-	if err != nil {
-		return errors.Join(fail(err), Unmount(target, unix.MNT_DETACH))
+	if p.propagation != 0 {
+		if err := unix.Mount("", procPath(at), "", p.propagation, ""); err != nil {
+			return fmt.Errorf("propagation: %w", err)
+		}
 	}
 	return nil
 }
 
-type options struct {
-	flags, propagation uintptr
-	recursiveReadOnly  bool
-	data               []string
-}
-
-var flagNames = map[string]struct {
-	clear bool
-	flag  uintptr
-}{
-	"async": {true, unix.MS_SYNCHRONOUS}, "atime": {true, unix.MS_NOATIME}, "bind": {false, unix.MS_BIND}, "defaults": {},
-	"dev": {true, unix.MS_NODEV}, "diratime": {true, unix.MS_NODIRATIME}, "dirsync": {false, unix.MS_DIRSYNC}, "exec": {true, unix.MS_NOEXEC},
-	"mand": {false, unix.MS_MANDLOCK}, "noatime": {false, unix.MS_NOATIME}, "nodev": {false, unix.MS_NODEV}, "nodiratime": {false, unix.MS_NODIRATIME},
-	"noexec": {false, unix.MS_NOEXEC}, "nomand": {true, unix.MS_MANDLOCK}, "norelatime": {true, unix.MS_RELATIME}, "nostrictatime": {true, unix.MS_STRICTATIME},
-	"nosuid": {false, unix.MS_NOSUID}, "rbind": {false, unix.MS_BIND | unix.MS_REC}, "relatime": {false, unix.MS_RELATIME}, "remount": {false, unix.MS_REMOUNT},
-	"ro": {false, unix.MS_RDONLY}, "rw": {true, unix.MS_RDONLY}, "strictatime": {false, unix.MS_STRICTATIME}, "suid": {true, unix.MS_NOSUID},
-	"sync": {false, unix.MS_SYNCHRONOUS},
-}
-
-var propagations = map[string]uintptr{
-	"private": unix.MS_PRIVATE, "rprivate": unix.MS_PRIVATE | unix.MS_REC, "shared": unix.MS_SHARED, "rshared": unix.MS_SHARED | unix.MS_REC,
-	"slave": unix.MS_SLAVE, "rslave": unix.MS_SLAVE | unix.MS_REC, "unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
-}
-
-// parse sorts options into what mount(2) takes as flags and what the file system reads.
-func parse(opts []string) (o options, err error) {
-	for _, s := range opts {
-		if strings.ContainsRune(s, 0) {
-			return o, fmt.Errorf("option %q: %w", s, errdefs.ErrInvalidArgument)
-		}
-		if f, ok := flagNames[s]; ok {
-			if f.clear {
-				o.flags &^= f.flag
-			} else {
-				o.flags |= f.flag
-			}
-			continue
-		}
-		if p, ok := propagations[s]; ok {
-			o.propagation = p
-			continue
-		}
-		if s == "rro" {
-			o.flags |= unix.MS_RDONLY
-			o.recursiveReadOnly = true
-			continue
-		}
-		o.data = append(o.data, s)
+// rebind sets the flags of a bind mount. In a user namespace the flags that the source has may not be
+// taken away, so they are kept then.
+func rebind(at string, flags uintptr) error {
+	err := unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|flags, "")
+	if !errors.Is(err, unix.EPERM) {
+		return err
 	}
-	return o, nil
+	var st unix.Statfs_t
+	if serr := unix.Statfs(at, &st); serr != nil {
+		return err
+	}
+	// The ST_ flags of statfs have the values of the MS_ flags, but for relatime.
+	const locked = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME
+	flags |= uintptr(st.Flags) & locked
+	if st.Flags&unix.ST_RELATIME != 0 {
+		flags |= unix.MS_RELATIME
+	}
+	return unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|flags, "")
 }
 
-// call is mount(2). Its data may fill a page: the lower directories of a long overlay are then given
-// relative to the directory that they share.
-func (o options) call(source, target, typ string, flags uintptr) error {
-	data := strings.Join(o.data, ",")
-	if len(data) < os.Getpagesize()-1 {
-		return unix.Mount(source, target, typ, flags, data)
+// openTarget opens the place to mount at. What lies below target may have been made by an image, so a
+// symbolic link there does not lead out of target.
+func openTarget(target, below string) (*os.File, error) {
+	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	name := target
+	var f *os.File
+	if rel := filepath.Join("/", below)[1:]; rel != "" {
+		root, err := os.OpenRoot(target)
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close()
+		if f, err = root.OpenFile(rel, flags, 0); err != nil {
+			return nil, err
+		}
+		name = filepath.Join(target, rel)
+	} else {
+		fd, err := unix.Open(target, flags, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: target, Err: err}
+		}
+		f = os.NewFile(uintptr(fd), target)
 	}
-	if typ != "overlay" {
-		return fmt.Errorf("options of %d bytes: %w", len(data), unix.E2BIG)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		f.Close()
+		return nil, err
 	}
-	dir, data := relative(o.data)
-	if len(data) >= os.Getpagesize()-1 {
-		return fmt.Errorf("options of %d bytes: %w", len(data), unix.E2BIG)
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		f.Close()
+		return nil, fmt.Errorf("%s is a symbolic link: %w", name, errdefs.ErrFailedPrecondition)
 	}
-	return inDirectory(dir, func() error { return unix.Mount(source, target, typ, flags, data) })
+	return f, nil
 }
 
-// relative rewrites lowerdir relative to the longest directory that all lower directories lie in.
-func relative(opts []string) (dir, data string) {
-	var all []string
-	for _, s := range opts {
-		lower, ok := strings.CutPrefix(s, "lowerdir=")
-		if !ok {
-			all = append(all, s)
-			continue
-		}
-		dirs := strings.Split(lower, ":")
-		dir = filepath.Dir(dirs[0])
-		for _, d := range dirs {
-			for dir != "/" && !strings.HasPrefix(d, dir+"/") {
-				dir = filepath.Dir(dir)
-			}
-		}
-		for i, d := range dirs {
-			dirs[i] = strings.TrimPrefix(strings.TrimPrefix(d, dir), "/")
-		}
-		all = append(all, "lowerdir="+strings.Join(dirs, ":"))
-	}
-	return dir, strings.Join(all, ",")
-}
+func procPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
 
-// inDirectory calls fn on a thread of its own whose working directory is dir. The thread ends with it.
-func inDirectory(dir string, fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Chdir(dir)
-		}
-		if err == nil {
-			err = fn()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-// Unmount takes away everything that is mounted at target, with the flags of umount2(2). A target that
-// is no mount point, or not there, is done.
+// Unmount unmounts whatever is mounted at target, one above the other, until nothing is. flags are those
+// of umount2(2), such as unix.MNT_DETACH. A target that is not there or where nothing is mounted is
+// success; one in use is errdefs.ErrFailedPrecondition.
 func Unmount(target string, flags int) error {
 	for {
 		err := unix.Unmount(target, flags|unix.UMOUNT_NOFOLLOW)
 		switch {
-		case err == unix.EINVAL, err == unix.ENOENT:
+		case err == nil || errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
 			return nil
-		case err != nil && err != unix.EINTR:
-			return &os.PathError{Op: "unmount", Path: target, Err: err}
+		case errors.Is(err, unix.EINVAL):
+			// Nothing is mounted there; or the mount is locked by another user namespace.
+			if mounted, merr := Mounted(target); merr == nil && !mounted {
+				return nil
+			}
+		case errors.Is(err, unix.EBUSY):
+			err = fmt.Errorf("in use: %w: %w", err, errdefs.ErrFailedPrecondition)
 		}
+		return fmt.Errorf("unmount %s: %w", target, err)
 	}
+}
+
+// MakePrivate ends the propagation of mounts from and to a mount point.
+func MakePrivate(mountpoint string) error {
+	if err := unix.Mount("", mountpoint, "", unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make %s private: %w", mountpoint, err)
+	}
+	return nil
 }

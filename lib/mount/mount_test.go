@@ -1,124 +1,373 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package mount_test
+package mount
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"ctrd.dev/ctrd/lib/mount"
 )
 
-func needRoot(t *testing.T) {
+// tmp gives a directory without mounts that propagate, and unmounts at the end what a test left.
+func tmp(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
+		t.Skip("needs root")
 	}
-}
-
-func mkdir(t *testing.T, elem ...string) string {
-	t.Helper()
-	dir := filepath.Join(elem...)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func at(t *testing.T, mounts []mount.Mount, target string) {
-	t.Helper()
-	if err := mount.All(mounts, target); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { mount.Unmount(target, unix.MNT_DETACH) })
-}
-
-// A container may have 128 layers; their absolute names do not fit into the page that mount(2) takes.
-func TestManyLayers(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
-	var lower []string
-	for i := range 128 {
-		l := mkdir(t, dir, "a-directory-of-usual-length", fmt.Sprintf("%016x", i), "fs")
-		if err := os.WriteFile(filepath.Join(l, fmt.Sprint(i)), nil, 0o644); err != nil {
-			t.Fatal(err)
+	d := t.TempDir()
+	t.Cleanup(func() {
+		info, _ := os.ReadFile("/proc/self/mountinfo")
+		lines := strings.Split(string(info), "\n")
+		slices.Reverse(lines)
+		for _, l := range lines {
+			if f := strings.Fields(l); len(f) > 5 && strings.HasPrefix(unoctal(f[4]), d) {
+				t.Errorf("left mounted: %s", unoctal(f[4]))
+				unix.Unmount(unoctal(f[4]), unix.MNT_DETACH)
+			}
 		}
-		lower = append(lower, l)
+	})
+	return d
+}
+
+func mk(t *testing.T, path string) string {
+	t.Helper()
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
 	}
-	upper, work, target := mkdir(t, dir, "u"), mkdir(t, dir, "w"), mkdir(t, dir, "t")
-	at(t, []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"index=off", "workdir=" + work, "upperdir=" + upper, "lowerdir=" + strings.Join(lower, ":")}}}, target)
-	entries, err := os.ReadDir(target)
-	if err != nil || len(entries) != 128 {
-		t.Errorf("%d entries, %v; want 128", len(entries), err)
-	}
-	if err := os.WriteFile(filepath.Join(target, "new"), nil, 0o644); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(filepath.Join(upper, "new")); err != nil {
-		t.Error(err)
+	return path
+}
+
+func put(t *testing.T, path string) {
+	t.Helper()
+	mk(t, filepath.Dir(path))
+	if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 
-func TestReadOnlyBind(t *testing.T) {
-	needRoot(t)
-	src, target := t.TempDir(), t.TempDir()
-	at(t, []mount.Mount{{Type: "bind", Source: src, Options: []string{"ro", "rbind", "nosuid"}}}, target)
-	if err := os.WriteFile(filepath.Join(target, "x"), nil, 0o644); err == nil {
-		t.Error("a read-only bind mount was written to")
+func mountAll(t *testing.T, target string, m ...Mount) {
+	t.Helper()
+	if err := All(m, target); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Unmount(target, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func is(t *testing.T, path string, want bool) {
+	t.Helper()
+	if got, err := Mounted(path); err != nil || got != want {
+		t.Errorf("Mounted(%s) = %v, %v", path, got, err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func TestBind(t *testing.T) {
+	d := tmp(t)
+	src, rw, ro := mk(t, d+"/src"), mk(t, d+"/rw"), mk(t, d+"/ro")
+	sub := mk(t, src+"/sub")
+	mountAll(t, sub, Mount{Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k", "nosuid", "mode=700"}})
+	put(t, sub+"/f")
+	mountAll(t, rw, Mount{Type: "bind", Source: src, Options: []string{"rw", "rbind", "rprivate"}})
+	put(t, rw+"/new")
+	if !exists(src+"/new") || !exists(rw+"/sub/f") {
+		t.Error("rbind does not show the source")
+	}
+	mountAll(t, ro, Mount{Type: "bind", Source: src, Options: []string{"ro", "bind", "nodev"}})
+	if err := os.WriteFile(ro+"/no", nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Errorf("write to a read-only bind: %v", err)
+	}
+	if exists(ro + "/sub/f") {
+		t.Error("bind is recursive")
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(target, &st); err != nil || st.Flags&unix.ST_NOSUID == 0 {
-		t.Errorf("flags %x, %v: want nosuid", st.Flags, err)
+	if err := unix.Statfs(ro, &st); err != nil || st.Flags&unix.ST_NODEV == 0 {
+		t.Errorf("nodev not set: %v", err)
 	}
-	if ok, err := mount.Mounted(target); err != nil || !ok {
-		t.Errorf("Mounted: %v, %v", ok, err)
-	}
-	if p, err := mount.Parent(target); err != nil || p != target {
-		t.Errorf("Parent: %q, %v", p, err)
-	}
-}
-
-func TestFailureUndoesWhatWasMounted(t *testing.T) {
-	needRoot(t)
-	target := t.TempDir()
-	mkdir(t, target, "sub")
-	err := mount.All([]mount.Mount{
-		{Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k"}},
-		{Type: "bind", Source: "/does/not/exist", Options: []string{"rbind"}},
-	}, target)
-	if err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
-		t.Errorf("error %v does not name the source", err)
-	}
-	if ok, _ := mount.Mounted(target); ok {
-		mount.Unmount(target, unix.MNT_DETACH)
-		t.Error("the first mount is still there")
-	}
-}
-
-// A link in the rootfs leads nowhere outside.
-func TestTargetStaysInside(t *testing.T) {
-	needRoot(t)
-	outside, target := t.TempDir(), t.TempDir()
-	if err := os.Symlink(outside, filepath.Join(target, "link")); err != nil {
-		t.Fatal(err)
-	}
-	mount.All([]mount.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "link"}}, target)
-	if ok, _ := mount.Mounted(outside); ok {
-		mount.Unmount(outside, unix.MNT_DETACH)
-		t.Error("mounted outside of the target")
-	}
-}
-
-func TestUnmountOfNothing(t *testing.T) {
-	needRoot(t)
-	for _, path := range []string{t.TempDir(), "/does/not/exist"} {
-		if err := mount.Unmount(path, 0); err != nil {
-			t.Errorf("unmount of %s: %v", path, err)
+	is(t, rw, true)
+	is(t, src, false)
+	is(t, d+"/none", false)
+	is(t, rw+"/new", false)
+	for path, want := range map[string]string{rw + "/new": rw, sub: sub, sub + "/f": sub, rw + "/sub/f": rw + "/sub"} {
+		if got, err := Parent(path); err != nil || got != want {
+			t.Errorf("Parent(%s) = %s, %v", path, got, err)
 		}
 	}
+}
+
+func TestRecursiveReadOnly(t *testing.T) {
+	d := tmp(t)
+	src, to := mk(t, d+"/src"), mk(t, d+"/to")
+	mountAll(t, mk(t, src+"/sub"), Mount{Type: "tmpfs", Source: "tmpfs"})
+	err := All([]Mount{{Type: "bind", Source: src, Options: []string{"rbind", "rro"}}}, to)
+	if errdefs.IsNotImplemented(err) {
+		is(t, to, false)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Unmount(to, unix.MNT_DETACH)
+	if err := os.WriteFile(to+"/sub/no", nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Errorf("write below a recursively read-only bind: %v", err)
+	}
+}
+
+func TestBindFile(t *testing.T) {
+	d := tmp(t)
+	put(t, d+"/src")
+	put(t, d+"/to")
+	os.WriteFile(d+"/src", []byte("source"), 0o644)
+	mountAll(t, d+"/to", Mount{Type: "bind", Source: d + "/src", Options: []string{"bind", "ro"}})
+	if b, _ := os.ReadFile(d + "/to"); string(b) != "source" {
+		t.Errorf("%q", b)
+	}
+	is(t, d+"/to", true)
+}
+
+func TestTarget(t *testing.T) {
+	d := tmp(t)
+	real, outside := mk(t, d+"/real"), mk(t, d+"/outside")
+	os.Symlink(outside, d+"/link")
+	m := Mount{Type: "tmpfs", Source: "tmpfs"}
+	if err := All([]Mount{m}, d+"/link"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a link as target: %v", err)
+	}
+	if err := All([]Mount{m}, d+"/none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no target: %v", err)
+	}
+	mk(t, real+"/sub")
+	os.Symlink("../outside", real+"/out")
+	for _, below := range []string{"out", "../outside", "/none"} {
+		m.Target = below
+		if err := All([]Mount{m}, real); err == nil {
+			t.Errorf("mounted at %s", below)
+		}
+	}
+	is(t, outside, false)
+	m.Target = "/sub"
+	if err := All([]Mount{m}, real); err != nil {
+		t.Fatal(err)
+	}
+	is(t, real+"/sub", true)
+	if err := Unmount(real+"/sub", 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailureUndoes(t *testing.T) {
+	d := tmp(t)
+	to := mk(t, d+"/to")
+	err := All([]Mount{{Type: "tmpfs", Source: "tmpfs"}, {Type: "bind", Source: d + "/none", Options: []string{"bind"}}}, to)
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), d+"/none") {
+		t.Errorf("%v", err)
+	}
+	is(t, to, false)
+	if err := All([]Mount{{Type: "ext4", Source: "/x", Options: []string{"loop"}}}, to); !errdefs.IsNotImplemented(err) {
+		t.Errorf("loop: %v", err)
+	}
+}
+
+func TestUnmount(t *testing.T) {
+	d := tmp(t)
+	to := mk(t, d+"/to")
+	m := Mount{Type: "tmpfs", Source: "tmpfs"}
+	if err := All([]Mount{m, m, m}, to); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(to + "/open")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Unmount(to, 0); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a busy mount: %v", err)
+	}
+	is(t, to, true)
+	f.Close()
+	for range 2 {
+		if err := Unmount(to, 0); err != nil {
+			t.Errorf("%v", err)
+		}
+	}
+	is(t, to, false)
+	for _, none := range []string{d + "/none", d + "/none/none"} {
+		if err := Unmount(none, 0); err != nil {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+func TestPropagation(t *testing.T) {
+	d := tmp(t)
+	a, b := mk(t, d+"/a"), mk(t, d+"/b")
+	mountAll(t, a, Mount{Type: "tmpfs", Source: "tmpfs", Options: []string{"shared"}})
+	mk(t, a+"/sub")
+	mountAll(t, b, Mount{Type: "bind", Source: a, Options: []string{"rbind", "rslave"}})
+	tmpfs := Mount{Type: "tmpfs", Source: "tmpfs"}
+	mountAll(t, a+"/sub", tmpfs)
+	is(t, b+"/sub", true)
+	if err := Unmount(a+"/sub", 0); err != nil {
+		t.Fatal(err)
+	}
+	is(t, b+"/sub", false)
+	if err := MakePrivate(a); err != nil {
+		t.Fatal(err)
+	}
+	mountAll(t, a+"/sub", tmpfs)
+	is(t, b+"/sub", false)
+}
+
+// TestManyLayers: 128 layers with long names, in a process that is busy elsewhere.
+func TestManyLayers(t *testing.T) {
+	for _, special := range []string{"plain", "with:colon,comma\\and space"} {
+		t.Run(special, func(t *testing.T) {
+			d := tmp(t)
+			base := d + "/" + special + "/" + strings.Repeat("long-", 20)
+			lower := make([]string, 128)
+			for i := range lower {
+				dir := fmt.Sprintf("%s/%016x/fs", base, i)
+				put(t, fmt.Sprintf("%s/f%d", dir, i))
+				os.WriteFile(mk(t, dir)+"/which", fmt.Append(nil, i), 0o644)
+				lower[i] = Escape(dir)
+			}
+			before, err := os.Getwd()
+			if err != nil {
+				t.Fatal(err)
+			}
+			to, up, work := mk(t, d+"/to"), mk(t, base+"/up/fs"), mk(t, base+"/up/work")
+			mountAll(t, to, Mount{Type: "overlay", Source: "overlay", Options: []string{
+				"index=off", "workdir=" + Escape(work), "upperdir=" + Escape(up), "lowerdir=" + strings.Join(lower, ":"),
+			}})
+			if b, _ := os.ReadFile(to + "/which"); string(b) != "0" {
+				t.Errorf("the first is not the top: %s", b)
+			}
+			if !exists(to+"/f0") || !exists(to+"/f127") {
+				t.Error("layers are missing")
+			}
+			put(t, to+"/written")
+			if !exists(up + "/written") {
+				t.Error("not written to the upper directory")
+			}
+			for range 4 * runtime.GOMAXPROCS(0) {
+				if wd, _ := os.Getwd(); wd != before {
+					t.Errorf("working directory is %s", wd)
+				}
+				if link, err := os.Readlink("/proc/thread-self/cwd"); err != nil || link != before {
+					t.Errorf("a thread's working directory is %s, %v", link, err)
+				}
+			}
+		})
+	}
+}
+
+func TestOverlayShort(t *testing.T) {
+	d := tmp(t)
+	a, b, to := mk(t, d+"/a:1"), mk(t, d+"/b,2"), mk(t, d+"/to")
+	put(t, a+"/a")
+	put(t, b+"/b")
+	mountAll(t, to, Mount{Type: "overlay", Source: "overlay", Options: []string{"ro", "lowerdir=" + Escape(a) + ":" + Escape(b)}})
+	if !exists(to+"/a") || !exists(to+"/b") {
+		t.Error("layers are missing")
+	}
+	if err := os.WriteFile(to+"/no", nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestTooManyLayers(t *testing.T) {
+	d := tmp(t)
+	var lower []string
+	for i := range 400 {
+		lower = append(lower, fmt.Sprintf("%s/%016x/fs", d, i))
+	}
+	err := All([]Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(lower, ":")}}}, mk(t, d+"/to"))
+	if !errdefs.IsInvalidArgument(err) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestPrivateNamespace(t *testing.T) {
+	d := tmp(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestInside$", "-test.v")
+	cmd.Env = append(os.Environ(), "MOUNT_TEST_DIR="+d)
+	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	is(t, d+"/to", false)
+	if exists(d + "/to/f") {
+		t.Error("the mount was seen outside")
+	}
+}
+
+func TestInside(t *testing.T) {
+	d := os.Getenv("MOUNT_TEST_DIR")
+	if d == "" {
+		t.Skip("run by TestPrivateNamespace")
+	}
+	// As a host run by systemd has it: everything shared, so the mount point must be made private.
+	mountpoint, err := Parent(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := MakePrivate(mountpoint); err != nil {
+		t.Fatal(err)
+	}
+	if err := All([]Mount{{Type: "tmpfs", Source: "tmpfs"}}, mk(t, d+"/to")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, d+"/to/f")
+	is(t, d+"/to", true)
+}
+
+func TestParse(t *testing.T) {
+	p, err := parse([]string{"ro", "nosuid", "rw", "noexec", "size=5%", "rbind", "slave", "", "rshared", "context=x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.flags != unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_BIND|unix.MS_REC || p.propagation != unix.MS_SHARED|unix.MS_REC || strings.Join(p.data, ",") != "size=5%,context=x" {
+		t.Errorf("%+v", p)
+	}
+}
+
+func FuzzRelative(f *testing.F) {
+	f.Add("/a/b/fs:/a/c/fs")
+	f.Add(`/a\:x/b:/a\:x/c`)
+	f.Add("/a:/a/b:/")
+	f.Add(`a\`)
+	f.Fuzz(func(t *testing.T, list string) {
+		dir, short := relative([]string{"lowerdir=" + list})
+		if dir == "" {
+			return
+		}
+		was, is := splitLower(list), splitLower(strings.TrimPrefix(short[0], "lowerdir="))
+		if len(was) != len(is) {
+			t.Fatalf("%q became %q", list, short[0])
+		}
+		for i := range was {
+			if a, b := filepath.Clean(unescape(was[i])), filepath.Join(dir, unescape(is[i])); a != b {
+				t.Errorf("%q is not %q", a, b)
+			}
+		}
+	})
 }
