@@ -18,6 +18,7 @@ import (
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -83,12 +84,12 @@ func glance(dir string) string {
 	return "created"
 }
 
-// namespaces completes the namespaces that hold a container or an image.
+// namespaces completes the namespaces that hold anything.
 func namespaces(g *Global) cobra.CompletionFunc {
 	return Names(g, func(tx *state.Tx, _ string) iter.Seq2[string, string] {
 		return func(yield func(string, string) bool) {
 			found := map[string]bool{DefaultNamespace: true}
-			for _, list := range []func(*state.Tx) ([]string, error){image.Namespaces, container.Namespaces} {
+			for _, list := range []func(*state.Tx) ([]string, error){image.Namespaces, container.Namespaces, snapshot.Namespaces} {
 				names, _ := list(tx)
 				for _, n := range names {
 					found[n] = true
@@ -112,5 +113,17 @@ func checkNamespace(ns string) error {
 
 // Snapshots completes the keys of snapshots, each with its kind and parent.
 func Snapshots(g *Global) cobra.CompletionFunc {
-	return Names(g, func(*state.Tx, string) iter.Seq2[string, string] { return func(func(string, string) bool) {} })
+	return Names(g, func(tx *state.Tx, ns string) iter.Seq2[string, string] {
+		return func(yield func(string, string) bool) {
+			for s, err := range snapshot.All(tx, ns) {
+				text := string(s.Kind)
+				if s.Parent != "" {
+					text += " on " + s.Parent
+				}
+				if err == nil && !yield(s.Key, text) {
+					return
+				}
+			}
+		}
+	})
 }
