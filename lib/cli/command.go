@@ -136,6 +136,14 @@ func needVerb(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return fmt.Errorf("no verb given")
 	}
+	if args[0] == "help" {
+		verb, rest, err := cmd.Find(args[1:])
+		if err == nil && len(rest) == 0 {
+			help(cmd.OutOrStdout(), verb)
+			return nil
+		}
+		args = args[1:]
+	}
 	err := fmt.Errorf("unknown verb %q", args[0])
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		err = fmt.Errorf("%w; is it %s?", err, strings.Join(near, " or "))

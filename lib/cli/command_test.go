@@ -169,6 +169,8 @@ func TestCommand(t *testing.T) {
 		{args: "open --wait 1.5"},
 		{args: "open --root /proc/none", status: 1, stderr: "state directory"},
 		{args: "list --help", stdout: "usage: ctr-try list [OPTION]...\n"},
+		{args: "help list", stdout: "usage: ctr-try list [OPTION]...\n"},
+		{args: "help lost", stderr: "unknown verb \"lost\"", status: 2},
 		{args: "--version", stdout: "ctr-try version"},
 	} {
 		cmd := command(t, strings.Fields(c.args)...)
@@ -178,7 +180,7 @@ func TestCommand(t *testing.T) {
 		if got := cmd.ProcessState.ExitCode(); got != c.status {
 			t.Errorf("%s: status %d, want %d (%s)", c.args, got, c.status, stderr.String())
 		}
-		prefix := strings.Contains(c.args, "--help") || strings.Contains(c.args, "--version")
+		prefix := strings.Contains(c.args, "help") || strings.Contains(c.args, "--version")
 		if out := stdout.String(); out != c.stdout && !(prefix && strings.HasPrefix(out, c.stdout)) {
 			t.Errorf("%s: stdout %q, want %q", c.args, out, c.stdout)
 		}

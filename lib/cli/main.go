@@ -98,6 +98,9 @@ func Signals(sigs ...os.Signal) (sig <-chan os.Signal) {
 
 // Die ends the process by a signal, as if nobody had caught it.
 func Die(sig syscall.Signal) {
+	if sig == syscall.SIGPIPE { // which the Go runtime ignores when it is sent
+		os.Exit(128 + int(sig))
+	}
 	signal.Reset(sig)
 	syscall.Kill(os.Getpid(), sig)
 	time.Sleep(time.Second) // it may be blocked or ignored
