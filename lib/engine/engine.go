@@ -3,12 +3,15 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/userns"
@@ -45,7 +48,7 @@ func Main(verb, id string) int {
 	var work func(ask.Request, []*os.File) (int, error)
 	switch verb {
 	case ask.Create:
-		work = prepare(id)
+		work = prepare(s, id)
 	case ask.Exec:
 		work = func(r ask.Request, files []*os.File) (int, error) { return execute(id, r, files) }
 	case ask.Update:
@@ -59,9 +62,6 @@ func Main(verb, id string) int {
 	var req ask.Request
 	files, err := ask.Receive(s, &req)
 	if err != nil {
-		if verb == ask.Create {
-			os.RemoveAll(stateDir)
-		}
 		if err == io.EOF {
 			return 0
 		}
@@ -81,8 +81,15 @@ func Main(verb, id string) int {
 }
 
 // prepare does what can be done before the request has come: the parent starts the engine early.
-func prepare(id string) func(ask.Request, []*os.File) (int, error) {
+func prepare(s *os.File, id string) func(ask.Request, []*os.File) (int, error) {
 	spec, config, err := readConfig(id)
+	var hello ask.Hello
+	if err == nil {
+		hello = introduce(spec)
+	}
+	if e := ask.Send(s, hello); err == nil {
+		err = e
+	}
 	if err != nil {
 		return func(ask.Request, []*os.File) (int, error) { return 0, fmt.Errorf("config.json: %w", err) }
 	}
@@ -92,8 +99,18 @@ func prepare(id string) func(ask.Request, []*os.File) (int, error) {
 	}
 }
 
+func introduce(spec *specs.Spec) ask.Hello {
+	h := ask.Hello{CgroupsPath: spec.Linux.CgroupsPath, Poststop: spec.Hooks != nil && len(spec.Hooks.Poststop) > 0}
+	for _, m := range spec.Mounts {
+		if slices.Contains(m.Options, "rshared") || slices.Contains(m.Options, "shared") {
+			h.Shared = append(h.Shared, ask.Bind{Source: m.Source, Recursive: slices.Contains(m.Options, "rbind")})
+		}
+	}
+	return h
+}
+
 func readConfig(id string) (*specs.Spec, *configs.Config, error) {
-	spec, err := readSpec()
+	spec, err := readSpec(id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -107,7 +124,7 @@ func readConfig(id string) (*specs.Spec, *configs.Config, error) {
 	return spec, config, err
 }
 
-func readSpec() (*specs.Spec, error) {
+func readSpec(id string) (*specs.Spec, error) {
 	b, err := os.ReadFile("config.json")
 	if err != nil {
 		return nil, err
@@ -119,6 +136,11 @@ func readSpec() (*specs.Spec, error) {
 	if spec.Process == nil {
 		return nil, errors.New("no process")
 	}
+	if spec.Linux == nil {
+		spec.Linux = new(specs.Linux)
+	}
+	// A relative path would be taken from the cgroup of whoever started the container.
+	spec.Linux.CgroupsPath = path.Join("/", cmp.Or(spec.Linux.CgroupsPath, id))
 	return spec, checkProcess(spec.Process)
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ask is what the supervisor and the engine say to each other: one request and one result over a
+// Package ask is what the supervisor and the engine say to each other: one request and one result, over a
 // SOCK_SEQPACKET socket pair, whose far end is descriptor [Fd] of the engine process.
 package ask
 
@@ -31,6 +31,20 @@ type Request struct {
 	NoNewKeyring bool   `json:"no_new_keyring,omitempty"` // Create: the session keyring is inherited
 	NoPivotRoot  bool   `json:"no_pivot_root,omitempty"`  // Create
 	File         string `json:"file,omitempty"`           // Exec: JSON of an OCI process; Update: of OCI resources
+}
+
+// Hello comes from the engine before anything else with Create, so that the parent need not read
+// config.json itself. What is wrong with the file is told by the Result.
+type Hello struct {
+	CgroupsPath string `json:"cgroups_path,omitempty"` // absolute
+	Poststop    bool   `json:"poststop,omitempty"`     // there are hooks for Delete to run
+	Shared      []Bind `json:"shared,omitempty"`
+}
+
+// Bind is the source of a bind mount whose own mounts are to reach the host.
+type Bind struct {
+	Source    string `json:"source"`
+	Recursive bool   `json:"recursive,omitempty"`
 }
 
 // Kind sorts failures as a shell does.

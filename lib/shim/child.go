@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/engine/ask"
+)
+
+// watchChildren reaps every child, and takes the signals that would end the process: a supervisor does not
+// die of a stray one. They are caught and not ignored, because an ignored signal stays so in the container.
+func (s *server) watchChildren() {
+	c := make(chan os.Signal, 8)
+	signal.Notify(c, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
+	go func() {
+		for sig := range c {
+			if sig == unix.SIGCHLD {
+				s.reap()
+			}
+		}
+	}()
+}
+
+// reap collects all children that have ended.
+func (s *server) reap() {
+	for {
+		// Under the lock, so that nobody signals a pid that has just become free.
+		s.mu.Lock()
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
+		if err == unix.EINTR {
+			s.mu.Unlock()
+			continue
+		}
+		if pid <= 0 || err != nil {
+			s.mu.Unlock()
+			return
+		}
+		end := ending{status: exitStatus(ws), at: time.Now().UTC()}
+		if p := s.byPid(pid); p != nil {
+			p.reaped(end)
+		} else if s.engines > 0 {
+			// The engine may not have told yet whose pid this is.
+			s.early[pid] = end
+		}
+		s.mu.Unlock()
+	}
+}
+
+type ending struct {
+	status uint32
+	at     time.Time
+}
+
+func exitStatus(ws unix.WaitStatus) uint32 {
+	if ws.Signaled() {
+		return 128 + uint32(ws.Signal())
+	}
+	return uint32(ws.ExitStatus())
+}
+
+// engineProcess is an engine that has not been asked yet.
+type engineProcess struct {
+	s    *server
+	conn *os.File
+}
+
+func (s *server) spawnEngine(verb string) (*engineProcess, error) {
+	ours, theirs, err := ask.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	s.mu.Lock()
+	s.engines++
+	if s.early == nil {
+		s.early = make(map[int]ending)
+	}
+	s.mu.Unlock()
+	e := &engineProcess{s: s, conn: ours}
+	_, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, s.config.ID}, &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{0, 2, 2, theirs.Fd()},
+		// Nothing may be put into the container once the supervisor is dead. (No thread of ours ever ends.)
+		Sys: &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
+	})
+	if err != nil {
+		e.close()
+		return nil, fmt.Errorf("start the engine: %w", err)
+	}
+	return e, nil
+}
+
+// close gives up what the engine may still tell; an engine that was not asked ends.
+func (e *engineProcess) close() {
+	e.conn.Close()
+	e.s.mu.Lock()
+	e.s.engines--
+	if e.s.engines == 0 {
+		e.s.early = nil
+	}
+	e.s.mu.Unlock()
+}
+
+// run asks the engine and waits for its answer. The process that it made is claimed for p, if any.
+func (e *engineProcess) run(r ask.Request, p *process, files ...*os.File) error {
+	defer e.close()
+	var res ask.Result
+	err := ask.Send(e.conn, r, files...)
+	if err == nil {
+		_, err = ask.Receive(e.conn, &res)
+	}
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET):
+		return &engineError{"the engine died: see shim.log", errdefs.ErrUnknown}
+	case err != nil:
+		return err
+	case res.Error != "":
+		return &engineError{res.Error, kindOf(res.Kind)}
+	case p == nil:
+		return nil
+	}
+	s := e.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.pid = res.Pid
+	if end, ok := s.early[res.Pid]; ok {
+		delete(s.early, res.Pid)
+		p.reaped(end)
+	}
+	return nil
+}
+
+// ask runs an engine for one request.
+func (s *server) ask(verb string, r ask.Request, p *process, files ...*os.File) error {
+	e, err := s.spawnEngine(verb)
+	if err != nil {
+		return err
+	}
+	return e.run(r, p, files...)
+}
+
+// engineError is a failure in the engine's own words.
+type engineError struct {
+	text string
+	kind error
+}
+
+func (e *engineError) Error() string { return e.text }
+func (e *engineError) Unwrap() error { return e.kind }
+
+func kindOf(k ask.Kind) error {
+	switch k {
+	case ask.NotFound:
+		return errdefs.ErrNotFound
+	case ask.NotExecutable:
+		return errdefs.ErrPermissionDenied
+	}
+	return errdefs.ErrUnknown
+}
+
+// outsideNamespace opens the mount namespace of the process that started us.
+func outsideNamespace() (*os.File, error) {
+	return os.Open(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
+}
+
+// runIn starts a program, detached, in the mount namespace and in the root directory. The thread that it
+// uses is spoilt: it is to be the last thing that the process does.
+func runIn(ns *os.File, argv []string) error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("enter the mount namespace", err)
+	}
+	_, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   os.Environ(),
+		Files: []uintptr{0, 2, 2},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return fmt.Errorf("start %s: %w", argv[0], err)
+	}
+	return nil
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/stdio"
+	"ctrd.dev/ctrd/lib/taskapi"
+)
+
+// State tells what a process does.
+func (s *server) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err := s.find(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	out := &taskapi.StateResponse{
+		ID: r.ID, Bundle: s.dir, Pid: uint32(p.pid), Status: p.state(), Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
+		Terminal: p.terminal, ExecID: r.ExecID,
+	}
+	if p.status == taskapi.StatusStopped {
+		out.ExitStatus, out.ExitedAt = p.end.status, p.end.at
+	}
+	return out, nil
+}
+
+// Wait tells how a process ended, as soon as it has.
+func (s *server) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	p, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		// The end of init ends the supervisor, and with it every call's context.
+		if !isClosed(p.done) {
+			return nil, ctx.Err()
+		}
+	}
+	return &taskapi.WaitResponse{ExitStatus: p.end.status, ExitedAt: p.end.at}, nil
+}
+
+// Kill sends a signal.
+func (s *server) Kill(_ context.Context, r *taskapi.KillRequest) error {
+	sig := unix.Signal(r.Signal)
+	if r.Signal > 64 {
+		return fmt.Errorf("signal %d: %w", r.Signal, errdefs.ErrInvalidArgument)
+	}
+	s.mu.Lock()
+	p, err := s.find(r.ID, r.ExecID)
+	switch {
+	case err != nil:
+	case p.pid == 0:
+		err = p.wrong("kill")
+	case isClosed(p.died):
+		err = fmt.Errorf("process %d of container %q has ended: %w", p.pid, r.ID, errdefs.ErrNotFound)
+	case !r.All:
+		// Not reaped yet, so the pid is still its own.
+		if err = unix.Kill(p.pid, sig); err != nil {
+			err = fmt.Errorf("signal %d to process %d: %w", sig, p.pid, err)
+		}
+	}
+	paused := s.paused
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if r.All {
+		return s.killAll(sig)
+	}
+	if sig == unix.SIGKILL && paused {
+		// A process frozen by the v1 freezer does not die.
+		return s.thaw()
+	}
+	return nil
+}
+
+func (s *server) killAll(sig unix.Signal) error {
+	if sig == unix.SIGKILL {
+		return cgroup.Kill(s.hello.CgroupsPath)
+	}
+	pids, err := cgroup.Pids(s.hello.CgroupsPath)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+			errs = append(errs, fmt.Errorf("signal %d to process %d: %w", sig, pid, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Pause freezes all processes of the container.
+func (s *server) Pause(ctx context.Context, r *taskapi.PauseRequest) error {
+	p, err := s.get(r.ID, "")
+	if err != nil {
+		return err
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	s.mu.Lock()
+	st := p.state()
+	s.mu.Unlock()
+	if st != taskapi.StatusRunning || isClosed(p.died) {
+		return p.wrong("pause")
+	}
+	if err := cgroup.Freeze(ctx, s.hello.CgroupsPath); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.paused = true
+	s.mu.Unlock()
+	s.emit(event.TaskPaused{ContainerID: r.ID})
+	return nil
+}
+
+// Resume lets a paused container go on.
+func (s *server) Resume(_ context.Context, r *taskapi.ResumeRequest) error {
+	p, err := s.get(r.ID, "")
+	if err != nil {
+		return err
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	s.mu.Lock()
+	st := p.state()
+	s.mu.Unlock()
+	if st != taskapi.StatusPaused {
+		return p.wrong("resume")
+	}
+	if err := s.thaw(); err != nil {
+		return err
+	}
+	s.emit(event.TaskResumed{ContainerID: r.ID})
+	return nil
+}
+
+func (s *server) thaw() error {
+	if err := cgroup.Thaw(s.hello.CgroupsPath); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.paused = false
+	s.mu.Unlock()
+	return nil
+}
+
+// Checkpoint is not there yet.
+func (s *server) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) error {
+	return fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented)
+}
+
+// ResizePty sets the size of a process's terminal; a process without one has none to set.
+func (s *server) ResizePty(_ context.Context, r *taskapi.ResizePtyRequest) error {
+	st, err := s.streamsOf(r.ID, r.ExecID)
+	if err != nil || st == nil || st.console == nil {
+		return err
+	}
+	if r.Width > 0xffff || r.Height > 0xffff {
+		return fmt.Errorf("terminal of %d x %d characters: %w", r.Width, r.Height, errdefs.ErrInvalidArgument)
+	}
+	return stdio.SetSize(st.console, uint16(r.Width), uint16(r.Height))
+}
+
+// CloseIO closes a process's stdin after what has been written to it.
+func (s *server) CloseIO(_ context.Context, r *taskapi.CloseIORequest) error {
+	st, err := s.streamsOf(r.ID, r.ExecID)
+	if err != nil || st == nil || !r.Stdin {
+		return err
+	}
+	return st.closeStdin()
+}
+
+// streamsOf gives the streams of a process that has been started; nil when they are closed.
+func (s *server) streamsOf(id, execID string) (*streams, error) {
+	p, err := s.get(id, execID)
+	if err != nil {
+		return nil, err
+	}
+	if isClosed(p.died) {
+		return nil, nil
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	return p.io, nil
+}
+
+// Update changes the container's limits.
+func (s *server) Update(_ context.Context, r *taskapi.UpdateTaskRequest) error {
+	p, err := s.get(r.ID, "")
+	if err != nil {
+		return err
+	}
+	if r.Resources == nil {
+		return fmt.Errorf("update container %q: no resources: %w", r.ID, errdefs.ErrInvalidArgument)
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	if isClosed(p.died) {
+		return p.wrong("update")
+	}
+	const file = "update.json"
+	defer os.Remove(file)
+	if err := os.WriteFile(file, r.Resources.Value, 0o600); err != nil {
+		return err
+	}
+	return s.ask(ask.Update, ask.Request{File: file}, nil)
+}
+
+// Pids lists all processes of the container.
+func (s *server) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	if _, err := s.get(r.ID, ""); err != nil {
+		return nil, err
+	}
+	pids, err := cgroup.Pids(s.hello.CgroupsPath)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &taskapi.PidsResponse{Processes: make([]taskapi.ProcessInfo, len(pids))}
+	for i, pid := range pids {
+		out.Processes[i].Pid = uint32(pid)
+		if p := s.byPid(pid); p != nil && p.execID != "" {
+			// containerd.runc.v1.ProcessDetails{exec_id}
+			v := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), p.execID)
+			out.Processes[i].Info = &taskapi.Any{TypeURL: "containerd.runc.v1.ProcessDetails", Value: v}
+		}
+	}
+	return out, nil
+}
+
+// Stats measures the container.
+func (s *server) Stats(_ context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	if _, err := s.get(r.ID, ""); err != nil {
+		return nil, err
+	}
+	m, err := cgroup.Measure(s.hello.CgroupsPath)
+	if err != nil {
+		return nil, err
+	}
+	oom, _ := cgroup.OOMKills(s.hello.CgroupsPath)
+	out := taskapi.Metrics{
+		Pids: m.Pids.Current, PidsLimit: limit(m.Pids.Limit),
+		CPUUsage: m.CPU.Total, CPUUser: m.CPU.User, CPUSystem: m.CPU.System,
+		Periods: m.CPU.Periods, ThrottledPeriods: m.CPU.ThrottledPeriods, ThrottledTime: m.CPU.Throttled,
+		MemoryUsage: m.Memory.Usage, MemoryLimit: limit(m.Memory.Limit), MemoryPeak: m.Memory.Max,
+		SwapUsage: m.Memory.Swap, SwapLimit: limit(0), InactiveFile: m.Memory.InactiveFile, OOMKills: oom,
+	}
+	if m.Block.Read+m.Block.Write > 0 {
+		out.IO = []taskapi.IOMetrics{{ReadBytes: m.Block.Read, WriteBytes: m.Block.Write}}
+	}
+	if unified() {
+		return &taskapi.StatsResponse{Stats: taskapi.MetricsV2(out)}, nil
+	}
+	return &taskapi.StatsResponse{Stats: taskapi.MetricsV1(out)}, nil
+}
+
+func limit(n uint64) uint64 {
+	if n == 0 {
+		return ^uint64(0)
+	}
+	return n
+}
+
+// unified says whether the host has cgroup v2 alone.
+func unified() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// Connect tells who the supervisor is.
+func (s *server) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	if err := s.check(r.ID); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: strconv.Itoa(version)}
+	if s.init != nil {
+		out.TaskPid = uint32(s.init.pid)
+	}
+	return out, nil
+}
+
+// Shutdown ends the supervisor when it has no container, or, with Now, its container as well.
+func (s *server) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) error {
+	s.mu.Lock()
+	idle := !s.created
+	s.mu.Unlock()
+	if idle || r.Now {
+		s.abandon("shut down")
+	}
+	return nil
+}

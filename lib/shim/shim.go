@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/taskapi"
+)
+
+// Config says what to supervise. The working directory is the task directory.
+type Config struct {
+	Namespace, ID string
+	Events        string // directory of the event journal; empty: no events
+	Sockets       string // directory of the socket; empty: s beside the directory of all tasks
+	// Remove is the command that removes a container which nobody else will remove; it is started when the
+	// container has ended and no client holds client.lock.
+	Remove []string
+}
+
+const (
+	// startLock is held by whoever starts the container, until Start has been answered.
+	startLock  = "start.lock"
+	clientLock = "client.lock"
+	rootfsDir  = "rootfs"
+	engineDir  = "engine"
+	version    = 3 // of the task API
+)
+
+// Serve supervises until there is nothing left to supervise. ready is told "ok\n", or why not, and closed.
+func Serve(c Config, ready *os.File) error {
+	debug.SetGCPercent(20)
+	runtime.GOMAXPROCS(1)
+	held, err := lock.Hold("shim.lock")
+	if err != nil {
+		return refuse(ready, err)
+	}
+	defer held.Release()
+	s, l, err := start(c)
+	if err != nil {
+		return refuse(ready, err)
+	}
+	crash.Point("shim.listening")
+	_, err = ready.WriteString("ok\n")
+	if err = errors.Join(err, ready.Close()); err != nil {
+		// Whoever started us is gone; the watch for that ends it all.
+		s.logf("tell that the supervisor is ready: %v", err)
+	}
+	err = taskapi.Serve(s.life, l, s)
+	if err != nil {
+		s.logf("%v", err)
+		s.abandon("supervisor: " + err.Error())
+		<-s.life.Done()
+	}
+	s.events.Wait()
+	s.log.close()
+	os.Remove(s.socket)
+	if len(c.Remove) > 0 {
+		if taken, err := lock.IsHeld(clientLock); !taken && err == nil {
+			// It waits for this process to end, and it works on the host's mounts.
+			crash.Point("shim.remove")
+			return runIn(s.outside, c.Remove)
+		}
+	}
+	return err
+}
+
+// refuse tells why there is no supervisor.
+func refuse(ready *os.File, err error) error {
+	ready.WriteString(err.Error())
+	ready.Close()
+	return err
+}
+
+// start makes everything that must be there before the first call; when it fails nothing is left.
+func start(c Config) (_ *server, _ net.Listener, err error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Sockets == "" {
+		c.Sockets = filepath.Join(dir, "../../../s")
+	}
+	unix.CloseRange(4, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, nil, os.NewSyscallError("become a subreaper", err)
+	}
+	s := &server{config: c, dir: dir, execs: make(map[string]*process), journal: event.Journal{Dir: c.Events}}
+	s.life, s.end = context.WithCancel(context.Background())
+	s.watchChildren()
+	// The engine gets ready while the client connects.
+	if s.engine, err = s.spawnEngine(ask.Create); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.engine.close()
+		}
+	}()
+	if len(c.Remove) > 0 {
+		if s.outside, err = outsideNamespace(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := os.MkdirAll(c.Sockets, 0o700); err != nil {
+		return nil, nil, err
+	}
+	h := fnv.New64a()
+	h.Write([]byte(dir))
+	s.socket = filepath.Join(c.Sockets, fmt.Sprintf("%016x", h.Sum64()))
+	l, err := taskapi.Listen("unix://" + s.socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	started, err := startTime(os.Getpid())
+	if err == nil {
+		err = writeJSON("shim.json", shimFile{processFile{os.Getpid(), started}, "unix://" + s.socket, version})
+	}
+	if err != nil {
+		l.Close()
+		os.Remove(s.socket)
+		return nil, nil, err
+	}
+	go s.watchStarter()
+	return s, l, nil
+}
+
+// processFile is init.json, and the beginning of shim.json.
+type processFile struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"`
+}
+
+type shimFile struct {
+	processFile
+	Address string `json:"address"`
+	Version int    `json:"version"`
+}
+
+// exitFile is exit.json.
+type exitFile struct {
+	Status   int       `json:"status"`
+	ExitedAt time.Time `json:"exited_at"`
+	OOM      bool      `json:"oom,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+// writeJSON puts a file in place in one step. The directory is of this boot only, so nothing is synced.
+func writeJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return os.Rename(tmp, path)
+}
+
+// startTime reads field 22 of /proc/<pid>/stat.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	field, i := 2, len(b)-1
+	for i >= 0 && b[i] != ')' {
+		i--
+	}
+	var n uint64
+	for _, c := range b[i+1:] {
+		switch {
+		case c == ' ':
+			field++
+		case field == 22:
+			n = n*10 + uint64(c-'0')
+		}
+		if field > 22 {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/stat: %w", pid, errdefs.ErrDataLoss)
+}
+
+// watchStarter ends a supervisor whose starter died before it came to Start.
+func (s *server) watchStarter() {
+	if _, err := os.Lstat(startLock); err != nil {
+		return
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.life.Done():
+			return
+		case <-tick.C:
+		}
+		if s.hasStarted() {
+			return
+		}
+		held, err := lock.IsHeld(startLock)
+		if err == nil && !held && !s.hasStarted() {
+			s.abandon("whoever started it died")
+		}
+	}
+}
+
+// events are appended to the journal in order, without anybody waiting for its lock.
+type eventQueue struct {
+	sync.WaitGroup
+	mu      sync.Mutex
+	waiting []event.Payload
+	busy    bool
+}
+
+func (s *server) emit(p ...event.Payload) {
+	if s.journal.Dir == "" {
+		return
+	}
+	q := &s.events
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, p...)
+	if q.busy {
+		return
+	}
+	q.busy = true
+	q.Go(func() {
+		for {
+			q.mu.Lock()
+			batch := q.waiting
+			q.waiting = nil
+			q.busy = len(batch) > 0
+			q.mu.Unlock()
+			if len(batch) == 0 {
+				return
+			}
+			if err := s.journal.Append(s.config.Namespace, batch...); err != nil {
+				s.logf("%v", err)
+			}
+		}
+	})
+}
+
+// logf writes a line to shim.log, which is stderr.
+func (s *server) logf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().UTC().Format(time.RFC3339)+" "+format+"\n", args...)
+}
