@@ -99,20 +99,30 @@ func All(tx *state.Tx, ns string) iter.Seq2[Image, error] {
 // Namespaces lists the namespaces that have images.
 func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }
 
-// Find gives the image that a user means by query: a name, in full or as docker users shorten it, the
-// digest of its target, or the beginning of that digest's hexadecimal part if it leads to one target
-// only (then the first of the target's names is given). Nothing found is errdefs.ErrNotFound, several
-// targets are errdefs.ErrInvalidArgument; both name candidates.
+// Find gives the image that a user means by query: a name, in full or as docker users shorten it, which
+// may have a digest behind it as ctr-pull prints it; the digest of its target; or the beginning of that
+// digest's hexadecimal part if it leads to one target only. Of several names of one target the first is
+// given. Nothing found is errdefs.ErrNotFound, several targets are errdefs.ErrInvalidArgument; both
+// name candidates.
 func Find(tx *state.Tx, ns, query string) (Image, error) {
+	all, err := FindAll(tx, ns, query)
+	if err != nil {
+		return Image{}, err
+	}
+	return all[0], nil
+}
+
+// FindAll is Find that gives every name of the target where the query is a digest or its beginning.
+func FindAll(tx *state.Tx, ns, query string) ([]Image, error) {
 	img, err := Get(tx, ns, query)
 	if err == nil || !errdefs.IsNotFound(err) {
-		return img, err
+		return []Image{img}, err
 	}
 	ref, parseErr := Parse(query)
 	if parseErr == nil {
-		img, err := Get(tx, ns, ref.String())
+		img, err := byName(tx, ns, ref)
 		if err == nil || !errdefs.IsNotFound(err) {
-			return img, err
+			return []Image{img}, err
 		}
 	}
 	var found, near []Image
@@ -128,14 +138,35 @@ func Find(tx *state.Tx, ns, query string) (Image, error) {
 		}
 	}
 	if len(found) == 0 {
-		return Image{}, fmt.Errorf("image %q in namespace %q%s: %w", query, ns, names(" (there is ", near, ")"), errdefs.ErrNotFound)
+		return nil, fmt.Errorf("image %q in namespace %q%s: %w", query, ns, names(" (there is ", near, ")"), errdefs.ErrNotFound)
 	}
 	for _, img := range found {
 		if img.Target.Digest != found[0].Target.Digest {
-			return Image{}, fmt.Errorf("image %q in namespace %q is ambiguous%s: %w", query, ns, names(": it can be ", found, ""), errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("image %q in namespace %q is ambiguous%s: %w", query, ns, names(": it can be ", found, ""), errdefs.ErrInvalidArgument)
 		}
 	}
-	return found[0], nil
+	return found, nil
+}
+
+// byName looks for a normalised reference. One with a digest is also found under the tag's name, or
+// another name of the repository, as long as that has this target.
+func byName(tx *state.Tx, ns string, ref Reference) (Image, error) {
+	img, err := Get(tx, ns, ref.String())
+	if err == nil || !errdefs.IsNotFound(err) || ref.Digest == "" {
+		return img, err
+	}
+	if ref.Tag != "" {
+		tagged, err := Get(tx, ns, ref.Repository()+":"+ref.Tag)
+		if err == nil && tagged.Target.Digest == ref.Digest {
+			return tagged, nil
+		}
+	}
+	for other, e := range All(tx, ns) {
+		if r, bad := Parse(other.Name); e == nil && bad == nil && other.Target.Digest == ref.Digest && r.Repository() == ref.Repository() {
+			return other, nil
+		}
+	}
+	return img, err
 }
 
 // isPrefix tells whether query is the digest or begins its hexadecimal part.

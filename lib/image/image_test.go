@@ -57,6 +57,8 @@ func TestFind(t *testing.T) {
 		for query, want := range map[string]string{
 			"docker.io/library/redis:7": "docker.io/library/redis:7", "redis:7": "docker.io/library/redis:7", "quay.io/x/y:1": "quay.io/x/y:1",
 			"not a reference": "not a reference", target("abc2").Digest.String(): "docker.io/library/redis:alpine",
+			"redis:7@" + target("abc1").Digest.String(): "docker.io/library/redis:7", "redis@" + target("abc2").Digest.String(): "docker.io/library/redis:alpine",
+			"redis:7@" + target("abc2").Digest.String(): "docker.io/library/redis:alpine",
 			"abc1": "docker.io/library/redis:7", "sha256:abc2": "docker.io/library/redis:alpine", "f": "not a reference",
 		} {
 			if img, err := Find(tx, "ns", query); err != nil || img.Name != want {
@@ -67,6 +69,12 @@ func TestFind(t *testing.T) {
 			if _, err := Find(tx, "ns", query); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), want) {
 				t.Errorf("%q: %v", query, err)
 			}
+		}
+		if _, err := Find(tx, "ns", "redis@"+target("ffff").Digest.String()); !errdefs.IsNotFound(err) {
+			t.Errorf("another repository's digest: %v", err)
+		}
+		if all, err := FindAll(tx, "ns", "abc1"); err != nil || len(all) != 2 {
+			t.Errorf("all names of a digest: %v, %v", all, err)
 		}
 		if _, err := Find(tx, "ns", "abc"); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "redis:7, redis:alpine") {
 			t.Errorf("ambiguous: %v", err)

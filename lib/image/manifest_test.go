@@ -4,6 +4,7 @@ package image
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/content"
 )
 
 // documents is a content store in memory.
@@ -153,4 +156,31 @@ func FuzzDocuments(f *testing.F) {
 			t.Errorf("%q: %v", data, c.RootFS)
 		}
 	})
+}
+
+func TestPresent(t *testing.T) {
+	d := openDir(t)
+	s := documents{}
+	list := []ocispec.Descriptor{s.image("linux/amd64"), s.image("linux/arm64"), s.image("linux/s390x")}
+	index := s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: list})
+	delete(s, list[1].Digest)
+	for dg, data := range s {
+		i, err := content.Begin(ctx, d, nil, ocispec.Descriptor{Digest: dg, Size: int64(len(data))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.WriteAt(data, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(i.Commit(), i.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := Present(d, index)
+	if err != nil || len(all) != 2 || all[0].Platform() != "linux/amd64" || all[1].Platform() != "linux/s390x" || all[0].Size() < 100 {
+		t.Errorf("%v, %v", all, err)
+	}
+	if all, err := Present(d, list[1]); err != nil || len(all) != 0 {
+		t.Errorf("absent: %v, %v", all, err)
+	}
 }

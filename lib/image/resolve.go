@@ -50,6 +50,62 @@ func Resolve(d *state.Dir, target ocispec.Descriptor, platform ocispec.Platform)
 	}, target, platform)
 }
 
+// Present gives what of an image is in the content store: the manifest of each platform whose manifest
+// and configuration are there, in the order of the index. Layers are not looked for.
+func Present(d *state.Dir, target ocispec.Descriptor) ([]Manifest, error) {
+	var all []Manifest
+	err := present(d, target, nil, &all)
+	return all, err
+}
+
+func present(d *state.Dir, desc ocispec.Descriptor, indexes []ocispec.Descriptor, all *[]Manifest) error {
+	if len(indexes) > maxDepth {
+		return damaged("index", "%d levels of indexes", maxDepth)
+	}
+	if !IsIndex(desc.MediaType) {
+		m, err := complete(Manifest{Indexes: indexes, Descriptor: desc}, func(desc ocispec.Descriptor) ([]byte, error) {
+			return content.ReadAll(d, desc, MaxManifest)
+		})
+		if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) {
+			return nil
+		}
+		if err == nil {
+			*all = append(*all, m)
+		}
+		return err
+	}
+	data, err := content.ReadAll(d, desc, MaxManifest)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	x, err := ParseIndex(data, desc.MediaType)
+	if err != nil {
+		return fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	indexes = append(slices.Clip(indexes), desc)
+	for _, m := range x.Manifests {
+		if err := present(d, m, indexes, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Platform is what the configuration says the image is for, as os/architecture[/variant].
+func (m Manifest) Platform() string { return platforms.Format(platforms.Normalize(m.Config.Platform)) }
+
+// Size is what the image takes in the registry, in bytes: manifest, configuration and layers.
+func (m Manifest) Size() int64 {
+	n := m.Descriptor.Size + m.Manifest.Config.Size
+	for _, l := range m.Manifest.Layers {
+		n += l.Size
+	}
+	return n
+}
+
 // ResolveFrom is Resolve with documents from elsewhere: read must check what it gives against the
 // descriptor's digest.
 func ResolveFrom(read func(ocispec.Descriptor) ([]byte, error), target ocispec.Descriptor, platform ocispec.Platform) (Manifest, error) {
@@ -73,10 +129,23 @@ func ResolveFrom(read func(ocispec.Descriptor) ([]byte, error), target ocispec.D
 			return m, err
 		}
 	}
+	m.Descriptor = desc
+	m, err := complete(m, read)
+	if err != nil {
+		return m, err
+	}
+	if has := m.Config.Platform; has.Architecture != "" && has.OS != "" && !match.Match(platforms.Normalize(has)) {
+		return m, absent(platform, []ocispec.Platform{has})
+	}
+	return m, nil
+}
+
+// complete reads what the descriptor of a manifest leads to.
+func complete(m Manifest, read func(ocispec.Descriptor) ([]byte, error)) (Manifest, error) {
+	desc := m.Descriptor
 	if !IsManifest(desc.MediaType) {
 		return m, fmt.Errorf("%s: media type %q is no image: %w", desc.Digest, short(desc.MediaType), errdefs.ErrNotImplemented)
 	}
-	m.Descriptor = desc
 	data, err := read(desc)
 	if err != nil {
 		return m, err
@@ -89,9 +158,6 @@ func ResolveFrom(read func(ocispec.Descriptor) ([]byte, error), target ocispec.D
 	}
 	if m.Config, err = ParseConfig(m.RawConfig, len(m.Manifest.Layers)); err != nil {
 		return m, fmt.Errorf("%s: %w", m.Manifest.Config.Digest, err)
-	}
-	if has := m.Config.Platform; has.Architecture != "" && has.OS != "" && !match.Match(platforms.Normalize(has)) {
-		return m, absent(platform, []ocispec.Platform{has})
 	}
 	m.ChainIDs = ChainIDs(m.Config.RootFS.DiffIDs)
 	return m, nil

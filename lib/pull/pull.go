@@ -53,6 +53,9 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 			err = fmt.Errorf("pull %s: %w", name, err)
 		}
 	}()
+	if name.Digest != "" {
+		name.Tag = "" // the digest alone decides what comes, so the tag may say what is not so
+	}
 	p := &puller{d: d, ref: name, opt: opt, report: &reporter{image: name.String(), to: opt.Progress}}
 	if p.platform, err = image.ParsePlatform(opt.Platform); err != nil {
 		return img, err

@@ -150,8 +150,8 @@ func TestTagMoves(t *testing.T) {
 		if err != nil || img.Target.Digest != b.manifest.Digest {
 			t.Errorf("%s: %v, %v", text, img.Target, err)
 		}
-		byDigest, err := Image(ctx, d, s.host+"/test/app@"+b.manifest.Digest.String(), options())
-		if err != nil || byDigest.Target.Digest != b.manifest.Digest || !strings.HasSuffix(byDigest.Name, "@"+b.manifest.Digest.String()) {
+		byDigest, err := Image(ctx, d, s.host+"/test/app:other@"+b.manifest.Digest.String(), options())
+		if err != nil || byDigest.Target.Digest != b.manifest.Digest || !strings.HasSuffix(byDigest.Name, "/app@"+b.manifest.Digest.String()) {
 			t.Errorf("%s by digest: %+v, %v", text, byDigest, err)
 		}
 	}
