@@ -6,7 +6,7 @@ GO ?= go
 PREFIX ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-commands := $(notdir $(wildcard cmd/*))
+commands := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
 static := $(filter-out ctr-shim,$(commands))
 LDFLAGS := -s -w -X ctrd.dev/ctrd/lib/cli.Version=$(VERSION)
 # What goes into bin; the crash tests build the same with their tag elsewhere.
