@@ -103,10 +103,11 @@ func reserve(d *state.Dir, ns, id string) (*lock.Held, error) {
 
 // launch fills the reserved directory, starts the supervisor and has it run the container. When it fails
 // the task is gone again.
-func launch(ctx context.Context, d *state.Dir, ns string, c container.Container, o StartOptions, starting *lock.Held) (t *Task, err error) {
+func launch(ctx context.Context, d *state.Dir, ns string, c container.Container, o StartOptions, starting *lock.Held) (_ *Task, err error) {
 	dir := Dir(d, ns, c.ID)
-	t = &Task{ID: c.ID}
+	t := &Task{ID: c.ID}
 	var shim *exec.Cmd
+	reaped := make(chan struct{})
 	defer func() {
 		if err == nil {
 			err = starting.Release()
@@ -114,7 +115,7 @@ func launch(ctx context.Context, d *state.Dir, ns string, c container.Container,
 		}
 		if shim != nil {
 			shim.Process.Kill()
-			shim.Wait()
+			<-reaped
 		}
 		starting.Release()
 		undo := context.WithoutCancel(ctx)
@@ -138,7 +139,10 @@ func launch(ctx context.Context, d *state.Dir, ns string, c container.Container,
 	if shim, err = spawn(ctx, d, ns, c, dir, o); err != nil {
 		return nil, err
 	}
-	go shim.Wait() // so that it is no zombie while this process lives
+	go func() {
+		defer close(reaped)
+		shim.Wait() // so that it is no zombie while this process lives
+	}()
 	crash.Point("task.spawned")
 	var s Supervisor
 	if ok, err := readJSON(dir, shimFile, &s); err != nil || !ok {
