@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// inspection is what inspect prints of an image on a platform.
+type inspection struct {
+	image.Image
+	Namespace  string             `json:"namespace"`
+	Platform   string             `json:"platform"`
+	Descriptor ocispec.Descriptor `json:"descriptor"` // of the manifest
+	Manifest   ocispec.Manifest   `json:"manifest"`
+	Config     json.RawMessage    `json:"config"`    // as it was pushed
+	ChainIDs   []digest.Digest    `json:"chain_ids"` // keys of the layers' snapshots, the lowest first
+	Size       int64              `json:"size"`
+}
+
+func inspectVerb(g *cli.Global) *cobra.Command {
+	var platform string
+	table := cli.Table[inspection]{Columns: []cli.Column[inspection]{
+		{Name: "name", Value: func(i inspection) string { return i.Name }},
+		{Name: "platform", Value: func(i inspection) string { return i.Platform }},
+		{Name: "manifest", Value: func(i inspection) string { return i.Descriptor.Digest.String() }, Help: "digest of the platform's manifest"},
+		{Name: "config", Value: func(i inspection) string { return string(i.Config) }, Hidden: true},
+	}}
+	cmd := cli.New("inspect [OPTION]... IMAGE...", "show all that is known of images", cli.About{
+		Long: "Prints the record, the manifest and the configuration of each image as JSON: indented, or with --json one value " +
+			"a line. Of an image for several platforms this machine's is shown, or that of --platform.",
+		Stdin: operands, Stdout: "a JSON value for each image",
+		Examples: []cli.Example{
+			{Note: "show everything", Text: "ctr-image inspect redis:7"},
+			{Note: "show what would be run", Text: "ctr-image inspect --format '{{.config.config.Entrypoint}} {{.config.config.Cmd}}' redis:7"},
+		},
+		Args: cli.Count(1, -1), Complete: cli.Images(g), Exit: []int{cli.ExitNotFound, cli.ExitSome, cli.ExitCorrupt},
+		SeeAlso: []string{"ctr-image-ls"},
+	}, func(cmd *cobra.Command, args []string) error {
+		p, err := table.Printer(os.Stdout)
+		if err != nil {
+			return err
+		}
+		want, err := image.ParsePlatform(platform)
+		if err != nil {
+			return err
+		}
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		err = cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+			i, err := inspect(cmd.Context(), d, g.Namespace, name, want)
+			if err != nil {
+				return err
+			}
+			if chosen(cmd) {
+				return p.Add(i)
+			}
+			data, err := json.MarshalIndent(i, "", "  ")
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Printf("%s\n", data)
+			return err
+		})
+		if e := p.Flush(); err == nil {
+			err = e
+		}
+		return err
+	})
+	cmd.Flags().StringVar(&platform, "platform", "", "show the manifest for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7"}, cobra.ShellCompDirectiveNoFileComp))
+	table.Flags(cmd)
+	return cmd
+}
+
+// chosen tells whether an option asks for another form than indented JSON.
+func chosen(cmd *cobra.Command) bool {
+	for _, name := range []string{"columns", "quiet", "json", "format"} {
+		if cmd.Flags().Changed(name) {
+			return true
+		}
+	}
+	return false
+}
+
+func inspect(ctx context.Context, d *state.Dir, ns, name string, platform ocispec.Platform) (i inspection, err error) {
+	err = d.View(ctx, func(tx *state.Tx) error {
+		i.Image, err = image.Find(tx, ns, name)
+		return err
+	})
+	if err != nil {
+		return i, err
+	}
+	m, err := image.Resolve(d, i.Target, platform)
+	if err != nil {
+		return i, fmt.Errorf("%s: %w", i.Name, err)
+	}
+	i.Namespace, i.Platform, i.Descriptor, i.Manifest = ns, m.Platform(), m.Descriptor, m.Manifest
+	i.Config, i.ChainIDs, i.Size = m.RawConfig, m.ChainIDs, m.Size()
+	return i, nil
+}

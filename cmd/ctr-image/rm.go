@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/gc"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+func rmVerb(g *cli.Global) *cobra.Command {
+	var force bool
+	cmd := cli.New("rm [OPTION]... IMAGE...", "remove images", cli.About{
+		Long: "Removes the names, and then what nothing needs any more: blobs and layers that neither another name nor a " +
+			"container refers to. An image that is given by its digest loses all its names. Containers go on with their layers.",
+		Stdin: operands,
+		Examples: []cli.Example{
+			{Note: "remove one image", Text: "ctr-image rm redis:7"},
+			{Note: "remove all images, whether there are any or not", Text: "ctr-image ls -q | ctr-image rm -f -"},
+		},
+		Args: cli.Count(1, -1), Complete: cli.Images(g), Exit: []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome, cli.ExitCorrupt},
+		SeeAlso: []string{"ctrd-gc"},
+	}, func(cmd *cobra.Command, args []string) error {
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		removed := false
+		failed := cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+			err := d.Update(cmd.Context(), nil, func(tx *state.Tx) error { return remove(tx, g.Namespace, name) })
+			if force && errdefs.IsNotFound(err) {
+				return nil
+			}
+			removed = removed || err == nil
+			return err
+		})
+		// Also after a run that was killed between the two there is something to collect.
+		if removed || force {
+			if _, err := gc.Collect(cmd.Context(), d); err != nil && failed == nil {
+				return err
+			} else if err != nil {
+				cli.Warn(err)
+			}
+		}
+		return failed
+	})
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "an image that is not here is no failure")
+	return cmd
+}
+
+func remove(tx *state.Tx, ns, name string) error {
+	all, err := image.FindAll(tx, ns, name)
+	for _, img := range all {
+		if err == nil {
+			err = image.Remove(tx, ns, img.Name)
+		}
+	}
+	return err
+}

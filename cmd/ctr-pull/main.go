@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command ctr-pull brings images from registries.
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/pull"
+)
+
+// options are what the command line says beside the names.
+type options struct {
+	pull       pull.Options
+	verify     bool
+	credsStdin bool
+	quiet      bool
+	progress   string
+}
+
+func main() {
+	var o options
+	var g *cli.Global
+	cmd, g := cli.Root("ctr-pull [OPTION]... IMAGE...", "bring images from registries", cli.About{
+		Long: "Brings each image, unpacks it and records it under its name. A name without a registry is one of docker.io, a " +
+			"name without a tag has the tag latest. What is here already is not fetched again, what an interrupted pull had " +
+			"brought neither; two pulls of the same image share the work.\n\n" +
+			"Plain HTTP is spoken to registries on this machine, and with --plain-http to others. Proxies are taken from " +
+			"HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Credentials come from the user's docker config.json and the credential " +
+			"helpers it names, or from --authfile or --creds-stdin.\n\n" +
+			"Progress is drawn on stderr when that is a terminal.",
+		Stdin: "with the operand -, names of images, one a line; with --creds-stdin, first a line USER:PASSWORD", Stdout: "NAME@DIGEST of each image, one a line",
+		Examples: []cli.Example{
+			{Note: "pull an image and run it", Text: "ctr-pull redis:7 | ctr-task run -d --name r -"},
+			{Note: "pull all that a file lists", Text: "ctr-pull - < images.txt"},
+			{Note: "another platform, without unpacking it", Text: "ctr-pull --platform linux/arm64 --no-unpack alpine"},
+			{Note: "a registry with a certificate of its own", Text: "ctr-pull --ca-file ca.pem registry.example:5000/app"},
+		},
+		Env: []cli.Note{
+			{Name: "DOCKER_CONFIG", Text: "directory of config.json, instead of ~/.docker"},
+			{Name: "REGISTRY_AUTH_FILE", Text: "file with credentials, read when there is no docker config.json"},
+			{Name: "HTTPS_PROXY, HTTP_PROXY, NO_PROXY", Text: "proxies, and hosts that are reached without one"},
+		},
+		Files:   []cli.Note{{Name: "~/.docker/config.json", Text: "credentials, or the helpers that know them"}},
+		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitRegistry, cli.ExitSome, cli.ExitCorrupt, cli.ExitTimeout},
+		SeeAlso: []string{"ctr-image", "ctr-task-run"},
+		Args:    cli.Count(1, -1),
+		Complete: func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			return cli.Images(g)(cmd, args, typed)
+		},
+	}, func(cmd *cobra.Command, args []string) error { return run(cmd, g, o, args) })
+	o.add(cmd)
+	cli.Main(cmd)
+}
+
+func (o *options) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.pull.Platform, "platform", "", "pull for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	f.BoolVar(&o.pull.NoUnpack, "no-unpack", false, "bring the blobs and make no snapshots of them")
+	f.IntVarP(&o.pull.Layers, "jobs", "j", 4, "work on `N` layers at once")
+	f.BoolVar(&o.pull.Registry.PlainHTTP, "plain-http", false, "speak HTTP instead of HTTPS")
+	f.BoolVar(&o.verify, "tls-verify", true, "refuse a registry whose certificate is not trusted")
+	f.StringVar(&o.pull.Registry.CAFile, "ca-file", "", "trust the certificates in `FILE` (PEM) too")
+	f.StringVar(&o.pull.Registry.AuthFile, "authfile", "", "take credentials from `FILE`, in the form of docker's config.json")
+	f.BoolVar(&o.credsStdin, "creds-stdin", false, "read USER:PASSWORD from the first line of stdin")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
+	f.StringVar(&o.progress, "progress", "auto", "show progress as `HOW`: auto (bars on a terminal), plain, json or none")
+	cmd.MarkFlagsMutuallyExclusive("authfile", "creds-stdin")
+	cmd.MarkFlagFilename("ca-file")
+	cmd.MarkFlagFilename("authfile")
+	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7"}, cobra.ShellCompDirectiveNoFileComp))
+	cli.CompleteOption(cmd, "progress", cobra.FixedCompletions([]string{"auto", "plain", "json", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	cli.CompleteOption(cmd, "jobs", cobra.NoFileCompletions)
+}
+
+func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
+	if o.pull.Layers < 1 {
+		return cli.Usagef("--jobs: at least one layer must be worked on")
+	}
+	if o.quiet {
+		o.progress = "none"
+	}
+	show, err := newDisplay(o.progress)
+	if err != nil {
+		return err
+	}
+	if o.credsStdin {
+		if err := o.readCreds(); err != nil {
+			return err
+		}
+	}
+	o.pull.Registry.Insecure = !o.verify
+	o.pull.Namespace = g.Namespace
+	d, err := g.Open()
+	if err != nil {
+		return err
+	}
+	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+		o.pull.Progress = show.event
+		show.begin()
+		img, err := pull.Image(cmd.Context(), d, name, o.pull)
+		show.end()
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Println(withDigest(img))
+		return err
+	})
+}
+
+// withDigest is what is printed of an image: its name and exactly what the name stands for now.
+func withDigest(img image.Image) string {
+	if strings.HasSuffix(img.Name, "@"+img.Target.Digest.String()) {
+		return img.Name
+	}
+	return img.Name + "@" + img.Target.Digest.String()
+}
+
+func (o *options) readCreds() error {
+	line, err := readLine(os.Stdin)
+	if err != nil {
+		return fmt.Errorf("credentials from stdin: %w", err)
+	}
+	user, password, ok := strings.Cut(line, ":")
+	if !ok || user == "" {
+		return cli.Usagef("--creds-stdin: the first line of stdin is not USER:PASSWORD")
+	}
+	o.pull.Registry.Username, o.pull.Registry.Password = user, password
+	return nil
+}
+
+// readLine reads one line and no byte more, as names of images may follow.
+func readLine(f *os.File) (string, error) {
+	var line []byte
+	buf := make([]byte, 1)
+	for len(line) < 64<<10 {
+		n, err := f.Read(buf)
+		if n == 0 || buf[0] == '\n' {
+			if len(line) > 0 || n > 0 {
+				err = nil
+			}
+			return strings.TrimSuffix(string(line), "\r"), err
+		}
+		line = append(line, buf[0])
+	}
+	return "", cli.Usagef("--creds-stdin: the first line of stdin is too long")
+}
