@@ -17,7 +17,7 @@ import (
 // Mounted tells whether something is mounted at path itself. It is false when path does not exist.
 func Mounted(path string) (bool, error) {
 	path = filepath.Clean(path)
-	id, err := mountID(path)
+	id, err := mountID(path, unix.O_NOFOLLOW)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return false, nil
 	}
@@ -27,16 +27,16 @@ func Mounted(path string) (bool, error) {
 	if path == "/" {
 		return true, nil
 	}
-	above, err := mountID(filepath.Dir(path))
+	above, err := mountID(filepath.Dir(path), 0)
 	if err != nil {
 		return false, err
 	}
 	return id != above, nil
 }
 
-// Parent gives the mount point below which path lies; it may be path itself.
+// Parent gives the mount point below which path, or what it is a link to, lies; it may be path itself.
 func Parent(path string) (mountpoint string, err error) {
-	id, err := mountID(path)
+	id, err := mountID(path, 0)
 	if err != nil {
 		return "", err
 	}
@@ -58,10 +58,10 @@ func Parent(path string) (mountpoint string, err error) {
 	}
 }
 
-// mountID gives the id of the mount that path, not followed if it is a link, lies on. The kernel tells
-// it of any descriptor; statx does since 5.8 only.
-func mountID(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// mountID gives the id of the mount that path lies on. flags may have O_NOFOLLOW. The kernel tells it of
+// any descriptor; statx does since 5.8 only.
+func mountID(path string, flags int) (int, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
 		return 0, &os.PathError{Op: "open", Path: path, Err: err}
 	}

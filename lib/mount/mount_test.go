@@ -104,7 +104,8 @@ func TestBind(t *testing.T) {
 	is(t, src, false)
 	is(t, d+"/none", false)
 	is(t, rw+"/new", false)
-	for path, want := range map[string]string{rw + "/new": rw, sub: sub, sub + "/f": sub, rw + "/sub/f": rw + "/sub"} {
+	os.Symlink(sub, d+"/link")
+	for path, want := range map[string]string{d + "/link": sub, rw + "/new": rw, sub: sub, sub + "/f": sub, rw + "/sub/f": rw + "/sub"} {
 		if got, err := Parent(path); err != nil || got != want {
 			t.Errorf("Parent(%s) = %s, %v", path, got, err)
 		}

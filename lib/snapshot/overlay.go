@@ -3,6 +3,7 @@
 package snapshot
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -10,10 +11,13 @@ import (
 	"iter"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -108,14 +112,54 @@ func Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
 	case len(below) == 1 && s.Kind == View:
 		return bind(below[0].ID, "ro"), nil
 	}
-	options := []string{"index=off"}
+	var options []string
 	if s.Kind == Active {
-		options = append(options, "workdir="+Path(d, s.ID, "work"), "upperdir="+FS(d, s.ID))
+		options = append(options, "workdir="+mount.Escape(Path(d, s.ID, "work")), "upperdir="+mount.Escape(FS(d, s.ID)))
 	}
 	lower := make([]string, len(below))
 	for i, l := range below {
-		lower[i] = FS(d, l.ID)
+		lower[i] = mount.Escape(FS(d, l.ID))
 	}
-	options = append(options, "lowerdir="+strings.Join(lower, ":"))
+	options = append(options, "lowerdir="+strings.Join(lower, ":"), "index=off")
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
+}
+
+// Usage measures what a snapshot occupies on the disk by itself, without what it stands on: bytes of
+// blocks and inodes, each once however many names it has.
+func Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {
+	return layer.Usage(ctx, FS(d, id))
+}
+
+// Sync makes the directory of a snapshot durable, with all that is in it.
+func Sync(d *state.Dir, id ID) error {
+	f, err := os.Open(FS(d, id))
+	if err != nil {
+		return fmt.Errorf("sync snapshot: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+// inherit gives the root of a new tree the owner and the mode of the tree that it is put on, because in
+// an overlay the upper directory's own are seen. A tree that is not there is left to whoever mounts it.
+func inherit(d *state.Dir, id, parent ID) error {
+	st, err := os.Stat(FS(d, parent))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("root of parent: %w", err)
+	}
+	root := FS(d, id)
+	owner := st.Sys().(*syscall.Stat_t)
+	if err := os.Lchown(root, int(owner.Uid), int(owner.Gid)); err != nil {
+		return fmt.Errorf("root of snapshot: %w", err)
+	}
+	if err := os.Chmod(root, st.Mode()); err != nil {
+		return fmt.Errorf("root of snapshot: %w", err)
+	}
+	return nil
 }

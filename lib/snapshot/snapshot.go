@@ -95,8 +95,14 @@ func add(tx *state.Tx, ns string, s Info) (Info, error) {
 	if err := absent(tx, ns, s.Key); err != nil {
 		return s, err
 	}
-	if err := committed(tx, ns, s.Key, s.Parent); err != nil {
+	parent, err := committed(tx, ns, s.Key, s.Parent)
+	if err != nil {
 		return s, err
+	}
+	if s.Kind == Active && s.Parent != "" {
+		if err := inherit(tx.Dir(), s.ID, parent.ID); err != nil {
+			return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
+		}
 	}
 	s.Created = time.Now().UTC()
 	s.Updated = s.Created
@@ -120,20 +126,33 @@ func absent(tx *state.Tx, ns, key string) error {
 	return err
 }
 
-// committed checks a parent; none is fine.
-func committed(tx *state.Tx, ns, key, parent string) error {
+// committed checks and gives a parent; none is fine. What outlives the boot cannot stand on what does not.
+func committed(tx *state.Tx, ns, key, parent string) (Info, error) {
 	if parent == "" {
-		return nil
+		return Info{}, nil
 	}
-	p, err := records.Get(tx, ns, parent)
+	p, err := Get(tx, ns, parent)
 	if err != nil {
-		return fmt.Errorf("parent of snapshot %q: %w", key, err)
+		return p, fmt.Errorf("parent of snapshot %q: %w", key, err)
 	}
 	if p.Kind != Committed {
-		return fmt.Errorf("parent of snapshot %q: %q is not committed: %w", key, parent, errdefs.ErrInvalidArgument)
+		return p, fmt.Errorf("parent of snapshot %q: %q is not committed: %w", key, parent, errdefs.ErrInvalidArgument)
 	}
-	return nil
+	if tx.Durable() {
+		transient, err := Transient(tx, ns, parent)
+		if err != nil {
+			return p, err
+		}
+		if transient {
+			return p, fmt.Errorf("parent of snapshot %q: %q ends with this boot: %w", key, parent, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return p, nil
 }
+
+// Transient tells whether a snapshot's record ends with the boot; then [state.Dir.UpdateRun] changes it,
+// and otherwise [state.Dir.Update].
+func Transient(tx *state.Tx, ns, key string) (bool, error) { return records.Has(tx, false, ns, key) }
 
 // CommitOptions are what a snapshot gets when it is committed.
 type CommitOptions struct {
@@ -162,7 +181,7 @@ func Commit(tx *state.Tx, ns, name, key string, o CommitOptions) (Info, error) {
 		if s.Parent != "" && s.Parent != o.Parent {
 			return s, fmt.Errorf("commit of snapshot %q: it stands on %q: %w", key, s.Parent, errdefs.ErrInvalidArgument)
 		}
-		if err := committed(tx, ns, name, o.Parent); err != nil {
+		if _, err := committed(tx, ns, name, o.Parent); err != nil {
 			return s, err
 		}
 		s.Parent = o.Parent
@@ -213,7 +232,10 @@ func Remove(tx *state.Tx, ns, key string) ([]ID, error) {
 	}
 	if s.Kind == Committed {
 		for other, err := range All(tx, ns) {
-			if err == nil && other.Parent == key {
+			if err != nil {
+				return nil, err // it may be one that stands on it
+			}
+			if other.Parent == key {
 				return nil, fmt.Errorf("snapshot %q: %q stands on it: %w", key, other.Key, errdefs.ErrFailedPrecondition)
 			}
 		}

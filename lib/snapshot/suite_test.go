@@ -1,0 +1,610 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// driver is what the suite needs of a driver besides its records.
+type driver struct {
+	newID  func() snapshot.ID
+	stage  func(*state.Dir, snapshot.ID) error
+	mounts func(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error)
+	usage  func(ctx context.Context, d *state.Dir, id snapshot.ID) (size, inodes int64, err error)
+	drop   func(*state.Dir, snapshot.ID) error
+	dir    func(*state.Dir, snapshot.ID) string // exists as long as the snapshot does
+}
+
+// suite is what containerd's clients expect of any driver.
+func suite(t *testing.T, d driver) {
+	for _, c := range []struct {
+		name string
+		run  func(*testing.T, *bench)
+	}{
+		{"Lifecycle", lifecycle},
+		{"Layers", layers},
+		{"Rebase", rebase},
+		{"Errors", failures},
+		{"Remove", removal},
+		{"Namespaces", namespaces},
+		{"Transient", transient},
+		{"Labels", labels},
+		{"Usage", usage},
+		{"Root", rootOwner},
+		{"Deep", deep},
+		{"Events", events},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, newBench(t, d, t.TempDir())) })
+	}
+	t.Run("OddRoot", func(t *testing.T) { layers(t, newBench(t, d, filepath.Join(t.TempDir(), `a:b,c\d e`))) })
+}
+
+// bench is a state directory with one driver.
+type bench struct {
+	*testing.T
+	driver
+	d *state.Dir
+}
+
+func newBench(t *testing.T, d driver, base string) *bench {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir, err := state.Open(state.Config{Root: filepath.Join(base, "root"), State: filepath.Join(base, "run"), Wait: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bench{t, d, dir}
+}
+
+func (b *bench) update(fn func(*state.Tx) error) {
+	b.Helper()
+	if err := b.d.Update(b.Context(), nil, fn); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// refused checks the kind of an error, and that nothing was changed.
+func (b *bench) refused(is func(error) bool, fn func(*state.Tx) error) {
+	b.Helper()
+	before := b.dump()
+	if err := b.d.Update(b.Context(), nil, fn); !is(err) {
+		b.Errorf("got error %v", err)
+	}
+	if after := b.dump(); after != before {
+		b.Errorf("records were\n%s\nare\n%s", before, after)
+	}
+}
+
+func (b *bench) dump() string {
+	var s strings.Builder
+	b.view(func(tx *state.Tx) error {
+		names, err := snapshot.Namespaces(tx)
+		for _, ns := range names {
+			for i, err := range snapshot.All(tx, ns) {
+				fmt.Fprintln(&s, ns, i, err)
+			}
+		}
+		return err
+	})
+	return s.String()
+}
+
+func (b *bench) view(fn func(*state.Tx) error) {
+	b.Helper()
+	if err := b.d.View(b.Context(), fn); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *bench) staged() snapshot.ID {
+	b.Helper()
+	id := b.newID()
+	if err := b.stage(b.d, id); err != nil {
+		b.Fatal(err)
+	}
+	return id
+}
+
+func (b *bench) prepare(key, parent string) {
+	b.Helper()
+	id := b.staged()
+	b.update(func(tx *state.Tx) error {
+		_, err := snapshot.Prepare(tx, "ns", key, parent, id, nil)
+		return err
+	})
+}
+
+func (b *bench) look(key, parent string) {
+	b.Helper()
+	id := b.staged()
+	b.update(func(tx *state.Tx) error {
+		_, err := snapshot.Look(tx, "ns", key, parent, id, nil)
+		return err
+	})
+}
+
+func (b *bench) commit(name, key string, o snapshot.CommitOptions) {
+	b.Helper()
+	b.update(func(tx *state.Tx) error {
+		_, err := snapshot.Commit(tx, "ns", name, key, o)
+		return err
+	})
+}
+
+func (b *bench) get(key string) (s snapshot.Info) {
+	b.Helper()
+	b.view(func(tx *state.Tx) (err error) {
+		s, err = snapshot.Get(tx, "ns", key)
+		return err
+	})
+	return s
+}
+
+// in mounts a snapshot and calls fn with the place.
+func (b *bench) in(key string, fn func(dir string)) {
+	b.Helper()
+	var m []mount.Mount
+	b.view(func(tx *state.Tx) (err error) {
+		m, err = b.mounts(tx, b.d, "ns", key)
+		return err
+	})
+	dir := b.TempDir()
+	if err := mount.All(m, dir); err != nil {
+		b.Fatalf("%v: %v", m, err)
+	}
+	defer func() {
+		if err := mount.Unmount(dir, unix.MNT_DETACH); err != nil {
+			b.Error(err)
+		}
+	}()
+	fn(dir)
+}
+
+func (b *bench) write(key, name, data string) {
+	b.Helper()
+	b.in(key, func(dir string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o644); err != nil {
+			b.Error(err)
+		}
+	})
+}
+
+func (b *bench) read(key, name string) (data string) {
+	b.Helper()
+	b.in(key, func(dir string) {
+		p, err := os.ReadFile(filepath.Join(dir, name))
+		data = string(p)
+		if err != nil {
+			data = "error"
+			if os.IsNotExist(err) {
+				data = "none"
+			}
+		}
+	})
+	return data
+}
+
+func (b *bench) layer(name, parent string) {
+	b.Helper()
+	b.prepare("making "+name, parent)
+	b.write("making "+name, "f", name)
+	b.write("making "+name, "only-"+name, name)
+	b.commit(name, "making "+name, snapshot.CommitOptions{})
+}
+
+func lifecycle(t *testing.T, b *bench) {
+	b.prepare("a /key:with/slashes", "")
+	if s := b.get("a /key:with/slashes"); s.Kind != snapshot.Active || s.Parent != "" || s.Created.IsZero() || s.ID == "" {
+		t.Errorf("%+v", s)
+	}
+	b.write("a /key:with/slashes", "f", "one")
+	active := b.get("a /key:with/slashes")
+	b.commit("one", "a /key:with/slashes", snapshot.CommitOptions{Labels: map[string]string{"k": "v"}, Size: 12, Inodes: 3})
+	s := b.get("one")
+	if s.Kind != snapshot.Committed || s.ID != active.ID || s.Labels["k"] != "v" || s.Size != 12 || s.Inodes != 3 || !s.Created.Equal(active.Created) {
+		t.Errorf("%+v", s)
+	}
+	b.refused(errdefs.IsNotFound, func(tx *state.Tx) error {
+		_, err := snapshot.Get(tx, "ns", active.Key)
+		return err
+	})
+	b.prepare(active.Key, "one") // the key is free again
+	b.look("view", "one")
+	b.view(func(tx *state.Tx) error {
+		var keys []string
+		for s, err := range snapshot.All(tx, "ns") {
+			if err != nil {
+				t.Error(err)
+			}
+			keys = append(keys, s.Key+"="+string(s.Kind))
+		}
+		if got := strings.Join(keys, " "); got != "a /key:with/slashes=active one=committed view=view" {
+			t.Errorf("%s", got)
+		}
+		return nil
+	})
+}
+
+func layers(t *testing.T, b *bench) {
+	b.layer("base", "")
+	b.layer("middle", "base")
+	b.layer("top", "middle")
+	b.prepare("rw", "top")
+	b.look("ro", "top")
+	b.look("ro1", "base")
+	b.look("ro0", "")
+	for key, want := range map[string]string{"rw": "top", "ro": "top", "ro1": "base", "ro0": "none"} {
+		if got := b.read(key, "f"); got != want {
+			t.Errorf("%s shows %q, not %q", key, got, want)
+		}
+	}
+	for _, n := range []string{"only-base", "only-middle", "only-top"} {
+		if b.read("rw", n) == "none" {
+			t.Errorf("%s is not seen", n)
+		}
+	}
+	b.in("rw", func(dir string) {
+		if err := os.Remove(dir + "/only-base"); err != nil {
+			t.Error(err)
+		}
+		if err := os.WriteFile(dir+"/f", []byte("changed"), 0o644); err != nil {
+			t.Error(err)
+		}
+	})
+	if b.read("rw", "only-base") != "none" || b.read("rw", "f") != "changed" {
+		t.Error("what was changed is not seen at the next mount")
+	}
+	if b.read("ro", "f") != "top" || b.read("ro", "only-base") != "base" {
+		t.Error("a change shows in another snapshot")
+	}
+	for _, key := range []string{"ro", "ro1", "ro0"} {
+		b.in(key, func(dir string) {
+			if err := os.WriteFile(dir+"/no", nil, 0o644); err == nil {
+				t.Errorf("%s is writable", key)
+			}
+		})
+	}
+	b.view(func(tx *state.Tx) error {
+		chain, err := snapshot.Chain(tx, "ns", "rw")
+		var keys []string
+		for _, s := range chain {
+			keys = append(keys, s.Key)
+		}
+		if !slices.Equal(keys, []string{"rw", "top", "middle", "base"}) {
+			t.Errorf("chain %v", keys)
+		}
+		return err
+	})
+}
+
+// rebase: layers are made without parents, in any order, and stacked when they are committed.
+func rebase(t *testing.T, b *bench) {
+	for _, n := range []string{"2", "1", "0"} {
+		b.prepare("a"+n, "")
+		b.write("a"+n, "f", n)
+		b.write("a"+n, "only"+n, n)
+	}
+	b.refused(errdefs.IsNotFound, func(tx *state.Tx) error {
+		_, err := snapshot.Commit(tx, "ns", "l1", "a1", snapshot.CommitOptions{Parent: "l0"})
+		return err
+	})
+	b.commit("l0", "a0", snapshot.CommitOptions{})
+	b.commit("l1", "a1", snapshot.CommitOptions{Parent: "l0"})
+	b.commit("l2", "a2", snapshot.CommitOptions{Parent: "l1"})
+	b.prepare("rw", "l2")
+	if b.read("rw", "f") != "2" || b.read("rw", "only0") != "0" || b.read("rw", "only1") != "1" {
+		t.Error("the layers are not stacked")
+	}
+	b.refused(errdefs.IsInvalidArgument, func(tx *state.Tx) error {
+		_, err := snapshot.Commit(tx, "ns", "other", "rw", snapshot.CommitOptions{Parent: "l1"})
+		return err
+	})
+	b.commit("same", "rw", snapshot.CommitOptions{Parent: "l2"})
+}
+
+func failures(t *testing.T, b *bench) {
+	b.layer("base", "")
+	b.prepare("active", "base")
+	b.look("view", "base")
+	id := b.staged()
+	prepare := func(key, parent string) func(*state.Tx) error {
+		return func(tx *state.Tx) error {
+			_, err := snapshot.Prepare(tx, "ns", key, parent, id, nil)
+			return err
+		}
+	}
+	commit := func(name, key string) func(*state.Tx) error {
+		return func(tx *state.Tx) error {
+			_, err := snapshot.Commit(tx, "ns", name, key, snapshot.CommitOptions{})
+			return err
+		}
+	}
+	mounts := func(key string) func(*state.Tx) error {
+		return func(tx *state.Tx) error {
+			_, err := b.mounts(tx, b.d, "ns", key)
+			return err
+		}
+	}
+	for _, key := range []string{"base", "active", "view"} {
+		b.refused(errdefs.IsAlreadyExists, prepare(key, ""))
+		b.refused(errdefs.IsAlreadyExists, commit(key, "active"))
+	}
+	b.refused(errdefs.IsInvalidArgument, prepare("", ""))
+	b.refused(errdefs.IsInvalidArgument, prepare("new", "active"))
+	b.refused(errdefs.IsInvalidArgument, prepare("new", "view"))
+	b.refused(errdefs.IsNotFound, prepare("new", "none"))
+	b.refused(errdefs.IsNotFound, commit("new", "none"))
+	b.refused(errdefs.IsFailedPrecondition, commit("new", "view"))
+	b.refused(errdefs.IsFailedPrecondition, commit("new", "base"))
+	b.refused(errdefs.IsNotFound, mounts("none"))
+	b.refused(errdefs.IsFailedPrecondition, mounts("base"))
+	b.refused(func(err error) bool { return err != nil }, func(tx *state.Tx) error {
+		_, err := snapshot.Prepare(tx, "ns", "new", "base", "0000000000000000", nil) // not staged
+		return err
+	})
+}
+
+func (b *bench) remove(key string) (ids []snapshot.ID) {
+	b.Helper()
+	b.update(func(tx *state.Tx) (err error) {
+		ids, err = snapshot.Remove(tx, "ns", key)
+		return err
+	})
+	return ids
+}
+
+func removal(t *testing.T, b *bench) {
+	b.layer("base", "")
+	b.layer("top", "base")
+	b.prepare("rw", "top")
+	remove := func(key string) func(*state.Tx) error {
+		return func(tx *state.Tx) error {
+			_, err := snapshot.Remove(tx, "ns", key)
+			if errdefs.IsFailedPrecondition(err) && !strings.Contains(err.Error(), map[string]string{"base": `"top"`, "top": `"rw"`}[key]) {
+				t.Errorf("the child is not named: %v", err)
+			}
+			return err
+		}
+	}
+	b.refused(errdefs.IsFailedPrecondition, remove("base"))
+	b.refused(errdefs.IsFailedPrecondition, remove("top"))
+	b.refused(errdefs.IsNotFound, remove("none"))
+	for _, key := range []string{"rw", "top", "base"} {
+		id := b.get(key).ID
+		if ids := b.remove(key); !slices.Equal(ids, []snapshot.ID{id}) {
+			t.Errorf("%s: %v", key, ids)
+		}
+		if _, err := os.Stat(b.dir(b.d, id)); err != nil {
+			t.Errorf("the directory went before it was dropped: %v", err)
+		}
+		for range 2 {
+			if err := b.drop(b.d, id); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Stat(b.dir(b.d, id)); !os.IsNotExist(err) {
+			t.Errorf("%s stays: %v", id, err)
+		}
+	}
+	if err := b.d.EmptyTrash(); err != nil {
+		t.Error(err)
+	}
+}
+
+// namespaces: two of them share the directory of an image's layer, under names of their own.
+func namespaces(t *testing.T, b *bench) {
+	id := b.staged()
+	put := func(ns, key string) {
+		t.Helper()
+		b.update(func(tx *state.Tx) error {
+			return snapshot.PutLayer(tx, ns, snapshot.Info{Key: key, ID: id, Size: 1, Inodes: 1})
+		})
+	}
+	put("ns", "chain")
+	put("other", "chain")
+	put("other", "chain") // a second pull
+	b.refused(errdefs.IsNotFound, func(tx *state.Tx) error {
+		_, err := snapshot.Get(tx, "third", "chain")
+		return err
+	})
+	b.prepare("rw", "chain")
+	b.update(func(tx *state.Tx) error {
+		ids, err := snapshot.Remove(tx, "other", "chain") // rw of ns is no child of this one
+		if len(ids) != 0 {
+			t.Errorf("would drop %v, which another namespace uses", ids)
+		}
+		return err
+	})
+	b.remove("rw")
+	if ids := b.remove("chain"); !slices.Equal(ids, []snapshot.ID{id}) {
+		t.Errorf("nobody drops %s: %v", id, ids)
+	}
+}
+
+// transient: what ends with the boot stands on what stays, never the other way round.
+func transient(t *testing.T, b *bench) {
+	b.layer("base", "")
+	id := b.staged()
+	run := func(fn func(*state.Tx) error) {
+		t.Helper()
+		if err := b.d.UpdateRun(t.Context(), nil, fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(func(tx *state.Tx) error {
+		_, err := snapshot.Prepare(tx, "ns", "run", "base", id, nil)
+		return err
+	})
+	b.view(func(tx *state.Tx) error {
+		for key, want := range map[string]bool{"run": true, "base": false} {
+			if got, err := snapshot.Transient(tx, "ns", key); got != want || err != nil {
+				t.Errorf("%s: %v, %v", key, got, err)
+			}
+		}
+		return nil
+	})
+	if b.read("run", "f") != "base" {
+		t.Error("the parent is not seen")
+	}
+	b.refused(errdefs.IsAlreadyExists, func(tx *state.Tx) error {
+		_, err := snapshot.Prepare(tx, "ns", "run", "", b.staged(), nil)
+		return err
+	})
+	b.refused(errdefs.IsFailedPrecondition, func(tx *state.Tx) error {
+		_, err := snapshot.Remove(tx, "ns", "base")
+		return err
+	})
+	run(func(tx *state.Tx) error {
+		_, err := snapshot.Commit(tx, "ns", "run-done", "run", snapshot.CommitOptions{})
+		return err
+	})
+	b.refused(errdefs.IsFailedPrecondition, func(tx *state.Tx) error {
+		_, err := snapshot.Prepare(tx, "ns", "durable", "run-done", b.staged(), nil)
+		return err
+	})
+	run(func(tx *state.Tx) error {
+		ids, err := snapshot.Remove(tx, "ns", "run-done")
+		if !slices.Equal(ids, []snapshot.ID{id}) {
+			t.Errorf("%v", ids)
+		}
+		return err
+	})
+	b.remove("base")
+}
+
+func labels(t *testing.T, b *bench) {
+	b.prepare("a", "")
+	set := func(l map[string]string) func(*state.Tx) error {
+		return func(tx *state.Tx) error {
+			_, err := snapshot.Label(tx, "ns", "a", l)
+			return err
+		}
+	}
+	created := b.get("a")
+	b.update(set(map[string]string{"x": "1", "y": "2"}))
+	b.update(set(map[string]string{"x": "", "z": strings.Repeat("v", 4095)}))
+	s := b.get("a")
+	if len(s.Labels) != 2 || s.Labels["y"] != "2" || !s.Created.Equal(created.Created) || !s.Updated.After(created.Updated) {
+		t.Errorf("%.200v", s)
+	}
+	b.refused(errdefs.IsInvalidArgument, set(map[string]string{"z": strings.Repeat("v", 4096)}))
+	b.refused(errdefs.IsInvalidArgument, set(map[string]string{"": "v"}))
+	b.refused(errdefs.IsInvalidArgument, func(tx *state.Tx) error {
+		_, err := snapshot.Commit(tx, "ns", "c", "a", snapshot.CommitOptions{Labels: map[string]string{"": "v"}})
+		return err
+	})
+	b.refused(errdefs.IsInvalidArgument, func(tx *state.Tx) error {
+		_, err := snapshot.Prepare(tx, "ns", "b", "", b.staged(), map[string]string{strings.Repeat("k", 4097): ""})
+		return err
+	})
+	b.refused(errdefs.IsNotFound, func(tx *state.Tx) error {
+		_, err := snapshot.Label(tx, "ns", "none", nil)
+		return err
+	})
+}
+
+func usage(t *testing.T, b *bench) {
+	b.layer("base", "")
+	b.prepare("rw", "base")
+	empty, n0, err := b.usage(t.Context(), b.d, b.get("rw").ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write("rw", "big", strings.Repeat("x", 1<<20))
+	b.in("rw", func(dir string) {
+		if err := os.Link(dir+"/big", dir+"/big2"); err != nil {
+			t.Error(err)
+		}
+	})
+	unix.Sync() // some file systems give blocks only then
+	full, n1, err := b.usage(t.Context(), b.d, b.get("rw").ID)
+	if err != nil || full-empty < 1<<20 || full-empty > 2<<20 || n1-n0 != 1 {
+		t.Errorf("grew from %d bytes, %d inodes to %d, %d: %v", empty, n0, full, n1, err)
+	}
+	if _, _, err := b.usage(t.Context(), b.d, "0000000000000000"); err == nil {
+		t.Error("usage of nothing")
+	}
+}
+
+// rootOwner: the root directory of an image stays what it was in every snapshot above.
+func rootOwner(t *testing.T, b *bench) {
+	b.prepare("a", "")
+	b.in("a", func(dir string) {
+		os.Chown(dir, 12, 34)
+		os.Chmod(dir, os.ModeSticky|0o750)
+	})
+	b.commit("base", "a", snapshot.CommitOptions{})
+	b.prepare("b", "base")
+	b.in("b", func(dir string) {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil || st.Uid != 12 || st.Gid != 34 || st.Mode&0o7777 != 0o1750 {
+			t.Errorf("%d:%d %o %v", st.Uid, st.Gid, st.Mode, err)
+		}
+	})
+}
+
+// deep: a chain of 128 layers mounts.
+func deep(t *testing.T, b *bench) {
+	var parent string
+	for i := range 128 {
+		id := b.staged()
+		key := fmt.Sprintf("l%d", i)
+		b.update(func(tx *state.Tx) error {
+			return snapshot.PutLayer(tx, "ns", snapshot.Info{Key: key, ID: id, Parent: parent})
+		})
+		parent = key
+	}
+	b.prepare("rw", parent)
+	b.write("rw", "f", "x")
+	b.look("ro", parent)
+	if b.read("rw", "f") != "x" || b.read("ro", "f") != "none" {
+		t.Error("wrong tree")
+	}
+}
+
+func events(t *testing.T, b *bench) {
+	b.layer("base", "")
+	b.look("v", "base")
+	b.remove("v")
+	b.update(func(tx *state.Tx) error {
+		return snapshot.PutLayer(tx, "ns", snapshot.Info{Key: "direct", ID: b.staged()})
+	})
+	var got []string
+	for e, err := range b.d.Journal().Read(t.Context(), 0, false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		var data map[string]string
+		if err := json.Unmarshal(e.Data, &data); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%s %s %s/%s/%s %s", e.Namespace, e.Topic, data["key"], data["name"], data["parent"], data["snapshotter"]))
+	}
+	want := []string{
+		"ns /snapshot/prepare making base// overlayfs",
+		"ns /snapshot/commit making base/base/ overlayfs",
+		"ns /snapshot/prepare v//base overlayfs",
+		"ns /snapshot/remove v// overlayfs",
+		"ns /snapshot/commit direct/direct/ overlayfs",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
