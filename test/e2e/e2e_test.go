@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -90,18 +91,31 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status":   status,
-			"sh":       shell,
-			"until":    until,
-			"fault":    fault,
-			"traffic":  traffic,
-			"hostile":  hostile,
-			"tab":      tab,
-			"nothing":  nothing,
-			"terminal": terminal,
+			"status":    status,
+			"sh":        shell,
+			"until":     until,
+			"fault":     fault,
+			"traffic":   traffic,
+			"hostile":   hostile,
+			"tab":       tab,
+			"nothing":   nothing,
+			"processes": processes,
+			"terminal":  terminal,
 		},
 	})
 }
+
+// background is the program bg: `exec bg NAME COMMAND... &NAME&` succeeds whatever becomes of the command, and
+// keeps its pid in NAME.pid and its status in NAME.status.
+const background = `#!/bin/bash
+name=$1
+shift
+"$@" &
+echo $! >$name.pid
+wait $! 2>/dev/null
+echo $? >$name.status
+exit 0
+`
 
 func setup(env *testscript.Env) error {
 	w := newWorld()
@@ -115,8 +129,11 @@ func setup(env *testscript.Env) error {
 	if err := os.Mkdir(home, 0o755); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(home, "bg"), []byte(background), 0o755); err != nil {
+		return err
+	}
 	env.Setenv("HOME", home)
-	env.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	env.Setenv("PATH", bin+":"+home+":"+os.Getenv("PATH"))
 	env.Setenv("TERM", "xterm")
 	env.Setenv("CTRD_ROOT", w.root)
 	env.Setenv("CTRD_STATE", w.state)
@@ -224,4 +241,17 @@ func nothing(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// processes prints the names of the world's processes, in order.
+func processes(ts *testscript.TestScript, neg bool, args []string) {
+	var names []string
+	for _, pid := range ts.Value("world").(*world).processes() {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err == nil {
+			names = append(names, strings.TrimSpace(string(name)))
+		}
+	}
+	slices.Sort(names)
+	fmt.Fprintln(ts.Stdout(), strings.Join(names, "\n"))
 }

@@ -135,7 +135,7 @@ func fault(ts *testscript.TestScript, neg bool, args []string) {
 // traffic reset: forget what was counted.
 // traffic bytes <= N, traffic bytes >= N: what all blobs together cost, in bytes that were sent.
 // traffic gets <= N: how often one blob was asked for, at most.
-// traffic once: no byte of a blob was sent twice: what was sent is at most what the blobs are.
+// traffic once [N]: no byte of a blob was sent twice; N bytes more may have been on the way to one who was killed.
 func traffic(ts *testscript.TestScript, neg bool, args []string) {
 	p := ts.Value("proxy").(*proxy)
 	p.mu.Lock()
@@ -146,8 +146,9 @@ func traffic(ts *testscript.TestScript, neg bool, args []string) {
 		clear(p.gets)
 		return
 	case "once":
+		more, _ := strconv.ParseInt(arg(args, 1), 10, 64)
 		for blob, n := range p.bytes {
-			if size := blobSize(ts, blob); n > size {
+			if size := blobSize(ts, blob); n > size+more {
 				ts.Fatalf("%s of %d bytes cost %d", blob, size, n)
 			}
 		}
