@@ -19,7 +19,8 @@ const (
 	chunk = 16 << 20
 	// spread is how many connections one blob may use.
 	spread = 4
-	// piece is what is written at once; so much of each connection a killed process loses.
+	// piece is the most that is read and written at once. What one read brings is written down before
+	// the next: a killed process loses only what the kernel still had for it.
 	piece = 256 << 10
 )
 
@@ -116,7 +117,7 @@ func (f *fetcher) get(ctx context.Context, i *content.Ingest, desc ocispec.Descr
 	buf := pieces.Get().(*[]byte)
 	defer pieces.Put(buf)
 	for off := r.Start; off < r.End; {
-		n, err := io.ReadFull(body, *buf)
+		n, err := body.Read(*buf)
 		if n > 0 {
 			if _, err := i.WriteAt((*buf)[:n], off); err != nil {
 				return err
@@ -124,7 +125,7 @@ func (f *fetcher) get(ctx context.Context, i *content.Ingest, desc ocispec.Descr
 			off += int64(n)
 			arrived(n)
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && off == r.End {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
