@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,4 +93,61 @@ func unoctal(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
+}
+
+// At lists the mount points, in this mount namespace, that write to a directory: bind mounts of it, and
+// overlays with it as the upper directory.
+func At(dir string) ([]string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("mounts of %s: %w", dir, err)
+	}
+	on, err := mountID(dir, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("mounts of %s: %w", dir, err)
+	}
+	// id, parent, device, root, mount point, options, optional fields..., "-", type, source, super options
+	device, root := "", ""
+	for line := range strings.Lines(string(info)) {
+		if f := strings.Fields(line); len(f) > 5 && f[0] == strconv.Itoa(on) {
+			if rel, ok := strings.CutPrefix(filepath.Clean(dir), strings.TrimSuffix(unoctal(f[4]), "/")); ok {
+				device, root = f[2], filepath.Join(unoctal(f[3]), rel)
+			}
+		}
+	}
+	var at []string
+	for line := range strings.Lines(string(info)) {
+		f := strings.Fields(line)
+		if len(f) < 10 || f[0] == strconv.Itoa(on) {
+			continue
+		}
+		if f[2] == device && unoctal(f[3]) == root || slices.Contains(superOptions(f[len(f)-1]), "upperdir="+dir) {
+			at = append(at, unoctal(f[4]))
+		}
+	}
+	return at, nil
+}
+
+// superOptions splits the options of a file system at the commas that no backslash escapes, and undoes
+// the escapes of the kernel and those of [Escape].
+func superOptions(s string) []string {
+	s = unoctal(s)
+	var all []string
+	start := 0
+	for i := 0; i <= len(s); i++ {
+		switch {
+		case i == len(s) || s[i] == ',':
+			all = append(all, unescape(s[start:i]))
+			start = i + 1
+		case s[i] == '\\':
+			i++
+		}
+	}
+	return all
 }

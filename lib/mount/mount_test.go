@@ -372,3 +372,27 @@ func FuzzRelative(f *testing.F) {
 		}
 	})
 }
+
+func TestAt(t *testing.T) {
+	for _, special := range []string{"plain", "with:colon,comma\\and space"} {
+		d := tmp(t)
+		dir := mk(t, d+"/"+special)
+		up, work, lower := mk(t, dir+"/up"), mk(t, dir+"/work"), mk(t, dir+"/lower")
+		none, err := At(up)
+		if err != nil || len(none) != 0 {
+			t.Errorf("%v, %v", none, err)
+		}
+		a, b := mk(t, d+"/a a"), mk(t, d+"/b")
+		mountAll(t, a, Mount{Type: "overlay", Source: "overlay", Options: []string{"workdir=" + Escape(work), "upperdir=" + Escape(up), "lowerdir=" + Escape(lower)}})
+		mountAll(t, b, Mount{Type: "bind", Source: up, Options: []string{"bind"}})
+		if at, err := At(up); err != nil || !slices.Equal(at, []string{a, b}) {
+			t.Errorf("%q, %v", at, err)
+		}
+		if at, err := At(lower); err != nil || len(at) != 0 {
+			t.Errorf("%q, %v", at, err)
+		}
+		if at, err := At(d + "/none"); err != nil || len(at) != 0 {
+			t.Errorf("%q, %v", at, err)
+		}
+	}
+}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 
@@ -39,6 +41,9 @@ type Info struct {
 	Inodes int64 `json:"inodes,omitempty"`
 }
 
+// maxKey bounds keys, which may be paths, in bytes.
+const maxKey = 4096
+
 var records = state.Table[Info]{Name: "snapshots/" + Overlayfs}
 
 // Get reads one record.
@@ -46,6 +51,33 @@ func Get(tx *state.Tx, ns, key string) (Info, error) {
 	s, err := records.Get(tx, ns, key)
 	s.Key = key
 	return s, err
+}
+
+// Find is Get, and finds the snapshot of a layer also by the beginning of its digest, of six digits or
+// more, with or without "sha256:", where only one begins so.
+func Find(tx *state.Tx, ns, name string) (Info, error) {
+	s, err := Get(tx, ns, name)
+	if !errdefs.IsNotFound(err) {
+		return s, err
+	}
+	digits := strings.TrimPrefix(name, "sha256:")
+	if len(digits) < 6 || strings.Trim(digits, "0123456789abcdef") != "" {
+		return s, err
+	}
+	found := 0
+	for other, err := range All(tx, ns) {
+		if err == nil && strings.HasPrefix(other.Key, "sha256:"+digits) {
+			s = other
+			found++
+		}
+	}
+	switch found {
+	case 0:
+		return s, err
+	case 1:
+		return s, nil
+	}
+	return s, fmt.Errorf("snapshot %q in namespace %q: the names of %d begin so: %w", name, ns, found, errdefs.ErrInvalidArgument)
 }
 
 // All yields the snapshots of a namespace by key.
@@ -92,7 +124,7 @@ func add(tx *state.Tx, ns string, s Info) (Info, error) {
 	if err := content.CheckLabels(s.Labels); err != nil {
 		return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
 	}
-	if err := absent(tx, ns, s.Key); err != nil {
+	if err := free(tx, ns, s.Key); err != nil {
 		return s, err
 	}
 	parent, err := committed(tx, ns, s.Key, s.Parent)
@@ -115,7 +147,11 @@ func add(tx *state.Tx, ns string, s Info) (Info, error) {
 	return s, nil
 }
 
-func absent(tx *state.Tx, ns, key string) error {
+// free checks a new key.
+func free(tx *state.Tx, ns, key string) error {
+	if len(key) > maxKey || strings.ContainsFunc(key, unicode.IsControl) {
+		return fmt.Errorf("snapshot %.100q: a key has at most %d bytes and no control characters: %w", key, maxKey, errdefs.ErrInvalidArgument)
+	}
 	_, err := records.Get(tx, ns, key)
 	if err == nil {
 		return fmt.Errorf("snapshot %q in namespace %q: %w", key, ns, errdefs.ErrAlreadyExists)
@@ -174,7 +210,7 @@ func Commit(tx *state.Tx, ns, name, key string, o CommitOptions) (Info, error) {
 	if err := content.CheckLabels(o.Labels); err != nil {
 		return s, fmt.Errorf("snapshot %q: %w", name, err)
 	}
-	if err := absent(tx, ns, name); err != nil {
+	if err := free(tx, ns, name); err != nil {
 		return s, err
 	}
 	if o.Parent != "" {

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/snapshot"
+)
+
+// labelRoot keeps what has it from being collected although nothing refers to it.
+const labelRoot = "containerd.io/gc.root"
+
+func commitVerb(g *cli.Global) *cobra.Command {
+	var below string
+	var labels []string
+	var force bool
+	cmd := cli.New("commit [OPTION]... NAME SNAPSHOT", "finish a snapshot, so that others can stand on it", cli.About{
+		Long: "Turns the active SNAPSHOT into the committed snapshot NAME; its key is free afterwards. What is in it is on the " +
+			"disk before it is recorded. One that was prepared without a parent can be put on top of one now.\n\n" +
+			"The new snapshot has the label " + labelRoot + ", so it stays until it is removed, also when nothing uses it.",
+		Examples: []cli.Example{
+			{Note: "finish work", Text: "ctr-snap commit done work"},
+			{Note: "put a layer that was made by itself on top of another", Text: "ctr-snap commit --parent base done work"},
+		},
+		Args: cli.Count(2, 2), Complete: cli.InTurn(cobra.NoFileCompletions, cli.Snapshots(g)),
+		Exit:    []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitCorrupt},
+		SeeAlso: []string{"ctr-snap-prepare"},
+	}, func(cmd *cobra.Command, args []string) error {
+		o := snapshot.CommitOptions{}
+		err := checkNew(args[0])
+		if err != nil {
+			return err
+		}
+		if o.Labels, err = parseLabels(labels); err != nil {
+			return err
+		}
+		if _, ok := o.Labels[labelRoot]; !ok {
+			o.Labels[labelRoot] = time.Now().UTC().Format(time.RFC3339)
+		}
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		if below != "" {
+			s, err := find(cmd.Context(), d, g.Namespace, below)
+			if err != nil {
+				return err
+			}
+			o.Parent = s.Key
+		}
+		s, err := find(cmd.Context(), d, g.Namespace, args[1])
+		if err != nil {
+			return err
+		}
+		at, err := mount.At(snapshot.FS(d, s.ID))
+		if err != nil {
+			return err
+		}
+		if len(at) > 0 && !force {
+			return cli.Hint(fmt.Errorf("commit of snapshot %q: mounted at %s: %w", s.Key, at[0], errdefs.ErrFailedPrecondition),
+				"ctr-snap unmount %s, or commit with --force if nobody writes there", at[0])
+		}
+		_, err = snapshot.Seal(cmd.Context(), d, g.Namespace, args[0], s.Key, o, usedBy(g.Namespace))
+		return err
+	})
+	cmd.Flags().StringVar(&below, "parent", "", "put it on top of the committed `SNAPSHOT`")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "commit it although it is mounted")
+	labelFlag(cmd, &labels)
+	cli.CompleteOption(cmd, "parent", cli.Snapshots(g))
+	return cmd
+}

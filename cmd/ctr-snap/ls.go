@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+func lsVerb(g *cli.Global) *cobra.Command {
+	var kinds, labels []string
+	var leaves bool
+	table := cli.Table[snapshot.Info]{Columns: []cli.Column[snapshot.Info]{
+		{Name: "key", Value: func(s snapshot.Info) string { return s.Key }},
+		{Name: "kind", Value: func(s snapshot.Info) string { return string(s.Kind) }, Help: "active, view or committed"},
+		{Name: "parent", Value: func(s snapshot.Info) string { return s.Parent }, Help: "key of the snapshot below"},
+		{Name: "size", Value: size, Help: "on the disk, without its parents; known of committed ones", Right: true},
+		{Name: "created", Value: func(s snapshot.Info) string { return units.HumanDuration(time.Since(s.Created)) + " ago" }, Help: "how long ago"},
+		{Name: "bytes", Value: func(s snapshot.Info) string { return strconv.FormatInt(s.Size, 10) }, Help: "the size in bytes", Right: true, Hidden: true},
+		{Name: "inodes", Value: func(s snapshot.Info) string { return strconv.FormatInt(s.Inodes, 10) }, Help: "files and directories", Right: true, Hidden: true},
+		{Name: "id", Value: func(s snapshot.Info) string { return string(s.ID) }, Help: "name of its directory", Hidden: true},
+		{Name: "labels", Value: labelText, Help: "key=value, separated by commas", Hidden: true},
+	}}
+	cmd := cli.New("ls [OPTION]...", "list snapshots", cli.About{
+		Long:   "Lists the snapshots of the namespace by key. No lock is taken.",
+		Stdout: "a snapshot a line",
+		Examples: []cli.Example{
+			{Note: "list all snapshots", Text: "ctr-snap ls"},
+			{Note: "measure what is being written", Text: "ctr-snap ls -q --kind active | ctr-snap usage -"},
+			{Note: "list the top layers: nothing stands on them", Text: "ctr-snap ls -q --kind committed --leaves"},
+		},
+		Exit: []int{cli.ExitCorrupt}, SeeAlso: []string{"ctr-snap-tree"},
+	}, func(cmd *cobra.Command, _ []string) error {
+		all, err := list(cmd, g)
+		if err != nil {
+			return err
+		}
+		parents := map[string]bool{}
+		for _, s := range all {
+			parents[s.Parent] = true
+		}
+		return table.PrintAll(slices.DeleteFunc(all, func(s snapshot.Info) bool {
+			return len(kinds) > 0 && !slices.Contains(kinds, string(s.Kind)) || leaves && parents[s.Key] || !hasLabels(s.Labels, labels)
+		}))
+	})
+	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "list only snapshots of these `KINDS`: active, view, committed")
+	cmd.Flags().BoolVar(&leaves, "leaves", false, "list only snapshots that nothing stands on")
+	cmd.Flags().StringArrayVar(&labels, "label", nil, "list only snapshots with the label `KEY[=VALUE]`; each --label must fit")
+	cli.CompleteOption(cmd, "kind", cobra.FixedCompletions([]string{"active", "view", "committed"}, cobra.ShellCompDirectiveNoFileComp))
+	cli.CompleteOption(cmd, "label", cobra.NoFileCompletions)
+	table.Flags(cmd)
+	return cmd
+}
+
+// list reads all snapshots of the namespace.
+func list(cmd *cobra.Command, g *cli.Global) (all []snapshot.Info, err error) {
+	d, err := g.Open()
+	if err != nil {
+		return nil, err
+	}
+	err = d.View(cmd.Context(), func(tx *state.Tx) error {
+		for s, err := range snapshot.All(tx, g.Namespace) {
+			if err != nil {
+				return err
+			}
+			all = append(all, s)
+		}
+		return nil
+	})
+	return all, err
+}
+
+func size(s snapshot.Info) string {
+	if s.Kind != snapshot.Committed || s.Inodes == 0 {
+		return "-"
+	}
+	return units.HumanSizeWithPrecision(float64(s.Size), 3)
+}
+
+func labelText(s snapshot.Info) string {
+	var all []string
+	for k, v := range s.Labels {
+		all = append(all, k+"="+v)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ",")
+}
+
+func hasLabels(have map[string]string, want []string) bool {
+	for _, w := range want {
+		key, value, exact := strings.Cut(w, "=")
+		v, ok := have[key]
+		if !ok || exact && v != value {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+func mountsVerb(g *cli.Global) *cobra.Command {
+	target := "/mnt"
+	table := cli.Table[mount.Mount]{Columns: []cli.Column[mount.Mount]{
+		{Name: "command", Value: func(m mount.Mount) string { return command(m, target) }, Help: "as mount(8) takes it, quoted for a shell"},
+		{Name: "type", Value: func(m mount.Mount) string { return m.Type }, Help: "file system, or bind", Hidden: true},
+		{Name: "source", Value: func(m mount.Mount) string { return m.Source }, Hidden: true},
+		{Name: "options", Value: func(m mount.Mount) string { return strings.Join(m.Options, ",") }, Hidden: true},
+	}}
+	cmd := cli.New("mounts [OPTION]... SNAPSHOT [DIR]", "show how a snapshot is mounted", cli.About{
+		Long: "Prints the mount(8) commands that would mount an active snapshot or a view at DIR (default: /mnt), and does not " +
+			"mount it. With --json each mount has the fields of containerd's API: type, source, options.",
+		Stdout: "a mount a line",
+		Examples: []cli.Example{
+			{Note: "mount by hand", Text: "ctr-snap mounts work /mnt | sh"},
+			{Note: "see the layers", Text: "ctr-snap mounts --json work"},
+		},
+		Args: cli.Count(1, 2), Complete: cli.InTurn(cli.Snapshots(g), directories),
+		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitCorrupt},
+		SeeAlso: []string{"ctr-snap-mount", "mount(8)"},
+	}, func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			target = args[1]
+		}
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		m, err := mountsOf(cmd.Context(), d, g.Namespace, args[0])
+		if err != nil {
+			return err
+		}
+		return table.PrintAll(m)
+	})
+	table.Flags(cmd)
+	return cmd
+}
+
+// directories completes the names of directories.
+func directories(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}
+
+func mountsOf(ctx context.Context, d *state.Dir, ns, name string) (m []mount.Mount, err error) {
+	err = d.View(ctx, func(tx *state.Tx) error {
+		s, err := snapshot.Find(tx, ns, name)
+		if err != nil {
+			return err
+		}
+		m, err = snapshot.Mounts(tx, d, ns, s.Key)
+		if errdefs.IsFailedPrecondition(err) {
+			err = cli.Hint(err, "ctr-snap view KEY %s makes a view of it", s.Key)
+		}
+		return err
+	})
+	return m, err
+}
+
+// command writes a mount as a shell takes it.
+func command(m mount.Mount, target string) string {
+	words := []string{"mount"}
+	if m.Type != "bind" {
+		words = append(words, "-t", m.Type)
+	}
+	words = append(words, "-o", strings.Join(m.Options, ","), m.Source, target)
+	for i, w := range words {
+		words[i] = quote(w)
+	}
+	return strings.Join(words, " ")
+}
+
+// quote quotes a word for a shell, if it must be.
+func quote(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789,.:/=_+@%-"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
