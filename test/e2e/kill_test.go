@@ -113,6 +113,7 @@ func TestKill(t *testing.T) {
 		}
 		cmd.Wait()
 		told := fmt.Sprintf("%d: %s killed in ctr-task %s", i, what, strings.Join(args, " "))
+		began := time.Now()
 		list := w.must(t, "ctr-task", "ls", "-o", "id,status")
 		for line := range strings.Lines(list) {
 			if !strings.HasPrefix(line, id+"\t") {
@@ -125,7 +126,12 @@ func TestKill(t *testing.T) {
 		if out := w.must(t, "ctr-task", "ls", "-q"); out != "" {
 			t.Fatalf("%s: after rm -f there is %q", told, out)
 		}
+		removed := time.Since(began)
+		left := w.leaks()
 		w.settle(t)
+		if took := time.Since(began); took > time.Second {
+			t.Logf("%s: ls and rm -f took %s, until nothing was left %s; at first there was %q", told, removed, took, left)
+		}
 	}
 	w.must(t, "ctrd", "fsck")
 	w.must(t, "ctr-task", "run", "--rm", img, "true")

@@ -63,6 +63,9 @@ func (w *world) processes() []int {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
+		if stat, _ := os.ReadFile(filepath.Join(p, "stat")); strings.Contains(string(stat), ") Z ") {
+			continue // dead; its parent, or init, has not noticed yet
+		}
 		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
 		args, _ := os.ReadFile(filepath.Join(p, "cmdline"))
 		groups, _ := os.ReadFile(filepath.Join(p, "cgroup"))
