@@ -70,6 +70,7 @@ func Collect(ctx context.Context, d *state.Dir) (r Removed, err error) {
 	if err = errors.Join(err, l.Release()); err != nil {
 		return r, fmt.Errorf("collect: %w", err)
 	}
+	crash.Point("gc.collected")
 	return r, d.EmptyTrash()
 }
 
@@ -278,6 +279,7 @@ func trashFiles(d *state.Dir, held lease.Held, k *kept, r *Removed) error {
 		if err := d.Trash(f.Path); err != nil {
 			return err
 		}
+		crash.Point("gc.trashed-blob")
 		r.Files++
 		r.Bytes += f.Size
 	}
@@ -304,6 +306,7 @@ func trashFiles(d *state.Dir, held lease.Held, k *kept, r *Removed) error {
 		if err := snapshot.Drop(d, id); err != nil {
 			return err
 		}
+		crash.Point("gc.trashed-snapshot")
 		r.Files++
 	}
 	return nil

@@ -30,6 +30,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -60,6 +61,7 @@ func Take(d *state.Dir) (*Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lease: %w", err)
 	}
+	crash.Point("lease.taken")
 	return &Lease{d, h}, nil
 }
 
@@ -83,11 +85,15 @@ func (l *Lease) Hold(ctx context.Context, outer *lock.Lock, kind Kind, names ...
 	if _, err := f.WriteAt([]byte(b.String()), end); err != nil {
 		return fmt.Errorf("lease: %w", err)
 	}
+	crash.Point("lease.held")
 	return nil
 }
 
 // Release ends the lease.
-func (l *Lease) Release() error { return l.held.Remove() }
+func (l *Lease) Release() error {
+	crash.Point("lease.release")
+	return l.held.Remove()
+}
 
 // Held is what live leases hold.
 type Held map[Kind]map[string]bool
@@ -137,6 +143,7 @@ func Live(d *state.Dir) (Held, error) {
 // reap removes a dead lease, by way of its lock: one that was being taken just now is not dead.
 func reap(path string) {
 	if h, err := lock.Hold(path); err == nil {
+		crash.Point("lease.reap")
 		h.Remove()
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
@@ -86,6 +87,7 @@ func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container,
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return exit, err
 	}
+	crash.Point("task.exec-directory")
 	if !o.Detach {
 		defer os.RemoveAll(dir)
 	}
@@ -98,12 +100,14 @@ func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container,
 	if err := client.Exec(ctx, req); err != nil {
 		return exit, err
 	}
+	crash.Point("task.exec-added")
 	defer client.Delete(context.WithoutCancel(ctx), &taskapi.DeleteRequest{ID: c.ID, ExecID: p.ExecID})
 	started, err := client.Start(ctx, &taskapi.StartRequest{ID: c.ID, ExecID: p.ExecID})
 	if err != nil {
 		return exit, programError(err)
 	}
 	p.PID = int(started.Pid)
+	crash.Point("task.exec-started")
 	if o.Started != nil {
 		o.Started(p)
 	}

@@ -103,6 +103,7 @@ func end(d *state.Dir, dir, ns, id string) error {
 	if err := cgroup.Remove(cg); err != nil {
 		return err
 	}
+	crash.Point("task.finish-removed")
 	var p Process
 	started, err := readJSON(dir, initFile, &p)
 	if err != nil {

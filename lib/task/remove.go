@@ -116,6 +116,7 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 			return err
 		}
 	}
+	crash.Point("task.removed-snapshot")
 	dir := Dir(d, ns, id)
 	var exit Exit
 	var p Process
@@ -128,6 +129,7 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 	if err := d.Trash(d.Path("containers", ns, id)); err != nil {
 		return err
 	}
+	crash.Point("task.removed-log")
 	if ended {
 		return d.Journal().Append(ns, event.TaskDelete{ContainerID: id, ID: id, Pid: uint32(p.PID), ExitStatus: uint32(exit.Status), ExitedAt: exit.ExitedAt})
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
 )
@@ -91,6 +92,7 @@ func Stop(ctx context.Context, d *state.Dir, ns, id string, sig unix.Signal, gra
 		sig = stopSignal(c.StopSignal)
 	}
 	err = kill(ctx, d, ns, c.ID, sig, false)
+	crash.Point("task.signalled")
 	if err == nil {
 		short, cancel := context.WithTimeout(ctx, grace)
 		_, err = wait(short, d, ns, c.ID)
@@ -127,6 +129,7 @@ func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
 		return Finish(ctx, d, ns, id)
 	}
 	_ = kill(ctx, d, ns, id, unix.SIGKILL, true) // how it went shows in whether the task ends
+	crash.Point("task.killed")
 	short, cancel := context.WithTimeout(ctx, answerWithin)
 	_, err = wait(short, d, ns, id)
 	cancel()

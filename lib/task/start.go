@@ -95,9 +95,11 @@ func reserve(d *state.Dir, ns, id string) (*lock.Held, error) {
 	if err := d.Trash(dir); err != nil {
 		return nil, err
 	}
+	crash.Point("task.cleared")
 	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o711); err != nil {
 		return nil, err
 	}
+	crash.Point("task.directory")
 	return lock.Hold(filepath.Join(dir, startLock))
 }
 
@@ -105,6 +107,7 @@ func reserve(d *state.Dir, ns, id string) (*lock.Held, error) {
 // the task is gone again.
 func launch(ctx context.Context, d *state.Dir, ns string, c container.Container, o StartOptions, starting *lock.Held) (_ *Task, err error) {
 	dir := Dir(d, ns, c.ID)
+	crash.Point("task.reserved")
 	t := &Task{ID: c.ID}
 	var shim *exec.Cmd
 	reaped := make(chan struct{})
@@ -171,6 +174,7 @@ func discard(ctx context.Context, d *state.Dir, ns, id string) error {
 	if err := Finish(ctx, d, ns, id); err != nil {
 		return err
 	}
+	crash.Point("task.discard")
 	c, err := find(ctx, d, ns, id)
 	if errdefs.IsNotFound(err) {
 		return nil
