@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -30,7 +31,8 @@ func main() {
 	cmd, g := cli.Root("ctr-pull [OPTION]... IMAGE...", "bring images from registries", cli.About{
 		Long: "Brings each image, unpacks it and records it under its name. A name without a registry is one of docker.io, a " +
 			"name without a tag has the tag latest. What is here already is not fetched again, what an interrupted pull had " +
-			"brought neither; two pulls of the same image share the work.\n\n" +
+			"brought neither; two pulls of the same image share the work: one waits for the other as long as that gets on, or " +
+			"as long as --wait says.\n\n" +
 			"Plain HTTP is spoken to registries on this machine, and with --plain-http to others. Proxies are taken from " +
 			"HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Credentials come from the user's docker config.json and the credential " +
 			"helpers it names, or from --authfile or --creds-stdin.\n\n" +
@@ -97,6 +99,7 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	}
 	o.pull.Registry.Insecure = !o.verify
 	o.pull.Namespace = g.Namespace
+	o.pull.Patient = !cmd.Flags().Changed("wait")
 	d, err := g.Open()
 	if err != nil {
 		return err
@@ -106,6 +109,9 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 		show.begin()
 		img, err := pull.Image(cmd.Context(), d, name, o.pull)
 		show.end()
+		if bad := (*pull.ContentError)(nil); errors.As(err, &bad) {
+			return cli.WithStatus(err, cli.ExitRegistry)
+		}
 		if err != nil {
 			return err
 		}

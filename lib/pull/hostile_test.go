@@ -78,6 +78,7 @@ func TestWrongLayers(t *testing.T) {
 		"escape":          {make: func(s *server) built { return s.build("test/bad", "1", escape) }, is: errdefs.IsInvalidArgument, text: "ctrd-escaped"},
 		"no tar":          {make: func(s *server) built { return s.build("test/bad", "1", bytes.Repeat([]byte("x"), 2000)) }, is: func(err error) bool { return err != nil }, text: "layer"},
 		"alien type":      {make: func(s *server) built { return alien(s, good) }, is: errdefs.IsNotImplemented, text: "application/x-alien"},
+		"damaged gzip":    {make: func(s *server) built { return damaged(s, good) }, is: func(err error) bool { return err != nil }, text: "layer"},
 		"truncated gzip":  {make: func(s *server) built { return truncated(s, good) }, is: func(err error) bool { return err != nil }, text: "ends early"},
 		"size in between": {make: func(s *server) built { return oversized(s, good) }, is: errdefs.IsFailedPrecondition, text: "descriptor says"},
 	} {
@@ -94,6 +95,10 @@ func TestWrongLayers(t *testing.T) {
 			_, err := Image(ctx, d, b.ref, options())
 			if !c.is(err) || !strings.Contains(err.Error(), c.text) || !strings.Contains(err.Error(), b.ref) {
 				t.Errorf("%v", err)
+			}
+			var bad *ContentError
+			if name != "missing blob" && !errors.As(err, &bad) {
+				t.Errorf("the content is not blamed: %v", err)
 			}
 			invisible(t, d, name)
 			if _, err := os.Lstat("/tmp/ctrd-escaped"); err == nil {
@@ -129,6 +134,12 @@ func truncated(s *server, data []byte) built {
 	z := zipped(data)
 	b := built{ref: s.host + "/test/bad:1", diffIDs: []digest.Digest{digest.FromBytes(data)}}
 	b.layers = []ocispec.Descriptor{s.blob("test/bad", ocispec.MediaTypeImageLayerGzip, z[:len(z)-20])}
+	return s.push(b, "test/bad", "1")
+}
+
+func damaged(s *server, data []byte) built {
+	b := built{ref: s.host + "/test/bad:1", diffIDs: []digest.Digest{digest.FromBytes(data)}}
+	b.layers = []ocispec.Descriptor{s.blob("test/bad", ocispec.MediaTypeImageLayerGzip, flipped(zipped(data)))}
 	return s.push(b, "test/bad", "1")
 }
 

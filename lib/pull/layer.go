@@ -47,7 +47,7 @@ func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor) (
 			return false, err
 		}
 	}
-	i, err := content.Begin(ctx, p.d, outer, desc)
+	i, err := p.begin(ctx, outer, desc)
 	if err != nil {
 		return false, err
 	}
@@ -76,6 +76,15 @@ func (p *puller) arrived(desc ocispec.Descriptor) {
 func drain(r io.Reader) error {
 	_, err := io.Copy(io.Discard, r)
 	return err
+}
+
+// begin waits for whoever brings the same blob.
+func (p *puller) begin(ctx context.Context, outer *lock.Lock, desc ocispec.Descriptor) (i *content.Ingest, err error) {
+	err = p.patiently(ctx, func() error {
+		i, err = content.Begin(ctx, p.d, outer, desc)
+		return err
+	})
+	return i, err
 }
 
 // bring fetches what is missing of a blob while consume reads it from its beginning, and commits it.

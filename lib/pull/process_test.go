@@ -3,6 +3,7 @@
 package pull
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,9 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -216,5 +220,63 @@ func TestWaiterTakesOver(t *testing.T) {
 	}
 	if gets, got := s.count(b.layers[0].Digest); gets != 2 || got != b.layers[0].Size {
 		t.Errorf("%d requests, %d of %d bytes", gets, got, b.layers[0].Size)
+	}
+}
+
+// trickle sends a blob slowly.
+func trickle(suffix string, whole []byte, pause time.Duration) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, suffix) || r.Method != "GET" {
+			return false
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(len(whole)))
+		for rest := whole; len(rest) > 0 && r.Context().Err() == nil; time.Sleep(pause) {
+			n := min(len(rest), 8<<10)
+			w.Write(rest[:n])
+			w.(http.Flusher).Flush()
+			rest = rest[n:]
+		}
+		return true
+	}
+}
+
+// A pull that gets on, if slowly, is waited for beyond the bound of the locks by whoever is patient; one
+// that is stopped is not.
+func TestPatience(t *testing.T) {
+	base := t.TempDir()
+	openDir(t, base)
+	d, err := state.Open(state.Config{Root: filepath.Join(base, "root"), State: filepath.Join(base, "state"), Wait: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t)
+	tarball := large("big", 800<<10, 11)
+	b := s.build("test/app", "1", tarball)
+	s.set(trickle(b.layers[0].Digest.String(), zipped(tarball), 10*time.Millisecond))
+	p := process(base, b.ref, "ns")
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer p.Process.Kill()
+	waitRanges(t, d, b.layers[0].Digest.Encoded(), 8<<10)
+	patient := options()
+	patient.Patient = true
+	var busy *lock.BusyError
+	if _, err := Image(ctx, d, b.ref, options()); !errors.As(err, &busy) {
+		t.Errorf("without patience: %v", err)
+	}
+	p.Process.Signal(syscall.SIGSTOP)
+	if _, err := Image(ctx, d, b.ref, patient); !errors.As(err, &busy) {
+		t.Errorf("a stopped pull is waited for: %v", err)
+	}
+	p.Process.Signal(syscall.SIGCONT)
+	if _, err := Image(ctx, d, b.ref, patient); err != nil {
+		t.Errorf("a slow pull is not waited for: %v", err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Error(err)
+	}
+	if gets, _ := s.count(b.layers[0].Digest); gets != 1 {
+		t.Errorf("%d requests", gets)
 	}
 }

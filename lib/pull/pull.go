@@ -29,6 +29,9 @@ type Options struct {
 	Layers int
 	// NoUnpack leaves out the snapshots: only blobs are brought.
 	NoUnpack bool
+	// Patient waits for another pull of the same layer for as long as that gets on, and lets the bound of
+	// the state directory's locks count only while it does not.
+	Patient bool
 	// Progress, when set, hears of every step. It is called by one goroutine at a time.
 	Progress func(Event)
 }
@@ -41,8 +44,9 @@ const (
 
 // Image brings the image that ref names and records it under its normalised name. An image that is
 // there whole costs one question to the registry and no write. The errors of the registry keep their
-// kinds; content that is not what its digest or the image says it is, is errdefs.ErrFailedPrecondition.
-// After an error nothing new is visible, and what had arrived is not asked for again.
+// kinds; content that is not what its digest or the image says it is, is errdefs.ErrFailedPrecondition
+// and a [ContentError]. After an error nothing new is visible, and what had arrived whole and right is
+// not asked for again.
 func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img image.Image, err error) {
 	name, err := image.Parse(ref)
 	if err != nil {
@@ -99,7 +103,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		return p.document(ctx, desc)
 	}, p.target, p.platform)
 	if err != nil {
-		return image.Image{}, err
+		return image.Image{}, blame(err)
 	}
 	if err := p.hold(ctx); err != nil {
 		return image.Image{}, err
@@ -164,7 +168,7 @@ func (p *puller) document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 		return nil, err
 	}
 	p.report.send(desc, Waiting, 0)
-	i, err := content.Begin(ctx, p.d, nil, desc)
+	i, err := p.begin(ctx, nil, desc)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +224,7 @@ func (p *puller) bringLayers(ctx context.Context) error {
 		}
 		running.Go(func() {
 			defer func() { <-places }()
-			if err := p.layer(ctx, i); err != nil {
+			if err := blame(p.layer(ctx, i)); err != nil {
 				cancel(fmt.Errorf("layer %s: %w", desc.Digest, err))
 			}
 		})

@@ -41,8 +41,12 @@ func (p *puller) holdLayers(ctx context.Context) error {
 }
 
 // lockLayer waits for whoever unpacks the same layer.
-func (p *puller) lockLayer(ctx context.Context, n int) (*lock.Lock, error) {
-	return p.d.Lock(ctx, nil, lock.Snapshot, p.image.ChainIDs[n].String(), lock.Exclusive)
+func (p *puller) lockLayer(ctx context.Context, n int) (l *lock.Lock, err error) {
+	err = p.patiently(ctx, func() error {
+		l, err = p.d.Lock(ctx, nil, lock.Snapshot, p.image.ChainIDs[n].String(), lock.Exclusive)
+		return err
+	})
+	return l, err
 }
 
 // findLayer tells whether a layer is there: recorded in this namespace by whatever name its directory
@@ -130,6 +134,9 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 		}
 	}()
 	res, err := layer.Apply(ctx, r, snapshot.FS(p.d, staged(id)), layer.Options{MediaType: p.image.Manifest.Layers[n].MediaType})
+	if err != nil && isContent(err) {
+		return &ContentError{err}
+	}
 	if err != nil {
 		return err
 	}

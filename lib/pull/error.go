@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pull
+
+import (
+	"errors"
+	"io"
+
+	"github.com/containerd/errdefs"
+)
+
+// ContentError says that what the registry sent is no image that can be taken: bytes without their
+// digest, a layer that is not what the configuration names, an entry that no layer may have. It keeps
+// the kind of what it wraps.
+type ContentError struct{ Err error }
+
+// Error is the text of the cause.
+func (e *ContentError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *ContentError) Unwrap() error { return e.Err }
+
+// Hint is what the user may do about it.
+func (e *ContentError) Hint() string {
+	return "nothing of it was kept visible; pull it again, and if it fails again the image itself is damaged"
+}
+
+// blame makes a ContentError of an error that the bytes are to blame for.
+func blame(err error) error {
+	var already *ContentError
+	switch {
+	case err == nil || !isContent(err) || errors.As(err, &already):
+	case errdefs.IsFailedPrecondition(err), errdefs.IsInvalidArgument(err), errdefs.IsNotImplemented(err), errors.Is(err, io.ErrUnexpectedEOF):
+		return &ContentError{err}
+	}
+	return err
+}
