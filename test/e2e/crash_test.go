@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,9 +97,7 @@ func (s story) crash(t *testing.T, point string) {
 	}
 	trace := filepath.Join(w.dir, "trace")
 	_, errs, status := w.try([]string{"CTRD_CRASH=" + point, "CTRD_CRASH_TRACE=" + trace}, s.command...)
-	if !slices.Contains(traced(trace), point) {
-		t.Fatalf("the point was not reached: status %d: %s", status, errs)
-	}
+	told := fmt.Sprintf("status %d: %s", status, errs)
 	if out, errs, status := w.try(nil, "ctrd", "fsck"); status != 0 {
 		t.Fatalf("fsck after the crash: status %d: %s%s", status, out, errs)
 	}
@@ -111,4 +110,8 @@ func (s story) crash(t *testing.T, point string) {
 	}
 	w.settle(t)
 	w.must(t, "ctrd", "fsck")
+	// A supervisor passes some points only when what comes later ends it.
+	if !slices.Contains(traced(trace), point) {
+		t.Fatalf("the point was not reached: %s", told)
+	}
 }
