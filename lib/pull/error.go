@@ -3,6 +3,7 @@
 package pull
 
 import (
+	"context"
 	"errors"
 	"io"
 
@@ -26,10 +27,10 @@ func (e *ContentError) Hint() string {
 }
 
 // blame makes a ContentError of an error that the bytes are to blame for.
-func blame(err error) error {
+func blame(ctx context.Context, err error) error {
 	var already *ContentError
 	switch {
-	case err == nil || !isContent(err) || errors.As(err, &already):
+	case err == nil || !isContent(ctx, err) || errors.As(err, &already):
 	case errdefs.IsFailedPrecondition(err), errdefs.IsInvalidArgument(err), errdefs.IsNotImplemented(err), errors.Is(err, io.ErrUnexpectedEOF):
 		return &ContentError{err}
 	}

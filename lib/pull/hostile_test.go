@@ -246,7 +246,7 @@ func TestCancel(t *testing.T) {
 	tarball := large("big", 4<<20, 3)
 	b := s.build("test/app", "1", tarball)
 	c, cancel := context.WithCancelCause(ctx)
-	mine := fmt.Errorf("mine: %w", context.Canceled)
+	mine := errors.New("mine")
 	s.set(func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasSuffix(r.URL.Path, b.layers[0].Digest.String()) {
 			w.Header().Set("Content-Length", fmt.Sprint(b.layers[0].Size))
@@ -259,7 +259,7 @@ func TestCancel(t *testing.T) {
 		}
 		return false
 	})
-	if _, err := Image(c, d, b.ref, options()); !errors.Is(err, context.Canceled) {
+	if _, err := Image(c, d, b.ref, options()); !errors.Is(err, mine) {
 		t.Fatal(err)
 	}
 	invisible(t, d, "cancelled")
@@ -269,6 +269,35 @@ func TestCancel(t *testing.T) {
 	}
 	if _, sent := s.count(b.layers[0].Digest); sent > b.layers[0].Size-1<<20 {
 		t.Errorf("%d of %d bytes were sent again", sent, b.layers[0].Size)
+	}
+}
+
+// One layer is wrong while another is on its way: what has arrived of the other is not thrown away.
+func TestBadLayerSparesOthers(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	s := newServer(t)
+	bad, tarball := files("c", "3"), large("big", 4<<20, 5)
+	b := s.build("test/app", "1", tarball, bad)
+	sent := make(chan struct{}, 1)
+	slow := stall(b.layers[0].Digest.String(), zipped(tarball), 2<<20, sent)
+	s.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, b.layers[1].Digest.String()) {
+			<-sent
+			waitRanges(t, d, b.layers[0].Digest.Encoded(), 2<<20)
+			w.Write(flipped(zipped(bad)))
+			return true
+		}
+		return slow(w, r)
+	})
+	if _, err := Image(ctx, d, b.ref, options()); !errdefs.IsFailedPrecondition(err) {
+		t.Fatal(err)
+	}
+	s.set(nil)
+	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := s.count(b.layers[0].Digest); got != b.layers[0].Size-2<<20 {
+		t.Errorf("%d bytes were sent again", got)
 	}
 }
 

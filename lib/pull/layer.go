@@ -88,8 +88,8 @@ func (p *puller) begin(ctx context.Context, outer *lock.Lock, desc ocispec.Descr
 }
 
 // bring fetches what is missing of a blob while consume reads it from its beginning, and commits it.
-func (p *puller) bring(ctx context.Context, i *content.Ingest, desc ocispec.Descriptor, consume func(io.Reader) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (p *puller) bring(outer context.Context, i *content.Ingest, desc ocispec.Descriptor, consume func(io.Reader) error) error {
+	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
 	var running sync.WaitGroup
 	var failed error // the reason why not all has arrived, if that came first
@@ -129,18 +129,18 @@ func (p *puller) bring(ctx context.Context, i *content.Ingest, desc ocispec.Desc
 		if wrong := i.Commit(); errdefs.IsFailedPrecondition(wrong) {
 			return wrong
 		}
-	case isContent(err):
+	case isContent(outer, err):
 		// Nobody knows whether these bytes are the right ones: the next try shall not build on them.
 		err = errors.Join(err, i.Discard())
 	}
 	return err
 }
 
-// isContent tells whether an error is about what the bytes say, rather than about the disk or a
-// deadline.
-func isContent(err error) bool {
+// isContent tells whether an error is about what the bytes say, rather than about the disk or the end of
+// ctx, after which every error is only its echo.
+func isContent(ctx context.Context, err error) bool {
 	var errno syscall.Errno
-	return !errors.As(err, &errno) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+	return ctx.Err() == nil && !errors.As(err, &errno)
 }
 
 // checkDiffID compares what a layer unpacked to with what the image's configuration says.

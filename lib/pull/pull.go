@@ -103,7 +103,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		return p.document(ctx, desc)
 	}, p.target, p.platform)
 	if err != nil {
-		return image.Image{}, blame(err)
+		return image.Image{}, blame(ctx, err)
 	}
 	if err := p.hold(ctx); err != nil {
 		return image.Image{}, err
@@ -224,8 +224,8 @@ func (p *puller) bringLayers(ctx context.Context) error {
 		}
 		running.Go(func() {
 			defer func() { <-places }()
-			if err := blame(p.layer(ctx, i)); err != nil {
-				cancel(fmt.Errorf("layer %s: %w", desc.Digest, err))
+			if err := blame(ctx, p.layer(ctx, i)); err != nil {
+				cancel(fmt.Errorf("layer %.12s: %w", desc.Digest.Encoded(), err))
 			}
 		})
 	}

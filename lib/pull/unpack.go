@@ -134,7 +134,7 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 		}
 	}()
 	res, err := layer.Apply(ctx, r, snapshot.FS(p.d, staged(id)), layer.Options{MediaType: p.image.Manifest.Layers[n].MediaType})
-	if err != nil && isContent(err) {
+	if err != nil && isContent(ctx, err) {
 		return &ContentError{err}
 	}
 	if err != nil {

@@ -187,9 +187,9 @@ func (b *blob) Read(p []byte) (int, error) {
 	}
 }
 
-// read reads from the open body, within idleTimeout.
+// read reads from the open body, and breaks it off when nothing comes.
 func (b *blob) read(p []byte) (int, error) {
-	t := time.AfterFunc(idleTimeout, func() { b.cancel(errIdle) })
+	t := time.AfterFunc(b.r.idle, func() { b.cancel(errIdle) })
 	n, err := b.body.Read(p)
 	t.Stop()
 	if err == io.EOF {

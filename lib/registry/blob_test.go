@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -55,6 +56,31 @@ func TestBlobResumes(t *testing.T) {
 	f.mu.Unlock()
 	if _, err := readBlob(r, blob, 0, -1); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "broke off at byte 1 ") {
 		t.Errorf("a server that never gets on: %v", err)
+	}
+}
+
+// A transfer that brings nothing any more, though its connection stands, is broken off and resumed.
+func TestBlobStalls(t *testing.T) {
+	f := newFront()
+	data := noise(100000)
+	_, blob := push(t, f.next, "v1", data)
+	stalled := false
+	f.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+		if stalled || !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		stalled = true
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		w.Write(data[:1000])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return true
+	}
+	r := open(t, serve(t, f)+"/test/repo:v1", Options{})
+	r.idle = 100 * time.Millisecond
+	got, err := readBlob(r, blob, 0, -1)
+	if err != nil || !bytes.Equal(got, data) || !stalled {
+		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
 

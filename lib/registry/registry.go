@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -34,6 +35,7 @@ type Repository struct {
 	plain  bool // HTTP is acceptable
 	retry  *retry
 	base   *http.Transport
+	idle   time.Duration // how long a transfer may bring no byte
 	whole  atomic.Bool
 	mu     sync.Mutex // guards client and last
 	client *http.Client
@@ -60,6 +62,7 @@ func Open(ref string, opt Options) (*Repository, error) {
 	}
 	return &Repository{
 		ref: r, opt: opt, base: base,
+		idle:  idleTimeout,
 		plain: opt.PlainHTTP || isLoopback(host),
 		retry: &retry{inner: base, attempts: attempts, pause: sleep},
 	}, nil
