@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -40,6 +41,7 @@ func newProxy(to string) (*proxy, error) {
 	back := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: to})
 	back.ModifyResponse = p.modify
 	back.FlushInterval = -1
+	back.ErrorLog = log.New(io.Discard, "", 0)
 	p.server = &http.Server{Handler: back}
 	go p.server.Serve(l)
 	return p, nil

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package crash
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ctrd.dev/ctrd/test/world"
+)
+
+// words splits a command line at blanks, but for what follows " -c ", which is one script.
+func words(line string) []string {
+	line, script, has := strings.Cut(line, " -c ")
+	w := strings.Fields(line)
+	if has {
+		w = append(w, "-c", script)
+	}
+	return w
+}
+
+// do runs a command that succeeds.
+func do(line string) step { return want(0, line) }
+
+// want runs a command that ends with a status.
+func want(status int, line string) step {
+	return func(t *testing.T, w *world.World) { w.Want(t, status, words(line)...) }
+}
+
+// prints runs a command that succeeds and prints exactly this line.
+func prints(text, line string) step {
+	return func(t *testing.T, w *world.World) {
+		if got := w.Must(t, words(line)...); got != text+"\n" {
+			t.Fatalf("%s prints %q, want %q", line, got, text)
+		}
+	}
+}
+
+// orphaned starts a container c and kills its supervisor.
+func orphaned(options string) []step {
+	return []step{pull(small), do("ctr-task run -d --name c " + options + " " + small + " sleep 1000"), func(t *testing.T, w *world.World) {
+		s := supervisor(w, "c")
+		if s == nil {
+			t.Fatal("c has no supervisor")
+		}
+		s.kill(syscall.SIGKILL)
+		s.wait(t)
+	}}
+}
+
+// ready waits until the program of a container says so by making the file /ready.
+func ready(t *testing.T, w *world.World) {
+	w.Must(t, "ctr-task", "exec", "c", "sh", "-c", "until test -e /ready; do sleep 0.01; done")
+}
+
+func pull(image string) step { return do("ctr-pull -q " + image) }
+
+func scenarios() []scenario {
+	runs := do("ctr-task run --rm " + small + " true")
+	return concat(pulls(runs), creates(runs), runsOf(), signals(), removals(), snapshots())
+}
+
+func concat(all ...[]scenario) (s []scenario) {
+	for _, a := range all {
+		s = append(s, a...)
+	}
+	return s
+}
+
+func pulls(runs step) []scenario {
+	whole := do("ctrd fsck --deep")
+	return []scenario{
+		{name: "pull", command: words("ctr-pull -q " + large), again: []step{pull(large), whole, sameTree(large)}},
+		{
+			name: "pull with one layer present", before: []step{pull(small)}, command: words("ctr-pull -q " + second),
+			again: []step{pull(second), whole, sameTree(second), runs},
+		},
+		{
+			name: "image tag", before: []step{pull(small)}, command: words("ctr-image tag " + small + " other:1"),
+			again: []step{do("ctr-image tag " + small + " other:1"), do("ctr-task run --rm other:1 true")},
+		},
+		{
+			name: "image rm", before: []step{pull(large), pull(small)}, command: words("ctr-image rm " + large),
+			again: []step{do("ctr-image rm -f " + large), onlyImage(small), runs, pull(large), sameTree(large)},
+		},
+	}
+}
+
+// onlyImage wants nothing of another image to be there, not even as garbage.
+func onlyImage(image string) step {
+	return func(t *testing.T, w *world.World) {
+		if found := w.Must(t, "ctrd", "fsck"); found != "" {
+			t.Fatalf("the collection left %s", found)
+		}
+		if got := w.Fields(t, "ctr-image", "ls", "-q"); len(got) != 1 || got[0] != image {
+			t.Fatalf("images: %v", got)
+		}
+		if got := w.Fields(t, "ctr-snap", "ls", "-q"); len(got) != 1 {
+			t.Fatalf("snapshots: %v", got)
+		}
+	}
+}
+
+func creates(runs step) []scenario {
+	// fresh starts every container that is created and not a transient one's rest.
+	usable := func(t *testing.T, w *world.World) {
+		for _, id := range w.Fields(t, "ctr-task", "ls", "-q", "--status", "created") {
+			w.Must(t, "ctr-task", "start", id)
+			w.Must(t, "ctr-task", "exec", id, "true")
+		}
+	}
+	return []scenario{
+		{
+			name: "create", before: []step{pull(small)}, command: words("ctr-task create " + small + " sleep 1000"),
+			again: []step{do("ctr-task create " + small + " sleep 1000"), usable},
+		},
+		{
+			name: "run -d", before: []step{pull(small)}, command: words("ctr-task run -d --name c " + small + " sleep 1000"),
+			then:  [][]string{words("ctr-task exec c true"), words("ctr-task exec -d c sleep 1000"), words("ctr-task stop -t 0 c")},
+			again: []step{runs, do("ctr-task rm -f c"), do("ctr-task run -d --name c " + small + " sleep 1000"), do("ctr-task exec c true")},
+		},
+		{
+			name: "run", before: []step{pull(small)}, command: words("ctr-task run --name c " + small + " sh -c exit 7"), status: 7,
+			again: []step{do("ctr-task rm -f c"), want(7, "ctr-task run --name c "+small+" sh -c exit 7"), prints("7", "ctr-task wait c")},
+		},
+		{
+			name: "start again", before: []step{pull(small), want(4, "ctr-task run --name c "+small+" sh -c exit 4")}, command: words("ctr-task start c"),
+			then:  [][]string{words("ctr-task wait --timeout 1s c")},
+			again: []step{do("ctr-task stop -t 0 c"), do("ctr-task start c"), prints("4", "ctr-task wait c")},
+		},
+	}
+}
+
+func runsOf() []scenario {
+	seven := "ctr-task run --rm " + small + " sh -c exit 7"
+	missing := "ctr-task run --rm " + small + " /missing"
+	return []scenario{
+		{name: "run --rm", before: []step{pull(small)}, command: words(seven), status: 7, again: []step{want(7, seven), gone}},
+		{
+			name: "run --rm -d", before: []step{pull(small)}, command: words("ctr-task run --rm -d " + small + " sleep 0.1"),
+			again: []step{want(7, seven), do("ctr-task run --rm -d " + small + " sleep 0.1"), gone},
+		},
+		{name: "run of nothing", before: []step{pull(small)}, command: words(missing), status: 127, again: []step{want(127, missing), gone}},
+		{
+			name: "exec", before: []step{pull(small), do("ctr-task run -d --name c " + small + " sleep 1000")},
+			command: words("ctr-task exec c sh -c exit 5"), status: 5,
+			again: []step{want(5, "ctr-task exec c sh -c exit 5"), do("ctr-task stop -t 0 c"), prints("137", "ctr-task wait c")},
+		},
+	}
+}
+
+// gone wants transient containers to disappear by themselves.
+func gone(t *testing.T, w *world.World) {
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if left = w.Fields(t, "ctr-task", "ls", "-q"); len(left) == 0 {
+			w.Settle(t)
+			return
+		}
+	}
+	t.Fatalf("transient containers that stay: %v", left)
+}
+
+func signals() []scenario {
+	three := "ctr-task run -d --name c " + small + ` sh -c trap "exit 3" TERM; touch /ready; while :; do sleep 0.02; done`
+	return []scenario{
+		{
+			name: "stop", before: []step{pull(small), do(three), ready}, command: words("ctr-task stop c"),
+			again: []step{do("ctr-task stop c"), prints("3", "ctr-task wait c"), do("ctr-task start c"), ready},
+		},
+		{
+			name: "kill", before: []step{pull(small), do(three), ready}, command: words("ctr-task kill c"),
+			again: []step{do("ctr-task stop -t 0 c"), prints("137", "ctr-task wait c")},
+		},
+		{
+			name: "wait after the supervisor was killed", before: orphaned(""), command: words("ctr-task wait c"),
+			again: []step{prints("137", "ctr-task wait c"), prints("c\tstopped (137)", "ctr-task ls -o id,status"), do("ctr-task start c"), do("ctr-task exec c true")},
+		},
+		{
+			name: "ls after the supervisor was killed", before: orphaned(""), command: words("ctr-task ls"),
+			again: []step{prints("c\tstopped (137)", "ctr-task ls -o id,status"), do("ctr-task start c"), do("ctr-task exec c true")},
+		},
+		{name: "ls after the supervisor of --rm was killed", before: orphaned("--rm"), command: words("ctr-task ls"), again: []step{do("ctr-task ls"), gone}},
+	}
+}
+
+func removals() []scenario {
+	running := do("ctr-task run -d --name c " + small + " sleep 1000")
+	remove := "ctr-task rm -f c"
+	var all []scenario
+	for name, before := range map[string][]step{
+		"rm -f of a running one":             {pull(small), running},
+		"rm -f of a stopped one":             {pull(small), want(7, "ctr-task run --name c "+small+" sh -c exit 7")},
+		"rm -f of one never run":             {pull(small), do("ctr-task create --name c " + small)},
+		"rm -f after the supervisor's death": orphaned(""),
+		"rm -f of a dead transient one":      orphaned("--rm"),
+	} {
+		all = append(all, scenario{name: name, before: before, command: words(remove), again: []step{do(remove), gone, running, do("ctr-task exec c true")}})
+	}
+	return append(all, scenario{
+		name: "rm", before: []step{pull(small), want(7, "ctr-task run --name c "+small+" sh -c exit 7")}, command: words("ctr-task rm c"),
+		again: []step{do(remove), gone, running, do("ctr-task exec c true")},
+	})
+}
+
+func snapshots() []scenario {
+	rm := do("ctr-snap rm -f s")
+	prepare := do("ctr-snap prepare s")
+	return []scenario{
+		{name: "snap prepare", command: words("ctr-snap prepare s"), again: []step{rm, prepare}},
+		{name: "snap prepare of an image", before: []step{pull(small)}, command: words("ctr-snap prepare --image " + small + " s"), again: []step{rm, do("ctr-snap prepare --image " + small + " s")}},
+		{name: "snap view", before: []step{pull(small)}, command: words("ctr-snap view --image " + small + " s"), again: []step{rm, do("ctr-snap view --image " + small + " s")}},
+		{
+			name: "snap commit", before: []step{prepare, filled}, command: words("ctr-snap commit n s"),
+			again: []step{committed, do("ctr-snap prepare s n"), do("ctr-snap usage n")},
+		},
+		{name: "snap rm", before: []step{prepare, filled}, command: words("ctr-snap rm s"), again: []step{rm, prepare}},
+	}
+}
+
+// filled puts a file into the one snapshot that there is.
+func filled(t *testing.T, w *world.World) {
+	dirs, _ := filepath.Glob(filepath.Join(w.Root, "snapshots/overlayfs/*/fs"))
+	if len(dirs) != 1 {
+		t.Fatalf("directories of snapshots: %v", dirs)
+	}
+	if err := os.WriteFile(filepath.Join(dirs[0], "file"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// committed wants the snapshot to be either what it was or committed whole, and commits it.
+func committed(t *testing.T, w *world.World) {
+	switch keys := strings.Join(w.Fields(t, "ctr-snap", "ls", "-q"), " "); keys {
+	case "s":
+		w.Must(t, "ctr-snap", "commit", "n", "s")
+	case "n":
+	default:
+		t.Fatalf("snapshots: %q", keys)
+	}
+	files, _ := filepath.Glob(filepath.Join(w.Root, "snapshots/overlayfs/*/fs/file"))
+	if len(files) != 1 {
+		t.Fatalf("files of the snapshot: %v", files)
+	}
+}

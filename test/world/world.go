@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package world gives a test a state directory of its own, the built commands, images in a real
+// registry, and the means to see whatever of that is left on the machine.
+package world
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// World is a state directory and all that belongs to it on this machine. No two share anything but the
+// kernel.
+type World struct {
+	Dir         string // everything below it is the world's
+	Root, State string // the state directory
+	Bin         string // the commands
+}
+
+// New makes a world that ends with the test: what is left of it is then ended and removed by force.
+func New(tb testing.TB, bin string) *World {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "ctrd-world-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	w := &World{dir, filepath.Join(dir, "root"), filepath.Join(dir, "state"), bin}
+	tb.Cleanup(func() {
+		if err := w.destroy(); err != nil {
+			tb.Errorf("clean up: %v", err)
+		}
+	})
+	return w
+}
+
+// Environ is this process's environment with the world's directories and commands.
+func (w *World) Environ(more ...string) []string {
+	return append(append(os.Environ(), "PATH="+w.Bin+":"+os.Getenv("PATH"), "CTRD_ROOT="+w.Root, "CTRD_STATE="+w.State), more...)
+}
+
+// Result is how a command ended and what it printed.
+type Result struct {
+	Args           []string
+	Stdout, Stderr string
+	Status         int // -1: a signal ended it
+	Signal         syscall.Signal
+	Took           time.Duration
+}
+
+// String tells all of it, for a failure.
+func (r Result) String() string {
+	how := fmt.Sprintf("status %d", r.Status)
+	if r.Signal != 0 {
+		how = r.Signal.String()
+	}
+	return fmt.Sprintf("%s: %s after %s\n%s%s", strings.Join(r.Args, " "), how, r.Took.Round(time.Millisecond), r.Stdout, r.Stderr)
+}
+
+// Patience is how long a command may take. One that takes longer hangs, and the test fails.
+const Patience = 90 * time.Second
+
+// Command prepares a command of the world; env is added to its environment.
+func (w *World) Command(ctx context.Context, env []string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(w.Bin, args[0]), args[1:]...)
+	cmd.Env = w.Environ(env...)
+	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+// Run runs a command to its end, however that is.
+func (w *World) Run(tb testing.TB, env []string, args ...string) Result {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	cmd := w.Command(ctx, env, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	began := time.Now()
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		tb.Fatalf("%s: %v", strings.Join(args, " "), err)
+	}
+	r := Result{args, out.String(), errs.String(), cmd.ProcessState.ExitCode(), 0, time.Since(began)}
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
+		r.Signal = ws.Signal()
+	}
+	if ctx.Err() != nil {
+		tb.Fatalf("it hangs: %s", r)
+	}
+	return r
+}
+
+// Must runs a command that succeeds and gives what it printed.
+func (w *World) Must(tb testing.TB, args ...string) string {
+	tb.Helper()
+	return w.Want(tb, 0, args...)
+}
+
+// Want runs a command that ends with the given status and gives what it printed.
+func (w *World) Want(tb testing.TB, status int, args ...string) string {
+	tb.Helper()
+	r := w.Run(tb, nil, args...)
+	if r.Status != status {
+		tb.Fatalf("want status %d: %s", status, r)
+	}
+	return r.Stdout
+}
+
+// Fields are the words that a command prints.
+func (w *World) Fields(tb testing.TB, args ...string) []string {
+	tb.Helper()
+	return strings.Fields(w.Must(tb, args...))
+}
+
+// Whole wants fsck to find no broken invariant.
+func (w *World) Whole(tb testing.TB) {
+	tb.Helper()
+	w.Must(tb, "ctrd", "fsck")
+}
+
+// settleFor bounds what ends by itself: a supervisor whose starter died looks once a second.
+const settleFor = 15 * time.Second
+
+// Settle waits until nothing of the world is left but what is stored.
+func (w *World) Settle(tb testing.TB) {
+	tb.Helper()
+	w.until(tb, w.Leaks)
+}
+
+func (w *World) until(tb testing.TB, left func() []string) {
+	tb.Helper()
+	for deadline := time.Now().Add(settleFor); ; time.Sleep(10 * time.Millisecond) {
+		l := left()
+		if len(l) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("left behind:\n%s", strings.Join(l, "\n"))
+		}
+	}
+}
+
+// Empty removes every container, snapshot and image of the namespace default, and wants nothing to be
+// left of them: no process, no mount, no file.
+func (w *World) Empty(tb testing.TB) {
+	tb.Helper()
+	for _, id := range w.Fields(tb, "ctr-task", "ls", "-q") {
+		w.Must(tb, "ctr-task", "rm", "-f", id)
+	}
+	w.until(tb, w.Leaks)
+	w.Must(tb, append([]string{"ctr-image", "rm", "-f", "none"}, w.Fields(tb, "ctr-image", "ls", "-q")...)...)
+	keys := w.Fields(tb, "ctr-snap", "ls", "-q")
+	for len(keys) > 0 { // children go before their parents
+		n := len(keys)
+		keys = slices.DeleteFunc(keys, func(key string) bool { return w.Run(tb, nil, "ctr-snap", "rm", key).Status == 0 })
+		if len(keys) == n {
+			tb.Fatalf("none of these snapshots can be removed: %v", keys)
+		}
+	}
+	if found := w.Must(tb, "ctrd", "fsck"); found != "" {
+		tb.Fatalf("after everything was removed, fsck finds\n%s", found)
+	}
+	w.until(tb, w.Residue)
+}
+
+// destroy ends and removes whatever is left, by force.
+func (w *World) destroy() error {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		pids := w.Processes()
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			syscall.Kill(pid, syscall.SIGKILL)
+			syscall.Kill(pid, syscall.SIGCONT)
+		}
+		w.thaw()
+	}
+	for _, m := range slices.Backward(hostMounts(w.Dir)) {
+		syscall.Unmount(m, syscall.MNT_DETACH)
+	}
+	var errs []error
+	for _, c := range slices.Backward(w.Cgroups()) {
+		errs = append(errs, os.Remove(c))
+	}
+	return errors.Join(append(errs, os.RemoveAll(w.Dir))...)
+}
