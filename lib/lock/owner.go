@@ -92,7 +92,7 @@ func (d Dir) All() ([]State, error) {
 			return nil
 		}
 		s := State{Rank: filepath.Base(filepath.Dir(path)), Name: unescaper.Replace(filepath.Base(path))}
-		s.Owners = describe(path, k.holders)
+		s.Owners = k.owners(path)
 		s.Waiters = describe("", k.waiters)
 		all = append(all, s)
 		return nil
@@ -106,7 +106,16 @@ func holders(path string) ([]Owner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return describe(path, table[inode(path)].holders), nil
+	return table[inode(path)].owners(path), nil
+}
+
+// owners describes the holders of the lock file at path. A signature in it is of an exclusive holder,
+// perhaps of one that was before those who share it now.
+func (k kernelLock) owners(path string) []Owner {
+	if k.shared {
+		path = ""
+	}
+	return describe(path, k.holders)
 }
 
 // describe turns pids into owners, with what the lock file says of the one that signed it.
@@ -134,7 +143,10 @@ type fileID struct {
 	ino          uint64
 }
 
-type kernelLock struct{ holders, waiters []int }
+type kernelLock struct {
+	holders, waiters []int // pids
+	shared           bool  // the holders share it
+}
 
 // kernelLocks reads /proc/locks (proc(5)): `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`, where
 // `->` after the number marks one that waits.
@@ -167,6 +179,7 @@ func parseLocks(data []byte) map[fileID]kernelLock {
 			k.waiters = append(k.waiters, pid)
 		} else {
 			k.holders = append(k.holders, pid)
+			k.shared = f[3] == "READ"
 		}
 		table[id] = k
 	}
@@ -206,7 +219,8 @@ func readOwner(path string) Owner {
 	if err != nil {
 		return Owner{}
 	}
-	f := strings.SplitN(strings.TrimSuffix(string(data), "\n"), "\t", 3)
+	line, _, _ := strings.Cut(string(data), "\n") // what follows is the holder's own
+	f := strings.SplitN(line, "\t", 3)
 	if len(f) != 3 {
 		return Owner{}
 	}
