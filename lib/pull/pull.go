@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -69,6 +70,10 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 	}
 	defer p.repo.Close()
 	p.fetcher = &fetcher{repo: p.repo, conns: make(chan struct{}, connections)}
+	if p.root, err = os.Open(d.Path()); err != nil {
+		return img, err
+	}
+	defer p.root.Close()
 	if p.lease, err = lease.Take(d); err != nil {
 		return img, err
 	}
@@ -82,6 +87,7 @@ type puller struct {
 	ref      image.Reference
 	opt      Options
 	platform ocispec.Platform
+	root     *os.File // open while anything is written, see sync
 	lease    *lease.Lease
 	repo     *registry.Repository
 	fetcher  *fetcher

@@ -217,9 +217,14 @@ func (p *puller) recordLayers(tx *state.Tx) error {
 	return nil
 }
 
-// sync makes all that was written durable, names included: once for each file system.
+// sync makes all that was written durable, names included: once for each file system. The root was
+// opened before anything was written, because the kernel reports an error of writing back to those
+// descriptors only that were open when it happened.
 func (p *puller) sync() error {
 	done := map[uint64]bool{}
+	if err := syncOnce(p.root, done); err != nil {
+		return err
+	}
 	for _, dir := range []string{p.d.Path("content"), p.d.Path("snapshots")} {
 		f, err := os.Open(dir)
 		if errors.Is(err, os.ErrNotExist) {
@@ -228,15 +233,23 @@ func (p *puller) sync() error {
 		if err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		err = unix.Fstat(int(f.Fd()), &st)
-		if err == nil && !done[st.Dev] {
-			done[st.Dev] = true
-			err = unix.Syncfs(int(f.Fd()))
+		if err := errors.Join(syncOnce(f, done), f.Close()); err != nil {
+			return err
 		}
-		if err = errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("sync %s: %w", dir, err)
-		}
+	}
+	return nil
+}
+
+// syncOnce syncs the file system of f unless that is done already.
+func syncOnce(f *os.File, done map[uint64]bool) error {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	if err == nil && !done[st.Dev] {
+		done[st.Dev] = true
+		err = unix.Syncfs(int(f.Fd()))
+	}
+	if err != nil {
+		return &os.PathError{Op: "sync", Path: f.Name(), Err: err}
 	}
 	return nil
 }
