@@ -188,10 +188,15 @@ func (r *Reader) wait() error {
 		ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()
 	}
-	if err := r.watch.Wait(ctx); err != nil && ctx.Err() == nil {
-		return err
+	err := r.watch.Wait(ctx)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		r.end()
+		return nil
 	}
-	return nil
+	return err
 }
 
 func unlinked(f *os.File) bool {

@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -94,6 +96,49 @@ func TestWaitFileDirectoryRemoved(t *testing.T) {
 	os.Remove(dir)
 	if err := <-done; !errors.Is(err, os.ErrNotExist) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// TestLater: what comes after the watcher has changed over to inotify.
+func TestLater(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "f")
+	w, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	r, err := Follow(t.Context(), file, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	found := make(chan error)
+	go func() { found <- WaitFile(t.Context(), dir, "x", -1) }()
+	read := make(chan string)
+	go func() {
+		b := make([]byte, 3)
+		_, err := io.ReadFull(r, b)
+		read <- fmt.Sprint(string(b), err)
+	}()
+	time.Sleep(2 * lookFor)
+	w.WriteString("one")
+	if got := <-read; got != "one<nil>" {
+		t.Fatal(got)
+	}
+	if r.watch.f == nil {
+		t.Error("still without inotify")
+	}
+	os.WriteFile(filepath.Join(dir, "x"), nil, 0o600)
+	if err := <-found; err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		w.WriteString("two")
+		r.End()
+	}()
+	if b, err := io.ReadAll(r); string(b) != "two" || err != nil {
+		t.Fatalf("%q %v", b, err)
 	}
 }
 
