@@ -5,7 +5,6 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"ctrd.dev/ctrd/test/world"
 )
 
 var (
@@ -48,38 +49,15 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e: not root, nothing is tested")
 		os.Exit(0)
 	}
-	os.Exit(withRegistry(m.Run))
-}
-
-// withRegistry runs fn while the registry with the images serves. The images are kept for the next run.
-func withRegistry(fn func() int) int {
-	fail := func(err error) int {
-		fmt.Fprintln(os.Stderr, "e2e: images:", err)
-		return 1
-	}
-	program := filepath.Join(top, "build", "mkimages")
-	build := exec.Command("go", "build", "-o", program, "./scripts/mkimages")
-	build.Dir = top
-	if out, err := build.CombinedOutput(); err != nil {
-		return fail(fmt.Errorf("%w: %s", err, out))
-	}
-	serve := exec.Command(program, "-dir", filepath.Join(top, "build", "images"))
-	serve.Stderr = os.Stderr
-	hold, err1 := serve.StdinPipe()
-	out, err2 := serve.StdoutPipe()
-	if err := errors.Join(err1, err2, serve.Start()); err != nil {
-		return fail(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	address, stop, err := world.Registry(top)
 	if err != nil {
-		return fail(errors.Join(err, serve.Wait()))
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
 	}
-	registry = strings.TrimSpace(line)
-	defer func() {
-		hold.Close()
-		serve.Wait()
-	}()
-	return fn()
+	registry = address
+	status := m.Run()
+	stop()
+	os.Exit(status)
 }
 
 func TestScripts(t *testing.T) {
@@ -118,7 +96,11 @@ exit 0
 `
 
 func setup(env *testscript.Env) error {
-	w := newWorld()
+	t, ok := env.T().(testing.TB)
+	if !ok {
+		return errors.New("the test cannot be told of leaks")
+	}
+	w := world.New(t, bin)
 	env.Values["world"] = w
 	p, err := newProxy(registry)
 	if err != nil {
@@ -135,28 +117,18 @@ func setup(env *testscript.Env) error {
 	env.Setenv("HOME", home)
 	env.Setenv("PATH", bin+":"+home+":"+os.Getenv("PATH"))
 	env.Setenv("TERM", "xterm")
-	env.Setenv("CTRD_ROOT", w.root)
-	env.Setenv("CTRD_STATE", w.state)
+	env.Setenv("CTRD_ROOT", w.Root)
+	env.Setenv("CTRD_STATE", w.State)
 	env.Setenv("REGISTRY", registry)
 	env.Setenv("PROXY", p.addr)
 	env.Setenv("IMG", registry+"/busybox:1")
 	env.Setenv("TOP", top)
-	t, ok := env.T().(interface {
-		Errorf(string, ...any)
-		Failed() bool
-	})
-	if !ok {
-		return errors.New("the test cannot be told of leaks")
-	}
 	env.Defer(func() {
 		p.close()
 		if !t.Failed() { // the rest of a script that failed was not run
-			for _, l := range w.leaks() {
+			for _, l := range w.Leaks() {
 				t.Errorf("left behind: %s", l)
 			}
-		}
-		if err := w.clean(); err != nil {
-			t.Errorf("clean up: %v", err)
 		}
 	})
 	return nil
@@ -229,10 +201,10 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 
 // nothing: the world has no process, mount, cgroup or task directory left.
 func nothing(ts *testscript.TestScript, neg bool, args []string) {
-	w := ts.Value("world").(*world)
+	w := ts.Value("world").(*world.World)
 	deadline := time.Now().Add(5 * time.Second)
 	for {
-		left := w.leaks()
+		left := w.Leaks()
 		if len(left) == 0 || neg {
 			return
 		}
@@ -246,7 +218,7 @@ func nothing(ts *testscript.TestScript, neg bool, args []string) {
 // processes prints the names of the world's processes, in order.
 func processes(ts *testscript.TestScript, neg bool, args []string) {
 	var names []string
-	for _, pid := range ts.Value("world").(*world).processes() {
+	for _, pid := range ts.Value("world").(*world.World).Processes() {
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		if err == nil {
 			names = append(names, strings.TrimSpace(string(name)))
