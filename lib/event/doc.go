@@ -11,7 +11,7 @@
 //
 // # Locks
 //
-// Appending takes the file lock <state>/events/lock for the length of one write. Reading takes nothing.
+// Appending takes the lock <state>/events/database/journal for the length of one write. Reading takes nothing.
 //
 // # After a crash
 //

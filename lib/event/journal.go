@@ -3,7 +3,6 @@
 package event
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -16,6 +15,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/tail"
@@ -38,6 +39,7 @@ const (
 	segmentSize = 1 << 20
 	segments    = 8
 	maxLine     = 1 << 20
+	readSize    = 256 << 10
 	appendWait  = 10 * time.Second
 )
 
@@ -139,7 +141,7 @@ func lastSeq(f *os.File, name string) (next uint64, size int64, err error) {
 		}
 		var e Event
 		if err := json.Unmarshal(buf[begin:end], &e); err != nil {
-			return 0, 0, fmt.Errorf("segment %s ends in a damaged line: %w", name, err)
+			return 0, 0, fmt.Errorf("segment %s ends in a damaged line: %w: %w", name, err, errdefs.ErrDataLoss)
 		}
 		return e.Seq + 1, size, nil
 	}
@@ -229,29 +231,40 @@ func (j Journal) readFrom(c *cursor, yield func(Event, error) bool) (bool, error
 	return true, nil
 }
 
+// readSegment yields the whole lines from the cursor on. It may run while another process cuts off the
+// rest of a killed append and writes in its place.
 func readSegment(f *os.File, c *cursor, yield func(Event, error) bool) (bool, error) {
-	if _, err := f.Seek(c.offset, io.SeekStart); err != nil {
-		return false, err
-	}
-	for r := bufio.NewReader(f); ; {
-		line, err := r.ReadBytes('\n')
-		if err == io.EOF {
-			return true, nil
-		}
-		if err != nil {
+	for buf := make([]byte, readSize); ; {
+		n, err := f.ReadAt(buf, c.offset)
+		if err != nil && err != io.EOF {
 			return false, err
 		}
-		c.offset += int64(len(line))
-		e, err := parse(line)
-		if err != nil {
-			return false, fmt.Errorf("event journal %s: %w", f.Name(), err)
-		}
-		if e.Seq <= c.since {
+		end := bytes.LastIndexByte(buf[:n], '\n') + 1
+		if end == 0 {
+			if n < len(buf) {
+				return true, nil
+			}
+			buf = make([]byte, 2*len(buf))
 			continue
 		}
-		c.since = e.Seq
-		if !yield(e, nil) {
-			return false, nil
+		// What ends in a newline is never cut off again, but the beginning of its first line may have been
+		// read before that line was written.
+		if _, err := f.ReadAt(buf[:end], c.offset); err != nil {
+			return false, err
+		}
+		for line := range bytes.Lines(buf[:end]) {
+			c.offset += int64(len(line))
+			e, err := parse(line)
+			if err != nil {
+				return false, fmt.Errorf("event journal %s: damaged line: %w: %w", f.Name(), err, errdefs.ErrDataLoss)
+			}
+			if e.Seq <= c.since {
+				continue
+			}
+			c.since = e.Seq
+			if !yield(e, nil) {
+				return false, nil
+			}
 		}
 	}
 }

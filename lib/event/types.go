@@ -8,7 +8,7 @@ import "time"
 // proto field names.
 type Payload interface {
 	Topic() string // as containerd names it: /tasks/exit
-	Type() string  // full protobuf name: containerd.events.TaskExit
+	Type() string  // full protobuf name: containerd.events.TaskExit; those of images are in containerd.services.images.v1
 }
 
 // The payloads, grouped as the proto files are.
@@ -145,11 +145,11 @@ func (ContentCreate) Type() string     { return "containerd.events.ContentCreate
 func (ContentDelete) Topic() string    { return "/content/delete" }
 func (ContentDelete) Type() string     { return "containerd.events.ContentDelete" }
 func (ImageCreate) Topic() string      { return "/images/create" }
-func (ImageCreate) Type() string       { return "containerd.events.ImageCreate" }
+func (ImageCreate) Type() string       { return "containerd.services.images.v1.ImageCreate" }
 func (ImageUpdate) Topic() string      { return "/images/update" }
-func (ImageUpdate) Type() string       { return "containerd.events.ImageUpdate" }
+func (ImageUpdate) Type() string       { return "containerd.services.images.v1.ImageUpdate" }
 func (ImageDelete) Topic() string      { return "/images/delete" }
-func (ImageDelete) Type() string       { return "containerd.events.ImageDelete" }
+func (ImageDelete) Type() string       { return "containerd.services.images.v1.ImageDelete" }
 func (NamespaceCreate) Topic() string  { return "/namespaces/create" }
 func (NamespaceCreate) Type() string   { return "containerd.events.NamespaceCreate" }
 func (NamespaceUpdate) Topic() string  { return "/namespaces/update" }

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package event
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// TestMain makes this binary a process that appends: CTRD_TEST_DIR is the journal, the first argument
+// names the process.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("CTRD_TEST_DIR"); dir != "" {
+		j := Journal{dir}
+		for i := range appends {
+			var batch []Payload
+			for k := range 1 + i%3 {
+				batch = append(batch, ContainerDelete{ID: fmt.Sprintf("%s %d %d", os.Args[1], i, k)})
+			}
+			if i%10 == 0 {
+				batch = append(batch, large(fmt.Sprintf("%s %d %d", os.Args[1], i, len(batch)), 50<<10))
+			}
+			if err := j.Append("ns-"+os.Args[1], batch...); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+const appends = 200
+
+// Processes append at once while one follows: the follower and a later reader see the same, without a
+// gap over several segments, the events of each process in its order, and those of one append together.
+func TestManyProcesses(t *testing.T) {
+	j := Journal{t.TempDir()}
+	const processes = 5
+	const total = processes * (appends/3*6 + 1 + 2 + appends/10)
+	followed := make(chan []Event)
+	go func() {
+		var all []Event
+		for e, err := range j.Read(t.Context(), 0, true) {
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			if all = append(all, e); len(all) == total {
+				break
+			}
+		}
+		followed <- all
+	}()
+	var cmds []*exec.Cmd
+	for p := range processes {
+		c := exec.Command("/proc/self/exe", fmt.Sprint(p))
+		c.Env = append(os.Environ(), "CTRD_TEST_DIR="+j.Dir)
+		c.Stderr = os.Stderr
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		cmds = append(cmds, c)
+	}
+	for _, c := range cmds {
+		if err := c.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if names, err := j.segments(); err != nil || len(names) < 3 {
+		t.Errorf("segments %v, %v", names, err)
+	}
+	all := <-followed
+	checkOrder(t, all, total, processes)
+	n := 0
+	for e, err := range j.Read(t.Context(), 0, false) {
+		if err != nil || n >= len(all) || e.Seq != all[n].Seq || string(e.Data) != string(all[n].Data) {
+			t.Fatalf("event %d read afterwards is another one: %d, %v", n, e.Seq, err)
+		}
+		n++
+	}
+	if n != total {
+		t.Errorf("%d events are there, want %d", n, total)
+	}
+}
+
+func checkOrder(t *testing.T, all []Event, total, processes int) {
+	t.Helper()
+	if len(all) != total {
+		t.Fatalf("%d events were seen, want %d", len(all), total)
+	}
+	type at struct{ i, k int }
+	now := make([]at, processes)
+	for n, e := range all {
+		if e.Seq != uint64(n+1) {
+			t.Fatalf("event %d is at place %d", e.Seq, n+1)
+		}
+		var p, i, k int
+		if _, err := fmt.Sscanf(e.Field("id"), "%d %d %d", &p, &i, &k); err != nil {
+			t.Fatal(err)
+		}
+		if e.Namespace != fmt.Sprintf("ns-%d", p) {
+			t.Errorf("event of process %d in namespace %s", p, e.Namespace)
+		}
+		switch {
+		case k == 0:
+			if n > 0 && i != 0 && i != now[p].i+1 {
+				t.Fatalf("append %d of process %d follows %d", i, p, now[p].i)
+			}
+		case now[p] != at{i, k - 1} || all[n-1].Namespace != e.Namespace:
+			t.Fatalf("event %d of append %d of process %d is apart", k, i, p)
+		}
+		now[p] = at{i, k}
+	}
+}
