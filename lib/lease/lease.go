@@ -29,6 +29,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
@@ -42,12 +45,12 @@ type Kind string
 const (
 	Content  Kind = "content"  // a digest
 	Snapshot Kind = "snapshot" // the id of a snapshot's directory, or namespace/key
-	Image    Kind = "image"    // namespace/name
 )
 
-// Lease is what one piece of work of this process holds.
+// Lease is what one piece of work of this process holds. Its methods may be called by several goroutines.
 type Lease struct {
 	d    *state.Dir
+	mu   sync.Mutex // of the file's end
 	held *lock.Held
 }
 
@@ -57,26 +60,37 @@ func Take(d *state.Dir) (*Lease, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("lease: %w", err)
 	}
-	h, err := lock.Hold(filepath.Join(dir, rand.Text()))
-	if err != nil {
-		return nil, fmt.Errorf("lease: %w", err)
+	for {
+		h, err := lock.Hold(filepath.Join(dir, rand.Text()))
+		if errdefs.IsAborted(err) {
+			continue // Live met the file between its making and its locking, and took it for a dead one
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lease: %w", err)
+		}
+		crash.Point("lease.taken")
+		return &Lease{d: d, held: h}, nil
 	}
-	crash.Point("lease.taken")
-	return &Lease{d, h}, nil
 }
 
 // Hold adds things to the lease. Only after it returned may the caller check that they exist. outer is
-// the innermost lock the caller holds, or nil; it must rank below lock.Collect.
+// the innermost lock the caller holds, or nil; it must rank below lock.Collect. A name that has a newline
+// is errdefs.ErrInvalidArgument.
 func (l *Lease) Hold(ctx context.Context, outer *lock.Lock, kind Kind, names ...string) (err error) {
+	var b strings.Builder
+	for _, n := range names {
+		if strings.Contains(n, "\n") {
+			return fmt.Errorf("lease on %s %q: %w", kind, n, errdefs.ErrInvalidArgument)
+		}
+		fmt.Fprintf(&b, "%s %s\n", kind, n)
+	}
 	c, err := l.d.Lock(ctx, outer, lock.Collect, "collect", lock.Shared)
 	if err != nil {
 		return fmt.Errorf("lease: %w", err)
 	}
 	defer func() { err = errors.Join(err, c.Release()) }()
-	var b strings.Builder
-	for _, n := range names {
-		fmt.Fprintf(&b, "%s %s\n", kind, n)
-	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	f := l.held.File()
 	end, err := f.Seek(0, 2)
 	if err != nil {
