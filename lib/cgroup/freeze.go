@@ -30,6 +30,9 @@ func Freeze(ctx context.Context, path string) error {
 	return nil
 }
 
+// thawEvery is how many steps of a freeze may fail before everything is thawed and frozen anew.
+const thawEvery = 20
+
 func (t tree) freeze(ctx context.Context, path string) (err error) {
 	defer func() {
 		if err != nil {
@@ -43,9 +46,16 @@ func (t tree) freeze(ctx context.Context, path string) (err error) {
 	} else if state == "" {
 		step = t.freezeV2
 	}
-	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+	for i, pause := 1, 100*time.Microsecond; ; i, pause = i+1, min(2*pause, 10*time.Millisecond) {
 		if done, err := step(path); err != nil || done {
 			return err
+		}
+		// A thread in the middle of execve waits for its siblings to die, which they do not while they
+		// are frozen: it never freezes. Let them go on for a moment.
+		if i%thawEvery == 0 {
+			if err := t.thaw(path); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
