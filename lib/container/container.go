@@ -157,8 +157,14 @@ func Create(tx *state.Tx, ns string, c Container, s *specs.Spec) error {
 	return nil
 }
 
-// Put rewrites an existing record and stamps the time of the change.
+// Put rewrites an existing record and stamps the time of the change. One that the database which tx
+// writes does not have is errdefs.ErrNotFound.
 func Put(tx *state.Tx, ns string, c Container) error {
+	if ok, err := records.Has(tx, tx.Durable(), ns, c.ID); err != nil {
+		return err
+	} else if !ok {
+		return fmt.Errorf("container %q in namespace %q: %w", c.ID, ns, errdefs.ErrNotFound)
+	}
 	c.Updated = time.Now().UTC()
 	if err := records.Put(tx, ns, c.ID, c); err != nil {
 		return err
