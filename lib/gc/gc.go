@@ -17,7 +17,8 @@
 // # After a crash
 //
 // The records go first, in one commit. Files that are left over are garbage, which the next collection
-// finds by itself: it looks for files that no record names.
+// finds by itself: it looks for files that no record names. Task directories and logs without a container
+// are among them.
 package gc
 
 import (
@@ -40,6 +41,7 @@ import (
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
 )
 
 // Labels with containerd's meaning.
@@ -71,7 +73,7 @@ func Collect(ctx context.Context, d *state.Dir) (r Removed, err error) {
 		return r, fmt.Errorf("collect: %w", err)
 	}
 	crash.Point("gc.collected")
-	return r, d.EmptyTrash()
+	return r, errors.Join(task.Tidy(ctx, d), d.EmptyTrash())
 }
 
 func collect(ctx context.Context, d *state.Dir, l *lock.Lock, r *Removed) error {

@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -45,11 +48,14 @@ func Finish(ctx context.Context, d *state.Dir, ns, id string) error {
 	return nil
 }
 
-// finishSoon is Finish for listings: when the lock is busy, whoever has it sees to the task.
+// finishSoon is Finish for listings, which wait for nobody: when a lock is busy, whoever has it sees to
+// the task, or the next listing does.
 func finishSoon(ctx context.Context, d *state.Dir, ns, id string) {
-	locks := d.Locks()
-	locks.Wait = 0
-	l, err := locks.Acquire(ctx, nil, lock.Container, ns+"/"+id, lock.Exclusive)
+	d, err := state.Open(state.Config{Root: d.Path(), State: d.Run(), Wait: 0})
+	if err != nil {
+		return
+	}
+	l, err := d.Lock(ctx, nil, lock.Container, ns+"/"+id, lock.Exclusive)
 	if err != nil {
 		return
 	}
@@ -60,12 +66,51 @@ func finishSoon(ctx context.Context, d *state.Dir, ns, id string) {
 	l.Release()
 }
 
+// Tidy removes what removals that were cut short have left: task directories and logs whose container is
+// gone, in every namespace. One that anybody is at is left to them.
+func Tidy(ctx context.Context, d *state.Dir) error {
+	var orphans []string
+	for _, list := range []iter.Seq2[string, error]{Dirs(d), LogDirs(d)} {
+		for name, err := range list {
+			if err != nil {
+				return fmt.Errorf("tidy: %w", err)
+			}
+			orphans = append(orphans, name)
+		}
+	}
+	// The directories first: a record is written before its container has any.
+	err := d.View(ctx, func(tx *state.Tx) error {
+		var failed error
+		orphans = slices.DeleteFunc(orphans, func(name string) bool {
+			ns, id, _ := strings.Cut(name, "/")
+			_, err := container.Get(tx, ns, id)
+			if !errdefs.IsNotFound(err) {
+				failed = errors.Join(failed, err)
+				return true
+			}
+			return false
+		})
+		return failed
+	})
+	if err != nil {
+		return fmt.Errorf("tidy: %w", err)
+	}
+	for _, name := range orphans {
+		ns, id, _ := strings.Cut(name, "/")
+		finishSoon(ctx, d, ns, id)
+	}
+	return nil
+}
+
 // finish does the work of Finish under the container's lock. It reports whether the container is
 // transient and nobody is left who would remove it.
 func finish(d *state.Dir, ns, id string) (orphan bool, err error) {
 	dir := Dir(d, ns, id)
 	alive, err := live(dir)
 	if alive || err != nil {
+		return false, err
+	}
+	if err := removeSocket(d, dir); err != nil {
 		return false, err
 	}
 	if err := end(d, dir, ns, id); err != nil {
@@ -122,6 +167,22 @@ func end(d *state.Dir, dir, ns, id string) error {
 	}
 	crash.Point("task.finish-recorded")
 	return d.Journal().Append(ns, event.TaskExit{ContainerID: id, ID: id, Pid: uint32(p.PID), ExitStatus: killedStatus, ExitedAt: exit.ExitedAt})
+}
+
+// removeSocket removes the socket of a supervisor that is gone, which does so itself unless it is killed.
+func removeSocket(d *state.Dir, dir string) error {
+	var s Supervisor
+	if ok, err := readJSON(dir, shimFile, &s); !ok || err != nil {
+		return err
+	}
+	path, ok := strings.CutPrefix(s.Address, "unix://")
+	if !ok || filepath.Dir(path) != d.Run("s") {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // cgroupOf reads the cgroup from the bundle; before that is written, it is the default one.

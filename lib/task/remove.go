@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
@@ -20,9 +21,13 @@ import (
 )
 
 // Remove removes a container, its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
-// unless force, which kills it first. One that is not there is errdefs.ErrNotFound.
+// unless force, which kills it first. One that is not there is errdefs.ErrNotFound; what an earlier
+// removal that was cut short has left of it is removed all the same.
 func Remove(ctx context.Context, d *state.Dir, ns, id string, force bool) error {
 	c, err := find(ctx, d, ns, id)
+	if errdefs.IsNotFound(err) && container.CheckID(id) == nil {
+		return errors.Join(err, removeRest(ctx, d, ns, id))
+	}
 	if err != nil {
 		return err
 	}
@@ -32,6 +37,16 @@ func Remove(ctx context.Context, d *state.Dir, ns, id string, force bool) error 
 		}
 	}
 	return remove(ctx, d, ns, c.ID)
+}
+
+// removeRest removes the task directory and the log of a container that has no record.
+func removeRest(ctx context.Context, d *state.Dir, ns, id string) error {
+	for _, path := range []string{Dir(d, ns, id), d.Path("containers", ns, id)} {
+		if _, err := os.Lstat(path); err == nil {
+			return Finish(ctx, d, ns, id)
+		}
+	}
+	return nil
 }
 
 // remove removes a container that has ended.

@@ -63,17 +63,29 @@ func Get(ctx context.Context, d *state.Dir, ns, query string) (Info, error) {
 // finishes what it finds dead where nobody else is at it.
 func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 	var all []Info
-	err := d.View(ctx, func(tx *state.Tx) error {
+	// The directories first: a record is written before its container has one.
+	dirs, err := os.ReadDir(d.Run("tasks", ns))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	recorded := map[string]bool{}
+	err = d.View(ctx, func(tx *state.Tx) error {
 		for c, err := range container.All(tx, ns) {
 			if err != nil {
 				return err
 			}
 			all = append(all, Info{Container: c})
+			recorded[c.ID] = true
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, e := range dirs {
+		if !recorded[e.Name()] {
+			finishSoon(ctx, d, ns, e.Name()) // a removal that was cut short
+		}
 	}
 	live := all[:0]
 	for _, c := range all {

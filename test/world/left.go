@@ -144,13 +144,14 @@ func hostMounts(dir string) []string {
 	return found
 }
 
-// Residue lists the files of the state directory that are not the databases, the journal or what guards
-// them: in a world without image, snapshot and container there are none.
+// Residue lists the files of the state directory that are not the databases, the journal or locks: in a
+// world without image, snapshot and container there are none. The lock file of a process that was killed
+// stays for the next who takes that lock, or until the machine is started again.
 func (w *World) Residue() []string {
 	var left []string
 	for dir, own := range map[string][]string{
 		w.Root:  {"meta.db", "reserve"},
-		w.State: {"run.db", "boot", "events", "locks/database", "locks/collect"},
+		w.State: {"run.db", "boot", "events", "locks"},
 	} {
 		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {

@@ -134,12 +134,12 @@ const settleFor = 15 * time.Second
 // Settle waits until nothing of the world is left but what is stored.
 func (w *World) Settle(tb testing.TB) {
 	tb.Helper()
-	w.until(tb, w.Leaks)
+	until(tb, settleFor, w.Leaks)
 }
 
-func (w *World) until(tb testing.TB, left func() []string) {
+func until(tb testing.TB, limit time.Duration, left func() []string) {
 	tb.Helper()
-	for deadline := time.Now().Add(settleFor); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
 		l := left()
 		if len(l) == 0 {
 			return
@@ -157,7 +157,7 @@ func (w *World) Empty(tb testing.TB) {
 	for _, id := range w.Fields(tb, "ctr-task", "ls", "-q") {
 		w.Must(tb, "ctr-task", "rm", "-f", id)
 	}
-	w.until(tb, w.Leaks)
+	w.Settle(tb)
 	w.Must(tb, append([]string{"ctr-image", "rm", "-f", "none"}, w.Fields(tb, "ctr-image", "ls", "-q")...)...)
 	keys := w.Fields(tb, "ctr-snap", "ls", "-q")
 	for len(keys) > 0 { // children go before their parents
@@ -170,7 +170,7 @@ func (w *World) Empty(tb testing.TB) {
 	if found := w.Must(tb, "ctrd", "fsck"); found != "" {
 		tb.Fatalf("after everything was removed, fsck finds\n%s", found)
 	}
-	w.until(tb, w.Residue)
+	until(tb, 2*time.Second, w.Residue)
 }
 
 // destroy ends and removes whatever is left, by force.
