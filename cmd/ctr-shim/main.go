@@ -44,6 +44,9 @@ Files in the working directory:
   exit.json        how the container ended; written when its output has been written to the end
   shim.log         what it has to say (its stderr)
 
+Environment:
+  GOMAXPROCS=1     keeps the supervisor a third smaller; the programs that it starts do not see it
+
 Exit status:
   0  the container has ended and is cleaned up
   1  a failure, told on descriptor 3 or in shim.log

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -90,7 +92,7 @@ func (s *server) spawnEngine(verb string) (*engineProcess, error) {
 	s.mu.Unlock()
 	e := &engineProcess{s: s, conn: ours}
 	_, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, s.config.ID}, &syscall.ProcAttr{
-		Env:   os.Environ(),
+		Env:   engineEnv(),
 		Files: []uintptr{0, 2, 2, theirs.Fd()},
 		// Nothing may be put into the container once the supervisor is dead. (No thread of ours ever ends.)
 		Sys: &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
@@ -100,6 +102,12 @@ func (s *server) spawnEngine(verb string) (*engineProcess, error) {
 		return nil, fmt.Errorf("start the engine: %w", err)
 	}
 	return e, nil
+}
+
+// engineEnv is our environment without GOMAXPROCS, which whoever starts us sets to 1 for the sake of our
+// size: the engine is to be quick.
+func engineEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GOMAXPROCS=") })
 }
 
 // close gives up what the engine may still tell; an engine that was not asked ends.

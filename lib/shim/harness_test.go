@@ -163,7 +163,7 @@ func (k *task) tryServe() error {
 	args := append([]string{"serve", "--namespace", namespace, "--id", k.id, "--events", k.journal().Dir}, k.args...)
 	k.shim = exec.Command(shimBinary, args...)
 	k.shim.Dir, k.shim.Stdout, k.shim.Stderr, k.shim.ExtraFiles = k.dir, log, log, []*os.File{w}
-	k.shim.Env = append(os.Environ(), k.env...)
+	k.shim.Env = append(append(os.Environ(), "GOMAXPROCS=1"), k.env...)
 	k.shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	must(k, k.shim.Start())
 	w.Close()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -39,8 +38,6 @@ type server struct {
 	running sync.WaitGroup // engines that put processes into the container
 	engines int            // engines that may still tell a pid
 	early   map[int]ending // children that ended before the engine told whose they are
-
-	trimmer *time.Timer
 
 	engine *engineProcess // prepared for Create
 	hello  ask.Hello

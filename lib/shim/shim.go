@@ -44,11 +44,14 @@ const (
 	rootfsDir  = "rootfs"
 	engineDir  = "engine"
 	version    = 3 // of the task API
+	gcPercent  = 30
 )
 
 // Serve supervises until there is nothing left to supervise. ready is told "ok\n", or why not, and closed.
 func Serve(c Config, ready *os.File) error {
-	debug.SetGCPercent(20)
+	// A collection costs more memory, for its own work, than all the garbage of a start. The first one is
+	// due at a heap of gcPercent hundredths of 4 MiB, after some dozen execs.
+	debug.SetGCPercent(gcPercent)
 	runtime.GOMAXPROCS(1)
 	held, err := lock.Hold("shim.lock")
 	if err != nil {

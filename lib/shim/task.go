@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -175,7 +174,6 @@ func (s *server) Start(_ context.Context, r *taskapi.StartRequest) (*taskapi.Sta
 	}
 	p.op.Lock()
 	defer p.op.Unlock()
-	defer s.trim()
 	if p.execID == "" {
 		err = p.startInit()
 	} else {
@@ -185,21 +183,6 @@ func (s *server) Start(_ context.Context, r *taskapi.StartRequest) (*taskapi.Sta
 		return nil, err
 	}
 	return &taskapi.StartResponse{Pid: uint32(p.pid)}, nil
-}
-
-// trimAfter is how long after a start its garbage is kept: a container that ends at once need not wait for
-// the collector.
-const trimAfter = 200 * time.Millisecond
-
-// trim gives memory back, soon: the garbage of setting up is not carried through the container's life.
-func (s *server) trim() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.trimmer == nil {
-		s.trimmer = time.AfterFunc(trimAfter, debug.FreeOSMemory)
-		return
-	}
-	s.trimmer.Reset(trimAfter)
 }
 
 // startInit lets the waiting init process become the container's program: it opens the other end of the

@@ -65,9 +65,8 @@ type Result struct {
 }
 
 const (
-	maxMessage = 64 << 10
-	maxText    = 16 << 10
-	maxFiles   = 3
+	maxText  = 16 << 10
+	maxFiles = 3
 )
 
 // Pair makes the socket pair; both ends are close-on-exec, ours does not block.
@@ -120,13 +119,14 @@ func Send(s *os.File, v any, files ...*os.File) error {
 // Receive reads one message into v and gives the files that came with it. The other end being gone
 // is io.EOF.
 func Receive(s *os.File, v any) ([]*os.File, error) {
-	buf := make([]byte, maxMessage)
-	n, files, err := ReceiveFiles(s, buf)
+	size, err := next(s)
 	if err != nil {
 		return nil, err
 	}
-	if n == 0 {
-		return nil, io.EOF
+	buf := make([]byte, size)
+	n, files, err := ReceiveFiles(s, buf)
+	if err != nil {
+		return nil, err
 	}
 	if err := json.Unmarshal(buf[:n], v); err != nil {
 		for _, f := range files {
@@ -135,6 +135,29 @@ func Receive(s *os.File, v any) ([]*os.File, error) {
 		return nil, fmt.Errorf("message between supervisor and engine: %w", err)
 	}
 	return files, nil
+}
+
+// next waits for a message and tells its size, so that no more memory is taken than it needs.
+func next(s *os.File) (size int, err error) {
+	conn, err := s.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var rerr error
+	var none [1]byte
+	err = conn.Read(func(fd uintptr) bool {
+		size, _, rerr = unix.Recvfrom(int(fd), none[:], unix.MSG_PEEK|unix.MSG_TRUNC)
+		return rerr != unix.EAGAIN
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case rerr == unix.ECONNRESET || rerr == nil && size == 0:
+		return 0, io.EOF
+	case rerr != nil:
+		return 0, os.NewSyscallError("recvfrom", rerr)
+	}
+	return size, nil
 }
 
 // ReceiveFiles reads one message into buf and gives the files that came with it; no more than three are
