@@ -89,7 +89,7 @@ crash: build
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m ./test/crash
 
 bench: build
-	scripts/bench
+	scripts/bench/run
 
 size: build
 	@scripts/size $(commands:%=$(BIN)/%)
