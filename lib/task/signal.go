@@ -95,7 +95,7 @@ func Stop(ctx context.Context, d *state.Dir, ns, id string, sig unix.Signal, gra
 	crash.Point("task.signalled")
 	if err == nil {
 		short, cancel := context.WithTimeout(ctx, grace)
-		_, err = wait(short, d, ns, c.ID)
+		err = awaitEnd(short, d, ns, c.ID)
 		cancel()
 	}
 	if errdefs.IsNotFound(err) || err == nil {
@@ -131,9 +131,9 @@ func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
 	_ = kill(ctx, d, ns, id, unix.SIGKILL, true) // how it went shows in whether the task ends
 	crash.Point("task.killed")
 	short, cancel := context.WithTimeout(ctx, answerWithin)
-	_, err = wait(short, d, ns, id)
+	err = awaitEnd(short, d, ns, id)
 	cancel()
-	if err == nil || errdefs.IsNotFound(err) {
+	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -149,11 +149,30 @@ func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
 	}
 	short, cancel = context.WithTimeout(ctx, endWithin)
 	defer cancel()
-	_, err = wait(short, d, ns, id)
-	if errdefs.IsNotFound(err) {
-		return nil
+	return awaitEnd(short, d, ns, id)
+}
+
+// awaitEnd waits until nobody has the task any more or its exit is recorded. Other than [Wait], it does
+// not wait for one to begin.
+func awaitEnd(ctx context.Context, d *state.Dir, ns, id string) error {
+	dir := Dir(d, ns, id)
+	for {
+		var exit Exit
+		if ended, err := readJSON(dir, exitFile, &exit); ended || err != nil {
+			return err
+		}
+		if alive, err := live(dir); err != nil {
+			return err
+		} else if !alive {
+			return Finish(ctx, d, ns, id)
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := awaitChange(ctx, dir); err != nil {
+			return err
+		}
 	}
-	return err
 }
 
 // Pause stops every process of a running container where it is; Resume lets them go on.

@@ -173,10 +173,6 @@ func signals() []scenario {
 			again: []step{do("ctr-task stop c"), prints("3", "ctr-task wait c"), do("ctr-task start c"), ready},
 		},
 		{
-			name: "kill", before: []step{pull(small), do(three), ready}, command: words("ctr-task kill c"),
-			again: []step{do("ctr-task stop -t 0 c"), prints("137", "ctr-task wait c")},
-		},
-		{
 			name: "wait after the supervisor was killed", before: orphaned(""), command: words("ctr-task wait c"),
 			again: []step{prints("137", "ctr-task wait c"), prints("c\tstopped (137)", "ctr-task ls -o id,status"), do("ctr-task start c"), do("ctr-task exec c true")},
 		},
