@@ -58,9 +58,12 @@ func (k *task) afterCrash() {
 	if k.client != nil {
 		k.client.Close()
 	}
-	if held, err := lock.IsHeld(filepath.Join(k.dir, "shim.lock")); held || err != nil {
-		k.Fatalf("shim.lock is held: %v", err)
-	}
+	// A child that the supervisor was about to start has the lock, too, until it starts or finds its parent dead.
+	k.until("the end of shim.lock", func() bool {
+		held, err := lock.IsHeld(filepath.Join(k.dir, "shim.lock"))
+		must(k, err)
+		return !held
+	})
 	var record exitRecord
 	_, err := os.Stat(filepath.Join(k.dir, "exit.json"))
 	if recorded := err == nil; recorded {

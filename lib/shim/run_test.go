@@ -295,11 +295,16 @@ func TestUpdateAndStats(t *testing.T) {
 	k.start()
 	ctx := t.Context()
 	must(t, k.client.Update(ctx, &taskapi.UpdateTaskRequest{ID: k.id, Resources: &taskapi.Any{Value: []byte(`{"pids":{"limit":123},"memory":{"limit":67108864}}`)}}))
-	r, err := k.client.Stats(ctx, &taskapi.StatsRequest{ID: k.id})
-	must(t, err)
-	m, err := taskapi.ParseMetrics(r.Stats)
-	must(t, err)
-	if m.PidsLimit != 123 || m.Pids != 1 || m.MemoryLimit != 64<<20 || m.MemoryUsage == 0 || m.CPUUsage == 0 {
+	var m taskapi.Metrics
+	// Until it has become the program, init has threads.
+	k.until("a single thread", func() bool {
+		r, err := k.client.Stats(ctx, &taskapi.StatsRequest{ID: k.id})
+		must(t, err)
+		m, err = taskapi.ParseMetrics(r.Stats)
+		must(t, err)
+		return m.Pids == 1
+	})
+	if m.PidsLimit != 123 || m.MemoryLimit != 64<<20 || m.MemoryUsage == 0 || m.CPUUsage == 0 {
 		t.Errorf("metrics %+v", m)
 	}
 	if err := k.client.Update(ctx, &taskapi.UpdateTaskRequest{ID: k.id, Resources: &taskapi.Any{Value: []byte(`{"pids":`)}}); err == nil {
