@@ -3,11 +3,9 @@
 package state
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -186,86 +184,6 @@ func checkSchema(tx *bolt.Tx, path string) error {
 		return fmt.Errorf("database %s has schema %d, written by a newer ctrd; this one knows up to %d: %w", path, n, Schema, errdefs.ErrFailedPrecondition)
 	}
 	return nil
-}
-
-// openCopy gives a read transaction on a copy of the database, or nil when there is no database yet.
-func openCopy(path string) (_ *bolt.Tx, err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	fd, err := unix.MemfdCreate("ctrd-view", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("copy of %s: %w", path, err)
-	}
-	mem := os.NewFile(uintptr(fd), path)
-	if err := copyCommit(mem, f); err != nil {
-		mem.Close()
-		return nil, err
-	}
-	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, OpenFile: func(string, int, os.FileMode) (*os.File, error) { return mem, nil }})
-	if err != nil {
-		mem.Close()
-		return nil, damaged(path, err)
-	}
-	tx, err := db.Begin(false)
-	if err == nil {
-		if err = checkSchema(tx, path); err != nil {
-			tx.Rollback()
-		}
-	}
-	if err != nil {
-		db.Close()
-		return nil, err
-	}
-	return tx, nil
-}
-
-// copyTries bounds the optimistic copies. A writer commits at most every few hundred microseconds, a
-// copy of a database of usual size takes less.
-const copyTries = 1000
-
-// copyCommit copies src to dst so that dst is the state of one commit. A bbolt writer changes only pages
-// that the last commit does not use, then one of the two meta pages; so when the meta pages are the same
-// before and after, everything that they lead to was still while it was read.
-func copyCommit(dst, src *os.File) error {
-	page := os.Getpagesize()
-	before, after := make([]byte, 2*page), make([]byte, 2*page)
-	buf := make([]byte, 256<<10)
-	for range copyTries {
-		if _, err := src.ReadAt(before, 0); err != nil {
-			return damaged(src.Name(), err)
-		}
-		if err := dst.Truncate(0); err != nil {
-			return err
-		}
-		for off := int64(0); ; {
-			n, err := src.ReadAt(buf, off)
-			if _, err := dst.WriteAt(buf[:n], off); err != nil {
-				return err
-			}
-			off += int64(n)
-			if err == io.EOF {
-				break
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if _, err := src.ReadAt(after, 0); err != nil {
-			return damaged(src.Name(), err)
-		}
-		if bytes.Equal(before, after) {
-			_, err := dst.WriteAt(after, 0)
-			return err
-		}
-		runtime.Gosched()
-	}
-	return fmt.Errorf("database %s changes faster than it can be read: %w", src.Name(), errdefs.ErrAborted)
 }
 
 // DamagedError says that a database cannot be used. Its kind is errdefs.ErrDataLoss.

@@ -34,10 +34,12 @@ type Config struct {
 	Waiting func(*lock.BusyError)
 }
 
-// Dir is an open state directory. It holds no descriptor and no lock.
+// Dir is an open state directory. It holds no lock and no file of the directory open; copies of the
+// databases that it has read are kept in memory.
 type Dir struct {
 	root, state string
 	locks       lock.Dir
+	snapshots   snapshots
 }
 
 // Open makes what is missing of the two directories and, in the first command after a boot, throws away

@@ -16,6 +16,7 @@ type Tx struct {
 	durable bool     // write is meta.db
 	copies  [2]struct {
 		tx     *bolt.Tx
+		end    func()
 		opened bool
 	}
 	writes, removes int
@@ -68,11 +69,11 @@ func (tx *Tx) db(durable bool) (*bolt.Tx, error) {
 	}
 	c := &tx.copies[i]
 	if !c.opened {
-		t, err := openCopy(tx.d.dbPath(durable))
+		t, end, err := tx.d.snapshots.begin(i, tx.d.dbPath(durable))
 		if err != nil {
 			return nil, err
 		}
-		c.tx, c.opened = t, true
+		c.tx, c.end, c.opened = t, end, true
 	}
 	return c.tx, nil
 }
@@ -94,10 +95,8 @@ func (tx *Tx) readable() ([]*bolt.Tx, error) {
 
 func (tx *Tx) close() {
 	for _, c := range tx.copies {
-		if c.tx != nil {
-			db := c.tx.DB()
-			c.tx.Rollback()
-			db.Close()
+		if c.end != nil {
+			c.end()
 		}
 	}
 }
