@@ -366,3 +366,19 @@ func FuzzReadLog(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParseLog(f *testing.F) {
+	f.Add("log:///a/b%20c?max-size=10&max-files=3")
+	f.Fuzz(func(t *testing.T, uri string) {
+		l, err := ParseLog(uri)
+		if err != nil {
+			if !errdefs.IsInvalidArgument(err) {
+				t.Error(err)
+			}
+			return
+		}
+		if again, err := ParseLog(l.String()); err != nil || again != l {
+			t.Errorf("%q became %q: %+v %v", uri, l.String(), again, err)
+		}
+	})
+}
