@@ -34,6 +34,7 @@ func (a *attachFlags) add(cmd *cobra.Command) {
 // session is what a verb knows of the task it attaches to.
 type session struct {
 	stdin, tty, transient bool
+	owner                 bool // the program ends with us
 	since                 time.Time
 	outputFromNow         bool
 }
@@ -57,9 +58,18 @@ func (a *attachFlags) attach(cmd *cobra.Command, d *state.Dir, ns string, t *tas
 	if !a.noSignals {
 		ctx = passSignals(ctx, t.Signal)
 	}
+	// A reader of our output that goes away shall end the program, as it does in a pipe of the shell: so
+	// the write must fail instead of killing us.
+	cli.Signals(syscall.SIGPIPE)
 	exit, err := task.Attach(ctx, d, ns, t, o)
 	if errors.Is(err, stdio.ErrDetached) {
 		return nil
+	}
+	if errors.Is(err, syscall.EPIPE) && s.owner {
+		_ = t.Signal(ctx, syscall.SIGKILL) // it may have ended
+		if _, e := task.Wait(ctx, d, ns, t.ID); e == nil && s.transient {
+			_ = task.Remove(ctx, d, ns, t.ID, false) // the supervisor sees to it otherwise
+		}
 	}
 	if err != nil {
 		return err

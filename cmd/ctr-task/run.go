@@ -69,7 +69,7 @@ func runVerb(g *cli.Global) *cobra.Command {
 			_, err := fmt.Println(t.ID)
 			return err
 		}
-		return a.attach(cmd, d, g.Namespace, t, session{stdin: o.Stdin, tty: o.Spec.TTY, transient: o.Transient, since: began})
+		return a.attach(cmd, d, g.Namespace, t, session{owner: true, stdin: o.Stdin, tty: o.Spec.TTY, transient: o.Transient, since: began})
 	})
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run in the background and print the container's id")
 	cmd.Flags().BoolVar(&c.Transient, "rm", false, "remove the container when it ends")
@@ -172,7 +172,7 @@ func startVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.attach(cmd, d, g.Namespace, t, session{stdin: i.Stdin, tty: i.Spec.Process.Terminal, since: began})
+		return a.attach(cmd, d, g.Namespace, t, session{owner: true, stdin: i.Stdin, tty: i.Spec.Process.Terminal, since: began})
 	})
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "pass the output on, and the input of a container made with -i")
 	a.add(cmd)

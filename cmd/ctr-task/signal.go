@@ -108,10 +108,10 @@ func waitVerb(g *cli.Global) *cobra.Command {
 		Stdin: "with the operand -, names of containers, one a line", Stdout: "the exit status of each, a line each",
 		Examples: []cli.Example{
 			{Note: "run in the background, wait for the end", Text: "ctr-task run -d busybox sleep 1 | ctr-task wait -"},
-			{Note: "end with the container's status", Text: "ctr-task wait --exit-status r"},
+			{Note: "the status alone, in a script that ends at the first failure", Text: "status=$(ctr-task wait r) || true"},
 		},
-		Args: cli.Count(1, -1), Complete: cli.Containers(g), Exit: []int{cli.ExitNotFound, cli.ExitSome, cli.ExitTimeout},
-		Status: []cli.ExitStatus{{Code: "n", Meaning: "with --exit-status, that of the last container"}},
+		Args: cli.Count(1, -1), Complete: cli.Containers(g),
+		Failure: 125, Status: append(programStatuses[:2:2], cli.ExitStatus{Code: "124", Meaning: "--timeout has passed"}),
 	}, func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
 		if timeout > 0 {
@@ -119,7 +119,6 @@ func waitVerb(g *cli.Global) *cobra.Command {
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
 		}
-		use, _ := cmd.Flags().GetBool("exit-status")
 		last := 0
 		err := each(g, args, func(d *state.Dir, id string) error {
 			exit, err := task.Wait(ctx, d, g.Namespace, id)
@@ -130,13 +129,14 @@ func waitVerb(g *cli.Global) *cobra.Command {
 			_, err = fmt.Fprintln(os.Stdout, exit.Status)
 			return err
 		})
-		if err == nil && use {
-			return cli.Exit(last)
+		if err == nil {
+			err = cli.Exit(last)
+		} else if timeout > 0 && ctx.Err() != nil && cmd.Context().Err() == nil {
+			err = cli.Exit(cli.ExitTimeout)
 		}
 		return err
 	})
 	cmd.Flags().Var((*durationValue)(&timeout), "timeout", "give up after this `DURATION` (10s, 1m; a number counts seconds)")
-	cmd.Flags().Bool("exit-status", false, "end with the exit status of the last container")
 	return cmd
 }
 

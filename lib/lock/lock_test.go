@@ -155,7 +155,7 @@ func TestBusy(t *testing.T) {
 		if busy.Rank != Image || busy.Name != "default/web" || busy.Waited < wait {
 			t.Errorf("wait %s: %+v", wait, busy)
 		}
-		if want := fmt.Sprintf(`image "default/web" is busy: `); !strings.HasPrefix(err.Error(), want) {
+		if want := `image "default/web" is busy: `; !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("error %q does not begin with %q", err, want)
 		}
 		if want := fmt.Sprintf("pid %d (exe exclusive default/web)", p.pid()); !strings.Contains(err.Error(), want) {

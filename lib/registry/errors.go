@@ -51,14 +51,14 @@ func (r *Repository) fail(what string, err error, login bool) error {
 		return err
 	}
 	e := &Error{Registry: r.Host(), Repository: r.Name(), What: what}
-	e.Err, e.Next = classify(err)
+	e.Next, e.Err = classify(err)
 	if login && errdefs.IsNotFound(e.Err) {
 		e.Err, e.Next = fmt.Errorf("it has no /v2/ interface: %w", errdefs.ErrUnavailable), ""
 	}
 	return e
 }
 
-func classify(err error) (error, string) {
+func classify(err error) (next string, kind error) {
 	var (
 		status *transport.Error
 		cert   *tls.CertificateVerificationError
@@ -66,9 +66,9 @@ func classify(err error) (error, string) {
 	)
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err, ""
+		return "", err
 	case errors.As(err, &cert): // before what HTTP on the same port was answered
-		return fmt.Errorf("%w: %w", cert, errdefs.ErrUnavailable), hintCA
+		return hintCA, fmt.Errorf("%w: %w", cert, errdefs.ErrUnavailable)
 	case errors.As(err, &status):
 		return fromStatus(err, status)
 	}
@@ -78,17 +78,17 @@ func classify(err error) (error, string) {
 	}
 	switch {
 	case plain:
-		return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable), hintPlain
+		return hintPlain, fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
 	case hasKind(err):
-		return err, ""
+		return "", err
 	}
-	return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable), ""
+	return "", fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
 }
 
 func hasKind(err error) bool { return errdefs.Resolve(err) != errdefs.ErrUnknown }
 
 // fromStatus turns an answer's status into a kind, and says what the registry said about it.
-func fromStatus(err error, e *transport.Error) (error, string) {
+func fromStatus(err error, e *transport.Error) (next string, _ error) {
 	text := fmt.Sprintf("HTTP %d %s", e.StatusCode, strings.ToLower(http.StatusText(e.StatusCode)))
 	for _, d := range e.Errors {
 		text += ": " + oneLine(string(d.Code)+" "+d.Message)
@@ -113,7 +113,7 @@ func fromStatus(err error, e *transport.Error) (error, string) {
 	case c >= 500, c == http.StatusRequestTimeout:
 		kind = errdefs.ErrUnavailable
 	}
-	return &statusError{e.StatusCode, text, kind}, hint
+	return hint, &statusError{e.StatusCode, text, kind}
 }
 
 // statusError is an HTTP status with a kind.
