@@ -93,6 +93,9 @@ func (j Journal) tail() (*os.File, uint64, error) {
 		return nil, 0, err
 	}
 	next, size, err := lastSeq(f, last)
+	if err == nil {
+		err = f.Truncate(size) // nothing but the rest of a killed append is beyond it
+	}
 	if err == nil && size < segmentSize {
 		return f, next, nil
 	}
@@ -131,11 +134,6 @@ func lastSeq(f *os.File, name string) (next uint64, size int64, err error) {
 			continue
 		}
 		size = start + int64(end)
-		if size < st.Size() {
-			if err := f.Truncate(size); err != nil {
-				return 0, 0, err
-			}
-		}
 		if end == 0 {
 			return first, 0, nil
 		}
@@ -169,26 +167,30 @@ func (j Journal) segments() ([]string, error) {
 // for more until ctx ends. Events that were dropped before they were read show as a gap in Seq.
 func (j Journal) Read(ctx context.Context, since uint64, follow bool) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		if follow {
-			if err := os.MkdirAll(j.Dir, 0o700); err != nil {
+		c := cursor{since: since}
+		if !follow {
+			if _, err := j.readFrom(&c, yield); err != nil {
 				yield(Event{}, err)
-				return
 			}
+			return
+		}
+		if err := os.MkdirAll(j.Dir, 0o700); err != nil {
+			yield(Event{}, err)
+			return
 		}
 		w, err := tail.Watch(j.Dir)
-		if err != nil && follow {
+		if err != nil {
 			yield(Event{}, err)
 			return
 		}
 		defer w.Close()
-		c := cursor{since: since}
 		for {
 			more, err := j.readFrom(&c, yield)
 			if err != nil {
 				yield(Event{}, err)
 				return
 			}
-			if !more || !follow || w.Wait(ctx) != nil {
+			if !more || w.Wait(ctx) != nil {
 				return
 			}
 		}
@@ -282,17 +284,13 @@ func (j Journal) Last() (uint64, error) {
 		return 0, err
 	}
 	name := names[len(names)-1]
-	c := cursor{}
 	f, err := os.Open(filepath.Join(j.Dir, name))
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	if first, err := strconv.ParseUint(name, 10, 64); err == nil {
-		c.since = first - 1
-	}
-	_, err = readSegment(f, &c, func(Event, error) bool { return true })
-	return c.since, err
+	next, _, err := lastSeq(f, name)
+	return next - 1, err
 }
 
 // Decode gives the payload of an event, and false when it is of another type.

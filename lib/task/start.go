@@ -263,6 +263,8 @@ func spawn(ctx context.Context, d *state.Dir, ns string, c container.Container, 
 	defer ready.Close()
 	cmd := exec.Command(path, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	// One processor is enough to supervise; each more costs the supervisor memory as long as it lives.
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	err = cmd.Start()
