@@ -6,7 +6,8 @@
 // The invariants, each of which a crash at any point preserves:
 //
 //   - every recorded blob has its file, of the recorded size (and with Deep, of its digest)
-//   - every image's target is recorded, and what it refers to for this machine is
+//   - every image's target is recorded; so are at least one manifest of an index, and the configuration and
+//     the layers of every manifest that is
 //   - every snapshot has its directory, and a committed parent unless it is the first
 //   - every container has its snapshot and a spec
 //   - no key is in both databases
@@ -25,6 +26,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/content"
@@ -92,19 +94,26 @@ func (c *checker) add(s Severity, kind, ns, name, format string, args ...any) {
 	c.found = append(c.found, Finding{s, kind, ns, name, fmt.Sprintf(format, args...)})
 }
 
-// each walks the records of all namespaces. A record that cannot be decoded is a finding.
-func each[T any](c *checker, kind string, namespaces func(*state.Tx) ([]string, error), all func(*state.Tx, string) iter.Seq2[T, error], fn func(ns string, v T)) error {
+// each walks the records of all namespaces. A record that cannot be decoded is a finding, and so is one
+// that is in both databases. note is called for every record, fn for those that were decoded.
+func each[T any](c *checker, kind string, namespaces func(*state.Tx) ([]string, error), all func(*state.Tx, string) iter.Seq2[T, error], note func(ns string, v T) (name string), fn func(ns string, v T)) error {
 	names, err := namespaces(c.tx)
 	if err != nil {
 		return err
 	}
 	for _, ns := range names {
+		last := ""
 		for v, err := range all(c.tx, ns) {
-			if err := c.ctx.Err(); err != nil {
+			if c.ctx.Err() != nil {
 				return context.Cause(c.ctx)
 			}
+			name := note(ns, v)
+			if name == last { // they come in order
+				c.add(Broken, kind, ns, name, "it is in both databases")
+			}
+			last = name
 			if err != nil {
-				c.add(Broken, kind, ns, "", "%v", err)
+				c.add(Broken, kind, ns, name, "%v", err)
 				continue
 			}
 			fn(ns, v)
@@ -114,9 +123,12 @@ func each[T any](c *checker, kind string, namespaces func(*state.Tx) ([]string, 
 }
 
 func (c *checker) content() error {
-	return each(c, "content", content.Namespaces, content.All, func(ns string, b content.Blob) {
-		seen := c.blobs[b.Digest]
+	read := map[digest.Digest]bool{}
+	note := func(_ string, b content.Blob) string {
 		c.blobs[b.Digest] = true
+		return b.Digest.String()
+	}
+	return each(c, "content", content.Namespaces, content.All, note, func(ns string, b content.Blob) {
 		f, err := content.Open(c.d, b.Digest)
 		if err != nil {
 			c.add(Broken, "content", ns, b.Digest.String(), "%v", err)
@@ -129,7 +141,8 @@ func (c *checker) content() error {
 			c.add(Broken, "content", ns, b.Digest.String(), "%v", err)
 		case st.Size() != b.Size:
 			c.add(Broken, "content", ns, b.Digest.String(), "its file has %d bytes, its record says %d", st.Size(), b.Size)
-		case c.deep && !seen:
+		case c.deep && !read[b.Digest]:
+			read[b.Digest] = true
 			v := b.Digest.Verifier()
 			if _, err := io.Copy(v, f); err != nil {
 				c.add(Broken, "content", ns, b.Digest.String(), "%v", err)
@@ -141,10 +154,15 @@ func (c *checker) content() error {
 }
 
 func (c *checker) snapshot() error {
-	return each(c, "snapshot", snapshot.Namespaces, snapshot.All, func(ns string, s snapshot.Info) {
+	note := func(_ string, s snapshot.Info) string {
 		c.snapshots[s.ID] = true
-		if st, err := os.Stat(snapshot.FS(c.d, s.ID)); err != nil || !st.IsDir() {
-			c.add(Broken, "snapshot", ns, s.Key, "its directory is missing (%v)", err)
+		return s.Key
+	}
+	return each(c, "snapshot", snapshot.Namespaces, snapshot.All, note, func(ns string, s snapshot.Info) {
+		if st, err := os.Stat(snapshot.FS(c.d, s.ID)); err != nil {
+			c.add(Broken, "snapshot", ns, s.Key, "its directory: %v", err)
+		} else if !st.IsDir() {
+			c.add(Broken, "snapshot", ns, s.Key, "its tree is no directory")
 		}
 		if s.Parent == "" {
 			return
@@ -159,19 +177,78 @@ func (c *checker) snapshot() error {
 }
 
 func (c *checker) image() error {
-	return each(c, "image", image.Namespaces, image.All, func(ns string, i image.Image) {
+	return each(c, "image", image.Namespaces, image.All, func(_ string, i image.Image) string { return i.Name }, func(ns string, i image.Image) {
 		b, err := content.Get(c.tx, ns, i.Target.Digest)
-		if err != nil {
+		switch {
+		case err != nil:
 			c.add(Broken, "image", ns, i.Name, "its target: %v", err)
-		} else if b.Size != i.Target.Size {
+		case b.Size != i.Target.Size:
 			c.add(Broken, "image", ns, i.Name, "its target has %d bytes, its record says %d", b.Size, i.Target.Size)
+		default:
+			if err := c.refs(ns, i.Target, 0); err != nil {
+				c.add(Broken, "image", ns, i.Name, "%v", err)
+			}
 		}
 	})
 }
 
+// maxDepth bounds indexes of indexes; digests make no circles.
+const maxDepth = 8
+
+// refs checks that what a recorded index or manifest refers to is recorded, too. Of an index that is any
+// of its manifests, as a pull brings those of one platform.
+func (c *checker) refs(ns string, desc ocispec.Descriptor, depth int) error {
+	if !image.IsIndex(desc.MediaType) && !image.IsManifest(desc.MediaType) || depth > maxDepth {
+		return nil
+	}
+	data, err := content.ReadAll(c.d, desc, image.MaxManifest)
+	if err != nil {
+		return err
+	}
+	if image.IsManifest(desc.MediaType) {
+		m, err := image.ParseManifest(data, desc.MediaType)
+		if errdefs.IsNotImplemented(err) {
+			return nil // it is of something that is no image
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", desc.Digest, err)
+		}
+		for _, part := range append(m.Layers, m.Config) {
+			if _, err := content.Get(c.tx, ns, part.Digest); err != nil {
+				return fmt.Errorf("its manifest %s refers to: %w", desc.Digest, err)
+			}
+		}
+		return nil
+	}
+	x, err := image.ParseIndex(data, desc.MediaType)
+	if err != nil {
+		return fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	var errs []error
+	here := 0
+	for _, m := range x.Manifests {
+		_, err := content.Get(c.tx, ns, m.Digest)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		here++
+		if err == nil {
+			err = c.refs(ns, m, depth+1)
+		}
+		errs = append(errs, err)
+	}
+	if here == 0 && len(x.Manifests) > 0 {
+		return fmt.Errorf("none of the manifests of its index %s: %w", desc.Digest, errdefs.ErrNotFound)
+	}
+	return errors.Join(errs...)
+}
+
 func (c *checker) container() error {
-	return each(c, "container", container.Namespaces, container.All, func(ns string, k container.Container) {
+	note := func(ns string, k container.Container) string {
 		c.logs[ns+"/"+k.ID] = true
+		return k.ID
+	}
+	return each(c, "container", container.Namespaces, container.All, note, func(ns string, k container.Container) {
 		if _, err := container.Spec(c.tx, ns, k.ID); err != nil {
 			c.add(Broken, "container", ns, k.ID, "%v", err)
 		}
@@ -180,9 +257,6 @@ func (c *checker) container() error {
 		}
 		if _, err := snapshot.Get(c.tx, ns, k.SnapshotKey); err != nil {
 			c.add(Broken, "container", ns, k.ID, "its snapshot: %v", err)
-		}
-		if twice, err := container.InBoth(c.tx, ns, k.ID); err != nil || twice {
-			c.add(Broken, "container", ns, k.ID, "it is in both databases (%v)", err)
 		}
 	})
 }
