@@ -224,12 +224,3 @@ func Find(tx *state.Tx, ns, query string) (Container, error) {
 	return Container{}, fmt.Errorf("container %q in namespace %q: %d ids begin with it, %s and %s among them: %w",
 		query, ns, len(found), found[0].ID, found[1].ID, errdefs.ErrInvalidArgument)
 }
-
-// InBoth tells whether an id is in meta.db and in run.db, which must never be.
-func InBoth(tx *state.Tx, ns, id string) (bool, error) {
-	durable, err := records.Has(tx, true, ns, id)
-	if err != nil || !durable {
-		return false, err
-	}
-	return records.Has(tx, false, ns, id)
-}
