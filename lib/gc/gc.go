@@ -5,7 +5,7 @@
 // Roots are images, containers, snapshots that are being written (active) or looked at (view), whatever
 // carries the label containerd.io/gc.root, and what live leases hold. References are followed as
 // containerd follows them: containerd.io/gc.ref.content.* and containerd.io/gc.ref.snapshot.<driver> on
-// content, a container to its snapshot, a snapshot to its parent.
+// images, containers, content and snapshots, a container to its snapshot, a snapshot to its parent.
 //
 // # Locks
 //
@@ -59,7 +59,8 @@ type Removed struct {
 	Bytes     int64 `json:"bytes"`     // of blob files and ingests
 }
 
-// keepIngest is how long what a pull left unfinished is kept for the next one to go on with.
+// keepIngest is how long what a pull left unfinished is kept for the next one to go on with, if
+// anything has arrived.
 const keepIngest = 24 * time.Hour
 
 // Collect removes what nothing refers to.
@@ -82,28 +83,40 @@ func collect(ctx context.Context, d *state.Dir, l *lock.Lock, r *Removed) error 
 		return err
 	}
 	var k *kept
-	err = d.Update(ctx, l, func(tx *state.Tx) error {
-		*r, k = Removed{}, newKept()
-		names, err := namespaces(tx)
+	// What ends with the boot goes first: it can stand on what does not, but not the other way round.
+	for _, update := range []func(context.Context, *lock.Lock, func(*state.Tx) error) error{d.UpdateRun, d.Update} {
+		var n Removed
+		err := update(ctx, l, func(tx *state.Tx) error {
+			n, k = Removed{}, newKept()
+			return removeRecords(tx, held, k, &n)
+		})
 		if err != nil {
 			return err
 		}
-		for _, ns := range names {
-			m := &marker{tx: tx, ns: ns, held: held, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}}
-			if err := m.mark(); err != nil {
-				return fmt.Errorf("namespace %q: %w", ns, err)
-			}
-			if err := m.sweep(r, k); err != nil {
-				return fmt.Errorf("namespace %q: %w", ns, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
+		r.Blobs += n.Blobs
+		r.Snapshots += n.Snapshots
 	}
 	crash.Point("gc.after-commit")
 	return trashFiles(d, held, k, r)
+}
+
+// removeRecords removes what is not in use of the database that tx writes, and notes in k what records
+// of either database still name.
+func removeRecords(tx *state.Tx, held lease.Held, k *kept, r *Removed) error {
+	names, err := namespaces(tx)
+	if err != nil {
+		return err
+	}
+	for _, ns := range names {
+		m := &marker{tx: tx, ns: ns, held: held, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}}
+		if err := m.mark(); err != nil {
+			return fmt.Errorf("namespace %q: %w", ns, err)
+		}
+		if err := errors.Join(m.sweepBlobs(r, k), m.sweepSnapshots(r, k)); err != nil {
+			return fmt.Errorf("namespace %q: %w", ns, err)
+		}
+	}
+	return nil
 }
 
 // namespaces lists every namespace that has anything to collect or to refer with.
@@ -135,7 +148,7 @@ func (m *marker) mark() error {
 		if err != nil {
 			return err
 		}
-		if err := m.blob(i.Target.Digest); err != nil {
+		if err := errors.Join(m.blob(i.Target.Digest), m.refs(i.Labels)); err != nil {
 			return err
 		}
 	}
@@ -143,7 +156,7 @@ func (m *marker) mark() error {
 		if err != nil {
 			return err
 		}
-		if err := m.snapshot(c.SnapshotKey); err != nil {
+		if err := errors.Join(m.snapshot(c.SnapshotKey), m.refs(c.Labels)); err != nil {
 			return err
 		}
 	}
@@ -186,11 +199,16 @@ func (m *marker) blob(d digest.Digest) error {
 		return err
 	}
 	m.blobs[d] = true
-	for key, value := range b.Labels {
-		switch {
-		case key == labelRefContent, strings.HasPrefix(key, labelRefContent+"."), strings.HasPrefix(key, labelRefContent+"/"):
+	return m.refs(b.Labels)
+}
+
+// refs marks what labels refer to.
+func (m *marker) refs(labels map[string]string) error {
+	for key, value := range labels {
+		var err error
+		if name, ok := strings.CutPrefix(key, labelRefContent); ok && (name == "" || name[0] == '.' || name[0] == '/') {
 			err = m.blob(digest.Digest(value))
-		case strings.HasPrefix(key, labelRefSnapshot+snapshot.Overlayfs):
+		} else if name, ok := strings.CutPrefix(key, labelRefSnapshot); ok && (name == snapshot.Overlayfs || strings.HasPrefix(name, snapshot.Overlayfs+"/")) {
 			err = m.snapshot(value)
 		}
 		if err != nil {
@@ -200,7 +218,7 @@ func (m *marker) blob(d digest.Digest) error {
 	return nil
 }
 
-// snapshot marks a snapshot and its parents.
+// snapshot marks a snapshot, its parents and what their labels refer to.
 func (m *marker) snapshot(key string) error {
 	for key != "" && !m.snapshots[key] {
 		s, err := snapshot.Get(m.tx, m.ns, key)
@@ -211,6 +229,9 @@ func (m *marker) snapshot(key string) error {
 			return err
 		}
 		m.snapshots[key] = true
+		if err := m.refs(s.Labels); err != nil {
+			return err
+		}
 		key = s.Parent
 	}
 	return nil
@@ -224,47 +245,67 @@ type kept struct {
 
 func newKept() *kept { return &kept{map[digest.Digest]bool{}, map[snapshot.ID]bool{}} }
 
-// sweep removes the records that are not marked, and notes in k what the others name.
-func (m *marker) sweep(r *Removed, k *kept) error {
+// sweepBlobs removes the records that are not marked, and notes in k what the others name.
+func (m *marker) sweepBlobs(r *Removed, k *kept) error {
 	for b, err := range content.All(m.tx, m.ns) {
 		if err != nil {
 			return err
 		}
-		if m.blobs[b.Digest] {
-			k.blobs[b.Digest] = true
-			continue
+		if !m.blobs[b.Digest] {
+			err := content.Remove(m.tx, m.ns, b.Digest)
+			if err == nil {
+				r.Blobs++
+				continue
+			}
+			if !errdefs.IsNotFound(err) { // it is in the other database
+				return err
+			}
 		}
-		if err := content.Remove(m.tx, m.ns, b.Digest); err != nil {
-			return err
-		}
-		r.Blobs++
+		k.blobs[b.Digest] = true
 	}
-	dead := map[string]bool{}
+	return nil
+}
+
+// sweepSnapshots is sweepBlobs for snapshots. Children go before their parents, as one that others stand
+// on is not removed.
+func (m *marker) sweepSnapshots(r *Removed, k *kept) error {
+	dead, children := map[string]snapshot.Info{}, map[string]int{}
 	for s, err := range snapshot.All(m.tx, m.ns) {
 		if err != nil {
 			return err
 		}
-		if m.snapshots[s.Key] {
+		transient, err := snapshot.Transient(m.tx, m.ns, s.Key)
+		if err != nil {
+			return err
+		}
+		if m.snapshots[s.Key] || transient == m.tx.Durable() {
 			k.snapshots[s.ID] = true
-		} else {
-			dead[s.Key] = true
+			continue
+		}
+		dead[s.Key] = s
+		children[s.Parent]++
+	}
+	var next []string
+	for key := range dead {
+		if children[key] == 0 {
+			next = append(next, key)
 		}
 	}
-	// Children go before their parents: a snapshot that has children is not removed.
-	for progress := true; progress && len(dead) > 0; {
-		progress = false
-		for key := range dead {
-			_, err := snapshot.Remove(m.tx, m.ns, key)
-			if errdefs.IsFailedPrecondition(err) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			delete(dead, key)
-			r.Snapshots++
-			progress = true
+	for len(next) > 0 {
+		s := dead[next[0]]
+		next = next[1:]
+		if _, err := snapshot.Remove(m.tx, m.ns, s.Key); err != nil {
+			return err
 		}
+		r.Snapshots++
+		delete(dead, s.Key)
+		if children[s.Parent]--; children[s.Parent] == 0 && dead[s.Parent].Key != "" {
+			next = append(next, s.Parent)
+		}
+	}
+	// Parents in a circle, which only damage makes, stay with their directories.
+	for _, s := range dead {
+		k.snapshots[s.ID] = true
 	}
 	return nil
 }
@@ -289,7 +330,7 @@ func trashFiles(d *state.Dir, held lease.Held, k *kept, r *Removed) error {
 		if err != nil {
 			return err
 		}
-		if held.Has(lease.Content, f.Digest.String()) || time.Since(f.Modified) < keepIngest {
+		if f.Size > 0 && time.Since(f.Modified) < keepIngest || held.Has(lease.Content, f.Digest.String()) {
 			continue
 		}
 		if err := d.Trash(f.Path); err != nil {
