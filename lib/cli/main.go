@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,9 @@ func (p *process) name() string {
 // command's context; when the command has undone what it can, the process dies by that signal. A second
 // one kills it at once.
 func Main(root *cobra.Command) {
+	// Most commands end before they have made garbage worth collecting: the first collection comes at
+	// 16 MiB instead of 4.
+	debug.SetGCPercent(400)
 	current.root = root
 	if hidden(root, os.Args[1:]) {
 		return
