@@ -247,7 +247,8 @@ func spawn(ctx context.Context, d *state.Dir, ns string, c container.Container, 
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"serve", "--namespace", ns, "--id", c.ID, "--events", d.Journal().Dir}
+	// The socket's place is told: by the time the supervisor looks, its directory may have been trashed.
+	args := []string{"serve", "--namespace", ns, "--id", c.ID, "--events", d.Journal().Dir, "--sockets", d.Run("s")}
 	if c.Transient {
 		args = append(args, "--rm", "--root", d.Path(), "--state", d.Run())
 	}
