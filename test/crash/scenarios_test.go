@@ -3,6 +3,7 @@
 package crash
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,25 @@ func prints(text, line string) step {
 		if got := w.Must(t, words(line)...); got != text+"\n" {
 			t.Fatalf("%s prints %q, want %q", line, got, text)
 		}
+	}
+}
+
+// dead runs a command that dies at a point.
+func dead(point, line string) step {
+	return func(t *testing.T, w *world.World) {
+		if r := w.Run(t, []string{"CTRD_CRASH=" + point}, words(line)...); r.Signal != syscall.SIGKILL {
+			t.Fatalf("it does not die at %s: %s", point, r)
+		}
+	}
+}
+
+// waits wants ctr-task wait to tell this status of the container c.
+func waits(status int) step { return func(t *testing.T, w *world.World) { waitFor(t, w, "c", status) } }
+
+func waitFor(t *testing.T, w *world.World, id string, status int) {
+	t.Helper()
+	if got := w.Want(t, status, "ctr-task", "wait", id); got != fmt.Sprintln(status) {
+		t.Fatalf("ctr-task wait %s prints %q, want %d", id, got, status)
 	}
 }
 
@@ -87,6 +107,10 @@ func pulls(runs step) []scenario {
 			name: "image rm", before: []step{pull(large), pull(small)}, command: words("ctr-image rm " + large),
 			again: []step{do("ctr-image rm -f " + large), onlyImage(small), runs, pull(large), sameTree(large)},
 		},
+		{
+			name: "collection of what the dead held", before: []step{pull(small), dead("lease.held@2", "ctr-task create "+small)},
+			command: words("ctr-image rm -f none"), again: []step{do("ctr-image rm -f none"), onlyImage(small), runs},
+		},
 	}
 }
 
@@ -125,12 +149,12 @@ func creates(runs step) []scenario {
 		},
 		{
 			name: "run", before: []step{pull(small)}, command: words("ctr-task run --name c " + small + " sh -c exit 7"), status: 7,
-			again: []step{do("ctr-task rm -f c"), want(7, "ctr-task run --name c "+small+" sh -c exit 7"), prints("7", "ctr-task wait c")},
+			again: []step{do("ctr-task rm -f c"), want(7, "ctr-task run --name c "+small+" sh -c exit 7"), waits(7)},
 		},
 		{
 			name: "start again", before: []step{pull(small), want(4, "ctr-task run --name c "+small+" sh -c exit 4")}, command: words("ctr-task start c"),
 			then:  [][]string{words("ctr-task wait --timeout 1s c")},
-			again: []step{do("ctr-task stop -t 0 c"), do("ctr-task start c"), prints("4", "ctr-task wait c")},
+			again: []step{do("ctr-task stop -t 0 c"), do("ctr-task start c"), waits(4)},
 		},
 	}
 }
@@ -148,7 +172,7 @@ func runsOf() []scenario {
 		{
 			name: "exec", before: []step{pull(small), do("ctr-task run -d --name c " + small + " sleep 1000")},
 			command: words("ctr-task exec c sh -c exit 5"), status: 5,
-			again: []step{want(5, "ctr-task exec c sh -c exit 5"), do("ctr-task stop -t 0 c"), prints("137", "ctr-task wait c")},
+			again: []step{want(5, "ctr-task exec c sh -c exit 5"), do("ctr-task stop -t 0 c"), waits(137)},
 		},
 	}
 }
@@ -170,11 +194,11 @@ func signals() []scenario {
 	return []scenario{
 		{
 			name: "stop", before: []step{pull(small), do(three), ready}, command: words("ctr-task stop c"),
-			again: []step{do("ctr-task stop c"), prints("3", "ctr-task wait c"), do("ctr-task start c"), ready},
+			again: []step{do("ctr-task stop c"), waits(3), do("ctr-task start c"), ready},
 		},
 		{
-			name: "wait after the supervisor was killed", before: orphaned(""), command: words("ctr-task wait c"),
-			again: []step{prints("137", "ctr-task wait c"), prints("c\tstopped (137)", "ctr-task ls -o id,status"), do("ctr-task start c"), do("ctr-task exec c true")},
+			name: "wait after the supervisor was killed", before: orphaned(""), command: words("ctr-task wait c"), status: 137,
+			again: []step{waits(137), prints("c\tstopped (137)", "ctr-task ls -o id,status"), do("ctr-task start c"), do("ctr-task exec c true")},
 		},
 		{
 			name: "ls after the supervisor was killed", before: orphaned(""), command: words("ctr-task ls"),
