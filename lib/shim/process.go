@@ -71,14 +71,6 @@ func (s *server) newProcess(execID string, terminal bool, stdin, stdout, stderr 
 	}
 }
 
-// id is the process's name in events.
-func (p *process) id() string {
-	if p.execID == "" {
-		return p.s.config.ID
-	}
-	return p.execID
-}
-
 // reaped notes how the process ended; the server's mu is held.
 func (p *process) reaped(end ending) {
 	p.end = end

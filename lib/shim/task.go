@@ -213,11 +213,11 @@ func (p *process) startInit() error {
 		}
 	}()
 	var b [1]byte
-	n, err := f.Read(b[:])
+	_, err := f.Read(b[:])
 	close(got)
 	if err != nil {
 		// It may have run and ended in the meantime: then the byte is there.
-		if n, _ = unix.Read(fd, b[:]); n != 1 {
+		if n, _ := unix.Read(fd, b[:]); n != 1 {
 			return fmt.Errorf("start container %q: init died: %w", s.config.ID, errdefs.ErrFailedPrecondition)
 		}
 	}
