@@ -213,7 +213,7 @@ func (p *process) startInit() error {
 		}
 	}()
 	var b [1]byte
-	_, err := f.Read(b[:])
+	_, err = f.Read(b[:])
 	close(got)
 	if err != nil {
 		// It may have run and ended in the meantime: then the byte is there.
