@@ -25,7 +25,7 @@ func rmVerb(g *cli.Global) *cobra.Command {
 			{Note: "remove all images, whether there are any or not", Text: "ctr-image ls -q | ctr-image rm -f -"},
 		},
 		Args: cli.Count(1, -1), Complete: cli.Images(g), Exit: []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome, cli.ExitCorrupt},
-		SeeAlso: []string{"ctrd-gc"},
+		SeeAlso: []string{"ctr-task-rm", "ctr-snap-rm"},
 	}, func(cmd *cobra.Command, args []string) error {
 		d, err := g.Open()
 		if err != nil {

@@ -23,7 +23,7 @@ func rmVerb(g *cli.Global) *cobra.Command {
 			{Note: "remove all views", Text: "ctr-snap ls -q --kind view | ctr-snap rm -"},
 		},
 		Args: cli.Count(1, -1), Complete: cli.Snapshots(g), Exit: []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome, cli.ExitCorrupt},
-		SeeAlso: []string{"ctr-image-rm", "ctrd-gc"},
+		SeeAlso: []string{"ctr-image-rm"},
 	}, func(cmd *cobra.Command, args []string) error {
 		d, err := g.Open()
 		if err != nil {

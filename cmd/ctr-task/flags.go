@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/task"
 )
 
@@ -69,7 +70,7 @@ func (c *containerFlags) add(cmd *cobra.Command) {
 	f.StringVar(&c.StopSignal, "stop-signal", "", "stop it with this `SIGNAL` (default: the image's, or TERM)")
 	f.StringVar(&c.CgroupParent, "cgroup-parent", "", "make its cgroup below `CGROUP`")
 	f.StringVar(&c.logMaxSize, "log-max-size", "", "rotate the log at this `SIZE` (default: never)")
-	f.IntVar(&c.LogMaxFiles, "log-max-files", 3, "keep this `NUMBER` of rotated logs")
+	f.IntVar(&c.LogMaxFiles, "log-max-files", stdio.DefaultFiles, "keep this `NUMBER` of log files when it is rotated, the one that is written included")
 	f.StringVar(&c.cidfile, "cidfile", "", "write the container's id to `FILE`, which must not exist")
 	c.complete(cmd)
 }

@@ -122,6 +122,14 @@ func imageHint(err error) error {
 	return err
 }
 
+// ourFailure gives an error the status 125, unless it has one of its own.
+func ourFailure(err error) error {
+	if err == nil || cli.HasStatus(err) {
+		return err
+	}
+	return cli.WithStatus(err, 125)
+}
+
 // programStatus gives an error the status 126 or 127 when the program could not be run.
 func programStatus(err error) error {
 	var p *task.ProgramError
@@ -144,7 +152,7 @@ func startVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(1, -1), Complete: cli.Containers(g), Failure: 0,
 		Exit:   []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome},
 		Status: []cli.ExitStatus{{Code: "n", Meaning: "with -a, the program's own status, or 125, 126, 127 as with run"}},
-	}, func(cmd *cobra.Command, args []string) error {
+	}, func(cmd *cobra.Command, args []string) (err error) {
 		if !attach {
 			return each(g, args, func(d *state.Dir, id string) error {
 				t, err := task.Start(cmd.Context(), d, g.Namespace, id, task.StartOptions{})
@@ -158,6 +166,7 @@ func startVerb(g *cli.Global) *cobra.Command {
 		if len(args) != 1 || args[0] == "-" {
 			return cli.Usagef("-a takes one container")
 		}
+		defer func() { err = ourFailure(err) }()
 		d, err := g.Open()
 		if err != nil {
 			return err

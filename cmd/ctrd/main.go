@@ -12,7 +12,7 @@ import (
 func main() {
 	root, g := cli.Root("ctrd VERB [OPTION]...", "look after the state directory", cli.About{
 		Long: "The commands of this family share a state directory and need no daemon. ctrd shows what is in it, who is " +
-			"working in it and what has happened, and checks that it is whole. No verb of it changes anything.",
+			"working in it and what has happened, and checks that it is whole. No verb of it changes what is kept.",
 		SeeAlso: []string{"ctr-pull", "ctr-image", "ctr-snap", "ctr-task"},
 	}, nil)
 	for _, verb := range []func(*cli.Global) *cobra.Command{duVerb, eventsVerb, fsckVerb, locksVerb, statusVerb} {

@@ -105,6 +105,12 @@ func WithStatus(err error, status int) error {
 	return &statusError{status: status, err: err}
 }
 
+// HasStatus tells whether an error was given its status by [Exit] or [WithStatus].
+func HasStatus(err error) bool {
+	var own *statusError
+	return errors.As(err, &own)
+}
+
 type hintError struct {
 	error
 	hint string

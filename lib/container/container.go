@@ -51,7 +51,7 @@ type Container struct {
 	StopSignal     string    `json:"stop_signal,omitempty"`
 	Stdin          bool      `json:"stdin,omitempty"`         // stdin is kept open for clients
 	LogMaxSize     int64     `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
-	LogMaxFiles    int       `json:"log_max_files,omitempty"` // rotated logs that are kept
+	LogMaxFiles    int       `json:"log_max_files,omitempty"` // log files that are kept, the one that is written included
 	Transient      bool      `json:"transient,omitempty"`     // removed when its task ends, or with the boot
 	Created        time.Time `json:"created"`
 	Updated        time.Time `json:"updated"`

@@ -16,7 +16,7 @@
 //
 // # After a crash
 //
-// The records go first, in one commit. Files that are left over are garbage, which the next collection
+// The records go first, in one commit a database. Files that are left over are garbage, which the next collection
 // finds by itself: it looks for files that no record names. Task directories and logs without a container
 // are among them.
 package gc

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -130,6 +131,17 @@ func Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
 // blocks and inodes, each once however many names it has.
 func Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {
 	return layer.Usage(ctx, FS(d, id))
+}
+
+// SyncNames makes the empty directory of a new snapshot durable.
+func SyncNames(d *state.Dir, id ID) error {
+	dir := Path(d, id)
+	for _, path := range []string{dir, filepath.Dir(dir)} {
+		if err := state.SyncDir(path); err != nil {
+			return fmt.Errorf("sync snapshot %s: %w", id, err)
+		}
+	}
+	return nil
 }
 
 // Sync makes the directory of a snapshot durable, with all that is in it.

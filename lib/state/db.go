@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -162,6 +163,11 @@ func openWrite(path string, durable bool) (*bolt.DB, error) {
 		}
 		if err := os.Rename(fresh, path); err != nil {
 			return nil, err
+		}
+		if durable {
+			if err := SyncDir(filepath.Dir(path)); err != nil {
+				return nil, fmt.Errorf("database %s: %w", path, err)
+			}
 		}
 	}
 	db, err := bolt.Open(path, 0o600, o)

@@ -58,6 +58,9 @@ func Attach(ctx context.Context, d *state.Dir, ns string, t *Task, o AttachOptio
 		}()
 	}
 	exit, err := Wait(ctx, d, ns, t.ID)
+	if err != nil && ctx.Err() != nil {
+		return Exit{}, context.Cause(ctx)
+	}
 	if err != nil {
 		return Exit{}, err
 	}

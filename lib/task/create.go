@@ -36,7 +36,7 @@ type CreateOptions struct {
 	Transient    bool   // lives in run.db, removed when its task ends
 	CgroupParent string
 	LogMaxSize   int64 // bytes at which the log is rotated; 0: never
-	LogMaxFiles  int   // rotated logs that are kept
+	LogMaxFiles  int   // log files that are kept, the one that is written included
 }
 
 // Create makes a container from an image: a snapshot on top of the image's, a spec, a record. It is
@@ -132,11 +132,13 @@ func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c contai
 	if err := snapshot.Stage(d, id); err != nil {
 		return err
 	}
-	crash.Point("task.staged")
 	update := d.Update
 	if c.Transient {
 		update = d.UpdateRun
+	} else if err := snapshot.SyncNames(d, id); err != nil {
+		return errors.Join(err, snapshot.Drop(d, id))
 	}
+	crash.Point("task.staged")
 	err := update(ctx, l, func(tx *state.Tx) error {
 		if err := container.Create(tx, ns, c, s); err != nil {
 			return err

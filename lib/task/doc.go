@@ -19,7 +19,8 @@
 // # Locks
 //
 // Making and removing the directory, and Finish, happen under the lock container <namespace>/<id>.
-// Nothing waits for a process while it has that lock: a start in progress is what start.lock says.
+// A start does not hold that lock: that one is in progress is what start.lock says. Finish does, while
+// it waits for the killed processes of a dead task to go.
 //
 // # After a crash
 //
