@@ -62,14 +62,17 @@ func waitFor(t *testing.T, w *world.World, id string, status int) {
 
 // orphaned starts a container c and kills its supervisor.
 func orphaned(options string) []step {
-	return []step{pull(small), do("ctr-task run -d --name c " + options + " " + small + " sleep 1000"), func(t *testing.T, w *world.World) {
-		s := supervisor(w, "c")
-		if s == nil {
-			t.Fatal("c has no supervisor")
-		}
-		s.kill(syscall.SIGKILL)
-		s.wait(t)
-	}}
+	return []step{pull(small), do("ctr-task run -d --name c " + options + " " + small + " sleep 1000"), func(t *testing.T, w *world.World) { orphan(t, w, "c") }}
+}
+
+// orphan kills the supervisor of a container that runs.
+func orphan(t *testing.T, w *world.World, id string) {
+	s := supervisor(w, id)
+	if s == nil {
+		t.Fatalf("container %s has no supervisor", id)
+	}
+	s.kill(syscall.SIGKILL)
+	s.wait(t)
 }
 
 // ready waits until the program of a container says so by making the file /ready.
