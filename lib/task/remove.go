@@ -100,6 +100,11 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
+	dir := Dir(d, ns, id)
+	var exit Exit
+	var p Process
+	ended, _ := readJSON(dir, exitFile, &exit)
+	readJSON(dir, initFile, &p)
 	var drop []snapshot.ID
 	if err == nil {
 		update := d.Update
@@ -108,6 +113,9 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 		}
 		err = update(ctx, l, func(tx *state.Tx) error {
 			drop = nil
+			if ended {
+				tx.Emit(ns, event.TaskDelete{ContainerID: id, ID: id, Pid: uint32(p.PID), ExitStatus: uint32(exit.Status), ExitedAt: exit.ExitedAt})
+			}
 			if err := container.Remove(tx, ns, id); err != nil && !errdefs.IsNotFound(err) {
 				return err
 			}
@@ -132,11 +140,6 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 		}
 	}
 	crash.Point("task.removed-snapshot")
-	dir := Dir(d, ns, id)
-	var exit Exit
-	var p Process
-	ended, _ := readJSON(dir, exitFile, &exit)
-	readJSON(dir, initFile, &p)
 	if err := d.Trash(dir); err != nil {
 		return err
 	}
@@ -145,9 +148,6 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 		return err
 	}
 	crash.Point("task.removed-log")
-	if ended {
-		return d.Journal().Append(ns, event.TaskDelete{ContainerID: id, ID: id, Pid: uint32(p.PID), ExitStatus: uint32(exit.Status), ExitedAt: exit.ExitedAt})
-	}
 	return nil
 }
 
