@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -48,10 +47,6 @@ func inspectVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(1, -1), Complete: cli.Images(g), Exit: []int{cli.ExitNotFound, cli.ExitSome, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-image-ls"},
 	}, func(cmd *cobra.Command, args []string) error {
-		p, err := table.Printer(os.Stdout)
-		if err != nil {
-			return err
-		}
 		want, err := image.ParsePlatform(platform)
 		if err != nil {
 			return err
@@ -60,40 +55,12 @@ func inspectVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		err = cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-			i, err := inspect(cmd.Context(), d, g.Namespace, name, want)
-			if err != nil {
-				return err
-			}
-			if chosen(cmd) {
-				return p.Add(i)
-			}
-			data, err := json.MarshalIndent(i, "", "  ")
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Printf("%s\n", data)
-			return err
-		})
-		if e := p.Flush(); err == nil {
-			err = e
-		}
-		return err
+		return table.Inspect(args, func(name string) (inspection, error) { return inspect(cmd.Context(), d, g.Namespace, name, want) })
 	})
 	cmd.Flags().StringVar(&platform, "platform", "", "show the manifest for `OS/ARCH[/VARIANT]` (default: this machine's)")
 	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7"}, cobra.ShellCompDirectiveNoFileComp))
 	table.Flags(cmd)
 	return cmd
-}
-
-// chosen tells whether an option asks for another form than indented JSON.
-func chosen(cmd *cobra.Command) bool {
-	for _, name := range []string{"columns", "quiet", "json", "format"} {
-		if cmd.Flags().Changed(name) {
-			return true
-		}
-	}
-	return false
 }
 
 func inspect(ctx context.Context, d *state.Dir, ns, name string, platform ocispec.Platform) (i inspection, err error) {

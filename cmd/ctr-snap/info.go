@@ -4,9 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -45,46 +42,14 @@ func infoVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(1, -1), Complete: cli.Snapshots(g), Exit: []int{cli.ExitNotFound, cli.ExitSome, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-snap-ls", "ctr-snap-usage"},
 	}, func(cmd *cobra.Command, args []string) error {
-		p, err := table.Printer(os.Stdout)
-		if err != nil {
-			return err
-		}
 		d, err := g.Open()
 		if err != nil {
 			return err
 		}
-		err = cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-			i, err := inspect(cmd.Context(), d, g.Namespace, name)
-			if err != nil {
-				return err
-			}
-			if chosen(cmd) {
-				return p.Add(i)
-			}
-			data, err := json.MarshalIndent(i, "", "  ")
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Printf("%s\n", data)
-			return err
-		})
-		if e := p.Flush(); err == nil {
-			err = e
-		}
-		return err
+		return table.Inspect(args, func(name string) (inspection, error) { return inspect(cmd.Context(), d, g.Namespace, name) })
 	})
 	table.Flags(cmd)
 	return cmd
-}
-
-// chosen tells whether an option asks for another form than indented JSON.
-func chosen(cmd *cobra.Command) bool {
-	for _, name := range []string{"columns", "quiet", "json", "format"} {
-		if cmd.Flags().Changed(name) {
-			return true
-		}
-	}
-	return false
 }
 
 func inspect(ctx context.Context, d *state.Dir, ns, name string) (i inspection, err error) {

@@ -5,7 +5,6 @@ package main
 import (
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -28,7 +27,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		{Name: "bytes", Value: func(s snapshot.Info) string { return strconv.FormatInt(s.Size, 10) }, Help: "the size in bytes", Right: true, Hidden: true},
 		{Name: "inodes", Value: func(s snapshot.Info) string { return strconv.FormatInt(s.Inodes, 10) }, Help: "files and directories", Right: true, Hidden: true},
 		{Name: "id", Value: func(s snapshot.Info) string { return string(s.ID) }, Help: "name of its directory", Hidden: true},
-		{Name: "labels", Value: labelText, Help: "key=value, separated by commas", Hidden: true},
+		{Name: "labels", Value: func(s snapshot.Info) string { return cli.LabelText(s.Labels) }, Help: "key=value, separated by commas", Hidden: true},
 	}}
 	cmd := cli.New("ls [OPTION]...", "list snapshots", cli.About{
 		Long:   "Lists the snapshots of the namespace by key. No lock is taken.",
@@ -49,7 +48,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 			parents[s.Parent] = true
 		}
 		return table.PrintAll(slices.DeleteFunc(all, func(s snapshot.Info) bool {
-			return len(kinds) > 0 && !slices.Contains(kinds, string(s.Kind)) || leaves && parents[s.Key] || !hasLabels(s.Labels, labels)
+			return len(kinds) > 0 && !slices.Contains(kinds, string(s.Kind)) || leaves && parents[s.Key] || !cli.HasLabels(s.Labels, labels)
 		}))
 	})
 	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "list only snapshots of these `KINDS`: active, view, committed")
@@ -84,24 +83,4 @@ func size(s snapshot.Info) string {
 		return "-"
 	}
 	return units.HumanSizeWithPrecision(float64(s.Size), 3)
-}
-
-func labelText(s snapshot.Info) string {
-	var all []string
-	for k, v := range s.Labels {
-		all = append(all, k+"="+v)
-	}
-	slices.Sort(all)
-	return strings.Join(all, ",")
-}
-
-func hasLabels(have map[string]string, want []string) bool {
-	for _, w := range want {
-		key, value, exact := strings.Cut(w, "=")
-		v, ok := have[key]
-		if !ok || exact && v != value {
-			return false
-		}
-	}
-	return true
 }

@@ -4,8 +4,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
-	"os"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
@@ -39,42 +37,14 @@ func inspectVerb(g *cli.Global) *cobra.Command {
 		},
 		Args: cli.Count(1, -1), Complete: cli.Containers(g), Exit: []int{cli.ExitNotFound, cli.ExitSome},
 	}, func(cmd *cobra.Command, args []string) error {
-		p, err := table.Printer(os.Stdout)
+		d, err := g.Open()
 		if err != nil {
 			return err
 		}
-		err = each(g, args, func(d *state.Dir, id string) error {
-			i, err := inspect(cmd, g, d, id)
-			if err != nil {
-				return err
-			}
-			if chosen(cmd) {
-				return p.Add(i)
-			}
-			data, err := json.MarshalIndent(i, "", "  ")
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Printf("%s\n", data)
-			return err
-		})
-		if e := p.Flush(); err == nil {
-			err = e
-		}
-		return err
+		return table.Inspect(args, func(id string) (inspection, error) { return inspect(cmd, g, d, id) })
 	})
 	table.Flags(cmd)
 	return cmd
-}
-
-// chosen tells whether an option asks for another form than indented JSON.
-func chosen(cmd *cobra.Command) bool {
-	for _, name := range []string{"columns", "quiet", "json", "format"} {
-		if cmd.Flags().Changed(name) {
-			return true
-		}
-	}
-	return false
 }
 
 func inspect(cmd *cobra.Command, g *cli.Global, d *state.Dir, id string) (inspection, error) {

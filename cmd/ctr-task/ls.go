@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -26,7 +25,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		{Name: "pid", Value: func(i task.Info) string { return number(i.PID) }, Help: "of its first process", Right: true},
 		{Name: "created", Value: func(i task.Info) string { return ago(i.Created) }, Help: "how long ago"},
 		{Name: "supervisor", Value: func(i task.Info) string { return number(i.Supervisor) }, Help: "pid of its ctr-shim", Right: true, Hidden: true},
-		{Name: "labels", Value: labelText, Help: "key=value, separated by commas", Hidden: true},
+		{Name: "labels", Value: func(i task.Info) string { return cli.LabelText(i.Labels) }, Help: "key=value, separated by commas", Hidden: true},
 		{Name: "snapshot", Value: func(i task.Info) string { return i.SnapshotKey }, Help: "its snapshot's key", Hidden: true},
 	}}
 	cmd := cli.New("ls [OPTION]...", "list containers", cli.About{
@@ -50,7 +49,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		}
 		return table.PrintAll(slices.DeleteFunc(all, func(i task.Info) bool {
 			return running && i.Status != task.Running && i.Status != task.Paused ||
-				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !hasLabels(i.Labels, labels)
+				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels)
 		}))
 	})
 	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run or are paused")
@@ -85,24 +84,4 @@ func ago(t time.Time) string {
 		return "-"
 	}
 	return units.HumanDuration(time.Since(t)) + " ago"
-}
-
-func labelText(i task.Info) string {
-	var all []string
-	for k, v := range i.Labels {
-		all = append(all, k+"="+v)
-	}
-	slices.Sort(all)
-	return strings.Join(all, ",")
-}
-
-func hasLabels(have map[string]string, want []string) bool {
-	for _, w := range want {
-		key, value, exact := strings.Cut(w, "=")
-		v, ok := have[key]
-		if !ok || exact && v != value {
-			return false
-		}
-	}
-	return true
 }
