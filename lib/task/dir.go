@@ -26,6 +26,7 @@ import (
 const (
 	startLock  = "start.lock"
 	shimLock   = "shim.lock"
+	spawnLock  = "spawn.lock"
 	clientLock = "client.lock"
 	shimFile   = "shim.json"
 	initFile   = "init.json"
@@ -77,8 +78,13 @@ func readJSON(dir, name string, v any) (bool, error) {
 }
 
 // live tells whether anybody has the task: its supervisor or the command that is starting it.
-func live(dir string) (bool, error) {
-	for _, name := range []string{shimLock, startLock} {
+func live(dir string) (bool, error) { return anyHeld(dir, shimLock, startLock, spawnLock) }
+
+// supervised tells whether the task's supervisor lives, from its first moment to its last.
+func supervised(dir string) (bool, error) { return anyHeld(dir, shimLock, spawnLock) }
+
+func anyHeld(dir string, names ...string) (bool, error) {
+	for _, name := range names {
 		held, err := lock.IsHeld(filepath.Join(dir, name))
 		if held || err != nil {
 			return held, err

@@ -5,16 +5,16 @@
 //
 // # On disk
 //
-// <state>/tasks/<namespace>/<id>/ is the task. Who writes what: the starter config.json, stdin and
-// start.lock; the supervisor shim.lock, shim.json, init.json and exit.json; a client of a transient
-// container client.lock. What a task is doing follows from these files alone, so that listing asks
-// nobody:
+// <state>/tasks/<namespace>/<id>/ is the task. Who writes what: the starter config.json, stdin,
+// start.lock and spawn.lock, which the supervisor inherits and so holds from its first moment on; the
+// supervisor shim.lock, shim.json, init.json and exit.json; a client of a transient container
+// client.lock. What a task is doing follows from these files alone, so that listing asks nobody:
 //
 //	no directory                        the container is created
 //	start.lock held, no init.json       it is being started
 //	shim.lock held, no exit.json        it runs (or is paused: its cgroup says so)
 //	exit.json                           it has ended
-//	neither lock held, no exit.json     whoever had it was killed: Finish ends it
+//	no lock held, no exit.json          whoever had it was killed: Finish ends it
 //
 // # Locks
 //
@@ -24,7 +24,7 @@
 //
 // # After a crash
 //
-// Start.lock and shim.lock end with their processes. Finish kills what is left in the container's
+// Start.lock, spawn.lock and shim.lock end with their processes. Finish kills what is left in the container's
 // cgroup, removes the cgroup, and writes exit.json with status 137; of a transient container it
 // removes everything. Every verb and every listing calls it for what it meets, without waiting.
 package task

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -163,7 +162,7 @@ func awaitSupervisor(ctx context.Context, dir string) error {
 		return err
 	}
 	for {
-		held, err := lock.IsHeld(filepath.Join(dir, shimLock))
+		held, err := supervised(dir)
 		if !held || err != nil {
 			return err
 		}

@@ -266,10 +266,19 @@ func spawn(ctx context.Context, d *state.Dir, ns string, c container.Container, 
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
 	// One processor is enough to supervise; each more costs the supervisor memory as long as it lives.
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
-	cmd.ExtraFiles = []*os.File{w}
+	// The supervisor is alive from the fork on, not only when it has come to take its own lock: it inherits
+	// one. Without that a task could be taken for dead, and its directory away, under a supervisor that
+	// has just been started by a command that was killed.
+	alive, err := lock.Hold(filepath.Join(dir, spawnLock))
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
+	cmd.ExtraFiles = []*os.File{w, alive.File()}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	err = cmd.Start()
 	w.Close()
+	alive.File().Close() // not Release, which would let go for the supervisor, too
 	if err != nil {
 		return nil, fmt.Errorf("supervisor: %w", err)
 	}
