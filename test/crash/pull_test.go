@@ -89,7 +89,7 @@ type puller struct {
 // once starts a pull, sometimes two, and kills one of them at a random moment. It tells whether the image
 // is there.
 func (p *puller) once() bool {
-	all := make([]*exec.Cmd, 1+p.r.IntN(3)/2)
+	all := make([]*exec.Cmd, 1+p.r.IntN(6)/5)
 	for i := range all {
 		all[i] = exec.Command(filepath.Join(bin, "ctr-pull"), "-q", p.image)
 		all[i].Env = p.w.Environ()
