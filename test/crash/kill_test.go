@@ -61,6 +61,7 @@ type killer struct {
 // TestKills kills ctr-task, ctr-shim or both at random moments, 200 times. The next command sees the
 // truth and cleans up: nothing is left but what still runs, and nothing at all after rm -f.
 func TestKills(t *testing.T) {
+	t.Parallel()
 	seed := number("CTRD_KILL_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("CTRD_KILL_SEED=%d", seed)
 	k := &killer{T: t, w: world.New(t, bin), hits: map[string]int{}}
@@ -379,6 +380,7 @@ func (k *killer) checkExec(told string, killed bool, status int) {
 // counts as alive: nobody takes its directory away under it, so that it finds itself abandoned and ends
 // without harm to a container that has been given the same name.
 func TestSlowSupervisor(t *testing.T) {
+	t.Parallel()
 	w := world.New(t, bin)
 	pull(small)(t, w)
 	slow := filepath.Join(w.Dir, "bin")

@@ -28,6 +28,7 @@ var deaths = struct {
 // they pass. Then fsck finds no broken invariant, the same command run again succeeds, its result is
 // right, and when all is removed nothing is left. A point in the source that nobody dies at fails.
 func TestPoints(t *testing.T) {
+	t.Parallel()
 	t.Run("scenario", func(t *testing.T) {
 		for _, s := range scenarios() {
 			t.Run(s.name, func(t *testing.T) {

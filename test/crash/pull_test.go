@@ -37,6 +37,7 @@ const (
 // next one goes on where it was: the image is right in the end, nothing is visible before, and the
 // registry has sent no byte twice, but for what was on its way to a process that was killed.
 func TestKillsOfPull(t *testing.T) {
+	t.Parallel()
 	seed := number("CTRD_KILL_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("CTRD_KILL_SEED=%d", seed)
 	m := newMeter(t)
