@@ -121,6 +121,10 @@ const endWithin = 30 * time.Second
 // killAndWait ends a task that runs, also one whose supervisor is stopped or gone.
 func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
 	dir := Dir(d, ns, id)
+	var exit Exit
+	if ended, err := readJSON(dir, exitFile, &exit); ended || err != nil {
+		return err
+	}
 	up, err := live(dir)
 	if err != nil {
 		return err
