@@ -33,14 +33,20 @@ type Event struct {
 }
 
 // Journal is the journal in a directory, which Append makes when it is missing.
-type Journal struct{ Dir string }
+type Journal struct {
+	Dir string
+	// Wait is how long Append may wait for its lock: at least a tenth of a second, in which any number of
+	// others append, and at most ten. Zero is ten.
+	Wait time.Duration
+}
 
 const (
 	segmentSize = 1 << 20
 	segments    = 8
 	maxLine     = 1 << 20
 	readSize    = 256 << 10
-	appendWait  = 10 * time.Second
+	minWait     = 100 * time.Millisecond
+	maxWait     = 10 * time.Second
 )
 
 // Append adds the payloads to the journal in this order, numbered without a gap.
@@ -48,7 +54,7 @@ func (j Journal) Append(ns string, payloads ...Payload) error {
 	if len(payloads) == 0 {
 		return nil
 	}
-	l, err := lock.Dir{Path: j.Dir, Wait: appendWait}.Acquire(context.Background(), nil, lock.Database, "journal", lock.Exclusive)
+	l, err := lock.Dir{Path: j.Dir, Wait: j.wait()}.Acquire(context.Background(), nil, lock.Database, "journal", lock.Exclusive)
 	if err != nil {
 		return fmt.Errorf("event journal: %w", err)
 	}
@@ -75,6 +81,13 @@ func (j Journal) Append(ns string, payloads ...Payload) error {
 		return fmt.Errorf("event journal: %w", err)
 	}
 	return nil
+}
+
+func (j Journal) wait() time.Duration {
+	if j.Wait <= 0 {
+		return maxWait
+	}
+	return min(max(j.Wait, minWait), maxWait)
 }
 
 // tail opens the segment to append to, with what a killed append left cut off, and tells the next

@@ -84,7 +84,7 @@ func last(t *testing.T, j Journal) uint64 {
 }
 
 func TestAppend(t *testing.T) {
-	j := Journal{filepath.Join(t.TempDir(), "run", "events")}
+	j := Journal{Dir: filepath.Join(t.TempDir(), "run", "events")}
 	if ids := read(t, j, 0); ids != nil || last(t, j) != 0 {
 		t.Errorf("a journal that is not there has %v, last %d", ids, last(t, j))
 	}
@@ -121,7 +121,7 @@ func TestAppend(t *testing.T) {
 }
 
 func TestSince(t *testing.T) {
-	j := Journal{t.TempDir()}
+	j := Journal{Dir: t.TempDir()}
 	add(t, j, "1", "2", "3", "4")
 	for since, want := range [][]string{{"1", "2", "3", "4"}, {"2", "3", "4"}, {"3", "4"}, {"4"}, nil, nil} {
 		if got := read(t, j, uint64(since)); !slices.Equal(got, want) {
@@ -146,7 +146,7 @@ func TestTornLine(t *testing.T) {
 		"very long": `{"seq":3,"` + strings.Repeat("x", 3<<20),
 	} {
 		t.Run(name, func(t *testing.T) {
-			j := Journal{t.TempDir()}
+			j := Journal{Dir: t.TempDir()}
 			add(t, j, "1", "2")
 			write(t, segment(t, j), torn)
 			if ids := read(t, j, 0); !slices.Equal(ids, []string{"1", "2"}) || last(t, j) != 2 {
@@ -162,7 +162,7 @@ func TestTornLine(t *testing.T) {
 		})
 	}
 	t.Run("first", func(t *testing.T) {
-		j := Journal{t.TempDir()}
+		j := Journal{Dir: t.TempDir()}
 		add(t, j, "1")
 		if err := os.Truncate(segment(t, j), 20); err != nil {
 			t.Fatal(err)
@@ -173,7 +173,7 @@ func TestTornLine(t *testing.T) {
 		}
 	})
 	t.Run("new segment", func(t *testing.T) {
-		j := Journal{t.TempDir()}
+		j := Journal{Dir: t.TempDir()}
 		add(t, j, "1", "2")
 		write(t, filepath.Join(j.Dir, segmentName(3)), "") // killed after it was made
 		if last(t, j) != 2 {
@@ -189,7 +189,7 @@ func TestTornLine(t *testing.T) {
 // A reader that follows meets the rest of a killed append while the next append replaces it.
 func TestTornLineBeforeReaders(t *testing.T) {
 	const n = 1500
-	j := Journal{t.TempDir()}
+	j := Journal{Dir: t.TempDir()}
 	add(t, j, "0")
 	w := make(chan error)
 	go func() {
@@ -224,7 +224,7 @@ func TestTornLineBeforeReaders(t *testing.T) {
 
 // Segments end at their size, the newest are kept, and what is gone shows as a gap.
 func TestSegments(t *testing.T) {
-	j := Journal{t.TempDir()}
+	j := Journal{Dir: t.TempDir()}
 	const n, size = 150, 100 << 10
 	for i := 1; i <= n; i++ {
 		if err := j.Append("default", large(strconv.Itoa(i), size)); err != nil {
@@ -270,7 +270,7 @@ func TestSegments(t *testing.T) {
 
 // A payload may be longer than a segment and than what is read at once.
 func TestLongLines(t *testing.T) {
-	j := Journal{t.TempDir()}
+	j := Journal{Dir: t.TempDir()}
 	for i, size := range []int{1, 300 << 10, 3 << 20, 64 << 10, 3 << 20, 1} {
 		if err := j.Append("default", large(strconv.Itoa(i), size)); err != nil {
 			t.Fatal(err)
@@ -282,7 +282,7 @@ func TestLongLines(t *testing.T) {
 }
 
 func TestDamagedLine(t *testing.T) {
-	j := Journal{t.TempDir()}
+	j := Journal{Dir: t.TempDir()}
 	add(t, j, "1", "2")
 	write(t, segment(t, j), "damage\n")
 	var ids []string

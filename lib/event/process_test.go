@@ -13,7 +13,7 @@ import (
 // names the process.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("CTRD_TEST_DIR"); dir != "" {
-		j := Journal{dir}
+		j := Journal{Dir: dir}
 		for i := range appends {
 			var batch []Payload
 			for k := range 1 + i%3 {
@@ -37,7 +37,7 @@ const appends = 200
 // Processes append at once while one follows: the follower and a later reader see the same, without a
 // gap over several segments, the events of each process in its order, and those of one append together.
 func TestManyProcesses(t *testing.T) {
-	j := Journal{t.TempDir()}
+	j := Journal{Dir: t.TempDir()}
 	const processes = 5
 	const total = processes * (appends/3*6 + 1 + 2 + appends/10)
 	followed := make(chan []Event)

@@ -91,7 +91,13 @@ func (d *Dir) Lock(ctx context.Context, outer *lock.Lock, rank lock.Rank, name s
 }
 
 // Journal is the event journal of this state directory.
-func (d *Dir) Journal() event.Journal { return event.Journal{Dir: d.Run("events")} }
+func (d *Dir) Journal() event.Journal {
+	j := event.Journal{Dir: d.Run("events"), Wait: d.locks.Wait}
+	if d.locks.Wait == 0 {
+		j.Wait = 1 // the least
+	}
+	return j
+}
 
 // BootID is the kernel's random id of this boot.
 var BootID = sync.OnceValues(func() (string, error) {
