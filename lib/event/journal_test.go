@@ -302,7 +302,7 @@ func TestDamagedLine(t *testing.T) {
 
 // Following sees what is there, then what others append as they do, and ends with its context.
 func TestFollow(t *testing.T) {
-	j := Journal{filepath.Join(t.TempDir(), "events")}
+	j := Journal{Dir: filepath.Join(t.TempDir(), "events")}
 	ctx, cancel := context.WithCancel(t.Context())
 	got := make(chan string)
 	go func() {
