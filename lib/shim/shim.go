@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net"
 	"os"
 	"path/filepath"
@@ -127,9 +126,7 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	if err := os.MkdirAll(c.Sockets, 0o700); err != nil {
 		return nil, nil, err
 	}
-	h := fnv.New64a()
-	h.Write([]byte(dir))
-	s.socket = filepath.Join(c.Sockets, fmt.Sprintf("%016x", h.Sum64()))
+	s.socket = filepath.Join(c.Sockets, taskapi.SocketName(dir))
 	l, err := taskapi.Listen("unix://" + s.socket)
 	if err != nil {
 		return nil, nil, err

@@ -23,6 +23,7 @@ import (
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskapi"
 )
 
 // killedStatus is the exit status of a task whose supervisor was killed: what SIGKILL gives.
@@ -171,18 +172,11 @@ func end(d *state.Dir, dir, ns, id string) error {
 
 // removeSocket removes the socket of a supervisor that is gone, which does so itself unless it is killed.
 func removeSocket(d *state.Dir, dir string) error {
-	var s Supervisor
-	if ok, err := readJSON(dir, shimFile, &s); !ok || err != nil {
-		return err
-	}
-	path, ok := strings.CutPrefix(s.Address, "unix://")
-	if !ok || filepath.Dir(path) != d.Run("s") {
+	err := os.Remove(d.Run("s", taskapi.SocketName(dir)))
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return err
 }
 
 // cgroupOf reads the cgroup from the bundle; before that is written, it is the default one.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"os"
 	"path/filepath"
@@ -171,4 +172,12 @@ func (l *listener) Close() error {
 		err = l.UnixListener.Close()
 	})
 	return err
+}
+
+// SocketName is the name of the socket of the task in a directory: it can be found, and removed, also
+// where a supervisor was killed before it wrote the name down.
+func SocketName(dir string) string {
+	h := fnv.New64a()
+	h.Write([]byte(dir))
+	return fmt.Sprintf("%016x", h.Sum64())
 }
