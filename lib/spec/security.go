@@ -3,18 +3,9 @@
 package spec
 
 import (
-	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/containerd/errdefs"
-	"github.com/moby/profiles/seccomp"
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // maskedPaths and readonlyPaths are docker's; what a kernel does not have is passed over by the engine.
@@ -83,57 +74,6 @@ func parseSecurity(options []string) (security, error) {
 		}
 	}
 	return s, nil
-}
-
-const maxProfile = 4 << 20
-
-// loadProfile reads a seccomp profile of docker's format, of which that of the OCI is a part. It follows
-// the capabilities that s has.
-func loadProfile(file string, s *specs.Spec) (*specs.LinuxSeccomp, error) {
-	option := "seccomp=" + file
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, invalid("security-opt", option, "%v; want unconfined or a file", errOnly(err))
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, invalid("security-opt", option, "not a regular file")
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
-	if err != nil {
-		return nil, invalid("security-opt", option, "%v", errOnly(err))
-	}
-	if len(b) > maxProfile {
-		return nil, invalid("security-opt", option, "larger than %d bytes", maxProfile)
-	}
-	p, err := seccomp.LoadProfile(string(b), s)
-	if err != nil {
-		return nil, invalid("security-opt", option, "%v", err)
-	}
-	if p == nil {
-		return nil, invalid("security-opt", option, "an empty profile; want seccomp=unconfined for none")
-	}
-	return p, nil
-}
-
-// WithSeccomp fills in docker's default seccomp profile for the capabilities that s grants, unless s
-// has a profile. It is for the bundle on its way to an engine: see Result.DefaultSeccomp. The x32 ABI,
-// which no image platform stands for, is left out: its calls give ENOSYS, as on a kernel without it, and
-// the filter is compiled at each start in half the time.
-func WithSeccomp(s *specs.Spec) error {
-	if s.Process == nil || s.Process.Capabilities == nil || s.Linux == nil {
-		return fmt.Errorf("add seccomp profile: specification without process.capabilities or linux: %w", errdefs.ErrInvalidArgument)
-	}
-	if s.Linux.Seccomp != nil {
-		return nil
-	}
-	p, err := seccomp.GetDefaultProfile(s)
-	if err != nil {
-		return fmt.Errorf("add seccomp profile: %w", err)
-	}
-	p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
-	s.Linux.Seccomp = p
-	return nil
 }
 
 // sysctls parses the values of --sysctl; only what a namespace of the container confines is allowed.

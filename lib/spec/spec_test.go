@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/profiles/seccomp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runc/libcontainer/configs/validate"
 	"github.com/opencontainers/runc/libcontainer/specconv"
@@ -572,6 +573,73 @@ func TestSeccomp(t *testing.T) {
 func allows(p *specs.LinuxSeccomp, name string) bool {
 	return slices.ContainsFunc(p.Syscalls, func(c specs.LinuxSyscall) bool {
 		return c.Action == specs.ActAllow && slices.Contains(c.Names, name)
+	})
+}
+
+// The joined rules allow exactly what the profile's own allow, and are fewer.
+func TestJoinRules(t *testing.T) {
+	r, err := Generate(redis, Options{Open: etc})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := seccomp.GetDefaultProfile(r.Spec)
+	must(t, err)
+	joined := joinRules(own.Syscalls)
+	for _, name := range []string{"socket", "personality"} {
+		before, after := rulesOf(own.Syscalls, name), rulesOf(joined, name)
+		if len(after) == 0 || len(after) >= len(before) {
+			t.Errorf("%s: %d rules were %d", name, len(after), len(before))
+		}
+		var values []uint64
+		for v := range uint64(1 << 7) {
+			values = append(values, v, v<<32, v<<32|v, v|0x20000, ^v)
+		}
+		for _, v := range values {
+			if allowed(t, before, v) != allowed(t, after, v) {
+				t.Errorf("%s(%#x): allowed was %v", name, v, allowed(t, before, v))
+			}
+		}
+	}
+	for _, s := range joinRules(own.Syscalls) {
+		if len(s.Args) == 0 && !slices.ContainsFunc(own.Syscalls, func(o specs.LinuxSyscall) bool { return slices.Equal(o.Names, s.Names) }) {
+			t.Errorf("a rule for %v came from nowhere", s.Names)
+		}
+	}
+	eq := func(action specs.LinuxSeccompAction, index uint, v uint64) specs.LinuxSyscall {
+		return specs.LinuxSyscall{Names: []string{"a"}, Action: action, Args: []specs.LinuxSeccompArg{{Index: index, Value: v, Op: specs.OpEqualTo}}}
+	}
+	apart := []specs.LinuxSyscall{eq(specs.ActAllow, 0, 0), eq(specs.ActErrno, 0, 1), eq(specs.ActAllow, 1, 1), eq(specs.ActAllow, 0, 3)}
+	if got := joinRules(apart); !reflect.DeepEqual(got, apart) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func rulesOf(all []specs.LinuxSyscall, name string) []specs.LinuxSyscall {
+	var out []specs.LinuxSyscall
+	for _, r := range all {
+		if slices.Equal(r.Names, []string{name}) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// allowed is seccomp's own decision about the first argument.
+func allowed(t *testing.T, rules []specs.LinuxSyscall, v uint64) bool {
+	return slices.ContainsFunc(rules, func(r specs.LinuxSyscall) bool {
+		if r.Action != specs.ActAllow || len(r.Args) != 1 || r.Args[0].Index != 0 {
+			t.Fatalf("%+v", r)
+		}
+		switch a := r.Args[0]; a.Op {
+		case specs.OpEqualTo:
+			return v == a.Value
+		case specs.OpLessThan:
+			return v < a.Value
+		case specs.OpMaskedEqual:
+			return v&a.Value == a.ValueTwo
+		}
+		t.Fatalf("%+v", r)
+		return false
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/image"
@@ -51,6 +52,7 @@ func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (cont
 
 // Run is Create and Start in one: no other command sees the container before it is being started.
 func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so StartOptions) (*Task, error) {
+	go cgroup.Hasten()
 	c, l, err := create(ctx, d, ns, o)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
@@ -61,6 +62,7 @@ func Start(ctx context.Context, d *state.Dir, ns, id string, o StartOptions) (*T
 	if err != nil {
 		return nil, err
 	}
+	go cgroup.Hasten()
 	// A supervisor that has recorded the exit may still be unmounting.
 	if err := awaitSupervisor(ctx, Dir(d, ns, c.ID)); err != nil {
 		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
