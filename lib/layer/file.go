@@ -15,6 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// writeSoon is the size from which on a file is worth an I/O of its own: the disk begins with it while the
+// rest of the layer is being unpacked.
+const writeSoon = 64 << 10
+
 func (u *unpacker) file(ctx context.Context, hdr *tar.Header, r io.Reader, m meta, parent, base string) (err error) {
 	if hdr.Size < 0 || hdr.Size > maxFile {
 		return invalid("file of %d bytes", hdr.Size)
@@ -40,6 +44,10 @@ func (u *unpacker) file(ctx context.Context, hdr *tar.Header, r io.Reader, m met
 	}
 	if err != nil {
 		return err
+	}
+	if hdr.Size >= writeSoon {
+		// A hint, whose failure means nothing: a later sync finds the less to do.
+		unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	}
 	if u.foreign || m.uid != u.euid || m.gid != u.egid {
 		if err := unix.Fchown(fd, m.uid, m.gid); err != nil {

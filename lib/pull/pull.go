@@ -3,10 +3,12 @@
 package pull
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -206,7 +208,8 @@ func (p *puller) bringDocument(ctx context.Context, i *content.Ingest, desc ocis
 	return i.Commit()
 }
 
-// bringLayers works on several layers at once. The first error ends the others.
+// bringLayers works on several layers at once, beginning with the largest, so that none is left alone at the
+// end. The first error ends the others.
 func (p *puller) bringLayers(ctx context.Context) error {
 	n := p.opt.Layers
 	if n <= 0 {
@@ -217,10 +220,16 @@ func (p *puller) bringLayers(ctx context.Context) error {
 	var running sync.WaitGroup
 	p.layers = make([]unpacked, len(p.image.Manifest.Layers))
 	places := make(chan struct{}, n)
-	for _, desc := range p.image.Manifest.Layers {
-		p.report.send(desc, Waiting, 0)
-	}
+	var order []int
 	for i, desc := range p.image.Manifest.Layers {
+		p.report.send(desc, Waiting, 0)
+		order = append(order, i)
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Compare(p.image.Manifest.Layers[b].Size, p.image.Manifest.Layers[a].Size)
+	})
+	for _, i := range order {
+		desc := p.image.Manifest.Layers[i]
 		select {
 		case places <- struct{}{}:
 		case <-ctx.Done():
