@@ -20,6 +20,7 @@ import (
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Images completes the names of images as Familiar writes them, or in full where the typed beginning is
@@ -75,10 +76,10 @@ func glance(dir string) string {
 		_, err := os.Stat(filepath.Join(dir, name))
 		return err == nil
 	}
-	if there("exit.json") {
+	if there(taskdir.End) {
 		return "stopped"
 	}
-	if held, err := lock.IsHeld(filepath.Join(dir, "shim.lock")); err == nil && held && there("init.json") {
+	if held, err := lock.IsHeld(filepath.Join(dir, taskdir.ShimLock)); err == nil && held && there(taskdir.Init) {
 		return "running"
 	}
 	return "created"

@@ -25,10 +25,11 @@ import (
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // stateDir is libcontainer's state root, below the working directory.
-const stateDir = "engine"
+const stateDir = taskdir.Engine
 
 // Init is the first life of a process in a container: libcontainer starts the program again with
 // "init" as its only argument, and it sets itself up and becomes the container's program. It does not
@@ -125,7 +126,7 @@ func readConfig(id string) (*specs.Spec, *configs.Config, error) {
 }
 
 func readSpec(id string) (*specs.Spec, error) {
-	b, err := os.ReadFile("config.json")
+	b, err := os.ReadFile(taskdir.Config)
 	if err != nil {
 		return nil, err
 	}

@@ -49,6 +49,7 @@ func (s *server) reap() {
 			s.mu.Unlock()
 			return
 		}
+		delete(s.helpers, pid)
 		end := ending{status: exitStatus(ws), at: time.Now().UTC()}
 		if p := s.byPid(pid); p != nil {
 			p.reaped(end)
@@ -84,24 +85,44 @@ func (s *server) spawnEngine(verb string) (*engineProcess, error) {
 		return nil, err
 	}
 	defer theirs.Close()
+	e := &engineProcess{s: s, conn: ours}
 	s.mu.Lock()
 	s.engines++
 	if s.early == nil {
 		s.early = make(map[int]ending)
 	}
-	s.mu.Unlock()
-	e := &engineProcess{s: s, conn: ours}
-	_, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, s.config.ID}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, s.config.ID}, &syscall.ProcAttr{
 		Env:   engineEnv(),
 		Files: []uintptr{0, 2, 2, theirs.Fd()},
 		// Nothing may be put into the container once the supervisor is dead. (No thread of ours ever ends.)
 		Sys: &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
 	})
+	if err == nil {
+		s.helpers[pid] = true
+	}
+	s.mu.Unlock()
 	if err != nil {
 		e.close()
 		return nil, fmt.Errorf("start the engine: %w", err)
 	}
 	return e, nil
+}
+
+// endEngines ends what engines are left, so that no process outlives the supervisor: one that was not
+// asked is about to end, one that hangs in the kernel is not waited for.
+func (s *server) endEngines() {
+	for range 1000 {
+		s.mu.Lock()
+		left := len(s.helpers)
+		for pid := range s.helpers {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		s.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // engineEnv is our environment without GOMAXPROCS, which whoever starts us sets to 1 for the sake of our

@@ -4,7 +4,6 @@ package shim
 
 import (
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // drainTime bounds how long the output of an ended process is waited for: a descriptor of it may have
@@ -34,7 +34,7 @@ func (p *process) finish() {
 	}
 	s := p.s
 	// The directory is the client's: it may be gone.
-	if err := writeJSON(filepath.Join(p.dir(), "exit.json"), exitFile{Status: int(p.end.status), ExitedAt: p.end.at}); err != nil && !os.IsNotExist(err) {
+	if err := taskdir.Write(p.dir(), taskdir.End, taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at}); err != nil && !os.IsNotExist(err) {
 		s.logf("exec %q: %v", p.execID, err)
 	}
 	s.emit(event.TaskExit{ContainerID: s.config.ID, ID: p.execID, Pid: uint32(p.pid), ExitStatus: p.end.status, ExitedAt: p.end.at})
@@ -59,8 +59,8 @@ func (p *process) finishInit() {
 	s.cleanUp()
 	crash.Point("shim.cleaned")
 	s.awaitExecs()
-	exit := exitFile{Status: int(p.end.status), ExitedAt: p.end.at, OOM: oom, Reason: p.reason}
-	if err := writeJSON("exit.json", exit); err != nil {
+	exit := taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at, OOM: oom, Reason: p.reason}
+	if err := taskdir.Write("", taskdir.End, exit); err != nil {
 		// Without it the next command finds a task whose supervisor is gone, and ends that.
 		s.logf("record the exit: %v", err)
 	}
@@ -119,7 +119,7 @@ func (s *server) cleanUp() {
 	if err := cgroup.Remove(s.hello.CgroupsPath); err != nil {
 		s.logf("%v", err)
 	}
-	if err := os.RemoveAll(engineDir); err != nil {
+	if err := os.RemoveAll(taskdir.Engine); err != nil {
 		s.logf("%v", err)
 	}
 	work.Wait()

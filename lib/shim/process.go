@@ -38,6 +38,7 @@ type server struct {
 	running sync.WaitGroup // engines that put processes into the container
 	engines int            // engines that may still tell a pid
 	early   map[int]ending // children that ended before the engine told whose they are
+	helpers map[int]bool   // engines that have not been reaped, by pid
 
 	engine *engineProcess // prepared for Create
 	hello  ask.Hello

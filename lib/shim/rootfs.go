@@ -12,6 +12,7 @@ import (
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // mountRootfs mounts what the snapshot is made of, in our own mount namespace. Nothing of it reaches the
@@ -75,5 +76,5 @@ func isolate(dir string, shared []ask.Bind) error {
 
 // unmountRootfs takes the rootfs away. Whatever keeps it busy keeps only the mount alive, not its place.
 func unmountRootfs(dir string) error {
-	return mount.Unmount(filepath.Join(dir, rootfsDir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	return mount.Unmount(filepath.Join(dir, taskdir.Rootfs), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 }

@@ -4,7 +4,6 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -12,11 +11,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/crash"
@@ -24,6 +21,7 @@ import (
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Config says what to supervise. The working directory is the task directory.
@@ -37,13 +35,8 @@ type Config struct {
 }
 
 const (
-	// startLock is held by whoever starts the container, until Start has been answered.
-	startLock  = "start.lock"
-	clientLock = "client.lock"
-	rootfsDir  = "rootfs"
-	engineDir  = "engine"
-	version    = 3 // of the task API
-	gcPercent  = 30
+	version   = 3 // of the task API
+	gcPercent = 30
 )
 
 // Serve supervises until there is nothing left to supervise. ready is told "ok\n", or why not, and closed.
@@ -52,7 +45,7 @@ func Serve(c Config, ready *os.File) error {
 	// due at a heap of gcPercent hundredths of 4 MiB, after some dozen execs.
 	debug.SetGCPercent(gcPercent)
 	runtime.GOMAXPROCS(1)
-	held, err := lock.Hold("shim.lock")
+	held, err := lock.Hold(taskdir.ShimLock)
 	if err != nil {
 		return refuse(ready, err)
 	}
@@ -73,11 +66,12 @@ func Serve(c Config, ready *os.File) error {
 		s.abandon("supervisor: " + err.Error())
 		<-s.life.Done()
 	}
+	s.endEngines()
 	s.events.Wait()
 	s.log.close()
 	os.Remove(s.socket)
 	if len(c.Remove) > 0 {
-		if taken, err := lock.IsHeld(clientLock); !taken && err == nil {
+		if taken, err := lock.IsHeld(taskdir.ClientLock); !taken && err == nil {
 			// It waits for this process to end, and it works on the host's mounts.
 			crash.Point("shim.remove")
 			return runIn(s.outside, c.Remove)
@@ -106,7 +100,7 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, os.NewSyscallError("become a subreaper", err)
 	}
-	s := &server{config: c, dir: dir, execs: make(map[string]*process), journal: event.Journal{Dir: c.Events}}
+	s := &server{config: c, dir: dir, execs: make(map[string]*process), helpers: make(map[int]bool), journal: event.Journal{Dir: c.Events}}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.watchChildren()
 	// The engine gets ready while the client connects.
@@ -131,9 +125,9 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	started, err := startTime(os.Getpid())
+	self, err := taskdir.ProcessOf(os.Getpid())
 	if err == nil {
-		err = writeJSON("shim.json", shimFile{processFile{os.Getpid(), started}, "unix://" + s.socket, version})
+		err = taskdir.Write("", taskdir.Shim, taskdir.Supervisor{Process: self, Address: "unix://" + s.socket, Version: version})
 	}
 	if err != nil {
 		l.Close()
@@ -144,67 +138,9 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	return s, l, nil
 }
 
-// processFile is init.json, and the beginning of shim.json.
-type processFile struct {
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"start_time"`
-}
-
-type shimFile struct {
-	processFile
-	Address string `json:"address"`
-	Version int    `json:"version"`
-}
-
-// exitFile is exit.json.
-type exitFile struct {
-	Status   int       `json:"status"`
-	ExitedAt time.Time `json:"exited_at"`
-	OOM      bool      `json:"oom,omitempty"`
-	Reason   string    `json:"reason,omitempty"`
-}
-
-// writeJSON puts a file in place in one step. The directory is of this boot only, so nothing is synced.
-func writeJSON(path string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	return os.Rename(tmp, path)
-}
-
-// startTime reads field 22 of /proc/<pid>/stat.
-func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	field, i := 2, len(b)-1
-	for i >= 0 && b[i] != ')' {
-		i--
-	}
-	var n uint64
-	for _, c := range b[i+1:] {
-		switch {
-		case c == ' ':
-			field++
-		case field == 22:
-			n = n*10 + uint64(c-'0')
-		}
-		if field > 22 {
-			return n, nil
-		}
-	}
-	return 0, fmt.Errorf("/proc/%d/stat: %w", pid, errdefs.ErrDataLoss)
-}
-
 // watchStarter ends a supervisor whose starter died before it came to Start.
 func (s *server) watchStarter() {
-	if _, err := os.Lstat(startLock); err != nil {
+	if _, err := os.Lstat(taskdir.StartLock); err != nil {
 		return
 	}
 	tick := time.NewTicker(time.Second)
@@ -218,7 +154,7 @@ func (s *server) watchStarter() {
 		if s.hasStarted() {
 			return
 		}
-		held, err := lock.IsHeld(startLock)
+		held, err := lock.IsHeld(taskdir.StartLock)
 		if err == nil && !held && !s.hasStarted() {
 			s.abandon("whoever started it died")
 		}

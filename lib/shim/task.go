@@ -19,6 +19,7 @@ import (
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Create sets the container up; its init process waits for Start. A supervisor whose Create fails has
@@ -79,7 +80,7 @@ func (s *server) create(p *process, r *taskapi.CreateTaskRequest) error {
 		s.engine.close()
 		return fmt.Errorf("engine: %w", err)
 	}
-	err := mountRootfs(filepath.Join(s.dir, rootfsDir), r.Rootfs, s.hello.Shared)
+	err := mountRootfs(filepath.Join(s.dir, taskdir.Rootfs), r.Rootfs, s.hello.Shared)
 	if err == nil {
 		crash.Point("shim.rootfs")
 		p.io, err = s.openStreams(p)
@@ -99,11 +100,11 @@ func (s *server) create(p *process, r *taskapi.CreateTaskRequest) error {
 	if err != nil {
 		return err
 	}
-	started, err := startTime(p.pid)
+	init, err := taskdir.ProcessOf(p.pid)
 	if err != nil {
 		return err
 	}
-	if err := writeJSON("init.json", processFile{p.pid, started}); err != nil {
+	if err := taskdir.Write("", taskdir.Init, init); err != nil {
 		return err
 	}
 	s.setStatus(p, taskapi.StatusCreated)
@@ -124,7 +125,7 @@ func (s *server) undo(p *process) {
 	if p.io != nil {
 		p.io.close()
 	}
-	if err := errors.Join(unmountRootfs(s.dir), os.RemoveAll(engineDir)); err != nil {
+	if err := errors.Join(unmountRootfs(s.dir), os.RemoveAll(taskdir.Engine)); err != nil {
 		s.logf("undo create: %v", err)
 	}
 }
@@ -195,7 +196,7 @@ func (p *process) startInit() error {
 	if st != taskapi.StatusCreated || isClosed(p.died) {
 		return p.wrong("start")
 	}
-	path := filepath.Join(engineDir, s.config.ID, "exec.fifo")
+	path := filepath.Join(taskdir.Engine, s.config.ID, "exec.fifo")
 	// With both ends open here a read waits for the byte, instead of meeting the end of the file while
 	// init has not opened its end yet.
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

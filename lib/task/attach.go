@@ -17,6 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // AttachOptions say what a client wants of a running task.
@@ -30,14 +31,14 @@ type AttachOptions struct {
 // Attach copies the output of a running task, from its log and at the client's own pace, and passes the
 // client's input on, until the task has ended. It ends early with the context's error, with that of a
 // write to the client, or with [stdio.ErrDetached] when Stdin gives that.
-func Attach(ctx context.Context, d *state.Dir, ns string, t *Task, o AttachOptions) (Exit, error) {
+func Attach(ctx context.Context, d *state.Dir, ns string, t *Task, o AttachOptions) (taskdir.Exit, error) {
 	read := stdio.ReadOptions{Follow: true, Tail: -1, Since: o.Since}
 	if o.OutputFromNow {
 		read.Tail = 0
 	}
 	r, err := stdio.Log{Path: LogPath(d, ns, t.ID)}.Open(ctx, read)
 	if err != nil {
-		return Exit{}, fmt.Errorf("attach to container %q: %w", t.ID, err)
+		return taskdir.Exit{}, fmt.Errorf("attach to container %q: %w", t.ID, err)
 	}
 	defer r.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -59,10 +60,10 @@ func Attach(ctx context.Context, d *state.Dir, ns string, t *Task, o AttachOptio
 	}
 	exit, err := Wait(ctx, d, ns, t.ID)
 	if err != nil && ctx.Err() != nil {
-		return Exit{}, context.Cause(ctx)
+		return taskdir.Exit{}, context.Cause(ctx)
 	}
 	if err != nil {
-		return Exit{}, err
+		return taskdir.Exit{}, err
 	}
 	r.End()
 	return exit, <-copied
@@ -84,7 +85,7 @@ func Connect(ctx context.Context, d *state.Dir, ns, id string) (*Task, error) {
 // feed copies in to the container's stdin and closes that at the end. A container that reads no more is
 // no error.
 func (t *Task) feed(ctx context.Context, d *state.Dir, ns string, in io.Reader) error {
-	f, err := stdio.OpenWriter(filepath.Join(Dir(d, ns, t.ID), stdinFIFO))
+	f, err := stdio.OpenWriter(filepath.Join(Dir(d, ns, t.ID), taskdir.Stdin))
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("container %q was made without -i: it reads no input: %w", t.ID, errdefs.ErrFailedPrecondition)
 	}

@@ -23,6 +23,7 @@ import (
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // CreateOptions are what a container is made of.
@@ -213,7 +214,7 @@ func generate(d *state.Dir, ns string, o CreateOptions, src source) (spec.Result
 	if err != nil {
 		return r, err
 	}
-	r.Spec.Root.Path = "rootfs"
+	r.Spec.Root.Path = taskdir.Rootfs
 	for _, dir := range r.Mkdir {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return r, fmt.Errorf("volume: %w", err)

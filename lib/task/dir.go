@@ -3,36 +3,16 @@
 package task
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
-)
-
-// Names in the task directory.
-const (
-	startLock  = "start.lock"
-	shimLock   = "shim.lock"
-	spawnLock  = "spawn.lock"
-	clientLock = "client.lock"
-	shimFile   = "shim.json"
-	initFile   = "init.json"
-	exitFile   = "exit.json"
-	configFile = "config.json"
-	stdinFIFO  = "stdin"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Dir is the directory of a task; it need not exist.
@@ -41,47 +21,13 @@ func Dir(d *state.Dir, ns, id string) string { return d.Run("tasks", ns, id) }
 // LogPath is the output log of a container.
 func LogPath(d *state.Dir, ns, id string) string { return d.Path("containers", ns, id, "log") }
 
-// Process names a process so that a reused pid is not mistaken for it.
-type Process struct {
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"start_time"` // clock ticks since boot, field 22 of /proc/<pid>/stat
-}
-
-// Supervisor is what shim.json says.
-type Supervisor struct {
-	Process
-	Address string `json:"address"`
-	Version int    `json:"version"`
-}
-
-// Exit is how a task ended.
-type Exit struct {
-	Status   int       `json:"status"` // 128+n when signal n ended it
-	ExitedAt time.Time `json:"exited_at"`
-	OOM      bool      `json:"oom,omitempty"`
-	Reason   string    `json:"reason,omitempty"` // set when it was not the process itself that ended
-}
-
-// readJSON reads a file of the task directory; it reports false when the file is not there.
-func readJSON(dir, name string, v any) (bool, error) {
-	data, err := os.ReadFile(filepath.Join(dir, name))
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(data, v)
-	}
-	if err != nil {
-		return false, fmt.Errorf("task file %s: %w", filepath.Join(dir, name), err)
-	}
-	return true, nil
-}
-
 // live tells whether anybody has the task: its supervisor or the command that is starting it.
-func live(dir string) (bool, error) { return anyHeld(dir, shimLock, startLock, spawnLock) }
+func live(dir string) (bool, error) {
+	return anyHeld(dir, taskdir.ShimLock, taskdir.StartLock, taskdir.SpawnLock)
+}
 
 // supervised tells whether the task's supervisor lives, from its first moment to its last.
-func supervised(dir string) (bool, error) { return anyHeld(dir, shimLock, spawnLock) }
+func supervised(dir string) (bool, error) { return anyHeld(dir, taskdir.ShimLock, taskdir.SpawnLock) }
 
 func anyHeld(dir string, names ...string) (bool, error) {
 	for _, name := range names {
@@ -91,33 +37,6 @@ func anyHeld(dir string, names ...string) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// open gives a pidfd of the process, or -1 when it has ended.
-func (p Process) open() int {
-	fd, err := unix.PidfdOpen(p.PID, 0)
-	if err != nil {
-		return -1
-	}
-	if t, err := startTime(p.PID); err != nil || t != p.StartTime {
-		unix.Close(fd)
-		return -1
-	}
-	return fd
-}
-
-// startTime reads field 22 of /proc/<pid>/stat (proc(5)).
-func startTime(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	// The name in field 2 may hold blanks and parentheses.
-	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	if len(f) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat is too short", pid)
-	}
-	return strconv.ParseUint(f[19], 10, 64)
 }
 
 // cgroupPath names the cgroup of a container. It is flat: a parent that containers share could be

@@ -24,6 +24,7 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // ExecOptions are one more program to run in a running container.
@@ -60,10 +61,10 @@ func (p *ExecProcess) Signal(ctx context.Context, sig unix.Signal) error {
 
 // Exec runs a program in a running container and gives its exit, or the zero Exit with Detach. What keeps
 // the program from running is a [*ProgramError].
-func Exec(ctx context.Context, d *state.Dir, ns, id string, o ExecOptions) (Exit, error) {
+func Exec(ctx context.Context, d *state.Dir, ns, id string, o ExecOptions) (taskdir.Exit, error) {
 	c, err := find(ctx, d, ns, id)
 	if err != nil {
-		return Exit{}, err
+		return taskdir.Exit{}, err
 	}
 	exit, err := execIn(ctx, d, ns, c, o)
 	if err != nil {
@@ -72,7 +73,7 @@ func Exec(ctx context.Context, d *state.Dir, ns, id string, o ExecOptions) (Exit
 	return exit, nil
 }
 
-func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container, o ExecOptions) (exit Exit, err error) {
+func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container, o ExecOptions) (exit taskdir.Exit, err error) {
 	client, err := connect(ctx, d, ns, c.ID)
 	if err != nil {
 		return exit, err
@@ -195,7 +196,7 @@ func (s *streams) close() {
 }
 
 // run copies the streams until the exec has ended.
-func (s *streams) run(ctx context.Context, p *ExecProcess, o ExecOptions) (exit Exit, err error) {
+func (s *streams) run(ctx context.Context, p *ExecProcess, o ExecOptions) (exit taskdir.Exit, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if s.stdin != "" {
@@ -248,7 +249,7 @@ func (s *streams) run(ctx context.Context, p *ExecProcess, o ExecOptions) (exit 
 	for range n {
 		err = errors.Join(err, <-copies)
 	}
-	return Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt}, err
+	return taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt}, err
 }
 
 // rest copies what a FIFO holds at this moment.

@@ -4,7 +4,6 @@ package task
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -24,6 +23,7 @@ import (
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // killedStatus is the exit status of a task whose supervisor was killed: what SIGKILL gives.
@@ -128,7 +128,7 @@ func finish(d *state.Dir, ns, id string) (orphan bool, err error) {
 	if err != nil || !orphan {
 		return false, err
 	}
-	client, err := lock.IsHeld(filepath.Join(dir, clientLock))
+	client, err := lock.IsHeld(filepath.Join(dir, taskdir.ClientLock))
 	return !client, err
 }
 
@@ -137,8 +137,8 @@ func end(d *state.Dir, dir, ns, id string) error {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	var exit Exit
-	if done, err := readJSON(dir, exitFile, &exit); done || err != nil {
+	var exit taskdir.Exit
+	if done, err := taskdir.Read(dir, taskdir.End, &exit); done || err != nil {
 		return err
 	}
 	cg := cgroupOf(d, dir, ns, id)
@@ -150,20 +150,16 @@ func end(d *state.Dir, dir, ns, id string) error {
 		return err
 	}
 	crash.Point("task.finish-removed")
-	var p Process
-	started, err := readJSON(dir, initFile, &p)
+	var p taskdir.Process
+	started, err := taskdir.Read(dir, taskdir.Init, &p)
 	if err != nil {
 		return err
 	}
 	if !started {
 		return d.Trash(dir) // nothing ever ran
 	}
-	exit = Exit{Status: killedStatus, ExitedAt: time.Now().UTC(), Reason: "supervisor died"}
-	data, err := json.Marshal(exit)
-	if err != nil {
-		return err
-	}
-	if err := state.WriteFile(filepath.Join(dir, exitFile), data, false); err != nil {
+	exit = taskdir.Exit{Status: killedStatus, ExitedAt: time.Now().UTC(), Reason: "supervisor died"}
+	if err := taskdir.Write(dir, taskdir.End, exit); err != nil {
 		return err
 	}
 	crash.Point("task.finish-recorded")
@@ -182,7 +178,7 @@ func removeSocket(d *state.Dir, dir string) error {
 // cgroupOf reads the cgroup from the bundle; before that is written, it is the default one.
 func cgroupOf(d *state.Dir, dir, ns, id string) string {
 	var s specs.Spec
-	if ok, err := readJSON(dir, configFile, &s); ok && err == nil && s.Linux != nil && s.Linux.CgroupsPath != "" {
+	if ok, err := taskdir.Read(dir, taskdir.Config, &s); ok && err == nil && s.Linux != nil && s.Linux.CgroupsPath != "" {
 		return s.Linux.CgroupsPath
 	}
 	return cgroupPath(d, "", ns, id)

@@ -17,6 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Remove removes a container, its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
@@ -100,10 +101,10 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 		return err
 	}
 	dir := Dir(d, ns, id)
-	var exit Exit
-	var p Process
-	ended, _ := readJSON(dir, exitFile, &exit)
-	readJSON(dir, initFile, &p)
+	var exit taskdir.Exit
+	var p taskdir.Process
+	ended, _ := taskdir.Read(dir, taskdir.End, &exit)
+	taskdir.Read(dir, taskdir.Init, &p)
 	var drop []snapshot.ID
 	if err == nil {
 		update := d.Update
@@ -153,12 +154,12 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 // awaitSupervisor waits until the supervisor of a task that has ended has left: it unmounts the rootfs
 // after it has recorded the exit. A task that runs is not waited for.
 func awaitSupervisor(ctx context.Context, dir string) error {
-	var exit Exit
-	if ended, err := readJSON(dir, exitFile, &exit); !ended || err != nil {
+	var exit taskdir.Exit
+	if ended, err := taskdir.Read(dir, taskdir.End, &exit); !ended || err != nil {
 		return err
 	}
-	var s Supervisor
-	if ok, err := readJSON(dir, shimFile, &s); !ok || err != nil {
+	var s taskdir.Supervisor
+	if ok, err := taskdir.Read(dir, taskdir.Shim, &s); !ok || err != nil {
 		return err
 	}
 	for {
@@ -166,7 +167,7 @@ func awaitSupervisor(ctx context.Context, dir string) error {
 		if !held || err != nil {
 			return err
 		}
-		fd := s.open()
+		fd := s.Open()
 		if fd < 0 {
 			continue // its lock goes with it
 		}

@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // answerWithin bounds how long a supervisor may take to answer what costs it no work.
@@ -62,11 +63,11 @@ func kill(ctx context.Context, d *state.Dir, ns, id string, sig unix.Signal, all
 
 // killDirectly signals init past a supervisor that does not answer.
 func killDirectly(dir string, sig unix.Signal, cause error) error {
-	var p Process
-	if ok, err := readJSON(dir, initFile, &p); !ok || err != nil {
+	var p taskdir.Process
+	if ok, err := taskdir.Read(dir, taskdir.Init, &p); !ok || err != nil {
 		return errors.Join(cause, err)
 	}
-	fd := p.open()
+	fd := p.Open()
 	if fd < 0 {
 		return cause
 	}
@@ -121,8 +122,8 @@ const endWithin = 30 * time.Second
 // killAndWait ends a task that runs, also one whose supervisor is stopped or gone.
 func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
 	dir := Dir(d, ns, id)
-	var exit Exit
-	if ended, err := readJSON(dir, exitFile, &exit); ended || err != nil {
+	var exit taskdir.Exit
+	if ended, err := taskdir.Read(dir, taskdir.End, &exit); ended || err != nil {
 		return err
 	}
 	up, err := live(dir)
@@ -144,9 +145,9 @@ func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
 		return context.Cause(ctx)
 	}
 	// The supervisor does not do its part: end it too, and finish the task ourselves.
-	var s Supervisor
-	if ok, err := readJSON(dir, shimFile, &s); ok && err == nil {
-		if fd := s.open(); fd >= 0 {
+	var s taskdir.Supervisor
+	if ok, err := taskdir.Read(dir, taskdir.Shim, &s); ok && err == nil {
+		if fd := s.Open(); fd >= 0 {
 			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 			unix.Close(fd)
 		}
@@ -161,8 +162,8 @@ func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
 func awaitEnd(ctx context.Context, d *state.Dir, ns, id string) error {
 	dir := Dir(d, ns, id)
 	for {
-		var exit Exit
-		if ended, err := readJSON(dir, exitFile, &exit); ended || err != nil {
+		var exit taskdir.Exit
+		if ended, err := taskdir.Read(dir, taskdir.End, &exit); ended || err != nil {
 			return err
 		}
 		if alive, err := live(dir); err != nil {
@@ -224,8 +225,8 @@ func connect(ctx context.Context, d *state.Dir, ns, id string) (*taskapi.Client,
 		}
 		return nil, &NotRunningError{ID: id, Status: string(info.Status)}
 	}
-	var s Supervisor
-	ok, err := readJSON(dir, shimFile, &s)
+	var s taskdir.Supervisor
+	ok, err := taskdir.Read(dir, taskdir.Shim, &s)
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // StartOptions are how a task is started.
@@ -98,11 +99,11 @@ func reserve(d *state.Dir, ns, id string) (*lock.Held, error) {
 		return nil, err
 	}
 	crash.Point("task.cleared")
-	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o711); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, taskdir.Rootfs), 0o711); err != nil {
 		return nil, err
 	}
 	crash.Point("task.directory")
-	return lock.Hold(filepath.Join(dir, startLock))
+	return lock.Hold(filepath.Join(dir, taskdir.StartLock))
 }
 
 // launch fills the reserved directory, starts the supervisor and has it run the container. When it fails
@@ -132,7 +133,7 @@ func launch(ctx context.Context, d *state.Dir, ns string, c container.Container,
 		}
 	}()
 	if o.Client && c.Transient {
-		if t.client, err = lock.Hold(filepath.Join(dir, clientLock)); err != nil {
+		if t.client, err = lock.Hold(filepath.Join(dir, taskdir.ClientLock)); err != nil {
 			return nil, err
 		}
 	}
@@ -149,8 +150,8 @@ func launch(ctx context.Context, d *state.Dir, ns string, c container.Container,
 		shim.Wait() // so that it is no zombie while this process lives
 	}()
 	crash.Point("task.spawned")
-	var s Supervisor
-	if ok, err := readJSON(dir, shimFile, &s); err != nil || !ok {
+	var s taskdir.Supervisor
+	if ok, err := taskdir.Read(dir, taskdir.Shim, &s); err != nil || !ok {
 		return nil, errors.Join(err, errors.New("the supervisor wrote no address"))
 	}
 	if t.Client, err = taskapi.Dial(ctx, s.Address); err != nil {
@@ -221,11 +222,11 @@ func bundle(ctx context.Context, d *state.Dir, ns string, c container.Container,
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, configFile), data, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, taskdir.Config), data, 0o600); err != nil {
 		return nil, err
 	}
 	if c.Stdin {
-		req.Stdin = filepath.Join(dir, stdinFIFO)
+		req.Stdin = filepath.Join(dir, taskdir.Stdin)
 		if err := stdio.MakeFIFO(req.Stdin); err != nil {
 			return nil, err
 		}
@@ -254,7 +255,7 @@ func spawn(ctx context.Context, d *state.Dir, ns string, c container.Container, 
 	if c.Transient {
 		args = append(args, "--rm", "--root", d.Path(), "--state", d.Run())
 	}
-	log, err := os.OpenFile(filepath.Join(dir, "shim.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(filepath.Join(dir, taskdir.ShimLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +272,7 @@ func spawn(ctx context.Context, d *state.Dir, ns string, c container.Container, 
 	// The supervisor is alive from the fork on, not only when it has come to take its own lock: it inherits
 	// one. Without that a task could be taken for dead, and its directory away, under a supervisor that
 	// has just been started by a command that was killed.
-	alive, err := lock.Hold(filepath.Join(dir, spawnLock))
+	alive, err := lock.Hold(filepath.Join(dir, taskdir.SpawnLock))
 	if err != nil {
 		w.Close()
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Status is what a container is doing.
@@ -33,11 +34,11 @@ const (
 // Info is a container and what it is doing.
 type Info struct {
 	container.Container
-	Status     Status    `json:"status"`
-	PID        int       `json:"pid,omitempty"`        // of init, while it runs
-	Supervisor int       `json:"supervisor,omitempty"` // pid of ctr-shim, while it runs
-	Started    time.Time `json:"started,omitzero"`
-	Exit       *Exit     `json:"exit,omitempty"` // once it has stopped
+	Status     Status        `json:"status"`
+	PID        int           `json:"pid,omitempty"`        // of init, while it runs
+	Supervisor int           `json:"supervisor,omitempty"` // pid of ctr-shim, while it runs
+	Started    time.Time     `json:"started,omitzero"`
+	Exit       *taskdir.Exit `json:"exit,omitempty"` // once it has stopped
 }
 
 // Get looks a container up by id, or by the beginning of its id, and sees what it is doing. It waits for
@@ -118,23 +119,23 @@ func look(d *state.Dir, ns string, c container.Container) (info Info, dead bool,
 	if err != nil {
 		return info, false, err
 	}
-	var p Process
-	started, err := readJSON(dir, initFile, &p)
+	var p taskdir.Process
+	started, err := taskdir.Read(dir, taskdir.Init, &p)
 	if err != nil {
 		return info, false, err
 	}
-	if st, err := os.Stat(filepath.Join(dir, initFile)); err == nil {
+	if st, err := os.Stat(filepath.Join(dir, taskdir.Init)); err == nil {
 		info.Started = st.ModTime().UTC()
 	}
-	var exit Exit
-	ended, err := readJSON(dir, exitFile, &exit)
+	var exit taskdir.Exit
+	ended, err := taskdir.Read(dir, taskdir.End, &exit)
 	switch {
 	case err != nil:
 		return info, false, err
 	case ended:
 		info.Status, info.Exit = Stopped, &exit
 		if c.Transient && !alive {
-			client, err := lock.IsHeld(filepath.Join(dir, clientLock))
+			client, err := lock.IsHeld(filepath.Join(dir, taskdir.ClientLock))
 			return info, !client, err
 		}
 		return info, false, nil
@@ -146,8 +147,8 @@ func look(d *state.Dir, ns string, c container.Container) (info Info, dead bool,
 		return info, false, nil
 	}
 	info.Status, info.PID = Running, p.PID
-	var s Supervisor
-	if _, err := readJSON(dir, shimFile, &s); err == nil {
+	var s taskdir.Supervisor
+	if _, err := taskdir.Read(dir, taskdir.Shim, &s); err == nil {
 		info.Supervisor = s.PID
 	}
 	if frozen, err := cgroup.Frozen(cgroupOf(d, dir, ns, c.ID)); err == nil && frozen {

@@ -5,7 +5,6 @@ package task
 import (
 	"context"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -15,6 +14,7 @@ import (
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 func open(t *testing.T) *state.Dir {
@@ -69,44 +69,6 @@ func TestCgroupPaths(t *testing.T) {
 	}
 }
 
-// A process whose pid has been used again is not taken for the one that was recorded.
-func TestProcessOpen(t *testing.T) {
-	started, err := startTime(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd := Process{os.Getpid(), started}.open()
-	if fd < 0 {
-		t.Fatal("a live process was not found")
-	}
-	unix.Close(fd)
-	if fd := (Process{os.Getpid(), started + 1}).open(); fd >= 0 {
-		unix.Close(fd)
-		t.Error("a process with another start time was taken for it")
-	}
-}
-
-// The name in /proc/<pid>/stat may look like the fields that follow it.
-func TestStartTimeOfAnUglyName(t *testing.T) {
-	dir := t.TempDir() + "/x) R 1 1 (1"
-	if err := exec.Command("cp", "/bin/sleep", dir).Run(); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(dir, "60")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer cmd.Process.Kill()
-	mine, err := startTime(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := startTime(cmd.Process.Pid); err != nil || got < mine {
-		t.Errorf("start time %d, %v; want at least %d", got, err, mine)
-	}
-}
-
 // recorded records a container as Create does, without an image.
 func recorded(t *testing.T, d *state.Dir, id string, transient bool) {
 	t.Helper()
@@ -143,11 +105,11 @@ func TestStatusFollowsFromFiles(t *testing.T) {
 	if _, err := reserve(d, "default", "c"); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a second start: %v, want kind FailedPrecondition", err)
 	}
-	shim, err := lock.Hold(dir + "/" + shimLock)
+	shim, err := lock.Hold(dir + "/" + taskdir.ShimLock)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dir+"/"+initFile, []byte(`{"pid":1,"start_time":1}`), 0o600); err != nil {
+	if err := os.WriteFile(dir+"/"+taskdir.Init, []byte(`{"pid":1,"start_time":1}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	starting.Release()
@@ -179,12 +141,12 @@ func TestTransientWithoutOwner(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	client, err := lock.Hold(dir + "/" + clientLock)
+	client, err := lock.Hold(dir + "/" + taskdir.ClientLock)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Release()
-	if err := os.WriteFile(dir+"/"+exitFile, []byte(`{"status":0}`), 0o600); err != nil {
+	if err := os.WriteFile(dir+"/"+taskdir.End, []byte(`{"status":0}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	all, err := All(ctx, d, "default")

@@ -3,7 +3,6 @@
 package task
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // ProcessInfo is one process of a container, as the host sees it.
@@ -46,17 +46,9 @@ const clockTick = time.Second / 100
 // describeProcess reads /proc/<pid> (proc(5)).
 func describeProcess(pid int) (ProcessInfo, error) {
 	p := ProcessInfo{PID: pid}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	name, f, err := taskdir.Stat(pid)
 	if err != nil {
 		return p, err
-	}
-	name, rest := stat[bytes.IndexByte(stat, '(')+1:], []byte(nil)
-	if i := bytes.LastIndexByte(name, ')'); i >= 0 {
-		name, rest = name[:i], name[i+1:]
-	}
-	f := strings.Fields(string(rest))
-	if len(f) < 22 {
-		return p, fmt.Errorf("/proc/%d/stat is too short", pid)
 	}
 	p.State = f[0]
 	p.Parent, _ = strconv.Atoi(f[1])
@@ -69,7 +61,7 @@ func describeProcess(pid int) (ProcessInfo, error) {
 	if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && len(cmdline) > 0 {
 		p.Command = strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
 	} else {
-		p.Command = []string{"[" + string(name) + "]"}
+		p.Command = []string{"[" + name + "]"}
 	}
 	return p, nil
 }

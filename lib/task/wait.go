@@ -18,19 +18,20 @@ import (
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/tail"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Wait gives the exit of a container's task: at once when it has ended, else when it does, also when it
 // has not been started yet. It needs no answer of the supervisor, and ends one whose supervisor was
 // killed. A container that is removed while it is waited for gives the exit it had.
-func Wait(ctx context.Context, d *state.Dir, ns, id string) (Exit, error) {
+func Wait(ctx context.Context, d *state.Dir, ns, id string) (taskdir.Exit, error) {
 	c, err := find(ctx, d, ns, id)
 	if err != nil {
-		return Exit{}, err
+		return taskdir.Exit{}, err
 	}
 	since, err := d.Journal().Last()
 	if err != nil {
-		return Exit{}, err
+		return taskdir.Exit{}, err
 	}
 	exit, err := wait(ctx, d, ns, c.ID)
 	if errdefs.IsNotFound(err) {
@@ -39,35 +40,35 @@ func Wait(ctx context.Context, d *state.Dir, ns, id string) (Exit, error) {
 		}
 	}
 	if err != nil {
-		return Exit{}, fmt.Errorf("wait for container %q: %w", c.ID, err)
+		return taskdir.Exit{}, fmt.Errorf("wait for container %q: %w", c.ID, err)
 	}
 	return exit, nil
 }
 
-func wait(ctx context.Context, d *state.Dir, ns, id string) (Exit, error) {
+func wait(ctx context.Context, d *state.Dir, ns, id string) (taskdir.Exit, error) {
 	dir := Dir(d, ns, id)
 	for {
-		var exit Exit
-		if ended, err := readJSON(dir, exitFile, &exit); ended || err != nil {
+		var exit taskdir.Exit
+		if ended, err := taskdir.Read(dir, taskdir.End, &exit); ended || err != nil {
 			return exit, err
 		}
 		if err := ctx.Err(); err != nil {
-			return Exit{}, context.Cause(ctx)
+			return taskdir.Exit{}, context.Cause(ctx)
 		}
 		alive, err := live(dir)
 		if err != nil {
-			return Exit{}, err
+			return taskdir.Exit{}, err
 		}
 		if !alive {
 			if err := Finish(ctx, d, ns, id); err != nil {
-				return Exit{}, err
+				return taskdir.Exit{}, err
 			}
 			if _, err := find(ctx, d, ns, id); err != nil {
-				return Exit{}, err
+				return taskdir.Exit{}, err
 			}
 		}
 		if err := awaitChange(ctx, dir); err != nil {
-			return Exit{}, err
+			return taskdir.Exit{}, err
 		}
 	}
 }
@@ -78,14 +79,14 @@ const pollEvery = 100 * time.Millisecond
 
 // awaitChange returns when the exit is recorded, when the supervisor has died, or after a moment.
 func awaitChange(ctx context.Context, dir string) error {
-	var s Supervisor
-	known, err := readJSON(dir, shimFile, &s)
+	var s taskdir.Supervisor
+	known, err := taskdir.Read(dir, taskdir.Shim, &s)
 	if err != nil {
 		return err
 	}
 	fd := -1
 	if known {
-		if fd = s.open(); fd < 0 {
+		if fd = s.Open(); fd < 0 {
 			return nil
 		}
 		defer unix.Close(fd)
@@ -94,7 +95,7 @@ func awaitChange(ctx context.Context, dir string) error {
 		defer cancel()
 		ctx = short
 	}
-	err = tail.WaitFile(ctx, dir, exitFile, fd)
+	err = tail.WaitFile(ctx, dir, taskdir.End, fd)
 	switch {
 	case err == nil, errors.Is(err, tail.ErrDied), !known && errors.Is(err, context.DeadlineExceeded):
 		return nil
@@ -106,13 +107,13 @@ func awaitChange(ctx context.Context, dir string) error {
 }
 
 // exitEvent looks in the journal for the exit of a container that has been removed.
-func exitEvent(ctx context.Context, d *state.Dir, ns, id string, since uint64) (exit Exit, found bool) {
+func exitEvent(ctx context.Context, d *state.Dir, ns, id string, since uint64) (exit taskdir.Exit, found bool) {
 	for e, err := range d.Journal().Read(ctx, since, false) {
 		if err != nil {
 			break
 		}
 		if x, ok := event.Decode[event.TaskExit](e); ok && e.Namespace == ns && x.ContainerID == id && x.ID == id {
-			exit, found = Exit{Status: int(x.ExitStatus), ExitedAt: x.ExitedAt}, true
+			exit, found = taskdir.Exit{Status: int(x.ExitStatus), ExitedAt: x.ExitedAt}, true
 		}
 	}
 	return exit, found
@@ -142,10 +143,10 @@ func poll(ctx context.Context, fd int) error {
 
 // running tells whether the task's supervisor lives and the exit is not recorded.
 func running(dir string) (bool, error) {
-	held, err := lock.IsHeld(filepath.Join(dir, shimLock))
+	held, err := lock.IsHeld(filepath.Join(dir, taskdir.ShimLock))
 	if !held || err != nil {
 		return false, err
 	}
-	_, err = os.Stat(filepath.Join(dir, exitFile))
+	_, err = os.Stat(filepath.Join(dir, taskdir.End))
 	return errors.Is(err, os.ErrNotExist), nil
 }
