@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -11,13 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 func mountVerb(g *cli.Global) *cobra.Command {
 	cmd := cli.New("mount [OPTION]... SNAPSHOT DIR", "mount a snapshot", cli.About{
-		Long: "Mounts an active snapshot or a view at the directory DIR, which must exist and be no symbolic link. A snapshot " +
-			"of a running container must not be mounted a second time: the kernel does not keep two overlays of one tree apart.",
+		Long: "Mounts an active snapshot or a view at the directory DIR, which must exist and be no symbolic link. An active " +
+			"snapshot is mounted once, and not beside the container that runs on it: the kernel does not keep two overlays of one tree apart.",
 		Stdin: "with the operand - for SNAPSHOT, the key of a snapshot: one line",
 		Examples: []cli.Example{
 			{Note: "mount what was prepared", Text: "ctr-snap mount work /mnt"},
@@ -38,19 +44,40 @@ func mountVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		m, err := mountsOf(cmd.Context(), d, g.Namespace, name)
+		s, err := find(cmd.Context(), d, g.Namespace, name)
 		if err != nil {
 			return err
 		}
-		return mount.All(m, args[1])
+		return mountAt(cmd.Context(), d, g.Namespace, s.Key, args[1])
 	})
 	return cmd
 }
 
-func unmountVerb(*cli.Global) *cobra.Command {
+// mountAt mounts a snapshot, unless a container runs on it.
+func mountAt(ctx context.Context, d *state.Dir, ns, key, dir string) error {
+	err := snapshot.Mount(ctx, d, ns, key, dir, func(tx *state.Tx, s snapshot.Info) error {
+		for c, err := range container.All(tx, ns) {
+			if err != nil {
+				return err
+			}
+			if c.SnapshotKey != s.Key || s.Kind != snapshot.Active {
+				continue
+			}
+			if live, err := taskdir.Live(d.Run("tasks", ns, c.ID)); err != nil || live {
+				return errors.Join(err, cli.Hint(fmt.Errorf("snapshot %q: container %q runs on it: %w", s.Key, c.ID, errdefs.ErrFailedPrecondition),
+					"ctr-task exec %s sh looks into it", c.ID))
+			}
+		}
+		return nil
+	})
+	return committed(err, key)
+}
+
+func unmountVerb(g *cli.Global) *cobra.Command {
 	var force, lazy bool
 	cmd := cli.New("unmount [OPTION]... DIR...", "unmount snapshots", cli.About{
-		Long:  "Unmounts what is mounted at each directory DIR. The snapshot stays.",
+		Long:  "Unmounts the snapshot that is mounted at each directory DIR, of several the one mounted last. The snapshot stays. " +
+			"What is not a snapshot of this state directory is left alone.",
 		Stdin: "with the operand -, directories, one a line",
 		Examples: []cli.Example{
 			{Note: "unmount", Text: "ctr-snap unmount /mnt"},
@@ -60,6 +87,10 @@ func unmountVerb(*cli.Global) *cobra.Command {
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome},
 		SeeAlso: []string{"ctr-snap-mount"},
 	}, func(_ *cobra.Command, args []string) error {
+		d, err := g.Open()
+		if err != nil {
+			return err
+		}
 		flags := 0
 		if lazy {
 			flags = unix.MNT_DETACH
@@ -69,10 +100,22 @@ func unmountVerb(*cli.Global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !mounted && !force {
+			if !mounted {
+				if force {
+					return nil
+				}
 				return fmt.Errorf("unmount %s: nothing is mounted there: %w", dir, errdefs.ErrNotFound)
 			}
-			return mount.Unmount(dir, flags)
+			ours, err := mount.From(dir, d.Path("snapshots"))
+			if err != nil {
+				return err
+			}
+			if !ours {
+				return cli.Hint(fmt.Errorf("unmount %s: what is mounted there is no snapshot of %s: %w", dir, d.Path(), errdefs.ErrFailedPrecondition),
+					"umount(8) unmounts anything")
+			}
+			_, err = mount.UnmountTop(dir, flags)
+			return err
 		})
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a directory where nothing is mounted is no failure")

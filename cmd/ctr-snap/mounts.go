@@ -4,9 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
@@ -64,12 +64,17 @@ func mountsOf(ctx context.Context, d *state.Dir, ns, name string) (m []mount.Mou
 			return err
 		}
 		m, err = snapshot.Mounts(tx, d, ns, s.Key)
-		if errdefs.IsFailedPrecondition(err) {
-			err = cli.Hint(err, "ctr-snap view KEY %s makes a view of it", s.Key)
-		}
-		return err
+		return committed(err, s.Key)
 	})
 	return m, err
+}
+
+// committed adds what to do with a snapshot that cannot be mounted.
+func committed(err error, key string) error {
+	if errors.Is(err, snapshot.ErrCommitted) {
+		err = cli.Hint(err, "ctr-snap view KEY %s makes a view of it", key)
+	}
+	return err
 }
 
 // command writes a mount as a shell takes it.

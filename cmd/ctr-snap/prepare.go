@@ -13,7 +13,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/image"
-	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -148,11 +147,7 @@ func create(ctx context.Context, d *state.Dir, ns string, s snapshot.Info, targe
 	if target == "" {
 		return nil
 	}
-	m, err := mountsOf(ctx, d, ns, s.Key)
-	if err == nil {
-		err = mount.All(m, target)
-	}
-	if err != nil {
+	if err := mountAt(ctx, d, ns, s.Key, target); err != nil {
 		none := func(*state.Tx, snapshot.Info) error { return nil }
 		return errors.Join(err, snapshot.Delete(context.WithoutCancel(ctx), d, ns, s.Key, none), d.EmptyTrash())
 	}

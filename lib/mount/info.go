@@ -95,8 +95,84 @@ func unoctal(s string) string {
 	return b.String()
 }
 
-// At lists the mount points, in this mount namespace, that write to a directory: bind mounts of it, and
-// overlays with it as the upper directory.
+// entry is what At and From need of a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+type entry struct {
+	id, device, root, point, fstype, source string
+	options                                 []string // of the file system
+}
+
+// table reads the mounts of this mount namespace, of those at one place the topmost last.
+func table() ([]entry, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var all []entry
+	for line := range strings.Lines(string(info)) {
+		// id, parent, device, root, mount point, options, optional fields..., "-", type, source, super options
+		left, right, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
+		f, super := strings.Split(left, " "), strings.Split(right, " ")
+		if len(f) < 6 || len(super) < 3 {
+			continue
+		}
+		all = append(all, entry{
+			id: f[0], device: f[2], root: unoctal(f[3]), point: unoctal(f[4]),
+			fstype: super[0], source: unoctal(super[1]), options: superOptions(super[2]),
+		})
+	}
+	return all, nil
+}
+
+// locate tells on which device a directory lies, and at which path from the device's root.
+func locate(all []entry, dir string) (on int, device, root string, err error) {
+	if on, err = mountID(dir, 0); err != nil {
+		return on, "", "", err
+	}
+	for _, e := range all {
+		if e.id == strconv.Itoa(on) {
+			if rel, ok := strings.CutPrefix(filepath.Clean(dir), strings.TrimSuffix(e.point, "/")); ok {
+				device, root = e.device, filepath.Join(e.root, rel)
+			}
+		}
+	}
+	return on, device, root, nil
+}
+
+// From tells whether the topmost mount at target is of something in the directory tree: a bind mount, or
+// an overlay that has a layer there or is named after one.
+func From(target, tree string) (bool, error) {
+	all, err := table()
+	if err != nil {
+		return false, fmt.Errorf("mount at %s: %w", target, err)
+	}
+	id, err := mountID(target, unix.O_NOFOLLOW)
+	if err != nil {
+		return false, err
+	}
+	_, device, root, err := locate(all, tree)
+	if err != nil {
+		return false, err
+	}
+	in := func(path, dir string) bool {
+		return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+	}
+	for _, e := range all {
+		if e.id != strconv.Itoa(id) {
+			continue
+		}
+		if e.fstype != "overlay" {
+			return e.device == device && in(e.root, root), nil
+		}
+		return in(e.source, tree) || slices.ContainsFunc(e.options, func(o string) bool {
+			key, path, _ := strings.Cut(o, "=")
+			return (key == "upperdir" || key == "lowerdir" || key == "lowerdir+") && in(path, tree)
+		}), nil
+	}
+	return false, nil
+}
+
+// At lists the mount points, in this mount namespace, of a directory: bind mounts of it, and overlays with
+// it as the upper directory or named after it.
 func At(dir string) ([]string, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); errors.Is(err, unix.ENOENT) {
@@ -104,31 +180,21 @@ func At(dir string) ([]string, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("mounts of %s: %w", dir, err)
 	}
-	on, err := mountID(dir, 0)
-	if err != nil {
-		return nil, err
-	}
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	all, err := table()
 	if err != nil {
 		return nil, fmt.Errorf("mounts of %s: %w", dir, err)
 	}
-	// id, parent, device, root, mount point, options, optional fields..., "-", type, source, super options
-	device, root := "", ""
-	for line := range strings.Lines(string(info)) {
-		if f := strings.Fields(line); len(f) > 5 && f[0] == strconv.Itoa(on) {
-			if rel, ok := strings.CutPrefix(filepath.Clean(dir), strings.TrimSuffix(unoctal(f[4]), "/")); ok {
-				device, root = f[2], filepath.Join(unoctal(f[3]), rel)
-			}
-		}
+	on, device, root, err := locate(all, dir)
+	if err != nil {
+		return nil, err
 	}
 	var at []string
-	for line := range strings.Lines(string(info)) {
-		f := strings.Fields(line)
-		if len(f) < 10 || f[0] == strconv.Itoa(on) {
+	for _, e := range all {
+		if e.id == strconv.Itoa(on) {
 			continue
 		}
-		if f[2] == device && unoctal(f[3]) == root || slices.Contains(superOptions(f[len(f)-1]), "upperdir="+dir) {
-			at = append(at, unoctal(f[4]))
+		if e.device == device && e.root == root || slices.Contains(e.options, "upperdir="+dir) || e.fstype == "overlay" && e.source == dir {
+			at = append(at, e.point)
 		}
 	}
 	return at, nil

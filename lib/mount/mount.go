@@ -170,21 +170,32 @@ func procPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.
 // success; one in use is errdefs.ErrFailedPrecondition.
 func Unmount(target string, flags int) error {
 	for {
+		if more, err := UnmountTop(target, flags); !more || err != nil {
+			return err
+		}
+	}
+}
+
+// UnmountTop is Unmount for the topmost mount alone; it reports false when there was none.
+func UnmountTop(target string, flags int) (bool, error) {
+	for {
 		err := unix.Unmount(target, flags|unix.UMOUNT_NOFOLLOW)
 		switch {
-		case err == nil || errors.Is(err, unix.EINTR):
+		case err == nil:
+			return true, nil
+		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
-			return nil
+			return false, nil
 		case errors.Is(err, unix.EINVAL):
 			// Nothing is mounted there; or the mount is locked by another user namespace.
 			if mounted, merr := Mounted(target); merr == nil && !mounted {
-				return nil
+				return false, nil
 			}
 		case errors.Is(err, unix.EBUSY):
 			err = fmt.Errorf("in use: %w: %w", err, errdefs.ErrFailedPrecondition)
 		}
-		return fmt.Errorf("unmount %s: %w", target, err)
+		return false, fmt.Errorf("unmount %s: %w", target, err)
 	}
 }
 

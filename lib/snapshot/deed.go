@@ -107,6 +107,84 @@ func Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptio
 	return s, err
 }
 
+// Mount mounts an active snapshot or a view at target, a directory that exists. What is mounted is known by
+// [mount.At] as the snapshot's own tree. An active snapshot that is mounted is errdefs.ErrFailedPrecondition:
+// the kernel does not keep two overlays of one tree apart. used may object.
+func Mount(ctx context.Context, d *state.Dir, ns, key, target string, used func(*state.Tx, Info) error) (err error) {
+	// Nobody deletes it, or mounts it too, between the look and the mount.
+	l, err := d.Lock(ctx, nil, lock.Collect, "collect", lock.Exclusive)
+	if err != nil {
+		return fmt.Errorf("mount snapshot %q: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	var m []mount.Mount
+	err = d.View(ctx, func(tx *state.Tx) error {
+		if m, err = Mounts(tx, d, ns, key); err != nil {
+			return err
+		}
+		s, err := Get(tx, ns, key)
+		if err != nil {
+			return err
+		}
+		own := FS(d, s.ID)
+		if s.Kind == View {
+			// A bind mount of the parent would not tell whose it is.
+			if layers, err := Layers(tx, d, ns, key); err != nil {
+				return err
+			} else if len(layers) == 2 {
+				m = overlayOf(layers[1], own)
+			}
+			if m[0].Type == "overlay" {
+				m[0].Source = own
+			}
+			return used(tx, s)
+		}
+		if err := notMounted(own, key); err != nil {
+			return err
+		}
+		return used(tx, s)
+	})
+	if err != nil {
+		return err
+	}
+	return mount.All(m, target)
+}
+
+// MountedError says that a snapshot is mounted. Its kind is errdefs.ErrFailedPrecondition.
+type MountedError struct{ Key, At string }
+
+// Error names the snapshot and the place.
+func (e *MountedError) Error() string { return fmt.Sprintf("snapshot %q: mounted at %s", e.Key, e.At) }
+
+// Unwrap gives the kind.
+func (e *MountedError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+// Hint names the next step.
+func (e *MountedError) Hint() string { return "ctr-snap unmount " + e.At }
+
+func notMounted(fs, key string) error {
+	at, err := mount.At(fs)
+	if err == nil && len(at) > 0 {
+		err = &MountedError{key, at[0]}
+	}
+	return err
+}
+
+// NotMounted is a [*MountedError] when the snapshot is mounted in this mount namespace. One that is not
+// there is not mounted.
+func NotMounted(ctx context.Context, d *state.Dir, ns, key string) error {
+	return d.View(ctx, func(tx *state.Tx) error {
+		s, err := Get(tx, ns, key)
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return notMounted(FS(d, s.ID), key)
+	})
+}
+
 // Delete removes a snapshot and moves its directory to the trash. One that is mounted, that others stand
 // on or that unfinished work needs is errdefs.ErrFailedPrecondition. used may object to the removal.
 func Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.Tx, Info) error) (err error) {
@@ -129,10 +207,8 @@ func Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.
 		if held.Has(lease.Snapshot, string(s.ID)) || held.Has(lease.Snapshot, ns+"/"+key) {
 			return fmt.Errorf("snapshot %q: unfinished work of another process needs it: %w", key, errdefs.ErrFailedPrecondition)
 		}
-		if at, err := mount.At(FS(d, s.ID)); err != nil {
+		if err := notMounted(FS(d, s.ID), key); err != nil {
 			return err
-		} else if len(at) > 0 {
-			return fmt.Errorf("snapshot %q: mounted at %s: %w", key, at[0], errdefs.ErrFailedPrecondition)
 		}
 		transient, err := Transient(tx, ns, key)
 		if transient {

@@ -24,6 +24,10 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 )
 
+// ErrCommitted says that a snapshot is committed and so cannot be mounted; its kind is
+// errdefs.ErrFailedPrecondition.
+var ErrCommitted = fmt.Errorf("it is committed; prepare or view one on top of it: %w", errdefs.ErrFailedPrecondition)
+
 // Overlayfs is the name of the driver.
 const Overlayfs = "overlayfs"
 
@@ -94,7 +98,7 @@ func Layers(tx *state.Tx, d *state.Dir, ns, key string) ([]string, error) {
 }
 
 // Mounts describes how to mount a snapshot, in the form that containerd's overlay snapshotter has. A
-// committed snapshot is not mounted: errdefs.ErrFailedPrecondition.
+// committed snapshot is not mounted: ErrCommitted.
 func Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
 	chain, err := Chain(tx, ns, key)
 	if err != nil {
@@ -102,7 +106,7 @@ func Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
 	}
 	s, below := chain[0], chain[1:]
 	if s.Kind == Committed {
-		return nil, fmt.Errorf("mounts of snapshot %q: it is committed; prepare or view one on top of it: %w", key, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("mounts of snapshot %q: %w", key, ErrCommitted)
 	}
 	bind := func(id ID, mode string) []mount.Mount {
 		return []mount.Mount{{Type: "bind", Source: FS(d, id), Options: []string{mode, "rbind"}}}
@@ -115,16 +119,24 @@ func Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
 	case len(below) == 1 && s.Kind == View:
 		return bind(below[0].ID, "ro"), nil
 	}
-	var options []string
-	if s.Kind == Active {
-		options = append(options, "workdir="+mount.Escape(Path(d, s.ID, "work")), "upperdir="+mount.Escape(FS(d, s.ID)))
-	}
 	lower := make([]string, len(below))
 	for i, l := range below {
-		lower[i] = mount.Escape(FS(d, l.ID))
+		lower[i] = FS(d, l.ID)
 	}
-	options = append(options, "lowerdir="+strings.Join(lower, ":"), "index=off")
-	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
+	m := overlayOf(lower...)
+	if s.Kind == Active {
+		upper := []string{"workdir=" + mount.Escape(Path(d, s.ID, "work")), "upperdir=" + mount.Escape(FS(d, s.ID))}
+		m[0].Options = append(upper, m[0].Options...)
+	}
+	return m, nil
+}
+
+// overlayOf is an overlay of lower directories, the top first.
+func overlayOf(lower ...string) []mount.Mount {
+	for i, dir := range lower {
+		lower[i] = mount.Escape(dir)
+	}
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(lower, ":"), "index=off"}}}
 }
 
 // Usage measures what a snapshot occupies on the disk by itself, without what it stands on: bytes of

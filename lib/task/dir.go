@@ -10,9 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Dir is the directory of a task; it need not exist.
@@ -20,24 +18,6 @@ func Dir(d *state.Dir, ns, id string) string { return d.Run("tasks", ns, id) }
 
 // LogPath is the output log of a container.
 func LogPath(d *state.Dir, ns, id string) string { return d.Path("containers", ns, id, "log") }
-
-// live tells whether anybody has the task: its supervisor or the command that is starting it.
-func live(dir string) (bool, error) {
-	return anyHeld(dir, taskdir.ShimLock, taskdir.StartLock, taskdir.SpawnLock)
-}
-
-// supervised tells whether the task's supervisor lives, from its first moment to its last.
-func supervised(dir string) (bool, error) { return anyHeld(dir, taskdir.ShimLock, taskdir.SpawnLock) }
-
-func anyHeld(dir string, names ...string) (bool, error) {
-	for _, name := range names {
-		held, err := lock.IsHeld(filepath.Join(dir, name))
-		if held || err != nil {
-			return held, err
-		}
-	}
-	return false, nil
-}
 
 // cgroupPath names the cgroup of a container. It is flat: a parent that containers share could be
 // removed by one while another is made in it. Another state directory than the usual one marks its

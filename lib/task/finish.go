@@ -107,7 +107,7 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 // transient and nobody is left who would remove it.
 func finish(d *state.Dir, ns, id string) (orphan bool, err error) {
 	dir := Dir(d, ns, id)
-	alive, err := live(dir)
+	alive, err := taskdir.Live(dir)
 	if alive || err != nil {
 		return false, err
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 // Remove removes a container, its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
-// unless force, which kills it first. One that is not there is errdefs.ErrNotFound; what an earlier
+// unless force, which kills it first; so is one whose snapshot somebody has mounted. One that is not there is errdefs.ErrNotFound; what an earlier
 // removal that was cut short has left of it is removed all the same.
 func Remove(ctx context.Context, d *state.Dir, ns, id string, force bool) error {
 	c, err := find(ctx, d, ns, id)
@@ -30,6 +30,9 @@ func Remove(ctx context.Context, d *state.Dir, ns, id string, force bool) error 
 	}
 	if err != nil {
 		return err
+	}
+	if err := snapshot.NotMounted(ctx, d, ns, c.SnapshotKey); err != nil {
+		return fmt.Errorf("remove container %q: %w", c.ID, err)
 	}
 	if force {
 		if err := killAndWait(ctx, d, ns, c.ID); err != nil {
@@ -62,7 +65,7 @@ func remove(ctx context.Context, d *state.Dir, ns, id string) error {
 		if _, err := finish(d, ns, id); err != nil {
 			return err
 		}
-		if alive, err := live(Dir(d, ns, id)); err != nil {
+		if alive, err := taskdir.Live(Dir(d, ns, id)); err != nil {
 			return err
 		} else if alive {
 			return &RunningError{ID: id}
@@ -163,7 +166,7 @@ func awaitSupervisor(ctx context.Context, dir string) error {
 		return err
 	}
 	for {
-		held, err := supervised(dir)
+		held, err := taskdir.Supervised(dir)
 		if !held || err != nil {
 			return err
 		}

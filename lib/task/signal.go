@@ -126,7 +126,7 @@ func killAndWait(ctx context.Context, d *state.Dir, ns, id string) error {
 	if ended, err := taskdir.Read(dir, taskdir.End, &exit); ended || err != nil {
 		return err
 	}
-	up, err := live(dir)
+	up, err := taskdir.Live(dir)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func awaitEnd(ctx context.Context, d *state.Dir, ns, id string) error {
 		if ended, err := taskdir.Read(dir, taskdir.End, &exit); ended || err != nil {
 			return err
 		}
-		if alive, err := live(dir); err != nil {
+		if alive, err := taskdir.Live(dir); err != nil {
 			return err
 		} else if !alive {
 			return Finish(ctx, d, ns, id)

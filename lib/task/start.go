@@ -68,6 +68,9 @@ func Start(ctx context.Context, d *state.Dir, ns, id string, o StartOptions) (*T
 	if err := awaitSupervisor(ctx, Dir(d, ns, c.ID)); err != nil {
 		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
 	}
+	if err := snapshot.NotMounted(ctx, d, ns, c.SnapshotKey); err != nil {
+		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
+	}
 	l, err := d.Lock(ctx, nil, lock.Container, ns+"/"+c.ID, lock.Exclusive)
 	if err != nil {
 		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
@@ -90,7 +93,7 @@ func reserve(d *state.Dir, ns, id string) (*lock.Held, error) {
 	if _, err := finish(d, ns, id); err != nil {
 		return nil, err
 	}
-	if alive, err := live(dir); err != nil {
+	if alive, err := taskdir.Live(dir); err != nil {
 		return nil, err
 	} else if alive {
 		return nil, &RunningError{ID: id}

@@ -115,7 +115,7 @@ func look(d *state.Dir, ns string, c container.Container) (info Info, dead bool,
 		return info, c.Transient, nil
 	}
 	// The lock first: a supervisor records the exit before it lets go.
-	alive, err := live(dir)
+	alive, err := taskdir.Live(dir)
 	if err != nil {
 		return info, false, err
 	}

@@ -55,7 +55,7 @@ func wait(ctx context.Context, d *state.Dir, ns, id string) (taskdir.Exit, error
 		if err := ctx.Err(); err != nil {
 			return taskdir.Exit{}, context.Cause(ctx)
 		}
-		alive, err := live(dir)
+		alive, err := taskdir.Live(dir)
 		if err != nil {
 			return taskdir.Exit{}, err
 		}
