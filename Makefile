@@ -54,7 +54,7 @@ unit:
 
 # One script alone: make e2e RUN=run/rm
 e2e: build
-	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./test/e2e $(if $(RUN),-run 'Test.*/^$(subst /,$$/^,$(RUN))$$' -v)
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./test/e2e $(if $(RUN),-run '^Test[^/]*/^$(subst /,$$/^,$(RUN))$$' -v)
 
 vet:
 	@test -z "$$(gofmt -l cmd lib scripts test)" || { gofmt -d cmd lib scripts test; exit 1; }

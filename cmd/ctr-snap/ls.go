@@ -17,6 +17,7 @@ import (
 
 func lsVerb(g *cli.Global) *cobra.Command {
 	var kinds, labels []string
+	known := []string{string(snapshot.Active), string(snapshot.View), string(snapshot.Committed)}
 	var leaves bool
 	table := cli.Table[snapshot.Info]{Columns: []cli.Column[snapshot.Info]{
 		{Name: "key", Value: func(s snapshot.Info) string { return s.Key }},
@@ -39,6 +40,9 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		},
 		Exit: []int{cli.ExitCorrupt}, SeeAlso: []string{"ctr-snap-tree"},
 	}, func(cmd *cobra.Command, _ []string) error {
+		if err := cli.OneOf("--kind", kinds, known); err != nil {
+			return err
+		}
 		all, err := list(cmd, g)
 		if err != nil {
 			return err
@@ -54,7 +58,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "list only snapshots of these `KINDS`: active, view, committed")
 	cmd.Flags().BoolVar(&leaves, "leaves", false, "list only snapshots that nothing stands on")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "list only snapshots with the label `KEY[=VALUE]`; each --label must fit")
-	cli.CompleteOption(cmd, "kind", cobra.FixedCompletions([]string{"active", "view", "committed"}, cobra.ShellCompDirectiveNoFileComp))
+	cli.CompleteOption(cmd, "kind", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	cli.CompleteOption(cmd, "label", cobra.NoFileCompletions)
 	table.Flags(cmd)
 	return cmd

@@ -33,12 +33,9 @@ func mountVerb(g *cli.Global) *cobra.Command {
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-snap-unmount", "ctr-snap-mounts"},
 	}, func(cmd *cobra.Command, args []string) error {
-		name := args[0]
-		if name == "-" {
-			var err error
-			if name, err = cli.ReadName(os.Stdin); err != nil {
-				return err
-			}
+		name, err := cli.Name(args[0])
+		if err != nil {
+			return err
 		}
 		d, err := g.Open()
 		if err != nil {
@@ -76,7 +73,7 @@ func mountAt(ctx context.Context, d *state.Dir, ns, key, dir string) error {
 func unmountVerb(g *cli.Global) *cobra.Command {
 	var force, lazy bool
 	cmd := cli.New("unmount [OPTION]... DIR...", "unmount snapshots", cli.About{
-		Long:  "Unmounts the snapshot that is mounted at each directory DIR, of several the one mounted last. The snapshot stays. " +
+		Long: "Unmounts the snapshot that is mounted at each directory DIR, of several the one mounted last. The snapshot stays. " +
 			"What is not a snapshot of this state directory is left alone.",
 		Stdin: "with the operand -, directories, one a line",
 		Examples: []cli.Example{

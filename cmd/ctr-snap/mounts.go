@@ -84,17 +84,5 @@ func command(m mount.Mount, target string) string {
 		words = append(words, "-t", m.Type)
 	}
 	words = append(words, "-o", strings.Join(m.Options, ","), m.Source, target)
-	for i, w := range words {
-		words[i] = quote(w)
-	}
-	return strings.Join(words, " ")
-}
-
-// quote quotes a word for a shell, if it must be.
-func quote(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789,.:/=_+@%-"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return cli.Quote(words...)
 }

@@ -96,12 +96,9 @@ func parent(ctx context.Context, d *state.Dir, ns string, args []string, img, pl
 	if len(args) == 0 {
 		return "", nil
 	}
-	name := args[0]
-	if name == "-" {
-		var err error
-		if name, err = cli.ReadName(os.Stdin); err != nil {
-			return "", err
-		}
+	name, err := cli.Name(args[0])
+	if err != nil {
+		return "", err
 	}
 	s, err := find(ctx, d, ns, name)
 	return s.Key, err

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -42,7 +43,7 @@ type session struct {
 // attach joins this process to a running task and ends with the task's status.
 func (a *attachFlags) attach(cmd *cobra.Command, d *state.Dir, ns string, t *task.Task, s session) error {
 	o := task.AttachOptions{Stdout: os.Stdout, Stderr: os.Stderr, Since: s.since, OutputFromNow: s.outputFromNow}
-	ctx, cancel := context.WithCancel(cmd.Context())
+	ctx, cancel := a.passSignals(cmd.Context(), t.Signal)
 	defer cancel()
 	if s.stdin {
 		o.Stdin = os.Stdin
@@ -55,9 +56,6 @@ func (a *attachFlags) attach(cmd *cobra.Command, d *state.Dir, ns string, t *tas
 		defer restore()
 		o.Stdin = in
 	}
-	if !a.noSignals {
-		ctx = passSignals(ctx, t.Signal)
-	}
 	// A reader of our output that goes away shall end the program, as it does in a pipe of the shell: so
 	// the write must fail instead of killing us.
 	cli.Signals(syscall.SIGPIPE)
@@ -65,7 +63,10 @@ func (a *attachFlags) attach(cmd *cobra.Command, d *state.Dir, ns string, t *tas
 	if errors.Is(err, stdio.ErrDetached) {
 		return nil
 	}
-	if errors.Is(err, syscall.EPIPE) && s.owner {
+	if left, ok := errors.AsType[leftError](err); ok {
+		return left.of("container "+t.ID, "ctr-task rm -f "+t.ID)
+	}
+	if outputFailed(err) && s.owner {
 		_ = t.Signal(ctx, syscall.SIGKILL) // it may have ended
 		if _, e := task.Wait(ctx, d, ns, t.ID); e == nil && s.transient {
 			_ = task.Remove(ctx, d, ns, t.ID, false) // the supervisor sees to it otherwise
@@ -99,20 +100,62 @@ func terminal(ctx context.Context, keys string, resize func(context.Context, uin
 	return restore, stdio.NewDetachReader(os.Stdin, k), nil
 }
 
-// passSignals hands the signals that reach us on to the program, instead of ending this command.
-func passSignals(ctx context.Context, send func(context.Context, unix.Signal) error) context.Context {
+// outputFailed tells whether an error is that of a write to our output.
+func outputFailed(err error) bool {
+	path, ok := errors.AsType[*os.PathError](err)
+	return errors.Is(err, syscall.EPIPE) || ok && path.Op == "write"
+}
+
+// patience is how many INT and TERM together a program may take without ending before we leave it.
+const patience = 3
+
+// leftError says that a person wants this command to end, whatever the program does.
+type leftError struct{ sig syscall.Signal }
+
+// Error names the signal.
+func (e leftError) Error() string {
+	return fmt.Sprintf("%d times %s", patience, unix.SignalName(e.sig))
+}
+
+// of says what was left, and how it is ended.
+func (e leftError) of(what, end string) error {
+	return cli.WithStatus(cli.Hint(fmt.Errorf("%w: %s runs on", e, what), "%s", end), 128+int(e.sig))
+}
+
+// passSignals hands the signals that reach us on to the program, instead of ending this command, unless the
+// options say otherwise. One that has come already is handed on first. The context that it gives ends with
+// a [leftError] when the program takes too many; cancel ends the passing on.
+func (a *attachFlags) passSignals(outer context.Context, send func(context.Context, unix.Signal) error) (ctx context.Context, cancel func()) {
+	if a.noSignals {
+		return context.WithCancel(outer)
+	}
 	sigs := cli.Signals(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
 	go func() {
+		taken := 0
+		pass := func(sig syscall.Signal) {
+			if sig == syscall.SIGINT || sig == syscall.SIGTERM {
+				if taken++; taken == patience {
+					end(leftError{sig})
+					return
+				}
+			}
+			// Not waited for: the next one counts also when the supervisor does not answer.
+			go func() { _ = send(ctx, sig) }() // the program may have ended
+		}
+		if first, ok := errors.AsType[cli.SignalError](context.Cause(outer)); ok {
+			pass(first.Signal)
+		}
 		for {
 			select {
 			case s := <-sigs:
-				_ = send(ctx, s.(syscall.Signal)) // it may have ended
+				pass(s.(syscall.Signal))
 			case <-ctx.Done():
 				return
 			}
 		}
 	}()
-	return ctx
+	return ctx, func() { end(nil) }
 }
 
 func attachVerb(g *cli.Global) *cobra.Command {
@@ -122,7 +165,7 @@ func attachVerb(g *cli.Global) *cobra.Command {
 		Long: "Passes on what the container writes from now on, and this command's input to it if it was made with -i, until " +
 			"it ends; then ends with its status. Any number of clients can be attached: each gets everything, and one that " +
 			"does not read delays nobody.",
-		Stdin: "the container's input, if it was made with -i", Stdout: "the container's output",
+		Stdin: "the container's input, if it was made with -i; with CONTAINER -, first a line that names the container", Stdout: "the container's output",
 		Examples: []cli.Example{{Note: "look at what it writes", Text: "ctr-task attach --no-stdin r"}},
 		Args:     cli.Count(1, 1), Complete: cli.Tasks(g), Failure: 125, Status: programStatuses[:2],
 		SeeAlso: []string{"ctr-task-logs", "ctr-task-exec"},
@@ -131,7 +174,11 @@ func attachVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		t, err := task.Connect(cmd.Context(), d, g.Namespace, args[0])
+		name, err := cli.Name(args[0])
+		if err != nil {
+			return err
+		}
+		t, err := task.Connect(cmd.Context(), d, g.Namespace, name)
 		if err != nil {
 			return err
 		}
@@ -153,7 +200,7 @@ func execVerb(g *cli.Global) *cobra.Command {
 	var interactive bool
 	cmd := cli.New("exec [OPTION]... CONTAINER PROGRAM [ARGUMENT]...", "run one more program in a running container", cli.About{
 		Long:  "Runs a program in the container's namespaces and cgroup, with its environment. Without -d, its output is passed on until it ends, with -i its input too, and exec ends with its status.",
-		Stdin: "with -i, the program's input", Stdout: "the program's output",
+		Stdin: "with -i, the program's input; with CONTAINER -, first a line that names the container", Stdout: "the program's output",
 		Examples: []cli.Example{
 			{Note: "ask redis", Text: "ctr-task exec r redis-cli get k"},
 			{Note: "a shell", Text: "ctr-task exec -it r sh"},
@@ -162,12 +209,21 @@ func execVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(2, -1), Complete: cli.InTurn(cli.Tasks(g)), Program: true, Failure: 125, Status: programStatuses,
 	}, func(cmd *cobra.Command, args []string) error {
 		o.Args, o.Stdout, o.Stderr = args[1:], os.Stdout, os.Stderr
+		name, err := cli.Name(args[0])
+		if err != nil {
+			return err
+		}
+		if interactive && o.TTY && !o.Detach {
+			if err := needTerminal(); err != nil {
+				return err
+			}
+		}
 		d, err := g.Open()
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithCancel(cmd.Context())
-		defer cancel()
+		ctx, cancel := context.WithCancelCause(cmd.Context())
+		defer cancel(nil)
 		started := make(chan *task.ExecProcess, 1)
 		if interactive {
 			o.Stdin = os.Stdin
@@ -191,13 +247,27 @@ func execVerb(g *cli.Global) *cobra.Command {
 		}
 		o.Started = func(p *task.ExecProcess) {
 			started <- p
-			if !o.Detach && !a.noSignals {
-				passSignals(ctx, p.Signal)
+			if !o.Detach {
+				passed, end := a.passSignals(ctx, p.Signal)
+				context.AfterFunc(passed, func() { cancel(context.Cause(passed)) })
+				context.AfterFunc(ctx, end)
 			}
 		}
-		exit, err := task.Exec(ctx, d, g.Namespace, args[0], o)
+		// A reader of our output that goes away shall end the program, so the write must fail instead of killing us.
+		cli.Signals(syscall.SIGPIPE)
+		exit, err := task.Exec(ctx, d, g.Namespace, name, o)
 		if errors.Is(err, stdio.ErrDetached) {
 			return nil
+		}
+		if left, ok := errors.AsType[leftError](err); ok {
+			return left.of("the program", "ctr-task top "+name+" shows it")
+		}
+		if outputFailed(err) {
+			select {
+			case p := <-started:
+				_ = p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL) // it may have ended
+			default:
+			}
 		}
 		if err != nil {
 			return programStatus(err)
@@ -225,6 +295,7 @@ func logsVerb(g *cli.Global) *cobra.Command {
 	var tail, since string
 	cmd := cli.New("logs [OPTION]... CONTAINER", "show what a container has written", cli.About{
 		Long:   "Prints the container's output, stdout to stdout and stderr to stderr, from the log that its supervisor keeps. With -f it goes on until the container ends.",
+		Stdin:  oneName,
 		Stdout: "what the container wrote to its stdout; its stderr goes to stderr",
 		Examples: []cli.Example{
 			{Note: "the last ten lines, and what comes", Text: "ctr-task logs -f --tail 10 r"},
@@ -245,7 +316,11 @@ func logsVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return task.Logs(cmd.Context(), d, g.Namespace, args[0], o)
+		name, err := cli.Name(args[0])
+		if err != nil {
+			return err
+		}
+		return task.Logs(cmd.Context(), d, g.Namespace, name, o)
 	})
 	f := cmd.Flags()
 	f.BoolVarP(&follow, "follow", "f", false, "go on until the container ends")

@@ -3,14 +3,17 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/stdio"
@@ -72,6 +75,13 @@ func (c *containerFlags) add(cmd *cobra.Command) {
 	f.StringVar(&c.logMaxSize, "log-max-size", "", "rotate the log at this `SIZE` (default: never)")
 	f.IntVar(&c.LogMaxFiles, "log-max-files", stdio.DefaultFiles, "keep this `NUMBER` of log files when it is rotated, the one that is written included")
 	f.StringVar(&c.cidfile, "cidfile", "", "write the container's id to `FILE`, which must not exist")
+	// docker's name for it
+	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "network" {
+			name = "net"
+		}
+		return pflag.NormalizedName(name)
+	})
 	c.complete(cmd)
 }
 
@@ -119,39 +129,74 @@ func (c *containerFlags) options(cmd *cobra.Command, args []string) (task.Create
 		if key == "" {
 			return o, cli.Usagef("--label: %q has no key", l)
 		}
+		if !utf8.ValidString(l) {
+			return o, cli.Usagef("--label: %q is not UTF-8", l)
+		}
 		if o.Labels == nil {
 			o.Labels = map[string]string{}
 		}
 		o.Labels[key] = value
 	}
-	if c.cidfile != "" {
-		if _, err := os.Lstat(c.cidfile); err == nil {
-			return o, cli.Hint(fmt.Errorf("--cidfile: %s: %w", c.cidfile, errdefs.ErrAlreadyExists), "it may be of another container: remove the file when that is gone")
-		}
-	}
 	return o, nil
 }
 
-// writeNew writes a file that must not exist, whole or not at all.
-func writeNew(path, text string) error {
-	if path == "" {
-		return nil
+// newFile is a file that an option names and that must not exist: it appears whole or not at all.
+type newFile struct {
+	option, path string
+	temp         *os.File
+}
+
+type newFileList []newFile
+
+// newFiles sees to it that the files can be written; each is an option and its value, empty ones are left out.
+func newFiles(options ...[2]string) (list newFileList, err error) {
+	for _, o := range options {
+		f := newFile{option: o[0], path: o[1]}
+		if f.path != "" {
+			if _, err := os.Lstat(f.path); err == nil {
+				list.discard()
+				return nil, cli.Hint(fmt.Errorf("%s: %s: %w", f.option, f.path, errdefs.ErrAlreadyExists), "it may be of another container: remove the file when that is gone")
+			}
+			if f.temp, err = os.CreateTemp(filepath.Dir(f.path), ".ctr-task-"); err != nil {
+				list.discard()
+				var path *os.PathError
+				if errors.As(err, &path) {
+					err = path.Err
+				}
+				return nil, fmt.Errorf("%s: %s: %w", f.option, f.path, err)
+			}
+		}
+		list = append(list, f)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".ctr-task-")
-	if err != nil {
-		return err
+	return list, nil
+}
+
+// write puts the files in place, with a text and a line break each.
+func (l newFileList) write(texts ...string) error {
+	for i, f := range l {
+		if f.temp == nil {
+			continue
+		}
+		_, err := f.temp.WriteString(texts[i] + "\n")
+		if err == nil {
+			err = f.temp.Chmod(0o644)
+		}
+		if err == nil {
+			err = os.Link(f.temp.Name(), f.path)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.option, err)
+		}
 	}
-	defer os.Remove(f.Name())
-	if _, err := f.WriteString(text + "\n"); err != nil {
-		f.Close()
-		return err
+	return nil
+}
+
+// discard removes what is not in place.
+func (l newFileList) discard() {
+	for _, f := range l {
+		if f.temp != nil {
+			f.temp.Close()
+			os.Remove(f.temp.Name())
+		}
 	}
-	if err := f.Chmod(0o644); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Link(f.Name(), path)
 }

@@ -18,6 +18,7 @@ import (
 func lsVerb(g *cli.Global) *cobra.Command {
 	var running bool
 	var labels, statuses []string
+	known := []string{string(task.Created), string(task.Starting), string(task.Running), string(task.Paused), string(task.Stopped), string(task.Unknown)}
 	table := cli.Table[task.Info]{Columns: []cli.Column[task.Info]{
 		{Name: "id", Value: func(i task.Info) string { return i.ID }},
 		{Name: "image", Value: func(i task.Info) string { return i.Image }, Help: "name of the image it was made from"},
@@ -39,6 +40,9 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		},
 		Exit: []int{cli.ExitCorrupt},
 	}, func(cmd *cobra.Command, _ []string) error {
+		if err := cli.OneOf("--status", statuses, known); err != nil {
+			return err
+		}
 		d, err := g.Open()
 		if err != nil {
 			return err
@@ -55,7 +59,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run or are paused")
 	cmd.Flags().StringSliceVar(&statuses, "status", nil, "list only containers with one of these `STATUSES`")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "list only containers with the label `KEY[=VALUE]`; each --label must fit")
-	cli.CompleteOption(cmd, "status", cobra.FixedCompletions([]string{"created", "starting", "running", "paused", "stopped"}, cobra.ShellCompDirectiveNoFileComp))
+	cli.CompleteOption(cmd, "status", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	cli.CompleteOption(cmd, "label", cobra.NoFileCompletions)
 	table.Flags(cmd)
 	return cmd

@@ -18,7 +18,8 @@ func main() {
 		Long: "A container is made from an image (create) and run as a task (start); run does both. No daemon is " +
 			"involved: each running container has one small supervisor, ctr-shim, and everything else is in the state " +
 			"directory, so any number of these commands can work at once and each sees the others' work.\n\n" +
-			"A container is named by its id, or by the beginning of its id where only one begins so. The operand - reads " +
+			"A container is named by the name it was given, or by its random id, of which the beginning will do where only one " +
+			"begins so. The operand - reads " +
 			"names from stdin, one a line, so that the commands can be joined by pipes.",
 		SeeAlso: []string{"ctr-pull", "ctr-image", "ctr-snap", "ctr-shim", "ctrd"},
 	}, nil)
@@ -30,6 +31,9 @@ func main() {
 	}
 	cli.Main(root)
 }
+
+// oneName is what a verb of one container says of stdin.
+const oneName = "with the operand -, the name of a container: one line"
 
 // each opens the state directory and calls fn with every operand.
 func each(g *cli.Global, args []string, fn func(d *state.Dir, id string) error) error {

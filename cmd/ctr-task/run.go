@@ -3,15 +3,19 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/task"
 )
 
@@ -30,7 +34,8 @@ func runVerb(g *cli.Global) *cobra.Command {
 	var pidfile string
 	cmd := cli.New("run [OPTION]... IMAGE [PROGRAM [ARGUMENT]...]", "make a container and run it", cli.About{
 		Long: "Makes a container from an image that is here (see ctr-pull) and runs it. Without -d, its output is passed on " +
-			"until it ends, with -i its input too, and run ends with its status. INT and TERM are passed on to the program.\n\n" +
+			"until it ends, with -i its input too, and run ends with its status. INT and TERM are passed on to the program; the third of them ends this " +
+			"command and leaves the program running.\n\n" +
 			"When IMAGE is -, it is the first field of the first line of stdin, as ctr-pull prints it; what follows that line " +
 			"is the container's stdin.\n\n" +
 			"With --rm the container is transient: it costs no write to the disk but its own, and it is removed when it ends, " +
@@ -49,6 +54,11 @@ func runVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if !detach && o.Stdin && o.Spec.TTY {
+			if err := needTerminal(); err != nil {
+				return err
+			}
+		}
 		if detach && (a.detachKeys != "" && cmd.Flags().Changed("detach-keys")) {
 			return cli.Usagef("--detach-keys makes no sense with -d")
 		}
@@ -56,20 +66,23 @@ func runVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		began := time.Now()
+		files, err := newFiles([2]string{"--cidfile", c.cidfile}, [2]string{"--pidfile", pidfile})
+		if err != nil {
+			return err
+		}
+		defer files.discard()
 		t, err := task.Run(cmd.Context(), d, g.Namespace, o, task.StartOptions{Client: !detach})
 		if err != nil {
-			return programStatus(imageHint(err))
+			return programStatus(createHint(err, g, o))
 		}
 		defer t.Close()
-		if err := errors.Join(writeNew(c.cidfile, t.ID), writeNew(pidfile, strconv.Itoa(t.PID))); err != nil {
-			return err
+		if err := files.write(t.ID, strconv.Itoa(t.PID)); err != nil {
+			return errors.Join(err, task.Remove(context.WithoutCancel(cmd.Context()), d, g.Namespace, t.ID, true))
 		}
 		if detach {
-			_, err := fmt.Println(t.ID)
-			return err
+			return printMade(t.ID, "runs on")
 		}
-		return a.attach(cmd, d, g.Namespace, t, session{owner: true, stdin: o.Stdin, tty: o.Spec.TTY, transient: o.Transient, since: began})
+		return a.attach(cmd, d, g.Namespace, t, session{owner: true, stdin: o.Stdin, tty: o.Spec.TTY, transient: o.Transient})
 	})
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run in the background and print the container's id")
 	cmd.Flags().BoolVar(&c.Transient, "rm", false, "remove the container when it ends")
@@ -99,27 +112,55 @@ func createVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		made, err := task.Create(cmd.Context(), d, g.Namespace, o)
+		files, err := newFiles([2]string{"--cidfile", c.cidfile})
 		if err != nil {
-			return imageHint(err)
-		}
-		if err := writeNew(c.cidfile, made.ID); err != nil {
 			return err
 		}
-		_, err = fmt.Println(made.ID)
-		return err
+		defer files.discard()
+		made, err := task.Create(cmd.Context(), d, g.Namespace, o)
+		if err != nil {
+			return createHint(err, g, o)
+		}
+		if err := files.write(made.ID); err != nil {
+			return errors.Join(err, task.Remove(context.WithoutCancel(cmd.Context()), d, g.Namespace, made.ID, false))
+		}
+		return printMade(made.ID, "is made")
 	})
 	c.add(cmd)
 	return cmd
 }
 
-// imageHint names the next step when the image is not here.
-func imageHint(err error) error {
+// createHint names the next step when the image is not here or the name is taken.
+func createHint(err error, g *cli.Global, o task.CreateOptions) error {
 	var missing *task.ImageError
-	if errors.As(err, &missing) {
-		return cli.Hint(err, "ctr-pull %s", missing.Image)
+	switch {
+	case errors.As(err, &missing) && missing.Image != "":
+		words := []string{"ctr-pull"}
+		if g.Namespace != cli.DefaultNamespace {
+			words = append(words, "-n", g.Namespace)
+		}
+		if o.Platform != "" {
+			words = append(words, "--platform", o.Platform)
+		}
+		return cli.Hint(err, "%s", cli.Quote(append(words, missing.Image)...))
+	case errdefs.IsAlreadyExists(err) && o.ID != "":
+		return cli.Hint(err, "%s removes the container that has the name", cli.Quote("ctr-task", "rm", o.ID))
 	}
 	return err
+}
+
+// printMade prints the id of a container that was made. Who does not get it is told what is left.
+func printMade(id, what string) error {
+	_, err := fmt.Println(id)
+	return cli.Hint(err, "container %s %s: ctr-task rm -f %s removes it", id, what, id)
+}
+
+// needTerminal refuses what cannot work: a terminal for a program whose input is none.
+func needTerminal() error {
+	if stdio.IsTerminal(os.Stdin) {
+		return nil
+	}
+	return cli.Hint(cli.Usagef("-i and -t together want a terminal on stdin"), "leave -t out to pass a file or a pipe on")
 }
 
 // ourFailure gives an error the status 125, unless it has one of its own.

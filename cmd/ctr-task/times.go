@@ -29,7 +29,7 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
 		return t, nil
 	}
-	if d, err := time.ParseDuration(s); err == nil {
+	if d, err := time.ParseDuration(s); err == nil && s != "0" { // which is a number
 		return now.Add(-d.Abs()), nil
 	}
 	if n, err := strconv.ParseFloat(s, 64); err == nil {

@@ -30,6 +30,7 @@ func topVerb(g *cli.Global) *cobra.Command {
 	}}
 	cmd := cli.New("top [OPTION]... CONTAINER", "list the processes of a running container", cli.About{
 		Long:     "Lists every process in the container, as the host sees it.",
+		Stdin:    oneName,
 		Stdout:   "a process a line",
 		Examples: []cli.Example{{Note: "list the processes", Text: "ctr-task top r"}, {Note: "their pids alone", Text: "ctr-task top -q r"}},
 		Args:     cli.Count(1, 1), Complete: cli.Tasks(g), Exit: []int{cli.ExitNotFound, cli.ExitBusy},
@@ -38,7 +39,11 @@ func topVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all, err := task.Top(cmd.Context(), d, g.Namespace, args[0])
+		name, err := cli.Name(args[0])
+		if err != nil {
+			return err
+		}
+		all, err := task.Top(cmd.Context(), d, g.Namespace, name)
 		if err != nil {
 			return err
 		}

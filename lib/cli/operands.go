@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"os"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -41,6 +42,14 @@ func Operands(args []string, stdin io.Reader) iter.Seq2[string, error] {
 func nameOf(line string) string {
 	name, _, _ := strings.Cut(line, "\t")
 	return strings.TrimSpace(name)
+}
+
+// Name is the one operand of a verb; for "-" it is the name that stdin's first line has, see [ReadName].
+func Name(arg string) (string, error) {
+	if arg == "-" {
+		return ReadName(os.Stdin)
+	}
+	return arg, nil
 }
 
 // maxName bounds the line that ReadName takes.

@@ -200,7 +200,14 @@ func All(tx *state.Tx, ns string) iter.Seq2[Container, error] {
 // Namespaces lists the namespaces that have containers.
 func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }
 
-// Find gives the container whose id is query, or the only one whose id begins with it.
+// IsRandomID tells whether an id looks like those of containers that were given none: 12 hexadecimal digits,
+// of which the first is a letter.
+func IsRandomID(id string) bool {
+	return len(id) == 12 && strings.Trim(id, "0123456789abcdef") == "" && id[0] >= 'a'
+}
+
+// Find gives the container whose id is query, or the only one whose random id begins with it. A name that a
+// person gave is a name: what begins like another is not meant by it.
 func Find(tx *state.Tx, ns, query string) (Container, error) {
 	if query == "" {
 		return Container{}, fmt.Errorf("container without a name: %w", errdefs.ErrInvalidArgument)
@@ -211,7 +218,7 @@ func Find(tx *state.Tx, ns, query string) (Container, error) {
 	}
 	var found []Container
 	for c, err := range All(tx, ns) {
-		if err == nil && strings.HasPrefix(c.ID, query) {
+		if err == nil && IsRandomID(c.ID) && strings.HasPrefix(c.ID, query) {
 			found = append(found, c)
 		}
 	}

@@ -288,30 +288,38 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// A random id is found by its beginning, a name by itself alone.
 func TestFind(t *testing.T) {
 	d := fresh(t)
-	for _, id := range []string{"web", "web-1", "database", "x1"} {
+	for _, id := range []string{"web", "web-1", "x1", "a1b2c3d4e5f6", "abcdefabcdef", "a1"} {
 		durable(t, d, create(id))
 	}
-	for _, id := range []string{"x2", "data"} {
+	for _, id := range []string{"a1b200000000", "fa11"} {
 		transient(t, d, create(id))
 	}
 	durable(t, d, func(tx *state.Tx) error {
 		return container.Create(tx, "other", container.Container{ID: "datum"}, &specs.Spec{})
 	})
 	view(t, d, func(tx *state.Tx) error {
-		for query, want := range map[string]string{"web": "web", "web-": "web-1", "web-1": "web-1", "data": "data", "datab": "database", "x2": "x2"} {
+		for query, want := range map[string]string{
+			"web": "web", "web-1": "web-1", "a1": "a1", "a1b2c": "a1b2c3d4e5f6", "a1b20": "a1b200000000", "ab": "abcdefabcdef", "fa11": "fa11",
+		} {
 			if c, err := container.Find(tx, "default", query); err != nil || c.ID != want {
 				t.Errorf("%q finds %q, %v; want %q", query, c.ID, err, want)
 			}
 		}
-		for _, query := range []string{"w", "x", "dat"} {
+		for _, query := range []string{"a", "a1b2"} {
 			if c, err := container.Find(tx, "default", query); !errdefs.IsInvalidArgument(err) {
 				t.Errorf("%q is ambiguous: %q, %v", query, c.ID, err)
 			}
 		}
-		if _, err := container.Find(tx, "default", "x"); !strings.Contains(err.Error(), "x1 and x2") {
+		if _, err := container.Find(tx, "default", "a1b2"); !strings.Contains(err.Error(), "a1b200000000 and a1b2c3d4e5f6") {
 			t.Errorf("%v names no candidates", err)
+		}
+		for _, query := range []string{"we", "web-", "x", "fa1"} {
+			if c, err := container.Find(tx, "default", query); !errdefs.IsNotFound(err) {
+				t.Errorf("the beginning %q of a name finds %q, %v", query, c.ID, err)
+			}
 		}
 		for _, query := range []string{"web-12", "eb", "datum", "%", "x1/"} {
 			if c, err := container.Find(tx, "default", query); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), query) {
@@ -328,7 +336,7 @@ func TestFind(t *testing.T) {
 			}
 			ids = append(ids, c.ID)
 		}
-		if want := []string{"data", "database", "web", "web-1", "x1", "x2"}; !slices.Equal(ids, want) {
+		if want := []string{"a1", "a1b200000000", "a1b2c3d4e5f6", "abcdefabcdef", "fa11", "web", "web-1", "x1"}; !slices.Equal(ids, want) {
 			t.Errorf("all: %v, want %v", ids, want)
 		}
 		if names, err := container.Namespaces(tx); err != nil || !slices.Equal(names, []string{"default", "other"}) {

@@ -87,7 +87,13 @@ func Check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.found, c.garbage()
+	if err := c.garbage(); err != nil {
+		return c.found, err
+	}
+	if ctx.Err() != nil { // what was not looked at any more is not whole for it
+		return nil, context.Cause(ctx)
+	}
+	return c.found, nil
 }
 
 func (c *checker) add(s Severity, kind, ns, name, format string, args ...any) {
@@ -144,13 +150,26 @@ func (c *checker) content() error {
 		case c.deep && !read[b.Digest]:
 			read[b.Digest] = true
 			v := b.Digest.Verifier()
-			if _, err := io.Copy(v, f); err != nil {
+			if _, err := io.Copy(v, reader{c.ctx, f}); err != nil {
 				c.add(Broken, "content", ns, b.Digest.String(), "%v", err)
 			} else if !v.Verified() {
 				c.add(Broken, "content", ns, b.Digest.String(), "its file has another digest")
 			}
 		}
 	})
+}
+
+// reader ends when its context does.
+type reader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.Reader.Read(p)
 }
 
 func (c *checker) snapshot() error {
@@ -185,62 +204,91 @@ func (c *checker) image() error {
 		case b.Size != i.Target.Size:
 			c.add(Broken, "image", ns, i.Name, "its target has %d bytes, its record says %d", b.Size, i.Target.Size)
 		default:
-			if err := c.refs(ns, i.Target, 0); err != nil {
+			if err := c.refs(ns, i.Target); err != nil {
 				c.add(Broken, "image", ns, i.Name, "%v", err)
 			}
 		}
 	})
 }
 
-// maxDepth bounds indexes of indexes; digests make no circles.
-const maxDepth = 8
+// maxFaults is how many faults of one image are told.
+const maxFaults = 8
 
-// refs checks that what a recorded index or manifest refers to is recorded, too. Of an index that is any
-// of its manifests, as a pull brings those of one platform.
-func (c *checker) refs(ns string, desc ocispec.Descriptor, depth int) error {
-	if !image.IsIndex(desc.MediaType) && !image.IsManifest(desc.MediaType) || depth > maxDepth {
-		return nil
+// refs checks that what a recorded index or manifest leads to is recorded, too. An index can list one
+// document many times, and so can the indexes in it: each is read once.
+func (c *checker) refs(ns string, target ocispec.Descriptor) error {
+	var errs []error
+	seen := map[digest.Digest]bool{}
+	for next := []ocispec.Descriptor{target}; len(next) > 0 && c.ctx.Err() == nil; {
+		desc := next[0]
+		next = next[1:]
+		if !image.IsIndex(desc.MediaType) && !image.IsManifest(desc.MediaType) || seen[desc.Digest] {
+			continue
+		}
+		seen[desc.Digest] = true
+		var err error
+		if image.IsManifest(desc.MediaType) {
+			err = c.manifest(ns, desc)
+		} else {
+			var here []ocispec.Descriptor
+			here, err = c.index(ns, desc)
+			next = append(next, here...)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if len(errs) == maxFaults {
+			errs = append(errs, errors.New("there may be more"))
+			break
+		}
 	}
+	return errors.Join(errs...)
+}
+
+func (c *checker) manifest(ns string, desc ocispec.Descriptor) error {
 	data, err := content.ReadAll(c.d, desc, image.MaxManifest)
 	if err != nil {
 		return err
 	}
-	if image.IsManifest(desc.MediaType) {
-		m, err := image.ParseManifest(data, desc.MediaType)
-		if errdefs.IsNotImplemented(err) {
-			return nil // it is of something that is no image
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", desc.Digest, err)
-		}
-		for _, part := range append(m.Layers, m.Config) {
-			if _, err := content.Get(c.tx, ns, part.Digest); err != nil {
-				return fmt.Errorf("its manifest %s refers to: %w", desc.Digest, err)
-			}
-		}
-		return nil
+	m, err := image.ParseManifest(data, desc.MediaType)
+	if errdefs.IsNotImplemented(err) {
+		return nil // it is of something that is no image
 	}
-	x, err := image.ParseIndex(data, desc.MediaType)
 	if err != nil {
 		return fmt.Errorf("%s: %w", desc.Digest, err)
 	}
-	var errs []error
-	here := 0
+	for _, part := range append(m.Layers, m.Config) {
+		if _, err := content.Get(c.tx, ns, part.Digest); err != nil {
+			return fmt.Errorf("its manifest %s refers to: %w", desc.Digest, err)
+		}
+	}
+	return nil
+}
+
+// index gives what of an index is recorded. One manifest is enough, as a pull brings those of one
+// platform.
+func (c *checker) index(ns string, desc ocispec.Descriptor) (here []ocispec.Descriptor, err error) {
+	data, err := content.ReadAll(c.d, desc, image.MaxManifest)
+	if err != nil {
+		return nil, err
+	}
+	x, err := image.ParseIndex(data, desc.MediaType)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	var fault error
 	for _, m := range x.Manifests {
-		_, err := content.Get(c.tx, ns, m.Digest)
-		if errdefs.IsNotFound(err) {
-			continue
+		switch _, err := content.Get(c.tx, ns, m.Digest); {
+		case err == nil:
+			here = append(here, ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size})
+		case !errdefs.IsNotFound(err):
+			fault = err
 		}
-		here++
-		if err == nil {
-			err = c.refs(ns, m, depth+1)
-		}
-		errs = append(errs, err)
 	}
-	if here == 0 && len(x.Manifests) > 0 {
-		return fmt.Errorf("none of the manifests of its index %s: %w", desc.Digest, errdefs.ErrNotFound)
+	if len(here) == 0 && fault == nil && len(x.Manifests) > 0 {
+		return nil, fmt.Errorf("none of the manifests of its index %s: %w", desc.Digest, errdefs.ErrNotFound)
 	}
-	return errors.Join(errs...)
+	return here, fault
 }
 
 func (c *checker) container() error {
@@ -264,7 +312,7 @@ func (c *checker) container() error {
 // garbage lists the files that no record names.
 func (c *checker) garbage() error {
 	for f, err := range content.Files(c.d) {
-		if err != nil {
+		if err := errors.Join(err, c.ctx.Err()); err != nil {
 			return err
 		}
 		if !c.blobs[f.Digest] {
@@ -272,7 +320,7 @@ func (c *checker) garbage() error {
 		}
 	}
 	for id, err := range snapshot.Dirs(c.d) {
-		if err != nil {
+		if err := errors.Join(err, c.ctx.Err()); err != nil {
 			return err
 		}
 		if !c.snapshots[id] {
@@ -280,7 +328,7 @@ func (c *checker) garbage() error {
 		}
 	}
 	for dir, err := range task.Dirs(c.d) {
-		if err != nil {
+		if err := errors.Join(err, c.ctx.Err()); err != nil {
 			return err
 		}
 		ns, id, _ := strings.Cut(dir, "/")
@@ -289,7 +337,7 @@ func (c *checker) garbage() error {
 		}
 	}
 	for dir, err := range task.LogDirs(c.d) {
-		if err != nil {
+		if err := errors.Join(err, c.ctx.Err()); err != nil {
 			return err
 		}
 		ns, id, _ := strings.Cut(dir, "/")

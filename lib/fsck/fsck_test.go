@@ -403,3 +403,68 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// looks counts how often it is asked whether it has ended, and has after so many times.
+type looks struct {
+	context.Context
+	n, end int
+}
+
+func (l *looks) Err() error {
+	if l.n++; l.n > l.end {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Each record, document, file and part of a blob is a place to end at, and one that has ended tells nothing.
+func TestCancelledAnywhere(t *testing.T) {
+	w := fresh(t)
+	target := w.target
+	for range 50 {
+		target = w.index(target)
+	}
+	w.update(func(tx *state.Tx) error { return image.Put(tx, "default", image.Image{Name: "deep", Target: target}) })
+	w.blob(strings.Repeat("x", 1<<20))
+	all := &looks{Context: ctx, end: 1 << 30}
+	found, err := fsck.Check(all, w.d, fsck.Options{Deep: true})
+	if err != nil || len(found) != 0 || all.n < 3*50+1<<20/(32<<10) {
+		t.Fatalf("%d looks, found %v, %v", all.n, found, err)
+	}
+	for end := 0; end < all.n; end += 7 {
+		if found, err := fsck.Check(&looks{Context: ctx, end: end}, w.d, fsck.Options{Deep: true}); !errors.Is(err, context.Canceled) || len(found) != 0 {
+			t.Errorf("ended after %d looks: %v, %v", end, found, err)
+		}
+	}
+}
+
+// Indexes that list one document many times, level by level, have its fault once.
+func TestManyEntries(t *testing.T) {
+	w := fresh(t)
+	target := w.target
+	for range 3 {
+		target = w.index(slices.Repeat([]ocispec.Descriptor{target}, 20)...)
+	}
+	w.update(func(tx *state.Tx) error { return image.Put(tx, "default", image.Image{Name: "web", Target: target}) })
+	w.remove(w.layer)
+	_, all := w.check(fsck.Options{})
+	if len(all) != 1 || strings.Count(all[0].Text, w.layer.Digest.String()) != 1 {
+		t.Errorf("found %d: %.1000v", len(all), all)
+	}
+}
+
+// An image with many faults is one finding of bounded length.
+func TestManyFaults(t *testing.T) {
+	w := fresh(t)
+	var list []ocispec.Descriptor
+	for i := range 50 {
+		layer := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString(fmt.Sprint(i)), Size: 1}
+		list = append(list, w.document(ocispec.MediaTypeImageManifest, ocispec.Manifest{Config: w.config, Layers: []ocispec.Descriptor{layer}}))
+	}
+	target := w.index(list...)
+	w.update(func(tx *state.Tx) error { return image.Put(tx, "default", image.Image{Name: "web", Target: target}) })
+	_, all := w.check(fsck.Options{})
+	if len(all) != 1 || strings.Count(all[0].Text, "refers to") != 8 || !strings.Contains(all[0].Text, "more") {
+		t.Errorf("found %d: %.1000v", len(all), all)
+	}
+}

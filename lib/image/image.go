@@ -105,15 +105,27 @@ func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) 
 // given. Nothing found is errdefs.ErrNotFound, several targets are errdefs.ErrInvalidArgument; both
 // name candidates.
 func Find(tx *state.Tx, ns, query string) (Image, error) {
-	all, err := FindAll(tx, ns, query)
+	all, err := find(tx, ns, query)
 	if err != nil {
 		return Image{}, err
 	}
 	return all[0], nil
 }
 
-// FindAll is Find that gives every name of the target where the query is a digest or its beginning.
+// FindAll gives what is to be removed for a query: as Find, but every name of the target where the query
+// is a digest or its beginning. A record that cannot be decoded is found by its name, and has only that.
 func FindAll(tx *state.Tx, ns, query string) ([]Image, error) {
+	all, err := find(tx, ns, query)
+	if len(all) == 1 && errdefs.IsDataLoss(err) {
+		if ok, _ := records.Has(tx, tx.Durable(), ns, all[0].Name); ok {
+			return []Image{{Name: all[0].Name}}, nil
+		}
+	}
+	return all, err
+}
+
+// find is FindAll that gives the error of a damaged record beside its name.
+func find(tx *state.Tx, ns, query string) ([]Image, error) {
 	img, err := Get(tx, ns, query)
 	if err == nil || !errdefs.IsNotFound(err) {
 		return []Image{img}, err

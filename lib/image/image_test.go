@@ -4,6 +4,7 @@ package image
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -118,4 +119,61 @@ func TestRecords(t *testing.T) {
 	if got := strings.Join(topics, " "); got != "/images/create /images/update /images/delete" {
 		t.Errorf("events %q", got)
 	}
+}
+
+// A record that cannot be decoded is told by whoever reads it, and found by its name to be removed.
+func TestDamagedRecord(t *testing.T) {
+	d := openDir(t)
+	const name = "docker.io/library/redis:7"
+	damage := func() {
+		t.Helper()
+		err := d.Update(ctx, nil, func(tx *state.Tx) error { return state.Table[string]{Name: "images"}.Put(tx, "ns", name, "no record") })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, d, Image{Name: "docker.io/library/redis:8", Target: target("8")})
+	for _, query := range []string{name, "redis:7"} {
+		damage()
+		err := d.Update(ctx, nil, func(tx *state.Tx) error {
+			if _, err := Get(tx, "ns", name); !errdefs.IsDataLoss(err) {
+				t.Errorf("Get: %v", err)
+			}
+			failed := 0
+			for _, err := range All(tx, "ns") {
+				if errdefs.IsDataLoss(err) {
+					failed++
+				}
+			}
+			if failed != 1 {
+				t.Errorf("All tells %d damaged records", failed)
+			}
+			if _, err := Find(tx, "ns", query); !errdefs.IsDataLoss(err) {
+				t.Errorf("Find %q: %v", query, err)
+			}
+			found, err := FindAll(tx, "ns", query)
+			if err != nil || len(found) != 1 || found[0].Name != name {
+				t.Errorf("FindAll %q: %v, %v", query, found, err)
+			}
+			return Remove(tx, "ns", name)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Where the database cannot be read, no name stands for a record.
+func TestFindAllInDamagedDatabase(t *testing.T) {
+	d := openDir(t)
+	put(t, d, Image{Name: "a", Target: target("1")})
+	if err := os.WriteFile(d.Path("meta.db"), []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.View(ctx, func(tx *state.Tx) error {
+		if found, err := FindAll(tx, "ns", "a"); !errdefs.IsDataLoss(err) {
+			t.Errorf("%v, %v", found, err)
+		}
+		return nil
+	})
 }

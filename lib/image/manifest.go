@@ -4,6 +4,7 @@ package image
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -23,6 +24,9 @@ const MaxManifest = 16 << 20
 
 // maxLayers is what no image reaches: overlayfs stacks at most 500.
 const maxLayers = 1024
+
+// maxEntries is what no index reaches. Each entry becomes a label of the index's record.
+const maxEntries = 1000
 
 // IsIndex tells whether a media type is that of an index or a manifest list.
 func IsIndex(mediaType string) bool {
@@ -80,6 +84,9 @@ func ParseIndex(data []byte, mediaType string) (ocispec.Index, error) {
 	if err := decode(data, "index", mediaType, IsIndex, &x); err != nil {
 		return x, err
 	}
+	if len(x.Manifests) > maxEntries {
+		return x, damaged("index", "it has %d entries, at most %d are supported", len(x.Manifests), maxEntries)
+	}
 	for _, m := range x.Manifests {
 		if err := checkDescriptor("index", m, MaxManifest); err != nil {
 			return x, err
@@ -120,6 +127,7 @@ func ParseManifest(data []byte, mediaType string) (ocispec.Manifest, error) {
 }
 
 // ParseConfig reads an image configuration that belongs to a manifest with the given number of layers.
+// A diff id of another algorithm than sha256 is errdefs.ErrNotImplemented.
 func ParseConfig(data []byte, layers int) (ocispec.Image, error) {
 	var c ocispec.Image
 	if len(data) > MaxManifest {
@@ -135,7 +143,11 @@ func ParseConfig(data []byte, layers int) (ocispec.Image, error) {
 		return c, damaged("configuration", "it names %d layers, the manifest %d", n, layers)
 	}
 	for _, id := range c.RootFS.DiffIDs {
-		if err := id.Validate(); err != nil {
+		err := id.Validate()
+		if errors.Is(err, digest.ErrDigestUnsupported) || err == nil && id.Algorithm() != digest.SHA256 {
+			return c, fmt.Errorf("configuration: diff id %q: layers are hashed with sha256 alone: %w", short(id.String()), errdefs.ErrNotImplemented)
+		}
+		if err != nil {
 			return c, damaged("configuration", "diff id %q: %v", short(id.String()), err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/state"
 )
 
 // documents is a content store in memory.
@@ -158,12 +160,9 @@ func FuzzDocuments(f *testing.F) {
 	})
 }
 
-func TestPresent(t *testing.T) {
-	d := openDir(t)
-	s := documents{}
-	list := []ocispec.Descriptor{s.image("linux/amd64"), s.image("linux/arm64"), s.image("linux/s390x")}
-	index := s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: list})
-	delete(s, list[1].Digest)
+// keep brings the documents into the content store of a directory.
+func (s documents) keep(t *testing.T, d *state.Dir) {
+	t.Helper()
 	for dg, data := range s {
 		i, err := content.Begin(ctx, d, nil, ocispec.Descriptor{Digest: dg, Size: int64(len(data))})
 		if err != nil {
@@ -176,11 +175,72 @@ func TestPresent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestPresent(t *testing.T) {
+	d := openDir(t)
+	s := documents{}
+	list := []ocispec.Descriptor{s.image("linux/amd64"), s.image("linux/arm64"), s.image("linux/s390x")}
+	index := s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: list})
+	delete(s, list[1].Digest)
+	s.keep(t, d)
 	all, err := Present(d, index)
 	if err != nil || len(all) != 2 || all[0].Platform() != "linux/amd64" || all[1].Platform() != "linux/s390x" || all[0].Size() < 100 {
 		t.Errorf("%v, %v", all, err)
 	}
 	if all, err := Present(d, list[1]); err != nil || len(all) != 0 {
 		t.Errorf("absent: %v, %v", all, err)
+	}
+}
+
+// Indexes that list one document many times, level by level, lead to it once.
+func TestPresentHostile(t *testing.T) {
+	d := openDir(t)
+	s := documents{}
+	target := s.image("linux/amd64")
+	for range 3 {
+		target = s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: slices.Repeat([]ocispec.Descriptor{target}, 20)})
+	}
+	s.keep(t, d)
+	all, err := Present(d, target)
+	if err != nil || len(all) != 1 || len(all[0].Indexes) != 3 {
+		t.Errorf("%d images, %v", len(all), err)
+	}
+	// One that has read all but as much as it may goes no further.
+	p := presence{d: d, seen: map[digest.Digest]bool{}, size: maxPresent - int(target.Size) - 1}
+	if err := p.add(target, nil); !errdefs.IsFailedPrecondition(err) || len(p.all) != 0 {
+		t.Errorf("too much: %d images, %v", len(p.all), err)
+	}
+}
+
+func TestIndexIsBounded(t *testing.T) {
+	s := documents{}
+	entry := s.image("linux/amd64")
+	for n, ok := range map[int]bool{maxEntries: true, maxEntries + 1: false} {
+		x := s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: slices.Repeat([]ocispec.Descriptor{entry}, n)})
+		_, err := ParseIndex(s[x.Digest], x.MediaType)
+		if ok && err != nil || !ok && !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("%d entries: %v", n, err)
+		}
+	}
+}
+
+func TestDiffIDs(t *testing.T) {
+	for id, is := range map[digest.Digest]func(error) bool{
+		digest.FromString("x"):                    func(err error) bool { return err == nil },
+		digest.SHA512.FromString("x"):             errdefs.IsNotImplemented,
+		digest.SHA384.FromString("x"):             errdefs.IsNotImplemented,
+		"blake3:" + digest.Digest(someDigest[7:]): errdefs.IsNotImplemented,
+		"sha256:12":                   errdefs.IsFailedPrecondition,
+		digest.Digest(someDigest[7:]): errdefs.IsFailedPrecondition,
+		"":                            errdefs.IsFailedPrecondition,
+	} {
+		data, err := json.Marshal(ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{id}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ParseConfig(data, 1); !is(err) {
+			t.Errorf("%q: %v", id, err)
+		}
 	}
 }

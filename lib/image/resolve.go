@@ -50,31 +50,54 @@ func Resolve(d *state.Dir, target ocispec.Descriptor, platform ocispec.Platform)
 	}, target, platform)
 }
 
+// maxPresent bounds the documents that Present reads, in bytes.
+const maxPresent = 4 * MaxManifest
+
 // Present gives what of an image is in the content store: the manifest of each platform whose manifest
-// and configuration are there, in the order of the index. Layers are not looked for.
+// and configuration are there, once, in the order of the index. Layers are not looked for. Documents of
+// more than 64 MiB together are errdefs.ErrFailedPrecondition, beside what of them was read.
 func Present(d *state.Dir, target ocispec.Descriptor) ([]Manifest, error) {
-	var all []Manifest
-	err := present(d, target, nil, &all)
-	return all, err
+	p := presence{d: d, seen: map[digest.Digest]bool{}}
+	err := p.add(target, nil)
+	return p.all, err
 }
 
-func present(d *state.Dir, desc ocispec.Descriptor, indexes []ocispec.Descriptor, all *[]Manifest) error {
+// presence is what Present has found so far. An index can list one document many times, and so can the
+// indexes in it: each is looked at once.
+type presence struct {
+	d    *state.Dir
+	seen map[digest.Digest]bool
+	size int
+	all  []Manifest
+}
+
+func (p *presence) read(desc ocispec.Descriptor) ([]byte, error) {
+	data, err := content.ReadAll(p.d, desc, MaxManifest)
+	if p.size += len(data); p.size > maxPresent {
+		return nil, damaged("image", "its documents are larger than %d bytes", maxPresent)
+	}
+	return data, err
+}
+
+func (p *presence) add(desc ocispec.Descriptor, indexes []ocispec.Descriptor) error {
 	if len(indexes) > maxDepth {
 		return damaged("index", "%d levels of indexes", maxDepth)
 	}
+	if !IsIndex(desc.MediaType) && !IsManifest(desc.MediaType) || p.seen[desc.Digest] {
+		return nil
+	}
+	p.seen[desc.Digest] = true
 	if !IsIndex(desc.MediaType) {
-		m, err := complete(Manifest{Indexes: indexes, Descriptor: desc}, func(desc ocispec.Descriptor) ([]byte, error) {
-			return content.ReadAll(d, desc, MaxManifest)
-		})
+		m, err := complete(Manifest{Indexes: indexes, Descriptor: desc}, p.read)
 		if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) {
 			return nil
 		}
 		if err == nil {
-			*all = append(*all, m)
+			p.all = append(p.all, m)
 		}
 		return err
 	}
-	data, err := content.ReadAll(d, desc, MaxManifest)
+	data, err := p.read(desc)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -87,7 +110,7 @@ func present(d *state.Dir, desc ocispec.Descriptor, indexes []ocispec.Descriptor
 	}
 	indexes = append(slices.Clip(indexes), desc)
 	for _, m := range x.Manifests {
-		if err := present(d, m, indexes, all); err != nil {
+		if err := p.add(m, indexes); err != nil {
 			return err
 		}
 	}

@@ -23,13 +23,13 @@ import (
 // watchChildren reaps every child, and takes the signals that would end the process: a supervisor does not
 // die of a stray one. They are caught and not ignored, because an ignored signal stays so in the container.
 func (s *server) watchChildren() {
-	c := make(chan os.Signal, 8)
-	signal.Notify(c, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
+	// A full channel loses signals: one of another kind must not take SIGCHLD's place.
+	signal.Notify(make(chan os.Signal), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGCHLD)
 	go func() {
-		for sig := range c {
-			if sig == unix.SIGCHLD {
-				s.reap()
-			}
+		for range c {
+			s.reap()
 		}
 	}()
 }

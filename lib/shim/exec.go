@@ -13,7 +13,9 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Exec adds a process to the container; Start runs it.
@@ -24,6 +26,7 @@ func (s *server) Exec(_ context.Context, r *taskapi.ExecProcessRequest) error {
 	if r.Spec == nil {
 		return fmt.Errorf("exec %q: no process: %w", r.ExecID, errdefs.ErrInvalidArgument)
 	}
+	s.forgetAbandoned()
 	p := s.newProcess(r.ExecID, r.Terminal, r.Stdin, r.Stdout, r.Stderr)
 	p.status = taskapi.StatusCreated
 	s.mu.Lock()
@@ -58,6 +61,38 @@ func (s *server) Exec(_ context.Context, r *taskapi.ExecProcessRequest) error {
 const processSpec = "process.json"
 
 func (p *process) dir() string { return filepath.Join("execs", p.execID) }
+
+// abandoned tells whether the client that would delete the exec is gone: it held client.lock in the exec's
+// directory. A client that makes no such file deletes its execs by itself.
+func (p *process) abandoned() bool {
+	path := filepath.Join(p.dir(), taskdir.ClientLock)
+	if _, err := os.Lstat(path); err != nil {
+		return false
+	}
+	held, err := lock.IsHeld(path)
+	return err == nil && !held
+}
+
+// forgetAbandoned forgets the execs that were never started by clients that are gone. What runs is
+// forgotten when it ends.
+func (s *server) forgetAbandoned() {
+	s.mu.Lock()
+	var left []*process
+	for _, p := range s.execs {
+		if p.status == taskapi.StatusCreated {
+			left = append(left, p)
+		}
+	}
+	s.mu.Unlock()
+	for _, p := range left {
+		if p.op.TryLock() {
+			if p.status == taskapi.StatusCreated && p.abandoned() {
+				s.forget(p)
+			}
+			p.op.Unlock()
+		}
+	}
+}
 
 func (s *server) forget(p *process) {
 	s.mu.Lock()

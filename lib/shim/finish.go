@@ -33,6 +33,7 @@ func (p *process) finish() {
 		p.io.drain(drainTime)
 	}
 	s := p.s
+	abandoned := p.abandoned()
 	// The directory is the client's: it may be gone.
 	if err := taskdir.Write(p.dir(), taskdir.End, taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at}); err != nil && !os.IsNotExist(err) {
 		s.logf("exec %q: %v", p.execID, err)
@@ -40,6 +41,9 @@ func (p *process) finish() {
 	s.emit(event.TaskExit{ContainerID: s.config.ID, ID: p.execID, Pid: uint32(p.pid), ExitStatus: p.end.status, ExitedAt: p.end.at})
 	s.setStatus(p, taskapi.StatusStopped)
 	close(p.done)
+	if abandoned {
+		s.forget(p)
+	}
 }
 
 func (p *process) finishInit() {
@@ -59,7 +63,7 @@ func (p *process) finishInit() {
 	s.cleanUp()
 	crash.Point("shim.cleaned")
 	s.awaitExecs()
-	exit := taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at, OOM: oom, Reason: p.reason}
+	exit := taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at, OOM: oom, Reason: p.reason, Lost: s.log.dropped()}
 	if err := taskdir.Write("", taskdir.End, exit); err != nil {
 		// Without it the next command finds a task whose supervisor is gone, and ends that.
 		s.logf("record the exit: %v", err)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -80,6 +81,22 @@ func Serve(c Config, ready *os.File) error {
 	return err
 }
 
+// keepFiles keeps all files but stdin, stdout, stderr and the descriptor that is told from the programs that
+// we start: the starter's lock among them says that the supervisor lives.
+func keepFiles() {
+	const first = 4
+	if unix.CloseRange(first, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return
+	}
+	// Linux before 5.11.
+	open, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= first {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
 // refuse tells why there is no supervisor.
 func refuse(ready *os.File, err error) error {
 	ready.WriteString(err.Error())
@@ -96,7 +113,7 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	if c.Sockets == "" {
 		c.Sockets = filepath.Join(dir, "../../../s")
 	}
-	unix.CloseRange(4, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	keepFiles()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, os.NewSyscallError("become a subreaper", err)
 	}

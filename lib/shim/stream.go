@@ -291,6 +291,17 @@ func (l *logs) move(fd int, stream stdio.Stream) (int, error) {
 	return n, nil
 }
 
+// dropped is how many bytes could not be written.
+func (l *logs) dropped() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.w == nil {
+		return 0
+	}
+	n, _ := l.w.Dropped()
+	return n
+}
+
 func (l *logs) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

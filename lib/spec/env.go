@@ -103,6 +103,9 @@ func Env(base, files, values []string) ([]string, error) {
 			}
 			v = key + "=" + value
 		}
+		if !utf8.ValidString(v) {
+			return nil, invalid("env", v, "not UTF-8, which is all that an OCI specification can hold")
+		}
 		env = merge(env, []string{v})
 	}
 	return env, nil

@@ -5,7 +5,6 @@ package spec
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -35,10 +34,8 @@ func Exec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 	if len(o.Args) == 0 || o.Args[0] == "" {
 		return nil, fmt.Errorf("no command; give one after the container: %w", errdefs.ErrInvalidArgument)
 	}
-	for _, a := range o.Args {
-		if strings.ContainsRune(a, 0) {
-			return nil, fmt.Errorf("argument %q: a NUL byte: %w", a, errdefs.ErrInvalidArgument)
-		}
+	if err := checkArgs(o.Args); err != nil {
+		return nil, err
 	}
 	p := *s.Process
 	p.Args, p.Terminal, p.ConsoleSize, p.CommandLine = o.Args, o.TTY, nil, ""

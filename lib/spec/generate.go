@@ -175,7 +175,12 @@ func defaultMounts(o Options) ([]specs.Mount, error) {
 	default:
 		list = append(list, specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)}})
 	}
-	if o.Net == "host" {
+	// As docker has it, these are files of the container's own that it may write. Their sources lie in the
+	// bundle: see Files.
+	list = append(list, specs.Mount{Destination: "/etc/hostname", Type: "bind", Source: hostnameFile, Options: []string{"rbind", "rprivate"}})
+	if o.Net != "host" {
+		list = append(list, specs.Mount{Destination: "/etc/hosts", Type: "bind", Source: hostsFile, Options: []string{"rbind", "rprivate"}})
+	} else {
 		for _, p := range []string{"/etc/hosts", "/etc/resolv.conf"} {
 			if _, err := os.Stat(p); err == nil {
 				list = append(list, specs.Mount{Destination: p, Type: "bind", Source: p, Options: []string{"rbind", "rprivate", "ro"}})
@@ -183,6 +188,34 @@ func defaultMounts(o Options) ([]specs.Mount, error) {
 		}
 	}
 	return list, nil
+}
+
+// Names, relative to the bundle, of files that mounts of a specification refer to.
+const (
+	hostsFile    = "hosts"
+	hostnameFile = "hostname"
+)
+
+// Files gives what the files must hold that Generate has mounted from the bundle, by their names there.
+func Files(s *specs.Spec) map[string]string {
+	name := s.Hostname
+	if name == "" { // it shares the host's
+		name, _ = os.Hostname()
+	}
+	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	if name != "localhost" {
+		hosts += "127.0.0.1\t" + name + "\n"
+	}
+	files := map[string]string{}
+	for _, m := range s.Mounts {
+		switch m.Source {
+		case hostsFile:
+			files[hostsFile] = hosts
+		case hostnameFile:
+			files[hostnameFile] = name + "\n"
+		}
+	}
+	return files
 }
 
 // addMounts sets all mounts: the defaults but those that an option replaces, then those of the options,
@@ -212,8 +245,8 @@ func addMounts(s *specs.Spec, o Options) (mkdir []string, err error) {
 		s.Linux.RootfsPropagation = wider(s.Linux.RootfsPropagation, v.Propagation)
 	}
 	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool {
-		return asked[m.Destination] || asked["/dev"] && strings.HasPrefix(m.Destination, "/dev/") ||
-			asked["/sys"] && strings.HasPrefix(m.Destination, "/sys/")
+		below := func(dir string) bool { return asked[dir] && strings.HasPrefix(m.Destination, dir+"/") }
+		return asked[m.Destination] || below("/dev") || below("/sys") || below("/etc")
 	})
 	slices.SortStableFunc(volumes, func(a, b Volume) int {
 		return strings.Count(a.Mount.Destination, "/") - strings.Count(b.Mount.Destination, "/")

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
@@ -75,12 +76,20 @@ func command(img ocispec.ImageConfig, o Options) ([]string, error) {
 	if len(all) == 0 || all[0] == "" {
 		return nil, fmt.Errorf("no command: the image has none of its own; give one after the image: %w", errdefs.ErrInvalidArgument)
 	}
-	for _, a := range all {
-		if strings.ContainsRune(a, 0) {
-			return nil, fmt.Errorf("argument %q: a NUL byte: %w", a, errdefs.ErrInvalidArgument)
+	return all, checkArgs(all)
+}
+
+// checkArgs refuses what a specification, which is JSON, or the kernel cannot pass on as it is.
+func checkArgs(args []string) error {
+	for _, a := range args {
+		switch {
+		case strings.ContainsRune(a, 0):
+			return fmt.Errorf("argument %q: a NUL byte: %w", a, errdefs.ErrInvalidArgument)
+		case !utf8.ValidString(a):
+			return fmt.Errorf("argument %q: not UTF-8, which is all that an OCI specification can hold: %w", a, errdefs.ErrInvalidArgument)
 		}
 	}
-	return all, nil
+	return nil
 }
 
 func workdir(image, option string) (string, error) {

@@ -9,7 +9,9 @@ import (
 	"flag"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -357,7 +359,7 @@ func TestVolumes(t *testing.T) {
 	}
 	var order []string
 	for _, m := range r.Spec.Mounts {
-		if m.Type == "bind" {
+		if m.Type == "bind" && path.IsAbs(m.Source) {
 			order = append(order, m.Destination)
 		}
 	}
@@ -574,6 +576,38 @@ func allows(p *specs.LinuxSeccomp, name string) bool {
 	return slices.ContainsFunc(p.Syscalls, func(c specs.LinuxSyscall) bool {
 		return c.Action == specs.ActAllow && slices.Contains(c.Names, name)
 	})
+}
+
+func TestFiles(t *testing.T) {
+	const local = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	for _, c := range []struct {
+		o    Options
+		want map[string]string
+	}{
+		{Options{ID: "web"}, map[string]string{"hostname": "web\n", "hosts": local + "127.0.0.1\tweb\n"}},
+		{Options{ID: "web", Hostname: "localhost"}, map[string]string{"hostname": "localhost\n", "hosts": local}},
+		{Options{ID: "web", Net: "host", Hostname: "h"}, map[string]string{"hostname": "h\n"}},
+		{Options{ID: "web", Volumes: []string{"/tmp:/etc"}}, map[string]string{}},
+	} {
+		r, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Files(r.Spec); !maps.Equal(got, c.want) {
+			t.Errorf("%+v: %q", c.o, got)
+		}
+	}
+}
+
+func TestNotUTF8(t *testing.T) {
+	for _, o := range []Options{{Args: []string{"a\xff"}}, {Args: []string{"a"}, Env: []string{"A=\xff"}}} {
+		if _, err := Generate(redis, o); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("%q: %v", o.Args, err)
+		}
+	}
+	if _, err := Exec(&specs.Spec{Process: &specs.Process{}}, ExecOptions{Args: []string{"a\xff"}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Error(err)
+	}
 }
 
 // The joined rules allow exactly what the profile's own allow, and are fewer.

@@ -218,8 +218,9 @@ func (e *DamagedError) Hint() string {
 	return "nothing was changed; ctrd fsck shows what can still be read"
 }
 
-// guard turns a panic or a memory fault inside bbolt, which is how it meets a damaged page, into an
-// error. A panic from anywhere else goes on.
+// guard turns a panic inside bbolt, which is how it meets a damaged page, into an error, and a memory
+// fault wherever it is: bbolt hands out slices that are as wrong as the page, and who reads them faults.
+// Any other panic goes on.
 func guard(path string, fn func() error) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer debug.SetPanicOnFault(old)
@@ -228,7 +229,14 @@ func guard(path string, fn func() error) (err error) {
 		if r == nil {
 			return
 		}
-		if !strings.Contains(panicOrigin(), "go.etcd.io/bbolt") {
+		// The runtime gives a fault an address only from the second page on: below that it is a nil
+		// pointer (the compiler checks before larger offsets), a bug, and has none. Elsewhere only memory
+		// that is not Go's can fault, and the databases are all of that kind that there is.
+		_, fault := r.(interface {
+			runtime.Error
+			Addr() uintptr
+		})
+		if !fault && !strings.Contains(panicOrigin(), "go.etcd.io/bbolt") {
 			panic(r)
 		}
 		err = damaged(path, fmt.Errorf("%v", r))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,7 +44,9 @@ type Dir struct {
 }
 
 // Open makes what is missing of the two directories and, in the first command after a boot, throws away
-// what the boot before left in the state directory.
+// what the boot before left in the state directory. It touches nothing in them that is not ctrd's. Two
+// directories of which one is the other, or lies below one of its names, are errdefs.ErrInvalidArgument; a state
+// directory with names as ctrd makes them, but without a stamp, is errdefs.ErrFailedPrecondition.
 func Open(c Config) (*Dir, error) {
 	d := &Dir{root: c.Root, state: c.State}
 	if d.root == "" {
@@ -58,7 +61,12 @@ func Open(c Config) (*Dir, error) {
 			return nil, fmt.Errorf("state directory %q: %w", *p, err)
 		}
 		*p = abs
-		if err := os.MkdirAll(abs, 0o711); err != nil {
+	}
+	if r, s := resolve(d.root), resolve(d.state); lies(r, s, slices.Concat(bootNames, []string{"boot", "locks", "trash"})) || lies(s, r, rootNames) {
+		return nil, fmt.Errorf("root %s and state directory %s: neither can be the other or lie where the other keeps its own: %w", d.root, d.state, errdefs.ErrInvalidArgument)
+	}
+	for _, p := range []string{d.root, d.state} {
+		if err := os.MkdirAll(p, 0o711); err != nil {
 			if errors.Is(err, os.ErrPermission) {
 				err = fmt.Errorf("%w: %w", err, errdefs.ErrPermissionDenied)
 			}
@@ -70,6 +78,25 @@ func Open(c Config) (*Dir, error) {
 		return nil, fmt.Errorf("state directory %s: %w", d.state, err)
 	}
 	return d, nil
+}
+
+// resolve follows the symbolic links of what exists of an absolute path.
+func resolve(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		return real
+	}
+	if up := filepath.Dir(path); up != path {
+		return filepath.Join(resolve(up), filepath.Base(path))
+	}
+	return path
+}
+
+// lies tells whether path is dir, or lies below one of the names there.
+func lies(path, dir string, names []string) bool {
+	rest, below := strings.CutPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+	first, _, _ := strings.Cut(rest, "/")
+	return path == dir || below && slices.Contains(names, first)
 }
 
 // Path joins names below the root, which is durable.
@@ -105,7 +132,9 @@ var BootID = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(id)), err
 })
 
-// checkBoot compares the stamp in the state directory with this boot.
+// checkBoot compares the stamp in the state directory with this boot. The stamp is there before anything
+// else but locks, and is replaced in place when the rest is gone. So what lies beside no stamp is not
+// ctrd's, or is of a directory whose stamp somebody removed while containers may run: it is left alone.
 func (d *Dir) checkBoot() error {
 	id, err := BootID()
 	if err != nil {
@@ -120,22 +149,40 @@ func (d *Dir) checkBoot() error {
 		return err
 	}
 	defer l.Release()
-	if got, err := os.ReadFile(stamp); err == nil && string(got) == id {
+	got, err := os.ReadFile(stamp)
+	if err == nil && string(got) == id {
 		return nil
 	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	stamped := err == nil
 	entries, err := os.ReadDir(d.state)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if n := e.Name(); n != "locks" && n != "trash" {
-			if err := d.Trash(d.Run(n)); err != nil {
-				return err
-			}
+		n := e.Name()
+		if temporary := strings.HasPrefix(n, newPrefix); !slices.Contains(bootNames, n) && !(temporary && stamped) {
+			continue
+		}
+		if !stamped {
+			return fmt.Errorf("it has %q but no stamp of a boot: it is not ctrd's, or the file %q was removed: %w", n, "boot", errdefs.ErrFailedPrecondition)
+		}
+		if err := d.Trash(d.Run(n)); err != nil {
+			return err
 		}
 	}
-	return WriteFile(stamp, []byte(id), false)
+	// A power cut must not take the stamp and leave what is made after it.
+	return WriteFile(stamp, []byte(id), true)
 }
+
+// bootNames is what ends with the boot in a state directory, beside the stamp and the temporary names
+// of WriteFile.
+var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "s"}
+
+// rootNames is what the root has.
+var rootNames = []string{"meta.db", "meta.db.new", "reserve", "content", "snapshots", "containers", "trash"}
 
 // Trash moves a file or directory of either directory out of the way with one rename; EmptyTrash
 // deletes it later, outside every lock. What is not there is trashed already.
@@ -154,7 +201,7 @@ func (d *Dir) Trash(path string) error {
 	return err
 }
 
-// EmptyTrash deletes what Trash moved away, by whichever process.
+// EmptyTrash deletes what Trash moved away, by whichever process, and nothing else.
 func (d *Dir) EmptyTrash() error {
 	var errs []error
 	for _, bin := range []string{d.Path("trash"), d.Run("trash")} {
@@ -163,16 +210,26 @@ func (d *Dir) EmptyTrash() error {
 			errs = append(errs, err)
 		}
 		for _, e := range entries {
-			errs = append(errs, os.RemoveAll(filepath.Join(bin, e.Name())))
+			if isTrash(e.Name()) {
+				errs = append(errs, os.RemoveAll(filepath.Join(bin, e.Name())))
+			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// isTrash tells whether a name is one that Trash gives: of rand.Text.
+func isTrash(name string) bool {
+	return len(name) == 26 && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
+}
+
+// newPrefix begins the temporary names of WriteFile.
+const newPrefix = ".new-"
+
 // WriteFile replaces the file at path in one step: no reader sees half of it, no crash leaves half of
 // it. With durable it is on the disk when WriteFile returns; without, a power cut may lose it.
 func WriteFile(path string, data []byte, durable bool) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
+	f, err := os.CreateTemp(filepath.Dir(path), newPrefix)
 	if err != nil {
 		return err
 	}

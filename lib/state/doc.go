@@ -23,6 +23,7 @@
 // # After a crash
 //
 // bbolt commits by one page write: a killed writer leaves the commit before. A new boot id makes
-// everything in the state directory stale at once: it goes to the trash when the directory is opened.
+// everything that is ctrd's in the state directory stale at once: it goes to the trash when the directory
+// is opened. What has another name is not touched, and neither is a directory that was never stamped.
 // A database that is damaged or newer than this program is reported and left as it is.
 package state

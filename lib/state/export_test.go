@@ -3,6 +3,9 @@
 package state
 
 import (
+	"bytes"
+	"encoding/binary"
+	"os"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -17,6 +20,52 @@ func SetSchema(t *testing.T, path, n string) {
 	}
 	defer db.Close()
 	if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket(rootBucket).Put(schemaKey, []byte(n)) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// PutRaw writes a record's bytes as they are. Table and namespace must be there.
+func PutRaw(t *testing.T, path, table, ns, key, data string) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte(table)).Bucket([]byte(ns)).Put([]byte(key), []byte(data))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Misplace lets every leaf element with the key point 1.5 GiB behind its place, where nothing is mapped.
+// It must be in a bucket that has pages of its own.
+func Misplace(t *testing.T, path, key string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Of a page: id, flags (2: leaf), count, overflow; then of each element flags, pos, ksize, vsize.
+	u32 := binary.NativeEndian.Uint32
+	found := 0
+	for page := 2 * os.Getpagesize(); page < len(data); page += os.Getpagesize() {
+		if p := data[page:]; binary.NativeEndian.Uint16(p[8:]) == 2 {
+			for i := range int(binary.NativeEndian.Uint16(p[10:])) {
+				e := p[16+16*i:]
+				if k := e[u32(e[4:]):]; bytes.Equal(k[:u32(e[8:])], []byte(key)) {
+					binary.NativeEndian.PutUint32(e[4:], 3<<29)
+					found++
+				}
+			}
+		}
+	}
+	if found == 0 {
+		t.Fatalf("%s has no leaf element %q", path, key)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -275,6 +276,100 @@ func TestDamagedDatabase(t *testing.T) {
 	}
 }
 
+// A page that points out of the database faults in whoever reads what bbolt gives, not in bbolt alone.
+func TestDamagedElement(t *testing.T) {
+	d := fresh(t)
+	ctx := context.Background()
+	large := state.Table[string]{Name: "large"}
+	err := d.Update(ctx, nil, func(tx *state.Tx) error {
+		return errors.Join(large.Put(tx, "default", "element", strings.Repeat("x", 8192)), large.Put(tx, "default", "zero", "0"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state.Misplace(t, d.Path("meta.db"), "element")
+	for name, fn := range map[string]func(tx *state.Tx) error{
+		"Get": func(tx *state.Tx) error {
+			_, err := large.Get(tx, "default", "element")
+			return err
+		},
+		"All": func(tx *state.Tx) error {
+			for _, err := range large.All(tx, "default") {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		if err := d.View(ctx, fn); !errdefs.IsDataLoss(err) {
+			t.Errorf("%s in a View: %v, want kind DataLoss", name, err)
+		}
+		if err := d.Update(ctx, nil, fn); !errdefs.IsDataLoss(err) {
+			t.Errorf("%s in an Update: %v, want kind DataLoss", name, err)
+		}
+	}
+}
+
+// A bug of the caller is no damage.
+func TestBugIsNoDamage(t *testing.T) {
+	d := fresh(t)
+	for name, bug := range map[string]func(){
+		"nil":   func() { var v *thing; v.N++ },
+		"index": func() { var list []thing; list[len(list)].N++ },
+		"panic": func() { panic("bug") },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			err := d.View(context.Background(), func(*state.Tx) error { bug(); return nil })
+			t.Errorf("%s: %v", name, err)
+		}()
+	}
+}
+
+// A record that cannot be decoded is told by every listing, and can be deleted.
+func TestDamagedRecord(t *testing.T) {
+	d := fresh(t)
+	ctx := context.Background()
+	if err := d.Update(ctx, nil, func(tx *state.Tx) error { return errors.Join(bump(tx, "a"), bump(tx, "b")) }); err != nil {
+		t.Fatal(err)
+	}
+	state.PutRaw(t, d.Path("meta.db"), "things", "default", "a", `{"n":`)
+	list := func() (keys []string, failed int) {
+		err := d.View(ctx, func(tx *state.Tx) error {
+			for row, err := range things.All(tx, "default") {
+				if keys = append(keys, row.Key); errdefs.IsDataLoss(err) {
+					failed++
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys, failed
+	}
+	if keys, failed := list(); len(keys) != 2 || failed != 1 {
+		t.Errorf("listed %q, %d damaged", keys, failed)
+	}
+	err := d.Update(ctx, nil, func(tx *state.Tx) error {
+		if _, err := things.Get(tx, "default", "a"); !errdefs.IsDataLoss(err) {
+			t.Errorf("Get: %v", err)
+		}
+		return things.Delete(tx, "default", "a")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keys, failed := list(); len(keys) != 1 || failed != 0 {
+		t.Errorf("after its removal %q, %d damaged", keys, failed)
+	}
+}
+
 func TestUnknownFieldsSurvive(t *testing.T) {
 	d := fresh(t)
 	type newer struct {
@@ -322,6 +417,117 @@ func TestReboot(t *testing.T) {
 	}
 	if _, err := os.Stat(d.Run("tasks")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("tasks of another boot: %v", err)
+	}
+}
+
+// tree lists the files below a directory, without those that every Open makes.
+func tree(t *testing.T, dir string) (list []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		name, _ := filepath.Rel(dir, path)
+		if err == nil && !e.IsDir() && name != "boot" && !strings.HasPrefix(name, "locks/") {
+			list = append(list, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func write(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What is not ctrd's stays in both directories, also when the rest goes with its boot.
+func TestForeignFilesStay(t *testing.T) {
+	root, run := t.TempDir(), t.TempDir()
+	foreign := []string{".new-year", ".profile", "letters/tasks/1", "run", "trash/LETTER", "trash/letter"}
+	write(t, root, foreign...)
+	write(t, run, foreign...)
+	d := open(t, root, run)
+	check := func(want []string) {
+		t.Helper()
+		if err := d.EmptyTrash(); err != nil {
+			t.Fatal(err)
+		}
+		if got := tree(t, root); !slices.Equal(got, foreign) {
+			t.Errorf("root has %q, want %q", got, foreign)
+		}
+		if got := tree(t, run); !slices.Equal(got, want) {
+			t.Errorf("state has %q, want %q", got, want)
+		}
+	}
+	check(foreign)
+	write(t, run, "run.db", "run.db.new", "leases/x", "events/1", "tasks/default/x/exit.json", "s/1")
+	open(t, root, run) // of this boot: nothing goes
+	if got := tree(t, run); len(got) != len(foreign)+6 {
+		t.Errorf("state has %q", got)
+	}
+	if err := os.WriteFile(d.Run("boot"), []byte("another boot"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open(t, root, run)
+	check(foreign[1:]) // a temporary name may be what a killed writer left
+}
+
+// A directory with ctrd's names but without a stamp is refused, and nothing in it is lost.
+func TestNoStamp(t *testing.T) {
+	for _, name := range []string{"run.db", "leases/x", "events/x", "tasks/x", "s/x"} {
+		run := t.TempDir()
+		write(t, run, name)
+		for range 2 {
+			_, err := state.Open(state.Config{Root: t.TempDir(), State: run})
+			if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), run) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if got := tree(t, run); !slices.Equal(got, []string{name}) {
+			t.Errorf("%s: the directory has %q", name, got)
+		}
+	}
+	run := t.TempDir()
+	write(t, run, "boot/vmlinuz")
+	if _, err := state.Open(state.Config{Root: t.TempDir(), State: run}); err == nil {
+		t.Error("a directory is taken for the stamp")
+	}
+	if got := tree(t, run); !slices.Equal(got, []string{"boot/vmlinuz"}) {
+		t.Errorf("the directory has %q", got)
+	}
+}
+
+// Root and state directory must lie apart, whatever they are called.
+func TestNested(t *testing.T) {
+	base := t.TempDir()
+	at := func(name string) string { return filepath.Join(base, name) }
+	if err := errors.Join(os.Mkdir(at("real"), 0o700), os.Symlink("real", at("link"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][2]string{
+		{"real", "real"}, {"real", "link"}, {"link", "real/."}, {"real/new", "real/new"}, {"link/new", "real/new"},
+		{"real/tasks/root", "real"}, {"link/new/events", "real/new"}, {"real/s/b/c", "link"}, {"real/trash", "real"},
+		{"real", "real/content"}, {"real", "link/snapshots/state"}, {"real", "real/trash/x"},
+	} {
+		root, run := at(c[0]), at(c[1])
+		_, err := state.Open(state.Config{Root: root, State: run})
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), root) || !strings.Contains(err.Error(), run) {
+			t.Errorf("%v: %v", c, err)
+		}
+		if got, _ := os.ReadDir(at("real")); len(got) != 0 {
+			t.Errorf("%v: %v was made", c, got)
+		}
+	}
+	for _, c := range [][2]string{{"real/root", "real/state"}, {"a", "ab"}, {"x/b", "x/a"}, {"link/1", "real/2"}, {"n", "n/run"}, {"m/root", "m"}} {
+		if _, err := state.Open(state.Config{Root: at(c[0]), State: at(c[1])}); err != nil {
+			t.Errorf("%v: %v", c, err)
+		}
 	}
 }
 

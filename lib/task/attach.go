@@ -66,7 +66,12 @@ func Attach(ctx context.Context, d *state.Dir, ns string, t *Task, o AttachOptio
 		return taskdir.Exit{}, err
 	}
 	r.End()
-	return exit, <-copied
+	err = <-copied
+	if exit.Lost > 0 {
+		err = errors.Join(err, fmt.Errorf("container %q ended with status %d, and %d bytes of its output are lost: they could not be written to its log",
+			t.ID, exit.Status, exit.Lost))
+	}
+	return exit, err
 }
 
 // Connect joins a client to a running container.

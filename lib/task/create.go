@@ -51,7 +51,8 @@ func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (cont
 	return c, l.Release()
 }
 
-// Run is Create and Start in one: no other command sees the container before it is being started.
+// Run is Create and Start in one: no other command sees the container before it is being started. When the
+// start fails the container stays, for another try, unless it is transient or ctx has been cancelled.
 func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so StartOptions) (*Task, error) {
 	go cgroup.Hasten()
 	c, l, err := create(ctx, d, ns, o)
@@ -63,6 +64,10 @@ func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so Start
 		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
 	}
 	t, err := launch(ctx, d, ns, c, so, starting)
+	if err != nil && ctx.Err() != nil && !c.Transient {
+		// Nobody has been told of the container. (Of a transient one nothing is left by now.)
+		err = errors.Join(err, remove(context.WithoutCancel(ctx), d, ns, c.ID))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
 	}
@@ -142,6 +147,9 @@ func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c contai
 		return errors.Join(err, snapshot.Drop(d, id))
 	}
 	crash.Point("task.staged")
+	if err := dropOldLog(ctx, d, ns, c.ID); err != nil {
+		return errors.Join(err, snapshot.Drop(d, id))
+	}
 	err := update(ctx, l, func(tx *state.Tx) error {
 		if err := container.Create(tx, ns, c, s); err != nil {
 			return err
@@ -154,6 +162,22 @@ func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c contai
 		return errors.Join(err, snapshot.Drop(d, id))
 	}
 	return nil
+}
+
+// dropOldLog removes the log that a removal which was cut short has left of a container of the same name.
+func dropOldLog(ctx context.Context, d *state.Dir, ns, id string) error {
+	dir := d.Path("containers", ns, id)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	err := d.View(ctx, func(tx *state.Tx) error {
+		_, err := container.Get(tx, ns, id)
+		return err
+	})
+	if errdefs.IsNotFound(err) {
+		return d.Trash(dir)
+	}
+	return err
 }
 
 // ImageError says that a container's image is not here or is incomplete.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -19,6 +20,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
@@ -89,6 +91,13 @@ func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container,
 		return exit, err
 	}
 	crash.Point("task.exec-directory")
+	// As long as we live, and do not leave the exec to itself, it is ours to delete.
+	alive, err := lock.Hold(filepath.Join(dir, taskdir.ClientLock))
+	if err != nil {
+		return exit, err
+	}
+	release := sync.OnceValue(alive.Release)
+	defer release()
 	if !o.Detach {
 		defer os.RemoveAll(dir)
 	}
@@ -102,7 +111,17 @@ func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container,
 		return exit, err
 	}
 	crash.Point("task.exec-added")
-	defer client.Delete(context.WithoutCancel(ctx), &taskapi.DeleteRequest{ID: c.ID, ExecID: p.ExecID})
+	defer func() {
+		// From here on the supervisor deletes it, if it has not ended yet.
+		err = errors.Join(err, release())
+		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
+		defer cancel()
+		if p.PID == 0 && ctx.Err() != nil {
+			// Cancelled while it was being started: nobody knows of it.
+			client.Kill(short, &taskapi.KillRequest{ID: c.ID, ExecID: p.ExecID, Signal: uint32(unix.SIGKILL)})
+		}
+		client.Delete(short, &taskapi.DeleteRequest{ID: c.ID, ExecID: p.ExecID})
+	}()
 	started, err := client.Start(ctx, &taskapi.StartRequest{ID: c.ID, ExecID: p.ExecID})
 	if err != nil {
 		return exit, programError(err)

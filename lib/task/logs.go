@@ -23,13 +23,34 @@ type LogOptions struct {
 	Stdout, Stderr io.Writer
 }
 
-// Logs copies what a container has written. One that has never run has written nothing.
+// awaitStart waits until a container has a log, or is gone.
+func awaitStart(ctx context.Context, d *state.Dir, ns, id string) error {
+	for {
+		if _, err := os.Stat(LogPath(d, ns, id)); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if _, err := find(ctx, d, ns, id); err != nil {
+			return err
+		}
+		if err := pause(ctx, pollEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// Logs copies what a container has written. One that has never run has written nothing; to follow it is to
+// wait for it.
 func Logs(ctx context.Context, d *state.Dir, ns, id string, o LogOptions) error {
 	info, err := Get(ctx, d, ns, id)
 	if err != nil {
 		return err
 	}
-	follow := o.Follow && (info.Status == Running || info.Status == Paused || info.Status == Starting)
+	follow := o.Follow && info.Status != Stopped
+	if follow {
+		if err := awaitStart(ctx, d, ns, info.ID); err != nil {
+			return err
+		}
+	}
 	r, err := stdio.Log{Path: LogPath(d, ns, info.ID)}.Open(ctx, stdio.ReadOptions{Follow: follow, Tail: o.Tail, Since: o.Since})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

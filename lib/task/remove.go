@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -157,27 +158,41 @@ func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id strin
 // awaitSupervisor waits until the supervisor of a task that has ended has left: it unmounts the rootfs
 // after it has recorded the exit. A task that runs is not waited for.
 func awaitSupervisor(ctx context.Context, dir string) error {
-	var exit taskdir.Exit
-	if ended, err := taskdir.Read(dir, taskdir.End, &exit); !ended || err != nil {
-		return err
-	}
-	var s taskdir.Supervisor
-	if ok, err := taskdir.Read(dir, taskdir.Shim, &s); !ok || err != nil {
-		return err
-	}
+	ctx, cancel := context.WithTimeout(ctx, endWithin)
+	defer cancel()
 	for {
+		// Each time anew: somebody may start it again meanwhile.
+		var exit taskdir.Exit
+		if ended, err := taskdir.Read(dir, taskdir.End, &exit); !ended || err != nil {
+			return err
+		}
+		var s taskdir.Supervisor
+		if ok, err := taskdir.Read(dir, taskdir.Shim, &s); !ok || err != nil {
+			return err
+		}
 		held, err := taskdir.Supervised(dir)
 		if !held || err != nil {
 			return err
 		}
 		fd := s.Open()
 		if fd < 0 {
-			continue // its lock goes with it
+			err = pause(ctx, time.Millisecond) // its lock goes with it
+		} else {
+			err = poll(ctx, fd)
+			unix.Close(fd)
 		}
-		err = poll(ctx, fd)
-		unix.Close(fd)
 		if err != nil {
 			return fmt.Errorf("supervisor pid %d does not end: %w", s.PID, err)
 		}
+	}
+}
+
+// pause waits for a moment, or fails when ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
 	}
 }

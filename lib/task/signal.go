@@ -94,7 +94,11 @@ func Stop(ctx context.Context, d *state.Dir, ns, id string, sig unix.Signal, gra
 	}
 	err = kill(ctx, d, ns, c.ID, sig, false)
 	crash.Point("task.signalled")
-	if err == nil {
+	if frozen, _ := cgroup.Frozen(cgroupOf(d, Dir(d, ns, c.ID), ns, c.ID)); frozen && err == nil {
+		err = Resume(ctx, d, ns, c.ID) // so that it can do what the signal asks for
+	}
+	// That the program is not found means that it has ended; the rest of the container may still have to.
+	if err == nil || errdefs.IsNotFound(err) {
 		short, cancel := context.WithTimeout(ctx, grace)
 		err = awaitEnd(short, d, ns, c.ID)
 		cancel()

@@ -228,6 +228,11 @@ func bundle(ctx context.Context, d *state.Dir, ns string, c container.Container,
 	if err := os.WriteFile(filepath.Join(dir, taskdir.Config), data, 0o600); err != nil {
 		return nil, err
 	}
+	for name, text := range spec.Files(s) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
 	if c.Stdin {
 		req.Stdin = filepath.Join(dir, taskdir.Stdin)
 		if err := stdio.MakeFIFO(req.Stdin); err != nil {

@@ -41,7 +41,7 @@ type Info struct {
 	Exit       *taskdir.Exit `json:"exit,omitempty"` // once it has stopped
 }
 
-// Get looks a container up by id, or by the beginning of its id, and sees what it is doing. It waits for
+// Get looks a container up as container.Find does, and sees what it is doing. It waits for
 // nobody.
 func Get(ctx context.Context, d *state.Dir, ns, query string) (Info, error) {
 	c, err := find(ctx, d, ns, query)

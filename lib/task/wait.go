@@ -119,7 +119,7 @@ func exitEvent(ctx context.Context, d *state.Dir, ns, id string, since uint64) (
 	return exit, found
 }
 
-// find looks a container up by id or by the beginning of its id.
+// find looks a container up as container.Find does.
 func find(ctx context.Context, d *state.Dir, ns, query string) (c container.Container, err error) {
 	err = d.View(ctx, func(tx *state.Tx) error {
 		c, err = container.Find(tx, ns, query)

@@ -48,6 +48,7 @@ type Exit struct {
 	ExitedAt time.Time `json:"exited_at"`
 	OOM      bool      `json:"oom,omitempty"`
 	Reason   string    `json:"reason,omitempty"` // set when it was not the process itself that ended
+	Lost     uint64    `json:"lost,omitempty"`   // bytes of its output that could not be written to the log
 }
 
 // Read reads a file of the directory into v; it reports false when the file is not there.
