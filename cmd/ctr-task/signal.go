@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -122,6 +123,9 @@ func waitVerb(g *cli.Global) *cobra.Command {
 		last := 0
 		err := each(g, args, func(d *state.Dir, id string) error {
 			exit, err := task.Wait(ctx, d, g.Namespace, id)
+			if timeout > 0 && errors.Is(err, context.DeadlineExceeded) {
+				return cli.WithStatus(fmt.Errorf("container %q has not ended after %s", id, timeout), cli.ExitTimeout)
+			}
 			if err != nil {
 				return err
 			}

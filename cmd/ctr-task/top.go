@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -88,32 +89,47 @@ func statsVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		ctx := cmd.Context()
+		p, err := table.Printer(os.Stdout)
+		if err != nil {
+			return err
+		}
 		var ids []string
-		for id, err := range cli.Operands(args, os.Stdin) {
-			if err != nil {
-				return err
+		failed := cli.Each(cli.Operands(args, os.Stdin), func(id string) error {
+			_, err := task.Measure(ctx, d, g.Namespace, id)
+			if err == nil {
+				ids = append(ids, id)
 			}
-			ids = append(ids, id)
+			return err
+		})
+		if len(args) > 0 && len(ids) == 0 {
+			return failed
 		}
 		last, err := sample(ctx, d, g, ids, nil)
 		for err == nil {
 			select {
 			case <-ctx.Done():
-				return context.Cause(ctx)
+				return ctx.Err()
 			case <-time.After(interval):
 			}
 			var now []usage
 			if now, err = sample(ctx, d, g, ids, last); err != nil {
 				break
 			}
-			if err = table.PrintAll(now); err != nil || !stream {
+			for _, u := range now {
+				if err := p.Add(u); err != nil {
+					return err
+				}
+			}
+			if err = p.Flush(); err != nil || !stream || len(ids) > 0 && len(now) == 0 {
 				break
 			}
 			last = now
 		}
-		return err
+		return errors.Join(err, failed)
 	})
 	cmd.Flags().BoolVarP(&stream, "follow", "f", false, "go on until interrupted")
+	cmd.Flags().Bool("no-stream", false, "measure once, which is the default")
+	cmd.MarkFlagsMutuallyExclusive("follow", "no-stream")
 	cmd.Flags().Var((*durationValue)(&interval), "interval", "measure over this `DURATION`")
 	table.Flags(cmd)
 	return cmd
@@ -126,10 +142,10 @@ func limitText(limit uint64) string {
 	return units.BytesSize(float64(limit))
 }
 
-// sample measures the named containers, or all that run; before gives the processor time to compare with.
+// sample measures the named containers, or all that run; before gives the processor time to compare with. What
+// has ended is left out.
 func sample(ctx context.Context, d *state.Dir, g *cli.Global, ids []string, before []usage) ([]usage, error) {
-	all := len(ids) == 0
-	if all {
+	if len(ids) == 0 {
 		infos, err := task.All(ctx, d, g.Namespace)
 		if err != nil {
 			return nil, err
@@ -143,11 +159,11 @@ func sample(ctx context.Context, d *state.Dir, g *cli.Global, ids []string, befo
 	var now []usage
 	for _, id := range ids {
 		s, err := task.Measure(ctx, d, g.Namespace, id)
-		if err != nil && all {
-			continue // it has just ended
-		}
 		if err != nil {
-			return nil, err
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			continue // it has just ended
 		}
 		u := usage{ID: id, Time: time.Now().UTC(), Stats: s}
 		for _, b := range before {

@@ -93,7 +93,7 @@ func Root(use, short string, about About, run Run) (*cobra.Command, *Global) {
 	cmd.Version = version()
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+	cmd.SetHelpCommand(helpVerb(cmd))
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(cmd.OutOrStdout(), cmd) })
 	cmd.SetUsageFunc(func(*cobra.Command) error { return nil })
 	return cmd, newGlobal(cmd)
@@ -136,14 +136,34 @@ func needVerb(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return fmt.Errorf("no verb given")
 	}
-	if args[0] == "help" {
-		verb, rest, err := cmd.Find(args[1:])
-		if err == nil && len(rest) == 0 {
-			help(cmd.OutOrStdout(), verb)
+	return unknownVerb(cmd, args)
+}
+
+// helpVerb is "help VERB", as git has it; --help does the same and is what pages and completion show.
+func helpVerb(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [VERB]", Short: "show how a verb is used", Hidden: true,
+		SilenceErrors: true, SilenceUsage: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			verb, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownVerb(root, args)
+			}
+			help(root.OutOrStdout(), verb)
 			return nil
-		}
-		args = args[1:]
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (verbs []cobra.Completion, _ cobra.ShellCompDirective) {
+			for _, c := range root.Commands() {
+				if len(args) == 0 && !c.Hidden {
+					verbs = append(verbs, cobra.CompletionWithDesc(c.Name(), c.Short))
+				}
+			}
+			return verbs, cobra.ShellCompDirectiveNoFileComp
+		},
 	}
+}
+
+func unknownVerb(cmd *cobra.Command, args []string) error {
 	err := fmt.Errorf("unknown verb %q", args[0])
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		err = fmt.Errorf("%w; is it %s?", err, strings.Join(near, " or "))

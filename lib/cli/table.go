@@ -111,6 +111,7 @@ type Printer[T any] struct {
 	cols     []Column[T]
 	end      byte
 	template *format.Template
+	checked  bool
 	terminal bool
 	rows     [][]string
 	widths   []int
@@ -191,6 +192,12 @@ func (p *Printer[T]) value(r T) error {
 	var v any = r
 	if p.t.JSON != nil {
 		v = p.t.JSON(r)
+	}
+	if p.template != nil && !p.checked {
+		p.checked = true
+		if err := p.template.Check(format.Fields(v)); err != nil {
+			return Usagef("--format: %w", err)
+		}
 	}
 	data, err := json.Marshal(v)
 	if err != nil {

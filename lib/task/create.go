@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -92,6 +93,9 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (c co
 	}
 	if err := container.CheckID(o.ID); err != nil {
 		return c, nil, fmt.Errorf("container name: %w", err)
+	}
+	if strings.Contains("/"+o.CgroupParent+"/", "/../") {
+		return c, nil, fmt.Errorf("cgroup parent %q: want a path without \"..\": %w", o.CgroupParent, errdefs.ErrInvalidArgument)
 	}
 	if o.StopSignal != "" {
 		if _, err := ParseSignal(o.StopSignal); err != nil {

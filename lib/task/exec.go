@@ -15,9 +15,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
@@ -43,6 +45,18 @@ type ExecOptions struct {
 	// Started, when set, is called with the running exec, which can then be resized and signalled.
 	Started func(*ExecProcess)
 }
+
+// PausedError says that a container must be resumed first. Its kind is errdefs.ErrFailedPrecondition.
+type PausedError struct{ ID string }
+
+// Error names the container.
+func (e *PausedError) Error() string { return fmt.Sprintf("container %q is paused", e.ID) }
+
+// Unwrap gives the kind.
+func (e *PausedError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+// Hint names the next step.
+func (e *PausedError) Hint() string { return "ctr-task resume " + e.ID }
 
 // ExecProcess is a running exec.
 type ExecProcess struct {
@@ -124,6 +138,9 @@ func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container,
 	}()
 	started, err := client.Start(ctx, &taskapi.StartRequest{ID: c.ID, ExecID: p.ExecID})
 	if err != nil {
+		if frozen, _ := cgroup.Frozen(cgroupOf(d, Dir(d, ns, c.ID), ns, c.ID)); frozen {
+			return exit, &PausedError{c.ID}
+		}
 		return exit, programError(err)
 	}
 	p.PID = int(started.Pid)

@@ -205,13 +205,10 @@ func withClient(ctx context.Context, d *state.Dir, ns, id, verb string, fn func(
 		return err
 	}
 	client, err := connect(ctx, d, ns, c.ID)
-	if err == nil {
-		err = errors.Join(fn(c.ID, client), client.Close())
-	}
 	if err != nil {
 		return fmt.Errorf("%s container %q: %w", verb, c.ID, err)
 	}
-	return nil
+	return errors.Join(fn(c.ID, client), client.Close()) // the supervisor says the same of its errors
 }
 
 // connect dials the supervisor of a running task.

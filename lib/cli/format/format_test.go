@@ -111,3 +111,37 @@ func (b *bounded) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+func TestCheck(t *testing.T) {
+	type inner struct {
+		Deep string `json:"deep"`
+	}
+	type record struct {
+		inner
+		Name   string            `json:"name"`
+		Gone   int               `json:"gone,omitempty"`
+		Hidden string            `json:"-"`
+		Labels map[string]string `json:"labels"`
+		Plain  bool
+	}
+	names := Fields(&record{})
+	for in, ok := range map[string]bool{
+		"{{.name}} {{.gone}} {{.deep}} {{.Plain}} {{.labels.any}}":               true,
+		"{{range $k, $v := .labels}}{{$k}} {{.what}} {{$.name}}{{end}}":          true,
+		"{{with .labels}}{{.x}}{{else}}{{.name}}{{end}}{{if .gone}}{{.}}{{end}}": true,
+		"{{json .}} {{$.labels.x}} {{(index .labels \"a\").b}}":                  true,
+		"{{.Name}}": false, "{{.Hidden}}": false, "{{$.id}}": false, "{{if .x}}{{end}}": false, "{{range .labels}}{{$.x}}{{end}}": false,
+		"{{with .labels}}{{else}}{{.x}}{{end}}": false, "{{json .x | len}}": false, "{{(.x).y}}": false, "{{range .x}}{{end}}": false,
+	} {
+		tm, err := Parse(in)
+		if err != nil {
+			t.Fatal(in, err)
+		}
+		if err := tm.Check(names); (err == nil) != ok {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
+	if tm, err := Parse("{{.x}}"); err != nil || tm.Check(Fields(map[string]any{})) != nil || tm.Check(Fields(nil)) != nil {
+		t.Error("a map has any name")
+	}
+}
