@@ -90,6 +90,7 @@ func Exec(ctx context.Context, d *state.Dir, ns, id string, o ExecOptions) (task
 }
 
 func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container, o ExecOptions) (exit taskdir.Exit, err error) {
+	go cgroup.Hasten()
 	client, err := connect(ctx, d, ns, c.ID)
 	if err != nil {
 		return exit, err
