@@ -61,7 +61,7 @@ func (a *attachFlags) attach(cmd *cobra.Command, d *state.Dir, ns string, t *tas
 	cli.Signals(syscall.SIGPIPE)
 	exit, err := task.Attach(ctx, d, ns, t, o)
 	if errors.Is(err, stdio.ErrDetached) {
-		return nil
+		return t.Leave()
 	}
 	if left, ok := errors.AsType[leftError](err); ok {
 		return left.of("container "+t.ID, "ctr-task rm -f "+t.ID)
@@ -261,13 +261,6 @@ func execVerb(g *cli.Global) *cobra.Command {
 		}
 		if left, ok := errors.AsType[leftError](err); ok {
 			return left.of("the program", "ctr-task top "+name+" shows it")
-		}
-		if outputFailed(err) {
-			select {
-			case p := <-started:
-				_ = p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL) // it may have ended
-			default:
-			}
 		}
 		if err != nil {
 			return programStatus(err)

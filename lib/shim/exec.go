@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -62,15 +63,40 @@ const processSpec = "process.json"
 
 func (p *process) dir() string { return filepath.Join("execs", p.execID) }
 
-// abandoned tells whether the client that would delete the exec is gone: it held client.lock in the exec's
-// directory. A client that makes no such file deletes its execs by itself.
+// abandoned tells whether the client that cares for the process is gone: it held client.lock in the
+// process's directory. A client that makes no such file, or has removed it, has left the process to itself.
 func (p *process) abandoned() bool {
-	path := filepath.Join(p.dir(), taskdir.ClientLock)
+	path := taskdir.ClientLock
+	if p.execID != "" {
+		path = filepath.Join(p.dir(), path)
+		if _, err := os.Lstat(p.dir()); err != nil {
+			return true // the client has removed it
+		}
+	}
 	if _, err := os.Lstat(path); err != nil {
 		return false
 	}
 	held, err := lock.IsHeld(path)
 	return err == nil && !held
+}
+
+// watchClient ends the input of a process whose client was killed, as the client does when its own ends.
+func (p *process) watchClient() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.died:
+			return
+		case <-tick.C:
+		}
+		if p.abandoned() {
+			if err := p.io.closeStdin(); err != nil {
+				p.s.logf("close stdin: %v", err)
+			}
+			return
+		}
+	}
 }
 
 // forgetAbandoned forgets the execs that were never started by clients that are gone. What runs is
@@ -138,6 +164,9 @@ func (p *process) startExec() error {
 	crash.Point("shim.exec-started")
 	if err := streams.begin(); err != nil {
 		s.logf("exec %q: %v", p.execID, err)
+	}
+	if streams.stdin != nil {
+		go p.watchClient()
 	}
 	s.emit(event.TaskExecStarted{ContainerID: s.config.ID, ExecID: p.execID, Pid: uint32(p.pid)})
 	return nil

@@ -224,6 +224,9 @@ func (p *process) startInit() error {
 	}
 	os.Remove(path)
 	s.setStatus(p, taskapi.StatusRunning)
+	if _, err := os.Lstat(taskdir.ClientLock); err == nil && p.io.stdin != nil {
+		go p.watchClient()
+	}
 	s.emit(event.TaskStart{ContainerID: s.config.ID, Pid: uint32(p.pid)})
 	crash.Point("shim.started")
 	return nil

@@ -76,7 +76,7 @@ func (p *ExecProcess) Signal(ctx context.Context, sig unix.Signal) error {
 }
 
 // Exec runs a program in a running container and gives its exit, or the zero Exit with Detach. What keeps
-// the program from running is a [*ProgramError].
+// the program from running is a [*ProgramError]. A program whose output cannot be written is killed.
 func Exec(ctx context.Context, d *state.Dir, ns, id string, o ExecOptions) (taskdir.Exit, error) {
 	c, err := find(ctx, d, ns, id)
 	if err != nil {
@@ -264,6 +264,7 @@ func (s *streams) run(ctx context.Context, p *ExecProcess, o ExecOptions) (exit 
 				err = rest(w, f)
 			}
 			if err != nil {
+				_ = p.Signal(ctx, unix.SIGKILL) // nobody takes what it has to say; it may have ended
 				cancel(err)
 			}
 			copies <- err

@@ -33,7 +33,8 @@ import (
 
 // StartOptions are how a task is started.
 type StartOptions struct {
-	// Client says that the caller stays until the end and removes a transient container itself.
+	// Client says that the caller stays until the end: it closes the container's stdin, and removes a
+	// transient container itself.
 	Client bool
 	// Shim is the path of ctr-shim; empty: beside this program, else on PATH.
 	Shim string
@@ -45,6 +46,16 @@ type Task struct {
 	PID    int
 	Client *taskapi.Client
 	client *lock.Held // of StartOptions.Client
+}
+
+// Leave says that the task's stdin stays open when the caller closes the connection, for other clients.
+func (t *Task) Leave() error {
+	if t.client == nil {
+		return nil
+	}
+	left := t.client
+	t.client = nil
+	return left.Remove()
 }
 
 // Close gives up the connection and, for a client of a transient container, the care for it.
@@ -135,7 +146,7 @@ func launch(ctx context.Context, d *state.Dir, ns string, c container.Container,
 			t.client.Release()
 		}
 	}()
-	if o.Client && c.Transient {
+	if o.Client && (c.Transient || c.Stdin) {
 		if t.client, err = lock.Hold(filepath.Join(dir, taskdir.ClientLock)); err != nil {
 			return nil, err
 		}
