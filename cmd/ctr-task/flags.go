@@ -72,7 +72,7 @@ func (c *containerFlags) add(cmd *cobra.Command) {
 	f.StringArrayVarP(&c.labels, "label", "l", nil, "give the container the label `KEY[=VALUE]`")
 	f.StringVar(&c.StopSignal, "stop-signal", "", "stop it with this `SIGNAL` (default: the image's, or TERM)")
 	f.StringVar(&c.CgroupParent, "cgroup-parent", "", "make its cgroup below `CGROUP`")
-	f.StringVar(&c.logMaxSize, "log-max-size", "", "rotate the log at this `SIZE` (default: never)")
+	f.StringVar(&c.logMaxSize, "log-max-size", "", "rotate the log at this `SIZE` (default: never); a client that is attached misses what is removed before it has come to it")
 	f.IntVar(&c.LogMaxFiles, "log-max-files", stdio.DefaultFiles, "keep this `NUMBER` of log files when it is rotated, the one that is written included")
 	f.StringVar(&c.cidfile, "cidfile", "", "write the container's id to `FILE`, which must not exist")
 	// docker's name for it
