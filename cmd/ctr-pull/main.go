@@ -6,7 +6,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -65,12 +67,13 @@ func (o *options) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.pull.Platform, "platform", "", "pull for `OS/ARCH[/VARIANT]` (default: this machine's)")
 	f.BoolVar(&o.pull.NoUnpack, "no-unpack", false, "bring the blobs and make no snapshots of them")
-	f.IntVarP(&o.pull.Layers, "jobs", "j", 4, "work on `N` layers at once")
+	o.pull.Layers = 4
+	f.VarP((*count)(&o.pull.Layers), "jobs", "j", "work on `N` layers at once")
 	f.BoolVar(&o.pull.Registry.PlainHTTP, "plain-http", false, "speak HTTP instead of HTTPS")
 	f.BoolVar(&o.verify, "tls-verify", true, "refuse a registry whose certificate is not trusted")
 	f.StringVar(&o.pull.Registry.CAFile, "ca-file", "", "trust the certificates in `FILE` (PEM) too")
 	f.StringVar(&o.pull.Registry.AuthFile, "authfile", "", "take credentials from `FILE`, in the form of docker's config.json")
-	f.BoolVar(&o.credsStdin, "creds-stdin", false, "read USER:PASSWORD from the first line of stdin")
+	f.BoolVar(&o.credsStdin, "creds-stdin", false, "read USER:PASSWORD, for one registry, from the first line of stdin")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
 	f.StringVar(&o.progress, "progress", "auto", "show progress as `HOW`: auto (bars on a terminal), plain, json or none")
 	cmd.MarkFlagsMutuallyExclusive("authfile", "creds-stdin")
@@ -82,9 +85,6 @@ func (o *options) add(cmd *cobra.Command) {
 }
 
 func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
-	if o.pull.Layers < 1 {
-		return cli.Usagef("--jobs: at least one layer must be worked on")
-	}
 	if o.quiet {
 		o.progress = "none"
 	}
@@ -92,8 +92,14 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	if err != nil {
 		return err
 	}
+	var registry oneRegistry
 	if o.credsStdin {
-		if err := o.readCreds(); err != nil {
+		for _, name := range args {
+			if err := registry.check(name); err != nil {
+				return err
+			}
+		}
+		if err := o.readCreds(os.Stdin); err != nil {
 			return err
 		}
 	}
@@ -105,6 +111,11 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 		return err
 	}
 	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+		if o.credsStdin {
+			if err := registry.check(name); err != nil {
+				return err
+			}
+		}
 		o.pull.Progress = show.event
 		show.begin()
 		img, err := pull.Image(cmd.Context(), d, name, o.pull)
@@ -128,9 +139,46 @@ func withDigest(img image.Image) string {
 	return img.Name + "@" + img.Target.Digest.String()
 }
 
-func (o *options) readCreds() error {
-	line, err := readLine(os.Stdin)
-	if err != nil {
+// count is an option's number of things, one at least.
+type count int
+
+// String is the number.
+func (c *count) String() string { return strconv.Itoa(int(*c)) }
+
+// Type is what pflag calls the kind of value.
+func (c *count) Type() string { return "int" }
+
+// Set takes the number from the command line.
+func (c *count) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		return errors.New("want a number, 1 or more")
+	}
+	*c = count(n)
+	return nil
+}
+
+// oneRegistry is the registry of the images seen so far: a password is for one, and is shown to no other.
+type oneRegistry struct{ host string }
+
+// check refuses the name of an image of another registry. What is no name is left to whoever pulls it.
+func (o *oneRegistry) check(name string) error {
+	ref, err := image.Parse(name)
+	if err != nil || name == "-" {
+		return nil
+	}
+	if o.host == "" {
+		o.host = ref.Domain
+	}
+	if ref.Domain != o.host {
+		return cli.Usagef("--creds-stdin: %s is an image of another registry than %s, and the password is for one", ref, o.host)
+	}
+	return nil
+}
+
+func (o *options) readCreds(stdin *os.File) error {
+	line, err := readLine(stdin)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("credentials from stdin: %w", err)
 	}
 	user, password, ok := strings.Cut(line, ":")

@@ -305,6 +305,48 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// Damage done to a recorded blob after it was hashed: Repair finds it, and what then arrives replaces it.
+func TestRepair(t *testing.T) {
+	for name, damaged := range map[string]func([]byte) []byte{
+		"changed":   func(b []byte) []byte { b[7] ^= 1; return b },
+		"shortened": func(b []byte) []byte { return b[:10] },
+		"emptied":   func([]byte) []byte { return nil },
+	} {
+		d := openDir(t)
+		data, desc := noise(1000)
+		store(t, d, data, desc)
+		if err := d.Update(ctx, nil, func(tx *state.Tx) error { return Put(tx, "ns", Blob{Digest: desc.Digest, Size: 1000}) }); err != nil {
+			t.Fatal(err)
+		}
+		os.Chmod(Path(d, desc.Digest), 0o600)
+		if err := os.WriteFile(Path(d, desc.Digest), damaged(bytes.Clone(data)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		i, err := Repair(ctx, d, nil, desc)
+		if err != nil || i.Complete() || i.Resumed() != 0 {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(Path(d, desc.Digest)); err != nil {
+			t.Errorf("%s: a record has lost its file: %v", name, err)
+		}
+		write(t, i, data, 0)
+		if err := errors.Join(i.Commit(), i.Close()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, err := ReadAll(d, desc, 1000); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if i, err = Repair(ctx, d, nil, desc); err != nil || !i.Complete() || !i.trust {
+			t.Fatalf("%s: a whole blob is not taken as it is: %v", name, err)
+		}
+		i.Close()
+		desc.Size = 999
+		if _, err := Repair(ctx, d, nil, desc); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("%s: another size: %v", name, err)
+		}
+	}
+}
+
 func TestBusy(t *testing.T) {
 	d := openDir(t)
 	_, desc := noise(10)

@@ -15,13 +15,14 @@
 //
 // # Locks
 //
-// Lock blob <digest>: held by an [Ingest] from [Begin] to [Ingest.Close], so that each blob is fetched
-// once, by one process, and the next who wants it waits and finds it. Reading takes none.
+// Lock blob <digest>: held by an [Ingest] from [Begin] or [Repair] to [Ingest.Close], so that each blob is
+// fetched once, by one process, and the next who wants it waits and finds it. Reading takes none.
 //
 // # After a crash
 //
 // An ingest keeps what had arrived, and the next Begin of the same digest goes on with it. A blob file
 // without a record is trusted when it was hashed in this boot, as then no power cut can have eaten
-// parts of it; otherwise it is hashed again before it is adopted. Commit does not sync: the caller syncs
-// the file system before it records the blob.
+// parts of it; otherwise it is hashed again before it is adopted. One that is found damaged is replaced, by
+// the rename of a whole one. Commit does not sync: the caller syncs the file system before it records the
+// blob.
 package content

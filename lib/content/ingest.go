@@ -43,6 +43,16 @@ type Ingest struct {
 // Begin takes the lock of a blob and finds out what of it is there. It waits while another process
 // brings the same blob. outer is the innermost lock the caller holds, or nil.
 func Begin(ctx context.Context, d *state.Dir, outer *lock.Lock, desc ocispec.Descriptor) (*Ingest, error) {
+	return newIngest(ctx, d, outer, desc, false)
+}
+
+// Repair is Begin for a blob that was found damaged: its file is hashed whatever is known of it. One that
+// has not the digest counts as absent, and stays until Commit puts another in its place.
+func Repair(ctx context.Context, d *state.Dir, outer *lock.Lock, desc ocispec.Descriptor) (*Ingest, error) {
+	return newIngest(ctx, d, outer, desc, true)
+}
+
+func newIngest(ctx context.Context, d *state.Dir, outer *lock.Lock, desc ocispec.Descriptor, doubt bool) (*Ingest, error) {
 	if err := checkDigest(desc.Digest); err != nil {
 		return nil, err
 	}
@@ -55,7 +65,7 @@ func Begin(ctx context.Context, d *state.Dir, outer *lock.Lock, desc ocispec.Des
 	}
 	i := &Ingest{d: d, desc: desc, lock: l}
 	i.changed = sync.NewCond(&i.mu)
-	found, err := i.adopt(ctx)
+	found, err := i.adopt(ctx, doubt)
 	if err == nil && !found {
 		err = i.load()
 	}
@@ -66,8 +76,9 @@ func Begin(ctx context.Context, d *state.Dir, outer *lock.Lock, desc ocispec.Des
 	return i, nil
 }
 
-// adopt opens the blob's file if it is in place.
-func (i *Ingest) adopt(ctx context.Context) (bool, error) {
+// adopt opens the blob's file if it is in place. It is hashed when there is doubt, and when its size is not
+// the descriptor's, as either of the two may be wrong.
+func (i *Ingest) adopt(ctx context.Context, doubt bool) (found bool, err error) {
 	f, err := os.Open(Path(i.d, i.desc.Digest))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -75,33 +86,56 @@ func (i *Ingest) adopt(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	defer func() {
+		if !found {
+			f.Close()
+		}
+	}()
 	st, err := f.Stat()
 	if err != nil {
-		f.Close()
 		return false, err
 	}
-	trust := isVerified(f)
+	trust := false
+	if doubt || st.Size() != i.desc.Size {
+		if trust, err = i.isWhole(ctx, f); !trust || err != nil {
+			return false, err
+		}
+	}
+	if st.Size() != i.desc.Size {
+		return false, fmt.Errorf("it has %d bytes, the descriptor says %d: %w", st.Size(), i.desc.Size, errdefs.ErrFailedPrecondition)
+	}
+	trust = trust || isVerified(f)
 	if !trust {
 		err = i.d.View(ctx, func(tx *state.Tx) error {
 			trust, err = Recorded(tx, i.desc.Digest)
 			return err
 		})
 		if err != nil {
-			f.Close()
 			return false, err
 		}
-	}
-	if st.Size() != i.desc.Size {
-		f.Close()
-		if trust {
-			return false, fmt.Errorf("it has %d bytes, the descriptor says %d: %w", st.Size(), i.desc.Size, errdefs.ErrFailedPrecondition)
-		}
-		return false, os.Remove(Path(i.d, i.desc.Digest))
 	}
 	i.data, i.trust = f, trust
 	i.have = i.have.add(Range{0, i.desc.Size})
 	// A process that was killed between the rename and the clean-up left this.
 	return true, os.RemoveAll(i.dir())
+}
+
+// isWhole tells whether a file has the blob's digest.
+func (i *Ingest) isWhole(ctx context.Context, f *os.File) (bool, error) {
+	sum := i.desc.Digest.Algorithm().Hash()
+	for buf := make([]byte, 1<<20); ; {
+		n, err := f.Read(buf)
+		sum.Write(buf[:n])
+		if err == io.EOF {
+			return i.desc.Digest.Algorithm().Encode(sum.Sum(nil)) == i.desc.Digest.Encoded(), nil
+		}
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
 }
 
 func (i *Ingest) dir() string { return IngestPath(i.d, i.desc.Digest) }

@@ -77,6 +77,9 @@ func TestHostile(t *testing.T) {
 		{"link through a link", archive(t, symlink("s", "/etc"), link("f", "s/passwd"))},
 		{"link through a file", archive(t, file("s", ""), link("f", "s/passwd"))},
 		{"link to the root", archive(t, link("f", "./"))},
+		{"link to a directory", archive(t, dir("d"), link("f", "d"))},
+		{"link to a parent", archive(t, dir("d"), link("d/f", "d"))},
+		{"symbolic link to nothing", archive(t, symlink("s", ""))},
 		{"link to itself", archive(t, file("f", "x"), link("f", "./f"))},
 		{"link to a whiteout's inside", archive(t, file(".wh.w", ""), link("f", "w/x"))},
 		{"through a file", archive(t, file("f", ""), file("f/g", ""))},
@@ -122,6 +125,47 @@ func TestHostile(t *testing.T) {
 				t.Errorf("left %v", es)
 			}
 		})
+	}
+}
+
+// TestRefusedByKernel: what only the kernel finds wrong is the layer's fault, too.
+func TestRefusedByKernel(t *testing.T) {
+	needRoot(t)
+	for _, e := range []ent{file("f", ""), dir("d")} {
+		e.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "x"}
+		if _, err := apply(t, filepath.Join(t.TempDir(), "l"), archive(t, e), Options{}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", e.Name, err)
+		}
+	}
+}
+
+// TestMemoryBomb: what a small archive can make the unpacker remember is bounded.
+func TestMemoryBomb(t *testing.T) {
+	large := dir("d")
+	large.PAXRecords = map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 3000)}
+	many := make([]ent, maxKept/maxXattr+1)
+	for i := range many {
+		many[i] = dir(fmt.Sprint("d", i%3))
+		many[i].PAXRecords = map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", maxXattr)}
+	}
+	for name, c := range map[string]struct {
+		kept    int // by the entries before
+		entries []ent
+	}{
+		"attributes": {0, many},
+		"attribute":  {maxKept - 3000, []ent{large}},
+		"path":       {maxKept - 3000, []ent{file(strings.Repeat("d/", 100)+"f", "")}},
+		"whiteouts":  {maxKept - 300, []ent{file(".wh.a"+strings.Repeat("x", 200), ""), file(".wh.b"+strings.Repeat("x", 200), "")}},
+	} {
+		u, err := newUnpacker(t.TempDir(), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.kept = c.kept
+		err = u.unpack(t.Context(), bytes.NewReader(archive(t, c.entries...)))
+		if u.close(); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "have more than") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -21,6 +21,8 @@ type Options struct {
 	// UserXattr marks opaque directories with user.overlay.opaque, for an overlay mounted with the option
 	// userxattr, as one in a user namespace must be.
 	UserXattr bool
+	// Stop, when set, is called after an error: it makes a read of the stream that is under way return.
+	Stop func()
 }
 
 // Result is what Apply has seen and made.
@@ -38,8 +40,8 @@ type Result struct {
 // An entry that no honest layer has (a name that leaves the layer, a path through a file, a size, owner or
 // device number that Linux does not have) is errdefs.ErrInvalidArgument and named by the error. A stream
 // that ends early is io.ErrUnexpectedEOF. After an error dir holds a part of the layer and must be thrown
-// away. When ctx is cancelled Apply waits for at most one read of r that is under way.
-func Apply(ctx context.Context, r io.Reader, dir string, opt Options) (Result, error) {
+// away. After an error or the end of ctx Apply waits for at most one read of r that is under way.
+func Apply(ctx context.Context, r io.Reader, dir string, opt Options) (_ Result, err error) {
 	u, err := newUnpacker(dir, opt)
 	if err != nil {
 		return Result{}, err
@@ -51,7 +53,12 @@ func Apply(ctx context.Context, r io.Reader, dir string, opt Options) (Result, e
 	}
 	defer plain.Close()
 	s := newStream(plain, opt.MaxSize)
-	defer s.close() // before plain is closed
+	defer func() {
+		if err != nil && opt.Stop != nil {
+			opt.Stop()
+		}
+		s.close() // before plain is closed
+	}()
 	if err := u.unpack(ctx, s); err != nil {
 		return Result{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -88,10 +89,21 @@ func setXattrs(xattrs []xattr, kind uint32, set func(name string, value []byte) 
 		case errors.Is(err, unix.ENOTSUP) && x.name != "security.capability":
 		case errors.Is(err, unix.EPERM) && strings.HasPrefix(x.name, "user.") && kind != unix.S_IFREG && kind != unix.S_IFDIR:
 		default:
-			return fmt.Errorf("set extended attribute %q: %w", x.name, err)
+			return fmt.Errorf("set extended attribute %q: %w", x.name, refused(err))
 		}
 	}
 	return nil
+}
+
+// refused gives an error of the kernel its kind: that what the layer asks for cannot be is the layer's
+// fault, and all else that of the machine.
+func refused(err error) error {
+	for _, no := range []unix.Errno{unix.EINVAL, unix.ERANGE, unix.E2BIG, unix.ENAMETOOLONG, unix.EMLINK} {
+		if errors.Is(err, no) {
+			return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
+	}
+	return err
 }
 
 // futimens sets the times of an open file; x/sys has no wrapper that takes a descriptor alone and

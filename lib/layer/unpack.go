@@ -18,6 +18,7 @@ import (
 const (
 	maxFile  = 1 << 40 // bytes; an entry that claims more is no file of an image
 	copySize = 1 << 20
+	maxKept  = 64 << 20 // bytes of names and attributes that are kept until finish
 
 	whiteoutPrefix = ".wh."
 	metaPrefix     = ".wh..wh."
@@ -35,6 +36,7 @@ type unpacker struct {
 	foreign     bool // mode and group of new files follow other rules than umask and egid
 	buf         []byte
 	sparse      int64 // bytes of all sparse files so far
+	kept        int   // bytes, see maxKept
 	plinks      bool
 	dirs        map[string]*dirMeta
 	order       []string // of dirs, as they were made
@@ -120,9 +122,7 @@ func (u *unpacker) entry(ctx context.Context, hdr *tar.Header, r io.Reader) erro
 		if hdr.Typeflag != tar.TypeDir {
 			return invalid("the root of a layer is a directory")
 		}
-		d := u.dir("")
-		d.meta, d.made, d.entry = m, true, true
-		return nil
+		return u.describe(u.dir(""), m)
 	}
 	parent, base := split(name)
 	first, _, _ := strings.Cut(name, "/")
@@ -157,8 +157,8 @@ func (u *unpacker) make(ctx context.Context, hdr *tar.Header, r io.Reader, m met
 	case tar.TypeLink:
 		return u.hardlink(hdr.Linkname, parent, base)
 	case tar.TypeSymlink:
-		if len(hdr.Linkname) >= maxPath {
-			return invalid("target of a symbolic link too long")
+		if n := len(hdr.Linkname); n == 0 || n >= maxPath {
+			return invalid("symbolic link to a name of %d bytes", n)
 		}
 		return u.node(parent, base, m, unix.S_IFLNK, func(pfd int) error { return unix.Symlinkat(hdr.Linkname, pfd, base) })
 	case tar.TypeFifo:
@@ -225,15 +225,38 @@ func (u *unpacker) mkdir(pfd int, real string) error {
 	if err != nil {
 		return fmt.Errorf("make directory %q: %w", short(real), err)
 	}
-	u.newDir(real)
+	_, err = u.newDir(real)
+	return err
+}
+
+func (u *unpacker) newDir(real string) (*dirMeta, error) {
+	d := &dirMeta{meta: meta{mode: 0o755, uid: u.euid, gid: u.egid}, made: true}
+	real = strings.Clone(real) // it may be a part of a large header
+	u.dirs[real] = d
+	u.order = append(u.order, real)
+	return d, u.keep(len(real))
+}
+
+// describe notes what finish gives a directory that has an entry. The attributes are copied, because they
+// are parts of the whole header.
+func (u *unpacker) describe(d *dirMeta, m meta) error {
+	const overhead = 64
+	d.meta, d.made, d.entry = m, true, true
+	for i, x := range m.xattrs {
+		if err := u.keep(len(x.name) + len(x.value) + overhead); err != nil {
+			return err
+		}
+		m.xattrs[i] = xattr{strings.Clone(x.name), strings.Clone(x.value)}
+	}
 	return nil
 }
 
-func (u *unpacker) newDir(real string) *dirMeta {
-	d := &dirMeta{meta: meta{mode: 0o755, uid: u.euid, gid: u.egid}, made: true}
-	u.dirs[real] = d
-	u.order = append(u.order, real)
-	return d
+// keep bounds what a small archive can make the unpacker remember.
+func (u *unpacker) keep(n int) error {
+	if u.kept += n; u.kept > maxKept {
+		return invalid("the names and extended attributes of its directories have more than %d bytes", maxKept)
+	}
+	return nil
 }
 
 // dir gives what is known of an existing directory.
@@ -257,9 +280,12 @@ func (u *unpacker) directory(parent, base string, m meta) error {
 		}
 		err = unix.Mkdirat(pfd, base, createMode)
 		if err == nil {
-			d := u.newDir(real)
-			d.meta, d.entry, d.opaque = m, true, opaque
-			return nil
+			d, err := u.newDir(real)
+			if err != nil {
+				return err
+			}
+			d.opaque = opaque
+			return u.describe(d, m)
 		}
 		if err != unix.EEXIST {
 			return fmt.Errorf("make directory: %w", err)
@@ -269,9 +295,7 @@ func (u *unpacker) directory(parent, base string, m meta) error {
 			return fmt.Errorf("stat: %w", err)
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			d := u.dir(real)
-			d.meta, d.made, d.entry = m, true, true
-			return nil
+			return u.describe(u.dir(real), m)
 		}
 		opaque = opaque || isWhiteout(&st)
 		if err := u.remove(parent, base); err != nil {
@@ -333,8 +357,8 @@ func (u *unpacker) whiteout(parent, base string) error {
 	err = unix.Mknodat(pfd, base, unix.S_IFCHR, 0)
 	if err == nil {
 		d := u.dir(real)
-		d.whiteouts = append(d.whiteouts, base)
-		return nil
+		d.whiteouts = append(d.whiteouts, strings.Clone(base))
+		return u.keep(len(base))
 	}
 	if err != unix.EEXIST {
 		return fmt.Errorf("make whiteout (character device 0/0): %w", err)
@@ -380,6 +404,11 @@ func (u *unpacker) hardlink(target, parent, base string) error {
 		return nil
 	case unix.ENOENT:
 		return none(0, "")
+	case unix.EPERM:
+		var st unix.Stat_t
+		if unix.Fstatat(tfd, tbase, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return invalid("hard link to %q, which is a directory", short(target))
+		}
 	}
-	return fmt.Errorf("hard link to %q: %w", short(target), err)
+	return fmt.Errorf("hard link to %q: %w", short(target), refused(err))
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 )
@@ -24,6 +25,22 @@ func (e *ContentError) Unwrap() error { return e.Err }
 // Hint is what the user may do about it.
 func (e *ContentError) Hint() string {
 	return "nothing of it was kept visible; pull it again, and if it fails again the image itself is damaged"
+}
+
+// isContent tells whether an error is about what the bytes say, rather than about the disk or the end of
+// ctx, after which every error is only its echo. What the kernel refused to do for a layer is about both.
+func isContent(ctx context.Context, err error) bool {
+	var errno syscall.Errno
+	return ctx.Err() == nil && (!errors.As(err, &errno) || errdefs.IsInvalidArgument(err))
+}
+
+// contentError makes a ContentError of an error of reading or unpacking a layer, unless it is another's
+// fault.
+func contentError(ctx context.Context, err error) error {
+	if isContent(ctx, err) {
+		return &ContentError{err}
+	}
+	return err
 }
 
 // blame makes a ContentError of an error that the bytes are to blame for.

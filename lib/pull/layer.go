@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -26,18 +25,22 @@ func (p *puller) layer(ctx context.Context, n int) error {
 	if !layer.IsLayer(desc.MediaType) {
 		return fmt.Errorf("media type %q is no layer: %w", desc.MediaType, errdefs.ErrNotImplemented)
 	}
-	again, err := p.tryLayer(ctx, n, desc)
+	again, err := p.tryLayer(ctx, n, desc, false)
 	if again {
-		// The bytes that an earlier process had left were wrong, as they can be after a power cut.
-		_, err = p.tryLayer(ctx, n, desc)
+		// The bytes that an earlier process had left were wrong, as they can be after a power cut or when
+		// another registry had sent them. What they unpacked to makes room first.
+		if err = p.clean(); err == nil {
+			_, err = p.tryLayer(ctx, n, desc, true)
+		}
 	}
 	return err
 }
 
-// tryLayer reports again when what went wrong may be the fault of bytes that were there before.
-func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor) (again bool, err error) {
+// tryLayer reports again when what went wrong may be the fault of bytes that were there before. With doubt
+// none of them is trusted.
+func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor, doubt bool) (again bool, err error) {
 	var outer *lock.Lock
-	there := false
+	there, proven := false, false
 	if !p.opt.NoUnpack {
 		if outer, err = p.lockLayer(ctx, n); err != nil {
 			return false, err
@@ -46,22 +49,33 @@ func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor) (
 		if there, err = p.findLayer(ctx, n); err != nil {
 			return false, err
 		}
+		if there {
+			if proven, err = p.isProven(ctx, n); err != nil {
+				return false, err
+			}
+		}
 	}
-	i, err := p.begin(ctx, outer, desc)
+	i, err := p.begin(ctx, outer, desc, doubt)
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, i.Close()) }()
-	if i.Complete() && (there || p.opt.NoUnpack) {
-		p.report.send(desc, Exists, desc.Size)
-		return false, i.Commit()
-	}
+	inPlace := i.Complete()
 	consume := drain
-	if !there && !p.opt.NoUnpack {
+	switch {
+	case p.opt.NoUnpack || proven:
+		if inPlace {
+			p.report.send(desc, Exists, desc.Size)
+			err := i.Commit()
+			return i.Discarded(), err
+		}
+	case there:
+		consume = func(r io.Reader) error { return p.prove(ctx, n, r, i) }
+	default:
 		consume = func(r io.Reader) error { return p.unpack(ctx, n, r, i) }
 	}
 	if err := p.bring(ctx, i, desc, consume); err != nil {
-		return i.Resumed() > 0 && i.Discarded(), err
+		return i.Resumed() > 0 && (i.Discarded() || inPlace && isContent(ctx, err)), err
 	}
 	p.report.send(desc, Done, desc.Size)
 	return false, nil
@@ -78,10 +92,30 @@ func drain(r io.Reader) error {
 	return err
 }
 
-// begin waits for whoever brings the same blob.
-func (p *puller) begin(ctx context.Context, outer *lock.Lock, desc ocispec.Descriptor) (i *content.Ingest, err error) {
+// prove reads a layer whose directory is there already, to see whether it is that layer.
+func (p *puller) prove(ctx context.Context, n int, r io.Reader, i *content.Ingest) error {
+	plain, err := layer.Decompress(r, p.image.Manifest.Layers[n].MediaType)
+	if err != nil {
+		return contentError(ctx, err)
+	}
+	defer plain.Close()
+	sum := digest.SHA256.Digester()
+	if _, err := io.Copy(sum.Hash(), plain); err != nil {
+		i.Fail(errUseless)
+		return contentError(ctx, fmt.Errorf("read layer: %w", err))
+	}
+	return checkDiffID(sum.Digest(), p.image.Config.RootFS.DiffIDs[n])
+}
+
+// begin waits for whoever brings the same blob. With doubt what is in place is hashed whatever is known of
+// it.
+func (p *puller) begin(ctx context.Context, outer *lock.Lock, desc ocispec.Descriptor, doubt bool) (i *content.Ingest, err error) {
+	begin := content.Begin
+	if doubt {
+		begin = content.Repair
+	}
 	err = p.patiently(ctx, func() error {
-		i, err = content.Begin(ctx, p.d, outer, desc)
+		i, err = begin(ctx, p.d, outer, desc)
 		return err
 	})
 	return i, err
@@ -129,18 +163,12 @@ func (p *puller) bring(outer context.Context, i *content.Ingest, desc ocispec.De
 		if wrong := i.Commit(); errdefs.IsFailedPrecondition(wrong) {
 			return wrong
 		}
-	case isContent(outer, err):
-		// Nobody knows whether these bytes are the right ones: the next try shall not build on them.
+	case outer.Err() == nil:
+		// Nobody knows whether these bytes are the right ones: the next try shall not build on them. An
+		// error of the disk does not speak for them, as a layer can be made to fill one.
 		err = errors.Join(err, i.Discard())
 	}
 	return err
-}
-
-// isContent tells whether an error is about what the bytes say, rather than about the disk or the end of
-// ctx, after which every error is only its echo.
-func isContent(ctx context.Context, err error) bool {
-	var errno syscall.Errno
-	return ctx.Err() == nil && !errors.As(err, &errno)
 }
 
 // checkDiffID compares what a layer unpacked to with what the image's configuration says.

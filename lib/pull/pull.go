@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/content"
@@ -98,6 +99,7 @@ type puller struct {
 	image    image.Manifest
 	labels   labels
 	layers   []unpacked // as far as they were unpacked
+	damaged  bool       // a document in the store was, and has been replaced
 	trashed  atomic.Bool
 }
 
@@ -123,7 +125,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 	if err != nil {
 		return image.Image{}, err
 	}
-	if whole {
+	if whole && !p.damaged {
 		for _, l := range p.image.Manifest.Layers {
 			p.report.send(l, Exists, l.Size)
 		}
@@ -176,19 +178,32 @@ func (p *puller) document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 		return nil, err
 	}
 	p.report.send(desc, Waiting, 0)
-	i, err := p.begin(ctx, nil, desc)
+	doubt := errdefs.IsDataLoss(err)
+	p.damaged = p.damaged || doubt
+	again, err := p.tryDocument(ctx, desc, doubt)
+	if again {
+		_, err = p.tryDocument(ctx, desc, doubt)
+	}
 	if err != nil {
-		return nil, err
-	}
-	if !i.Complete() {
-		p.report.send(desc, Downloading, 0)
-		err = p.bringDocument(ctx, i, desc)
-	}
-	if err = errors.Join(err, i.Close()); err != nil {
 		return nil, err
 	}
 	p.report.send(desc, Done, desc.Size)
 	return content.ReadAll(p.d, desc, image.MaxManifest)
+}
+
+// tryDocument is to a document what tryLayer is to a layer.
+func (p *puller) tryDocument(ctx context.Context, desc ocispec.Descriptor, doubt bool) (again bool, err error) {
+	i, err := p.begin(ctx, nil, desc, doubt)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, i.Close()) }()
+	if i.Complete() {
+		return false, nil
+	}
+	p.report.send(desc, Downloading, 0)
+	err = p.bringDocument(ctx, i, desc)
+	return i.Resumed() > 0 && i.Discarded(), err
 }
 
 func (p *puller) bringDocument(ctx context.Context, i *content.Ingest, desc ocispec.Descriptor) error {
@@ -220,16 +235,7 @@ func (p *puller) bringLayers(ctx context.Context) error {
 	var running sync.WaitGroup
 	p.layers = make([]unpacked, len(p.image.Manifest.Layers))
 	places := make(chan struct{}, n)
-	var order []int
-	for i, desc := range p.image.Manifest.Layers {
-		p.report.send(desc, Waiting, 0)
-		order = append(order, i)
-	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		return cmp.Compare(p.image.Manifest.Layers[b].Size, p.image.Manifest.Layers[a].Size)
-	})
-	for _, i := range order {
-		desc := p.image.Manifest.Layers[i]
+	for _, same := range p.order() {
 		select {
 		case places <- struct{}{}:
 		case <-ctx.Done():
@@ -239,11 +245,35 @@ func (p *puller) bringLayers(ctx context.Context) error {
 		}
 		running.Go(func() {
 			defer func() { <-places }()
-			if err := blame(ctx, p.layer(ctx, i)); err != nil {
-				cancel(fmt.Errorf("layer %.12s: %w", desc.Digest.Encoded(), err))
+			for _, i := range same {
+				if err := blame(ctx, p.layer(ctx, i)); err != nil {
+					cancel(fmt.Errorf("layer %.12s: %w", p.image.Manifest.Layers[i].Digest.Encoded(), err))
+					return
+				}
 			}
 		})
 	}
 	running.Wait()
 	return context.Cause(ctx)
+}
+
+// order gives the layers by number, the largest first. Those with one blob come together, to be worked on
+// one after the other: each of them would otherwise wait for a lock that this process holds.
+func (p *puller) order() [][]int {
+	var order [][]int
+	at := map[digest.Digest]int{}
+	for i, desc := range p.image.Manifest.Layers {
+		p.report.send(desc, Waiting, 0)
+		n, again := at[desc.Digest]
+		if !again {
+			n = len(order)
+			at[desc.Digest] = n
+			order = append(order, nil)
+		}
+		order[n] = append(order[n], i)
+	}
+	slices.SortStableFunc(order, func(a, b []int) int {
+		return cmp.Compare(p.image.Manifest.Layers[b[0]].Size, p.image.Manifest.Layers[a[0]].Size)
+	})
+	return order
 }

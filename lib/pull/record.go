@@ -89,7 +89,7 @@ func (p *puller) blobs() []ocispec.Descriptor {
 func (p *puller) present(ctx context.Context) (img image.Image, named, whole bool, err error) {
 	err = p.d.View(ctx, func(tx *state.Tx) error {
 		img, err = image.Get(tx, p.opt.Namespace, p.ref.String())
-		if err != nil && !errdefs.IsNotFound(err) {
+		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
 			return err
 		}
 		named = err == nil && img.Target.Digest == p.target.Digest
@@ -99,11 +99,12 @@ func (p *puller) present(ctx context.Context) (img image.Image, named, whole boo
 	return img, named, whole, err
 }
 
-// recorded tells whether blobs and snapshots are recorded.
+// recorded tells whether blobs and snapshots are recorded and their files are there. A record that cannot
+// be read is none: the pull writes it anew.
 func (p *puller) recorded(tx *state.Tx) (bool, error) {
 	for _, desc := range p.blobs() {
 		b, err := content.Get(tx, p.opt.Namespace, desc.Digest)
-		if errdefs.IsNotFound(err) {
+		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
 			return false, nil
 		}
 		if err != nil {
@@ -123,13 +124,13 @@ func (p *puller) recorded(tx *state.Tx) (bool, error) {
 	}
 	for _, chain := range p.image.ChainIDs {
 		s, err := snapshot.Get(tx, p.opt.Namespace, chain.String())
-		if errdefs.IsNotFound(err) {
+		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
 			return false, nil
 		}
 		if err != nil {
 			return false, err
 		}
-		if _, err := os.Stat(snapshot.FS(p.d, s.ID)); err != nil {
+		if !p.hasTree(s.ID) {
 			return false, nil
 		}
 	}

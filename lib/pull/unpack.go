@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -40,22 +41,23 @@ func (p *puller) holdLayers(ctx context.Context) error {
 	return p.lease.Hold(ctx, nil, lease.Snapshot, names...)
 }
 
-// lockLayer waits for whoever unpacks the same layer.
+// lockLayer waits for whoever unpacks the same layer, or another one that would get the same directory.
 func (p *puller) lockLayer(ctx context.Context, n int) (l *lock.Lock, err error) {
 	err = p.patiently(ctx, func() error {
-		l, err = p.d.Lock(ctx, nil, lock.Snapshot, p.image.ChainIDs[n].String(), lock.Exclusive)
+		l, err = p.d.Lock(ctx, nil, lock.Snapshot, string(snapshot.LayerID(p.image.ChainIDs[n])), lock.Exclusive)
 		return err
 	})
 	return l, err
 }
 
-// findLayer tells whether a layer is there: recorded in this namespace by whatever name its directory
-// has, recorded in another one by a pull, or unrecorded but made in this boot. Any other directory under
-// its name was left by a crash and is thrown away.
+// findLayer tells whether a layer's directory is there: recorded in this namespace by whatever name it has,
+// recorded in another one by a pull, or unrecorded but made in this boot. Any other directory under its
+// name was left by a crash and is thrown away. One that was made in this boot for another layer, whose
+// chain id has the same first 64 bits, is errdefs.ErrConflict.
 func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	chain := p.image.ChainIDs[n]
 	id := snapshot.LayerID(chain)
-	found := false
+	found, damaged := false, false
 	err := p.d.View(ctx, func(tx *state.Tx) error {
 		names, err := snapshot.Namespaces(tx)
 		if err != nil {
@@ -63,13 +65,16 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 		}
 		for _, ns := range names {
 			s, err := snapshot.Get(tx, ns, chain.String())
-			if errdefs.IsNotFound(err) {
+			switch {
+			case errdefs.IsNotFound(err):
 				continue
-			}
-			if err != nil {
+			case errdefs.IsDataLoss(err):
+				damaged = true
+				continue
+			case err != nil:
 				return err
 			}
-			if s.Kind == snapshot.Committed && (ns == p.opt.Namespace || s.ID == id) {
+			if s.Kind == snapshot.Committed && (ns == p.opt.Namespace || s.ID == id) && p.hasTree(s.ID) {
 				p.layers[n] = unpacked{s.Size, s.Inodes}
 				found = true
 			}
@@ -79,7 +84,12 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	if found || err != nil {
 		return found, err
 	}
-	if isMarked(snapshot.Path(p.d, id), chain) {
+	m := markOf(snapshot.Path(p.d, id))
+	if m.chain != "" && m.chain != chain {
+		return false, fmt.Errorf("layer %s has the same id as layer %s: %w", chain, m.chain, errdefs.ErrConflict)
+	}
+	// A record that cannot be read any more was written when the directory was complete.
+	if (damaged || m.chain == chain) && p.hasTree(id) {
 		l := &p.layers[n]
 		l.size, l.inodes, err = layer.Usage(ctx, snapshot.FS(p.d, id))
 		return err == nil, err
@@ -90,6 +100,34 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+func (p *puller) hasTree(id snapshot.ID) bool {
+	_, err := os.Stat(snapshot.FS(p.d, id))
+	return err == nil
+}
+
+// isProven tells whether the blob of a layer is known to unpack to the directory that is there.
+func (p *puller) isProven(ctx context.Context, n int) (proven bool, err error) {
+	blob, chain := p.image.Manifest.Layers[n].Digest, p.image.ChainIDs[n]
+	if (markOf(snapshot.Path(p.d, snapshot.LayerID(chain))) == layerMark{chain, blob}) {
+		return true, nil
+	}
+	err = p.d.View(ctx, func(tx *state.Tx) error {
+		names, err := content.Namespaces(tx)
+		if err != nil {
+			return err
+		}
+		for _, ns := range names {
+			b, err := content.Get(tx, ns, blob)
+			if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+				return err
+			}
+			proven = proven || b.Labels[labelUncompressed] == p.image.Config.RootFS.DiffIDs[n].String()
+		}
+		return nil
+	})
+	return proven, err
 }
 
 // drop throws away a directory that nobody finished. One that a record names, for another layer with
@@ -105,7 +143,7 @@ func (p *puller) drop(ctx context.Context, id snapshot.ID, chain digest.Digest) 
 		}
 		for _, ns := range names {
 			for s, err := range snapshot.All(tx, ns) {
-				if err == nil && s.ID == id {
+				if err == nil && s.ID == id && s.Key != chain.String() {
 					return fmt.Errorf("layer %s has the same id as snapshot %q of namespace %q: %w", chain, s.Key, ns, errdefs.ErrConflict)
 				}
 			}
@@ -118,6 +156,9 @@ func (p *puller) drop(ctx context.Context, id snapshot.ID, chain digest.Digest) 
 	p.trashed.Store(true)
 	return snapshot.Drop(p.d, id)
 }
+
+// errUseless ends the wait for more bytes of a layer that has been found wrong.
+var errUseless = errors.New("no more is needed")
 
 // unpack makes the directory of a layer from its compressed bytes. It is put in place only when the
 // digest of the blob has been checked, too: i is committed here.
@@ -133,12 +174,12 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 			err = errors.Join(err, snapshot.Drop(p.d, staged(id)))
 		}
 	}()
-	res, err := layer.Apply(ctx, r, snapshot.FS(p.d, staged(id)), layer.Options{MediaType: p.image.Manifest.Layers[n].MediaType})
-	if err != nil && isContent(ctx, err) {
-		return &ContentError{err}
-	}
+	res, err := layer.Apply(ctx, r, snapshot.FS(p.d, staged(id)), layer.Options{
+		MediaType: p.image.Manifest.Layers[n].MediaType,
+		Stop:      func() { i.Fail(errUseless) },
+	})
 	if err != nil {
-		return err
+		return contentError(ctx, err)
 	}
 	if err := checkDiffID(res.DiffID, p.image.Config.RootFS.DiffIDs[n]); err != nil {
 		return err
@@ -146,7 +187,7 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	if err := i.Commit(); err != nil {
 		return err
 	}
-	if err := mark(snapshot.Path(p.d, staged(id)), chain); err != nil {
+	if err := mark(snapshot.Path(p.d, staged(id)), layerMark{chain, p.image.Manifest.Layers[n].Digest}); err != nil {
 		return err
 	}
 	crash.Point("pull.before-layer-rename")
@@ -158,37 +199,45 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	return nil
 }
 
-// markAttr is on the directory of a complete layer: the boot in which it was made, and its chain id. It
-// is in one of two classes of attributes, as no file system without either can carry overlayfs.
+// layerMark says of a complete directory which layer it is and from which blob it was unpacked.
+type layerMark struct{ chain, blob digest.Digest }
+
+// markAttr is on the directory of a complete layer: the boot in which it was made, and its mark. It is in
+// one of two classes of attributes, as no file system without either can carry overlayfs.
 const markAttr = "ctrd.layer"
 
 var attrClasses = []string{"user.", "trusted."}
 
 // mark makes a complete layer known to pulls that find it before it is recorded.
-func mark(dir string, chain digest.Digest) error {
+func mark(dir string, m layerMark) error {
 	boot, err := state.BootID()
 	if err != nil {
 		return err
 	}
 	for _, class := range attrClasses {
-		if err = unix.Lsetxattr(dir, class+markAttr, []byte(boot+" "+chain.String()), 0); err == nil {
+		text := fmt.Sprintf("%s %s %s", boot, m.chain, m.blob)
+		if err = unix.Lsetxattr(dir, class+markAttr, []byte(text), 0); err == nil {
 			return nil
 		}
 	}
 	return &os.PathError{Op: "setxattr", Path: dir, Err: err}
 }
 
-func isMarked(dir string, chain digest.Digest) bool {
+// markOf gives the mark of a directory that was made in this boot; of another one it is empty.
+func markOf(dir string) layerMark {
 	boot, err := state.BootID()
 	if err != nil || boot == "" {
-		return false
+		return layerMark{}
 	}
 	for _, class := range attrClasses {
-		buf := make([]byte, 256)
+		buf := make([]byte, 512)
 		n, err := unix.Lgetxattr(dir, class+markAttr, buf)
-		if err == nil && string(buf[:n]) == boot+" "+chain.String() {
-			return true
+		if err != nil {
+			continue
+		}
+		if f := strings.Fields(string(buf[:n])); len(f) == 3 && f[0] == boot {
+			return layerMark{digest.Digest(f[1]), digest.Digest(f[2])}
 		}
 	}
-	return false
+	return layerMark{}
 }

@@ -3,45 +3,52 @@
 package registry
 
 import (
-	"fmt"
 	"os"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// credentials finds what to log in with at the repository's registry, or authn.Anonymous. Credential
-// helpers that a configuration file names are run.
-func (o Options) credentials(repo name.Repository) (authn.Authenticator, error) {
-	switch {
-	case o.Username != "" || o.Password != "":
-		return authn.FromConfig(authn.AuthConfig{Username: o.Username, Password: o.Password}), nil
-	case o.AuthFile != "":
-		return fromFile(o.AuthFile, repo)
+// readAuthFile reads the file with credentials; nil when none is named.
+func (o Options) readAuthFile() (*configfile.ConfigFile, error) {
+	if o.AuthFile == "" {
+		return nil, nil
 	}
-	return authn.DefaultKeychain.Resolve(repo)
-}
-
-func fromFile(path string, repo name.Repository) (authn.Authenticator, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(o.AuthFile)
 	if err != nil {
-		return nil, err
+		return nil, badFile("--authfile", o.AuthFile, err)
 	}
 	defer f.Close()
 	conf, err := config.LoadFromReader(f)
 	if err != nil {
-		return nil, fmt.Errorf("%q: %w: %w", path, err, errdefs.ErrInvalidArgument)
+		return nil, badFile("--authfile", o.AuthFile, err)
 	}
+	return conf, nil
+}
+
+// credentials finds what to log in with at the repository's registry, or authn.Anonymous. Credential
+// helpers that a configuration file names are run.
+func (r *Repository) credentials(repo name.Repository) (authn.Authenticator, error) {
+	switch {
+	case r.opt.Username != "" || r.opt.Password != "":
+		return authn.FromConfig(authn.AuthConfig{Username: r.opt.Username, Password: r.opt.Password}), nil
+	case r.auth != nil:
+		return fromFile(r.auth, repo)
+	}
+	return authn.DefaultKeychain.Resolve(repo)
+}
+
+func fromFile(conf *configfile.ConfigFile, repo name.Repository) (authn.Authenticator, error) {
 	for _, key := range []string{repo.String(), repo.RegistryStr()} {
 		if key == name.DefaultRegistry {
 			key = authn.DefaultAuthKey
 		}
 		c, err := conf.GetAuthConfig(key)
 		if err != nil {
-			return nil, fmt.Errorf("%q: %w", path, err)
+			return nil, err
 		}
 		c.ServerAddress = ""
 		if c != (types.AuthConfig{}) {

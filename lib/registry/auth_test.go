@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func demandBasic(user, pass string) func(http.ResponseWriter, *http.Request) bool {
@@ -150,19 +153,74 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// An HTTPS registry may not send us to plain HTTP elsewhere, and a private address is not taken for a
-// registry that speaks HTTP.
+func TestBadFiles(t *testing.T) {
+	dir := t.TempDir()
+	broken := filepath.Join(dir, "broken")
+	os.WriteFile(broken, []byte("{"), 0o600)
+	for _, path := range []string{filepath.Join(dir, "none"), dir, broken} {
+		for option, opt := range map[string]Options{"--ca-file": {CAFile: path}, "--authfile": {AuthFile: path}} {
+			_, err := Open("registry.example/test/repo", opt)
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), fmt.Sprintf("%s %q: ", option, path)) || strings.Count(err.Error(), path+`"`) != 1 {
+				t.Errorf("%v", err)
+			}
+		}
+	}
+}
+
+// An HTTPS registry may not send us to plain HTTP elsewhere, not even on this machine, and a private address
+// is not taken for a registry that speaks HTTP.
 func TestNoDowngrade(t *testing.T) {
-	g := &guard{host: "registry.example", inner: failing{}}
 	for u, refused := range map[string]bool{
 		"http://registry.example/v2/": true, "http://10.0.0.1:5000/v2/": true, "http://storage.example/x": true,
-		"https://registry.example/v2/": false, "http://127.0.0.9/x": false, "http://[::1]:80/": false, "http://a.localhost:1/": false,
+		"https://registry.example/v2/": false, "http://127.0.0.9/x": true, "http://[::1]:80/": true, "http://a.localhost:1/": true,
 	} {
-		req, _ := http.NewRequest("GET", u, nil)
-		_, err := g.RoundTrip(req)
-		if errors.Is(err, errPlainHTTP) != refused {
-			t.Errorf("%s: %v", u, err)
+		for _, plain := range []bool{false, true} {
+			g := &guard{host: "registry.example", inner: failing{}, plain: plain}
+			req, _ := http.NewRequest("GET", u, nil)
+			_, err := g.RoundTrip(req)
+			if errors.Is(err, errPlainHTTP) != (refused && !plain) {
+				t.Errorf("%s: %v", u, err)
+			}
 		}
+	}
+}
+
+// A registry elsewhere gives the address of a server of this machine, in a redirect and in a descriptor.
+func TestSentToLoopback(t *testing.T) {
+	f := newFront()
+	data := noise(5000)
+	_, blob := push(t, f.next, "v1", data)
+	reached := 0
+	inner := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reached++
+		w.Write(data)
+	}))
+	f.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, blob.Digest.String()) {
+			http.Redirect(w, r, "http://"+inner+"/blob", http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	}
+	s := httptest.NewTLSServer(f)
+	defer s.Close()
+	r := open(t, "registry.example/test/repo:v1", Options{Insecure: true})
+	r.base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if addr == "registry.example:443" {
+			addr = s.Listener.Addr().String()
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	if _, err := readBlob(r, blob, 0, -1); !errors.Is(err, errPlainHTTP) {
+		t.Errorf("redirect: %v", err)
+	}
+	other := noise(5000)
+	foreign := ocispec.Descriptor{Digest: digest.FromBytes(other), Size: 5000, URLs: []string{"http://" + inner + "/layer"}}
+	if _, err := readBlob(r, foreign, 0, -1); !errors.Is(err, errPlainHTTP) {
+		t.Errorf("descriptor: %v", err)
+	}
+	if reached > 0 {
+		t.Errorf("the server was asked %d times", reached)
 	}
 }
 

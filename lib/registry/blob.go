@@ -11,20 +11,13 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-const (
-	// idleTimeout is how long a transfer may bring no byte before it is broken off and resumed.
-	idleTimeout = 60 * time.Second
-	// goodRun is how much a connection must have brought for the count of failures to begin anew.
-	goodRun = 1 << 20
-)
-
-var errIdle = errors.New("no data")
+// goodRun is how much a connection must have brought for the count of failures to begin anew.
+const goodRun = 1 << 20
 
 // Blob reads length bytes of a blob from offset on; a negative length reads to the end. When the
 // registry does not have the blob, the descriptor's URLs are asked, without credentials. A transfer
@@ -84,7 +77,6 @@ type blob struct {
 	pos, end int64
 	outer    context.Context
 	give     context.CancelCauseFunc
-	cancel   context.CancelCauseFunc // of the request that body belongs to
 	body     io.ReadCloser
 	started  int64 // pos at which body began
 	failures int
@@ -98,18 +90,16 @@ func (b *blob) open() error {
 	if b.pos > 0 || b.end < b.desc.Size {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.pos, b.end-1))
 	}
-	ctx, cancel := context.WithCancelCause(b.outer)
-	resp, err := do(ctx, b.client, http.MethodGet, b.url, header, http.StatusOK, http.StatusPartialContent)
+	resp, err := do(b.outer, b.client, http.MethodGet, b.url, header, http.StatusOK, http.StatusPartialContent)
 	if err == nil {
 		if err = b.begin(resp); err != nil {
 			resp.Body.Close()
 		}
 	}
 	if err != nil {
-		cancel(err)
 		return b.r.fail(b.what(), err, false)
 	}
-	b.cancel, b.body, b.started = cancel, resp.Body, b.pos
+	b.body, b.started = resp.Body, b.pos
 	return nil
 }
 
@@ -187,11 +177,9 @@ func (b *blob) Read(p []byte) (int, error) {
 	}
 }
 
-// read reads from the open body, and breaks it off when nothing comes.
+// read reads from the open body, which ends early when it ends.
 func (b *blob) read(p []byte) (int, error) {
-	t := time.AfterFunc(b.r.idle, func() { b.cancel(errIdle) })
 	n, err := b.body.Read(p)
-	t.Stop()
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
@@ -200,7 +188,6 @@ func (b *blob) read(p []byte) (int, error) {
 
 // resume opens the rest of the range anew after a failure, or gives the error to end with.
 func (b *blob) resume(cause error) error {
-	b.cancel(cause)
 	b.body.Close()
 	if b.pos-b.started >= goodRun {
 		b.failures = 0
@@ -228,8 +215,7 @@ func (b *blob) resume(cause error) error {
 // Close ends the transfer.
 func (b *blob) Close() error {
 	b.give(context.Canceled)
-	if b.cancel != nil {
-		b.cancel(context.Canceled)
+	if b.body != nil {
 		return b.body.Close()
 	}
 	return nil

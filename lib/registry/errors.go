@@ -60,9 +60,10 @@ func (r *Repository) fail(what string, err error, login bool) error {
 
 func classify(err error) (next string, kind error) {
 	var (
-		status *transport.Error
-		cert   *tls.CertificateVerificationError
-		ue     *url.Error
+		status  *transport.Error
+		cert    *tls.CertificateVerificationError
+		ue      *url.Error
+		plainly *plainError
 	)
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -73,7 +74,10 @@ func classify(err error) (next string, kind error) {
 		return fromStatus(err, status)
 	}
 	plain := errors.Is(err, errPlainHTTP) || errors.Is(err, http.ErrSchemeMismatch)
-	if errors.As(err, &ue) {
+	switch {
+	case errors.As(err, &plainly): // of a registry that may speak either it was the last attempt
+		err, plain = plainly, false
+	case errors.As(err, &ue):
 		err = ue
 	}
 	switch {

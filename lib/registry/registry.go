@@ -8,9 +8,9 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -32,10 +32,11 @@ type Options struct {
 type Repository struct {
 	ref    name.Reference
 	opt    Options
-	plain  bool // HTTP is acceptable
+	auth   *configfile.ConfigFile // of Options.AuthFile, or nil
+	plain  bool                   // HTTP is acceptable
 	retry  *retry
 	base   *http.Transport
-	idle   time.Duration // how long a transfer may bring no byte
+	idle   *patience
 	whole  atomic.Bool
 	mu     sync.Mutex // guards client and last
 	client *http.Client
@@ -43,13 +44,18 @@ type Repository struct {
 }
 
 // Open prepares to read the repository of ref (registry/repository[:tag][@digest], docker.io when no
-// registry is named). Nothing is sent before the first use.
+// registry is named). Nothing is sent before the first use. A file of the options that cannot be read is
+// errdefs.ErrInvalidArgument.
 func Open(ref string, opt Options) (*Repository, error) {
 	r, err := name.ParseReference(ref, name.WeakValidation)
 	if err != nil {
 		return nil, fmt.Errorf("image reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}
 	base, err := newTransport(opt)
+	if err != nil {
+		return nil, err
+	}
+	auth, err := opt.readAuthFile()
 	if err != nil {
 		return nil, err
 	}
@@ -60,11 +66,11 @@ func Open(ref string, opt Options) (*Repository, error) {
 			return nil, fmt.Errorf("image reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 		}
 	}
+	calm := &patience{inner: base, time: idleTimeout}
 	return &Repository{
-		ref: r, opt: opt, base: base,
-		idle:  idleTimeout,
+		ref: r, opt: opt, auth: auth, base: base, idle: calm,
 		plain: opt.PlainHTTP || isLoopback(host),
-		retry: &retry{inner: base, attempts: attempts, pause: sleep},
+		retry: &retry{inner: calm, attempts: attempts, pause: sleep},
 	}, nil
 }
 
@@ -88,7 +94,7 @@ func (r *Repository) connect(ctx context.Context) (*http.Client, error) {
 	if r.client != nil {
 		return r.client, nil
 	}
-	auth, err := r.opt.credentials(r.ref.Context())
+	auth, err := r.credentials(r.ref.Context())
 	if err != nil {
 		return nil, fmt.Errorf("registry %q: credentials: %w", r.Host(), err)
 	}

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -268,8 +269,11 @@ func TestNoRegistry(t *testing.T) {
 		t.Errorf("a server without /v2/: %v", err)
 	}
 	s.Close()
-	if _, err := open(t, host+"/a/b", Options{}).Resolve(context.Background()); !errdefs.IsUnavailable(err) {
-		t.Errorf("nobody there: %v", err)
+	for _, opt := range []Options{{}, {PlainHTTP: true}} {
+		_, err := open(t, host+"/a/b", opt).Resolve(context.Background())
+		if !errdefs.IsUnavailable(err) || strings.Contains(err.Error(), "https:") || !strings.Contains(err.Error(), "plain HTTP") || hint(err) != "" {
+			t.Errorf("nobody there: %v, hint %q", err, hint(err))
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -322,6 +326,56 @@ func TestRetry(t *testing.T) {
 	_, err := r.Resolve(context.Background())
 	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "27h46m40s") || len(waits) != before {
 		t.Errorf("a long Retry-After: %v after %d pauses", err, len(waits)-before)
+	}
+}
+
+// An answer of which nothing more comes, though its connection stands, is given up.
+func TestStalls(t *testing.T) {
+	for name, c := range map[string]struct {
+		path   string // of the requests whose answer stalls
+		status int
+		times  int // how many of them do
+		bad    bool
+	}{
+		"manifest": {"/manifests/", 200, 1, false},
+		"failure":  {"/manifests/", 503, 1, false},
+		"token":    {"/token", 200, 100, true},
+		"skipped":  {"/blobs/", 200, 1, true},
+	} {
+		f := newFront()
+		data := noise(50000)
+		want, blob := push(t, f.next, "v1", data)
+		var host string
+		var stalled atomic.Int32
+		f.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == "GET" && strings.Contains(r.URL.Path, c.path) && int(stalled.Add(1)) <= c.times {
+				w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+				w.WriteHeader(c.status)
+				w.Write([]byte("{"))
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+				return true
+			}
+			if c.path == "/token" && r.Header.Get("Authorization") == "" {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+host+`/token",service="s"`)
+				w.WriteHeader(401)
+				return true
+			}
+			return false
+		}
+		host = serve(t, f)
+		r := open(t, host+"/test/repo:v1", Options{})
+		r.idle.time = 100 * time.Millisecond
+		_, err := r.Manifest(context.Background(), want)
+		if err == nil {
+			_, err = readBlob(r, blob, 20000, 5000)
+		}
+		if c.bad != (err != nil) || err != nil && (!errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "no data")) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if stalled.Load() == 0 {
+			t.Errorf("%s: nothing stalled", name)
+		}
 	}
 }
 

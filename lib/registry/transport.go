@@ -3,10 +3,12 @@
 package registry
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -31,14 +33,14 @@ func newTransport(opt Options) (*http.Transport, error) {
 	if opt.CAFile != "" {
 		pem, err := os.ReadFile(opt.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("CA file: %w", err)
+			return nil, badFile("--ca-file", opt.CAFile, err)
 		}
 		pool, err := x509.SystemCertPool()
 		if err != nil {
 			pool = x509.NewCertPool()
 		}
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("CA file %q: no PEM certificate in it: %w", opt.CAFile, errdefs.ErrInvalidArgument)
+			return nil, badFile("--ca-file", opt.CAFile, errors.New("no PEM certificate in it"))
 		}
 		conf.RootCAs = pool
 	}
@@ -56,7 +58,65 @@ func newTransport(opt Options) (*http.Transport, error) {
 	}, nil
 }
 
-// guard decides over plain HTTP, below everything that knows of credentials.
+// badFile is the error about a file that an option names.
+func badFile(option, path string, err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err // without the path, which is there already
+	}
+	return fmt.Errorf("%s %q: %w: %w", option, path, err, errdefs.ErrInvalidArgument)
+}
+
+// idleTimeout is the time for which the body of an answer may bring no byte.
+const idleTimeout = 60 * time.Second
+
+var errIdle = errors.New("no data")
+
+// patience ends the read of an answer's body that brings nothing for a time: its error is errIdle.
+type patience struct {
+	inner http.RoundTripper
+	time  time.Duration
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *patience) RoundTrip(in *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(in.Context())
+	resp, err := p.inner.RoundTrip(in.WithContext(ctx))
+	if err != nil {
+		cancel(err)
+		return nil, err
+	}
+	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, time: p.time}
+	return resp, nil
+}
+
+// watched is a body that breaks its request off when it brings nothing.
+type watched struct {
+	io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	time   time.Duration
+}
+
+// Read implements io.Reader.
+func (w *watched) Read(p []byte) (int, error) {
+	t := time.AfterFunc(w.time, func() { w.cancel(errIdle) })
+	defer t.Stop()
+	n, err := w.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && context.Cause(w.ctx) == errIdle {
+		err = errIdle
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (w *watched) Close() error {
+	w.cancel(context.Canceled)
+	return w.ReadCloser.Close()
+}
+
+// guard decides over plain HTTP, below everything that knows of credentials. It is refused to this machine,
+// too, whose servers no manifest or redirect of another one shall reach.
 type guard struct {
 	inner http.RoundTripper
 	host  string // the registry
@@ -69,16 +129,33 @@ var errPlainHTTP = errors.New("plain HTTP refused")
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(in *http.Request) (*http.Response, error) {
 	in.Header.Set("User-Agent", userAgent)
-	if g.force && in.URL.Scheme == "https" && in.URL.Host == g.host {
-		out := in.Clone(in.Context())
-		out.URL.Scheme = "http"
-		return g.inner.RoundTrip(out)
-	}
-	if in.URL.Scheme == "http" && !g.plain && !isLoopback(in.URL.Host) {
+	switch {
+	case g.force && in.URL.Scheme == "https" && in.URL.Host == g.host:
+		in = in.Clone(in.Context())
+		in.URL.Scheme = "http"
+	case in.URL.Scheme == "https":
+		return g.inner.RoundTrip(in)
+	case !g.plain:
 		return nil, fmt.Errorf("%w by %q: %w", errPlainHTTP, in.URL.Host, errdefs.ErrUnavailable)
 	}
-	return g.inner.RoundTrip(in)
+	resp, err := g.inner.RoundTrip(in)
+	if err != nil {
+		return nil, &plainError{in.URL.Host, err}
+	}
+	return resp, nil
 }
+
+// plainError is about a request that was sent by plain HTTP.
+type plainError struct {
+	host string
+	err  error
+}
+
+// Error names the host.
+func (e *plainError) Error() string { return fmt.Sprintf("plain HTTP with %q: %v", e.host, e.err) }
+
+// Unwrap gives the cause.
+func (e *plainError) Unwrap() error { return e.err }
 
 // checkRedirect bounds redirects. That they carry no credentials is the work of net/http, which drops
 // the header for another host, and of the layer that adds it, which looks at the host.

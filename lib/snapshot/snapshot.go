@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"os"
 	"strings"
 	"time"
 	"unicode"
@@ -106,17 +107,32 @@ func Look(tx *state.Tx, ns, key, parent string, id ID, labels map[string]string)
 }
 
 // PutLayer records a committed snapshot whose directory is complete and synced. One that is recorded
-// already under this name stays as it is.
+// already under this name stays as it is, unless its record cannot be read or its directory is gone.
 func PutLayer(tx *state.Tx, ns string, s Info) error {
 	s.Kind = Committed
-	_, err := add(tx, ns, s)
-	if errdefs.IsAlreadyExists(err) {
+	old, err := Get(tx, ns, s.Key)
+	switch {
+	case errdefs.IsNotFound(err):
+	case err == nil && (old.Kind != Committed || isThere(tx.Dir(), old.ID)):
 		return nil
+	case err == nil || errdefs.IsDataLoss(err):
+		s.Labels = old.Labels
+		if err := records.Delete(tx, ns, s.Key); err != nil {
+			return err
+		}
+	default:
+		return err
 	}
-	if err == nil {
-		tx.Emit(ns, event.SnapshotCommit{Key: s.Key, Name: s.Key, Snapshotter: Overlayfs})
+	if _, err := add(tx, ns, s); err != nil {
+		return err
 	}
-	return err
+	tx.Emit(ns, event.SnapshotCommit{Key: s.Key, Name: s.Key, Snapshotter: Overlayfs})
+	return nil
+}
+
+func isThere(d *state.Dir, id ID) bool {
+	_, err := os.Stat(FS(d, id))
+	return err == nil
 }
 
 // add records a new snapshot.
