@@ -24,7 +24,7 @@ import (
 // die of a stray one. They are caught and not ignored, because an ignored signal stays so in the container.
 func (s *server) watchChildren() {
 	// A full channel loses signals: one of another kind must not take SIGCHLD's place.
-	signal.Notify(make(chan os.Signal), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, unix.SIGCHLD)
 	go func() {
