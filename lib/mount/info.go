@@ -104,11 +104,13 @@ type entry struct {
 // table reads the mounts of this mount namespace, of those at one place the topmost last.
 func table() ([]entry, error) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
+	return parseTable(string(info)), err
+}
+
+// parseTable leaves out lines that are not of the kernel's form.
+func parseTable(info string) []entry {
 	var all []entry
-	for line := range strings.Lines(string(info)) {
+	for line := range strings.Lines(info) {
 		// id, parent, device, root, mount point, options, optional fields..., "-", type, source, super options
 		left, right, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
 		f, super := strings.Split(left, " "), strings.Split(right, " ")
@@ -120,7 +122,7 @@ func table() ([]entry, error) {
 			fstype: super[0], source: unoctal(super[1]), options: superOptions(super[2]),
 		})
 	}
-	return all, nil
+	return all
 }
 
 // locate tells on which device a directory lies, and at which path from the device's root.

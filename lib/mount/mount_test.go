@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -395,4 +396,69 @@ func TestAt(t *testing.T) {
 			t.Errorf("%q, %v", at, err)
 		}
 	}
+}
+
+func TestTable(t *testing.T) {
+	for in, want := range map[string]entry{
+		`36 35 98:0 /a\040b /mnt\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`: {
+			id: "36", device: "98:0", root: "/a b", point: "/mnt 2", fstype: "ext3", source: "/dev/root", options: []string{"rw", "errors=continue"},
+		},
+		`40 35 0:41 / /o rw - overlay  ro,lowerdir=/x\134:y:/z`: {
+			id: "40", device: "0:41", root: "/", point: "/o", fstype: "overlay", options: []string{"ro", "lowerdir=/x:y:/z"},
+		},
+	} {
+		if got := parseTable("junk\n" + in + "\n1 2 3 - x\n"); len(got) != 1 || !reflect.DeepEqual(got[0], want) {
+			t.Errorf("%s: %+v", in, got)
+		}
+	}
+}
+
+func TestFrom(t *testing.T) {
+	d := tmp(t)
+	tree, at := mk(t, d+"/tree"), mk(t, d+"/at")
+	one, two, other := mk(t, tree+"/one"), mk(t, tree+"/two"), mk(t, d+"/other")
+	from := func(what string, want bool) {
+		t.Helper()
+		if got, err := From(at, tree); err != nil || got != want {
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+	}
+	from("nothing mounted", false)
+	for _, m := range []struct {
+		what string
+		Mount
+		want bool
+	}{
+		{"a bind mount", Mount{Type: "bind", Source: one, Options: []string{"rbind"}}, true},
+		{"a tmpfs above it", Mount{Type: "tmpfs", Source: "x"}, false},
+		{"an overlay above that", Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + one + ":" + two}}, true},
+		{"another's directory", Mount{Type: "bind", Source: other, Options: []string{"rbind"}}, false},
+	} {
+		mountAll(t, at, m.Mount)
+		from(m.what, m.want)
+	}
+	for n := 4; n > 0; n-- {
+		if more, err := UnmountTop(at, 0); !more || err != nil {
+			t.Errorf("%d mounts: %v, %v", n, more, err)
+		}
+	}
+	if more, err := UnmountTop(at, 0); more || err != nil {
+		t.Errorf("no mount: %v, %v", more, err)
+	}
+}
+
+func FuzzTable(f *testing.F) {
+	f.Add(`36 35 98:0 /a\040b /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`)
+	f.Add("40 35 0:41 / /o rw - overlay overlay ro,lowerdir=/x\\134:y:/z,upperdir=/u\n")
+	f.Fuzz(func(t *testing.T, in string) {
+		all := parseTable(in)
+		if lines := strings.Count(in, "\n") + 1; len(all) > lines {
+			t.Errorf("%d mounts in %d lines", len(all), lines)
+		}
+		for _, e := range all {
+			if strings.Contains(e.id+e.device+e.fstype, " ") || len(e.options) == 0 {
+				t.Errorf("%q gives %+v", in, e)
+			}
+		}
+	})
 }
