@@ -208,14 +208,14 @@ func superOptions(s string) []string {
 	s = unoctal(s)
 	var all []string
 	start := 0
-	for i := 0; i <= len(s); i++ {
-		switch {
-		case i == len(s) || s[i] == ',':
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case ',':
 			all = append(all, unescape(s[start:i]))
 			start = i + 1
-		case s[i] == '\\':
+		case '\\':
 			i++
 		}
 	}
-	return all
+	return append(all, unescape(s[start:]))
 }
