@@ -200,7 +200,10 @@ func readIn(dir, name string) (string, error) {
 		return "", err
 	}
 	defer unix.Close(root)
-	fd, err := unix.Openat2(root, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT})
+	fd, err := -1, error(unix.EAGAIN)
+	for err == unix.EAGAIN { // while others rename or mount, anywhere, ".." cannot be vouched for
+		fd, err = unix.Openat2(root, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT})
+	}
 	if err != nil {
 		return "", err
 	}
