@@ -55,6 +55,8 @@ func (a *attachFlags) attach(cmd *cobra.Command, d *state.Dir, ns string, t *tas
 		}
 		defer restore()
 		o.Stdin = in
+	} else if s.tty && stdio.IsTerminal(os.Stdout) {
+		go stdio.WatchSize(ctx, os.Stdout, func(w, h uint16) { _ = t.Resize(ctx, w, h) })
 	}
 	// A reader of our output that goes away shall end the program, as it does in a pipe of the shell: so
 	// the write must fail instead of killing us.

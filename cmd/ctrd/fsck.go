@@ -27,9 +27,9 @@ func fsckVerb(g *cli.Global) *cobra.Command {
 			{Note: "check", Text: "ctrd fsck"},
 			{Note: "read every blob as well", Text: "ctrd fsck --deep"},
 		},
-		Exit: []int{cli.ExitCorrupt},
+		Exit: []int{cli.ExitNotFound, cli.ExitCorrupt},
 	}, func(cmd *cobra.Command, _ []string) error {
-		d, err := g.Open()
+		d, err := g.OpenThere()
 		if err != nil {
 			return err
 		}

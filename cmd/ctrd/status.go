@@ -47,8 +47,9 @@ func duVerb(g *cli.Global) *cobra.Command {
 			{Note: "where has the disk gone", Text: "ctrd du"},
 			{Note: "in bytes, for a script", Text: "ctrd du --bytes -o size,name"},
 		},
+		Exit: []int{cli.ExitNotFound},
 	}, func(*cobra.Command, []string) error {
-		d, err := g.Open()
+		d, err := g.OpenThere()
 		if err != nil {
 			return err
 		}
@@ -108,9 +109,9 @@ func statusVerb(g *cli.Global) *cobra.Command {
 		Long:     "Counts what is kept, in all namespaces, and says where.",
 		Stdout:   "a name and a value a line",
 		Examples: []cli.Example{{Note: "an overview", Text: "ctrd status"}, {Note: "one value", Text: "ctrd status | awk '$1 == \"running\" { print $2 }'"}},
-		Exit:     []int{cli.ExitCorrupt},
+		Exit:     []int{cli.ExitNotFound, cli.ExitCorrupt},
 	}, func(cmd *cobra.Command, _ []string) error {
-		d, err := g.Open()
+		d, err := g.OpenThere()
 		if err != nil {
 			return err
 		}

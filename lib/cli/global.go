@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/lock"
@@ -92,6 +93,15 @@ func (g *Global) Open() (*state.Dir, error) {
 		err = Hint(err, "run it as root, or name directories of your own with --root and --state")
 	}
 	return d, err
+}
+
+// OpenThere is Open for commands that look after a directory and so have nothing to do where there is none:
+// a root that was named and is not there is errdefs.ErrNotFound, instead of being made.
+func (g *Global) OpenThere() (*state.Dir, error) {
+	if _, err := os.Stat(g.Root); g.Root != state.DefaultRoot && errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("root %q: no such directory: %w", g.Root, errdefs.ErrNotFound)
+	}
+	return g.Open()
 }
 
 // waitValue is a duration flag; a bare number counts seconds.
