@@ -116,7 +116,7 @@ func topLayer(ctx context.Context, d *state.Dir, ns, name, platform string) (str
 		return err
 	})
 	if errdefs.IsNotFound(err) {
-		err = cli.Hint(err, "ctr-pull %s brings it", name)
+		err = cli.Hint(err, "%s brings it", cli.Quote("ctr-pull", name))
 	}
 	if err != nil {
 		return "", err

@@ -133,6 +133,12 @@ func (a *attachFlags) passSignals(outer context.Context, send func(context.Conte
 	}
 	sigs := cli.Signals(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
+	early := make(chan syscall.Signal, 1)
+	context.AfterFunc(outer, func() {
+		if first, ok := errors.AsType[cli.SignalError](context.Cause(outer)); ok {
+			early <- first.Signal
+		}
+	})
 	go func() {
 		taken := 0
 		pass := func(sig syscall.Signal) {
@@ -145,11 +151,10 @@ func (a *attachFlags) passSignals(outer context.Context, send func(context.Conte
 			// Not waited for: the next one counts also when the supervisor does not answer.
 			go func() { _ = send(ctx, sig) }() // the program may have ended
 		}
-		if first, ok := errors.AsType[cli.SignalError](context.Cause(outer)); ok {
-			pass(first.Signal)
-		}
 		for {
 			select {
+			case s := <-early:
+				pass(s)
 			case s := <-sigs:
 				pass(s.(syscall.Signal))
 			case <-ctx.Done():

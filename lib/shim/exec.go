@@ -30,6 +30,9 @@ func (s *server) Exec(_ context.Context, r *taskapi.ExecProcessRequest) error {
 	s.forgetAbandoned()
 	p := s.newProcess(r.ExecID, r.Terminal, r.Stdin, r.Stdout, r.Stderr)
 	p.status = taskapi.StatusCreated
+	// Until it has its directory it looks abandoned.
+	p.op.Lock()
+	defer p.op.Unlock()
 	s.mu.Lock()
 	init, err := s.find(r.ID, "")
 	switch {
@@ -63,25 +66,34 @@ const processSpec = "process.json"
 
 func (p *process) dir() string { return filepath.Join("execs", p.execID) }
 
-// abandoned tells whether the client that cares for the process is gone: it held client.lock in the
-// process's directory. A client that makes no such file, or has removed it, has left the process to itself.
+// clientLock is held by the client that cares for the process. A client that makes no such file, or has
+// removed it, has left the process to itself.
+func (p *process) clientLock() string {
+	if p.execID == "" {
+		return taskdir.ClientLock
+	}
+	return filepath.Join(p.dir(), taskdir.ClientLock)
+}
+
+// abandoned tells whether the client that cares for the process is gone.
 func (p *process) abandoned() bool {
-	path := taskdir.ClientLock
 	if p.execID != "" {
-		path = filepath.Join(p.dir(), path)
 		if _, err := os.Lstat(p.dir()); err != nil {
 			return true // the client has removed it
 		}
 	}
-	if _, err := os.Lstat(path); err != nil {
+	if _, err := os.Lstat(p.clientLock()); err != nil {
 		return false
 	}
-	held, err := lock.IsHeld(path)
+	held, err := lock.IsHeld(p.clientLock())
 	return err == nil && !held
 }
 
 // watchClient ends the input of a process whose client was killed, as the client does when its own ends.
 func (p *process) watchClient() {
+	if _, err := os.Lstat(p.clientLock()); err != nil {
+		return
+	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -102,15 +114,7 @@ func (p *process) watchClient() {
 // forgetAbandoned forgets the execs that were never started by clients that are gone. What runs is
 // forgotten when it ends.
 func (s *server) forgetAbandoned() {
-	s.mu.Lock()
-	var left []*process
-	for _, p := range s.execs {
-		if p.status == taskapi.StatusCreated {
-			left = append(left, p)
-		}
-	}
-	s.mu.Unlock()
-	for _, p := range left {
+	for _, p := range s.execsIn(taskapi.StatusCreated) {
 		if p.op.TryLock() {
 			if p.status == taskapi.StatusCreated && p.abandoned() {
 				s.forget(p)
@@ -118,6 +122,18 @@ func (s *server) forgetAbandoned() {
 			p.op.Unlock()
 		}
 	}
+}
+
+// execsIn lists the execs of a status.
+func (s *server) execsIn(st taskapi.Status) (all []*process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.execs {
+		if p.status == st {
+			all = append(all, p)
+		}
+	}
+	return all
 }
 
 func (s *server) forget(p *process) {

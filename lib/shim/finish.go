@@ -132,15 +132,7 @@ func (s *server) cleanUp() {
 // awaitExecs waits until the ends of all execs are recorded. They have been killed.
 func (s *server) awaitExecs() {
 	late := time.After(drainTime + time.Second)
-	s.mu.Lock()
-	var all []*process
-	for _, p := range s.execs {
-		if p.status == taskapi.StatusRunning {
-			all = append(all, p)
-		}
-	}
-	s.mu.Unlock()
-	for _, p := range all {
+	for _, p := range s.execsIn(taskapi.StatusRunning) {
 		if p.pid > 0 && !isClosed(p.died) {
 			// One that moved itself to another cgroup.
 			unix.Kill(p.pid, unix.SIGKILL)

@@ -224,7 +224,7 @@ func (p *process) startInit() error {
 	}
 	os.Remove(path)
 	s.setStatus(p, taskapi.StatusRunning)
-	if _, err := os.Lstat(taskdir.ClientLock); err == nil && p.io.stdin != nil {
+	if p.io.stdin != nil {
 		go p.watchClient()
 	}
 	s.emit(event.TaskStart{ContainerID: s.config.ID, Pid: uint32(p.pid)})

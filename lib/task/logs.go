@@ -23,21 +23,6 @@ type LogOptions struct {
 	Stdout, Stderr io.Writer
 }
 
-// awaitStart waits until a container has a log, or is gone.
-func awaitStart(ctx context.Context, d *state.Dir, ns, id string) error {
-	for {
-		if _, err := os.Stat(LogPath(d, ns, id)); !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if _, err := find(ctx, d, ns, id); err != nil {
-			return err
-		}
-		if err := pause(ctx, pollEvery); err != nil {
-			return err
-		}
-	}
-}
-
 // Logs copies what a container has written. One that has never run has written nothing; to follow it is to
 // wait for it.
 func Logs(ctx context.Context, d *state.Dir, ns, id string, o LogOptions) error {
@@ -66,4 +51,19 @@ func Logs(ctx context.Context, d *state.Dir, ns, id string, o LogOptions) error 
 		}()
 	}
 	return r.Copy(o.Stdout, o.Stderr, o.Stamps)
+}
+
+// awaitStart waits until a container has a log, or is gone.
+func awaitStart(ctx context.Context, d *state.Dir, ns, id string) error {
+	for {
+		if _, err := os.Stat(LogPath(d, ns, id)); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if _, err := find(ctx, d, ns, id); err != nil {
+			return err
+		}
+		if err := pause(ctx, pollEvery); err != nil {
+			return err
+		}
+	}
 }

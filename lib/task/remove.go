@@ -22,8 +22,8 @@ import (
 )
 
 // Remove removes a container, its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
-// unless force, which kills it first; so is one whose snapshot somebody has mounted. One that is not there is errdefs.ErrNotFound; what an earlier
-// removal that was cut short has left of it is removed all the same.
+// unless force, which kills it first; so is one whose snapshot somebody has mounted. One that is not there
+// is errdefs.ErrNotFound; what an earlier removal that was cut short has left of it is removed all the same.
 func Remove(ctx context.Context, d *state.Dir, ns, id string, force bool) error {
 	c, err := find(ctx, d, ns, id)
 	if errdefs.IsNotFound(err) && container.CheckID(id) == nil {
@@ -32,8 +32,11 @@ func Remove(ctx context.Context, d *state.Dir, ns, id string, force bool) error 
 	if err != nil {
 		return err
 	}
-	if err := snapshot.NotMounted(ctx, d, ns, c.SnapshotKey); err != nil {
-		return fmt.Errorf("remove container %q: %w", c.ID, err)
+	// Nothing that runs can be mounted, and a transient container goes when it has run: it is spared the look.
+	if !c.Transient {
+		if err := snapshot.NotMounted(ctx, d, ns, c.SnapshotKey); err != nil {
+			return fmt.Errorf("remove container %q: %w", c.ID, err)
+		}
 	}
 	if force {
 		if err := killAndWait(ctx, d, ns, c.ID); err != nil {

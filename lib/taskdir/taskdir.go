@@ -18,7 +18,7 @@ const (
 	StartLock  = "start.lock"  // held by the starter
 	SpawnLock  = "spawn.lock"  // held by the supervisor from its first moment on, inherited from the starter
 	ShimLock   = "shim.lock"   // held by the supervisor
-	ClientLock = "client.lock" // held by a client that removes the container itself
+	ClientLock = "client.lock" // held by a client that ends the input, and removes what is transient, itself; also of an exec
 	Config     = "config.json" // the OCI bundle's
 	Stdin      = "stdin"       // FIFO
 	Shim       = "shim.json"   // Supervisor, once it listens
