@@ -3,23 +3,122 @@
 package taskdir
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
 )
 
-// Live tells whether anybody has the task: its supervisor or the command that is starting it.
-func Live(dir string) (bool, error) { return anyHeld(dir, ShimLock, StartLock, SpawnLock) }
+// State is what a task is doing, as its files say.
+type State string
+
+// The states of a task, in the order in which it goes through them.
+const (
+	None     State = ""         // there is no such directory
+	Creating State = "creating" // the starter is at it
+	Created  State = "created"  // its init process waits to be started
+	Running  State = "running"  // or paused, which only its cgroup says
+	Stopped  State = "stopped"  // its exit is recorded
+	Orphaned State = "orphaned" // starter and supervisor were killed, and nobody has seen to what they left
+)
+
+// View is what the files of a task said at one moment.
+type View struct {
+	State      State
+	Task       Task
+	Supervisor Supervisor // zero before the supervisor has the task
+	Init       Process    // zero before Created
+	Started    time.Time  // zero before Running
+	Exit       Exit       // of Stopped
+	Supervised bool       // the supervisor has not let go of the task
+}
+
+// Look reads what the task in a directory is doing. It takes no lock, waits for nobody and changes nothing.
+func Look(dir string) (v View, err error) {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return v, nil
+	}
+	// The locks first: a supervisor records the exit before it lets go.
+	starting, err := lock.IsHeld(filepath.Join(dir, StartLock))
+	if err != nil {
+		return v, err
+	}
+	if _, err := Read(dir, Shim, &v.Supervisor); err != nil {
+		return v, err
+	}
+	if v.Supervised, err = Supervised(dir); err != nil {
+		return v, err
+	}
+	var begun Started
+	if _, err := Read(dir, Record, &v.Task); err != nil {
+		return v, err
+	}
+	created, err := Read(dir, Init, &v.Init)
+	if err != nil {
+		return v, err
+	}
+	started, err := Read(dir, Begun, &begun)
+	if err != nil {
+		return v, err
+	}
+	v.Started = begun.At
+	ended, err := Read(dir, End, &v.Exit)
+	switch {
+	case err != nil:
+		return v, err
+	case ended:
+		v.State = Stopped
+	case !starting && !v.Supervised:
+		v.State = Orphaned
+		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+			v.State = None // removed while it was looked at
+		}
+	case !created:
+		v.State = Creating
+	case !started:
+		v.State = Created
+	default:
+		v.State = Running
+	}
+	return v, nil
+}
+
+// Live tells whether the task has anybody: its supervisor, or the command that is starting it.
+func Live(dir string) (bool, error) {
+	// In the order in which one hands over to the next: each takes its lock before the one before lets go.
+	starting, err := lock.IsHeld(filepath.Join(dir, StartLock))
+	if starting || err != nil {
+		return starting, err
+	}
+	return Supervised(dir)
+}
 
 // Supervised tells whether the task's supervisor lives, from its first moment to its last.
-func Supervised(dir string) (bool, error) { return anyHeld(dir, ShimLock, SpawnLock) }
-
-func anyHeld(dir string, names ...string) (bool, error) {
-	for _, name := range names {
+func Supervised(dir string) (bool, error) {
+	for _, name := range []string{SpawnLock, ShimLock} {
 		held, err := lock.IsHeld(filepath.Join(dir, name))
 		if held || err != nil {
 			return held, err
 		}
 	}
-	return false, nil
+	var s Supervisor
+	if known, err := Read(dir, Shim, &s); err != nil || !known || !s.Foreign {
+		return false, err
+	}
+	return s.Alive(), nil
+}
+
+// Alive tells whether the process has not ended.
+func (p Process) Alive() bool {
+	fd := p.Open()
+	if fd < 0 {
+		return false
+	}
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return n == 0 && err == nil
 }

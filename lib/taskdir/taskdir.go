@@ -1,33 +1,89 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package taskdir is the directory of a task: the names in it and what its files say. The commands and the
-// supervisor speak by it, so it is what both import; ARCHITECTURE.md has who writes what, and what follows.
+// supervisor communicate through it, so both import this package; ARCHITECTURE.md says who writes what.
+//
+// # On disk
+//
+// <state>/tasks/<namespace>/<id>/<incarnation>/. An incarnation is random and never used again: whoever names
+// a task directory names one start of one container, and an act that comes late meets no directory instead
+// of another task.
+//
+// # Locks
+//
+// The directory is made and removed under the lock container <namespace>/<id>. Its files are read without.
 package taskdir
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
 // Names in the directory.
 const (
-	StartLock  = "start.lock"  // held by the starter
-	SpawnLock  = "spawn.lock"  // held by the supervisor from its first moment on, inherited from the starter
-	ShimLock   = "shim.lock"   // held by the supervisor
-	ClientLock = "client.lock" // held by a client that ends the input, and removes what is transient, itself; also of an exec
-	Config     = "config.json" // the OCI bundle's
-	Stdin      = "stdin"       // FIFO
-	Shim       = "shim.json"   // Supervisor, once it listens
-	Init       = "init.json"   // Process, once it exists
-	End        = "exit.json"   // Exit
-	Rootfs     = "rootfs"      // where the supervisor mounts
-	Engine     = "engine"      // the engine's own
-	ShimLog    = "shim.log"    // what the supervisor has to say
+	Record     = "task.json"    // Task; the first file of the directory
+	StartLock  = "start.lock"   // held by the starter until Create is answered
+	SpawnLock  = "spawn.lock"   // held by the supervisor from its first moment on, inherited from the starter
+	ShimLock   = "shim.lock"    // held by the supervisor as long as it has the task
+	ClientLock = "client.lock"  // held by a client that the task, or an exec, depends on
+	Config     = "config.json"  // the OCI bundle's
+	Stdin      = "stdin"        // FIFO
+	Shim       = "shim.json"    // Supervisor
+	Init       = "init.json"    // Process, once it exists: the task is created
+	Begun      = "started.json" // Started: the program runs
+	End        = "exit.json"    // Exit
+	Lost       = "lost.json"    // Dropped, once output could not be written
+	Stopping   = "stopping"     // somebody ends the task on purpose: no restart policy applies
+	Rootfs     = "rootfs"       // where the supervisor mounts
+	Engine     = "engine"       // the engine's own
+	Execs      = "execs"        // a directory for each exec
+	ShimLog    = "shim.log"     // what the supervisor has to say
 )
+
+// Incarnation names one start of a container: 13 lower-case letters and digits.
+type Incarnation string
+
+// NewIncarnation makes a random one.
+func NewIncarnation() Incarnation { return Incarnation(strings.ToLower(rand.Text()[:13])) }
+
+// Owner says who removes a container at the end of its task, and whose death ends it.
+type Owner string
+
+// The owners of a task.
+const (
+	// Client is a foreground `run --rm`. The death of the process that holds ClientLock ends the task. When
+	// that process removes the lock file instead, the supervisor is the owner from then on.
+	Client Owner = "client"
+	// ByShim is `run -d --rm`: the supervisor has the container removed at the end.
+	ByShim Owner = "supervisor"
+	// Kept is everything durable: nobody removes it at the end, and no process's death ends it.
+	Kept Owner = "kept"
+)
+
+// Task is what task.json says: what the starter tells whoever cares for the task.
+type Task struct {
+	Incarnation Incarnation `json:"incarnation"`
+	Namespace   string      `json:"namespace"`
+	ID          string      `json:"id"`
+	UID         string      `json:"uid,omitempty"` // of the container's record
+	Owner       Owner       `json:"owner"`
+	Cgroup      string      `json:"cgroup,omitempty"` // path below the hierarchies
+	Restart     Restart     `json:"restart,omitzero"`
+	Created     time.Time   `json:"created"`
+}
+
+// Restart is a restart policy and how often it has been applied in a row.
+type Restart struct {
+	Policy string `json:"policy,omitempty"` // "", no, always, on-failure, unless-stopped
+	Max    int    `json:"max,omitempty"`    // of on-failure; 0: no bound
+	Count  int    `json:"count,omitempty"`  // restarts that led to this incarnation
+}
 
 // Process names a process so that a reused pid is not mistaken for it.
 type Process struct {
@@ -40,6 +96,19 @@ type Supervisor struct {
 	Process
 	Address string `json:"address"`
 	Version int    `json:"version"` // of the task API
+	// Foreign says that it is not ctr-shim: it holds no lock and records no exit.
+	Foreign bool `json:"foreign,omitempty"`
+}
+
+// Started is what started.json says.
+type Started struct {
+	At time.Time `json:"at"`
+}
+
+// Dropped is what lost.json says: output that did not reach the log.
+type Dropped struct {
+	Bytes uint64 `json:"bytes"`
+	Error string `json:"error"` // of the first write that failed
 }
 
 // Exit is how a task, or an exec, ended.
@@ -49,6 +118,23 @@ type Exit struct {
 	OOM      bool      `json:"oom,omitempty"`
 	Reason   string    `json:"reason,omitempty"` // set when it was not the process itself that ended
 	Lost     uint64    `json:"lost,omitempty"`   // bytes of its output that could not be written to the log
+}
+
+// Current gives the incarnation of the container whose tasks are in the directory base, or the empty one.
+func Current(base string) (Incarnation, error) {
+	entries, err := os.ReadDir(base)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			return Incarnation(e.Name()), nil
+		}
+	}
+	return "", nil
 }
 
 // Read reads a file of the directory into v; it reports false when the file is not there.
