@@ -112,6 +112,11 @@ func serve(args []string) int {
 		}
 		c.Remove = []string{filepath.Join(filepath.Dir(self), "ctr-task"), "--root", root, "--state", state, "-n", c.Namespace, "rm", "-f", c.ID}
 	}
+	var err error
+	if c.Bundle, err = os.Getwd(); err != nil {
+		fmt.Fprintln(os.Stderr, "ctr-shim:", err)
+		return 1
+	}
 	if err := shim.Serve(c, os.NewFile(3, "ready")); err != nil {
 		fmt.Fprintln(os.Stderr, "ctr-shim:", err)
 		return 1

@@ -79,7 +79,8 @@ type engineProcess struct {
 	conn *os.File
 }
 
-func (s *server) spawnEngine(verb string) (*engineProcess, error) {
+func (t *task) spawnEngine(verb string) (*engineProcess, error) {
+	s := t.s
 	ours, theirs, err := ask.Pair()
 	if err != nil {
 		return nil, err
@@ -91,7 +92,8 @@ func (s *server) spawnEngine(verb string) (*engineProcess, error) {
 	if s.early == nil {
 		s.early = make(map[int]ending)
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, s.config.ID}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, t.id}, &syscall.ProcAttr{
+		Dir:   t.bundle,
 		Env:   engineEnv(),
 		Files: []uintptr{0, 2, 2, theirs.Fd()},
 		// Nothing may be put into the container once the supervisor is dead. (No thread of ours ever ends.)
@@ -172,8 +174,8 @@ func (e *engineProcess) run(r ask.Request, p *process, files ...*os.File) error 
 }
 
 // ask runs an engine for one request.
-func (s *server) ask(verb string, r ask.Request, p *process, files ...*os.File) error {
-	e, err := s.spawnEngine(verb)
+func (t *task) ask(verb string, r ask.Request, p *process, files ...*os.File) error {
+	e, err := t.spawnEngine(verb)
 	if err != nil {
 		return err
 	}

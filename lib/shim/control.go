@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -29,7 +28,7 @@ func (s *server) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.Sta
 		return nil, err
 	}
 	out := &taskapi.StateResponse{
-		ID: r.ID, Bundle: s.dir, Pid: uint32(p.pid), Status: p.state(), Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
+		ID: r.ID, Bundle: p.t.bundle, Pid: uint32(p.pid), Status: p.state(), Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
 		Terminal: p.terminal, ExecID: r.ExecID,
 	}
 	if p.status == taskapi.StatusStopped {
@@ -75,26 +74,26 @@ func (s *server) Kill(_ context.Context, r *taskapi.KillRequest) error {
 			err = fmt.Errorf("signal %d to process %d: %w", sig, p.pid, err)
 		}
 	}
-	paused := s.paused
+	paused := err == nil && p.t.paused
 	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	if r.All {
-		return s.killAll(sig)
+		return p.t.killAll(sig)
 	}
-	if sig == unix.SIGKILL && paused {
-		// A process frozen by the v1 freezer does not die.
-		return s.thaw()
+	if sig == unix.SIGKILL && paused && p.execID == "" {
+		// A process frozen by the v1 freezer does not die. An exec dies when its container is resumed.
+		return p.t.thaw()
 	}
 	return nil
 }
 
-func (s *server) killAll(sig unix.Signal) error {
+func (t *task) killAll(sig unix.Signal) error {
 	if sig == unix.SIGKILL {
-		return cgroup.Kill(s.hello.CgroupsPath)
+		return cgroup.Kill(t.hello.CgroupsPath)
 	}
-	pids, err := cgroup.Pids(s.hello.CgroupsPath)
+	pids, err := cgroup.Pids(t.hello.CgroupsPath)
 	if err != nil {
 		return err
 	}
@@ -121,11 +120,11 @@ func (s *server) Pause(ctx context.Context, r *taskapi.PauseRequest) error {
 	if st != taskapi.StatusRunning || isClosed(p.died) {
 		return p.wrong("pause")
 	}
-	if err := cgroup.Freeze(ctx, s.hello.CgroupsPath); err != nil {
+	if err := cgroup.Freeze(ctx, p.t.hello.CgroupsPath); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.paused = true
+	p.t.paused = true
 	s.mu.Unlock()
 	s.emit(event.TaskPaused{ContainerID: r.ID})
 	return nil
@@ -145,20 +144,20 @@ func (s *server) Resume(_ context.Context, r *taskapi.ResumeRequest) error {
 	if st != taskapi.StatusPaused {
 		return p.wrong("resume")
 	}
-	if err := s.thaw(); err != nil {
+	if err := p.t.thaw(); err != nil {
 		return err
 	}
 	s.emit(event.TaskResumed{ContainerID: r.ID})
 	return nil
 }
 
-func (s *server) thaw() error {
-	if err := cgroup.Thaw(s.hello.CgroupsPath); err != nil {
+func (t *task) thaw() error {
+	if err := cgroup.Thaw(t.hello.CgroupsPath); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.paused = false
-	s.mu.Unlock()
+	t.s.mu.Lock()
+	t.paused = false
+	t.s.mu.Unlock()
 	return nil
 }
 
@@ -216,20 +215,21 @@ func (s *server) Update(_ context.Context, r *taskapi.UpdateTaskRequest) error {
 	if isClosed(p.died) {
 		return p.wrong("update")
 	}
-	const file = "update.json"
+	file := p.t.path("update.json")
 	defer os.Remove(file)
 	if err := os.WriteFile(file, r.Resources.Value, 0o600); err != nil {
 		return err
 	}
-	return s.ask(ask.Update, ask.Request{File: file}, nil)
+	return p.t.ask(ask.Update, ask.Request{File: file}, nil)
 }
 
 // Pids lists all processes of the container.
 func (s *server) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
-	if _, err := s.get(r.ID, ""); err != nil {
+	init, err := s.get(r.ID, "")
+	if err != nil {
 		return nil, err
 	}
-	pids, err := cgroup.Pids(s.hello.CgroupsPath)
+	pids, err := cgroup.Pids(init.t.hello.CgroupsPath)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +238,7 @@ func (s *server) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsR
 	out := &taskapi.PidsResponse{Processes: make([]taskapi.ProcessInfo, len(pids))}
 	for i, pid := range pids {
 		out.Processes[i].Pid = uint32(pid)
-		if p := s.byPid(pid); p != nil && p.execID != "" {
+		if p := init.t.byPid(pid); p != nil && p.execID != "" {
 			// containerd.runc.v1.ProcessDetails{exec_id}
 			v := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), p.execID)
 			out.Processes[i].Info = &taskapi.Any{TypeURL: "containerd.runc.v1.ProcessDetails", Value: v}
@@ -249,14 +249,15 @@ func (s *server) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsR
 
 // Stats measures the container.
 func (s *server) Stats(_ context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
-	if _, err := s.get(r.ID, ""); err != nil {
-		return nil, err
-	}
-	m, err := cgroup.Measure(s.hello.CgroupsPath)
+	p, err := s.get(r.ID, "")
 	if err != nil {
 		return nil, err
 	}
-	oom, _ := cgroup.OOMKills(s.hello.CgroupsPath)
+	m, err := cgroup.Measure(p.t.hello.CgroupsPath)
+	if err != nil {
+		return nil, err
+	}
+	oom, _ := cgroup.OOMKills(p.t.hello.CgroupsPath)
 	out := taskapi.Metrics{
 		Pids: m.Pids.Current, PidsLimit: limit(m.Pids.Limit),
 		CPUUsage: m.CPU.Total, CPUUser: m.CPU.User, CPUSystem: m.CPU.System,
@@ -284,29 +285,4 @@ func limit(n uint64) uint64 {
 func unified() bool {
 	var st unix.Statfs_t
 	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
-}
-
-// Connect tells who the supervisor is.
-func (s *server) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
-	if err := s.check(r.ID); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: strconv.Itoa(version)}
-	if s.init != nil {
-		out.TaskPid = uint32(s.init.pid)
-	}
-	return out, nil
-}
-
-// Shutdown ends the supervisor when it has no container, or, with Now, its container as well.
-func (s *server) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) error {
-	s.mu.Lock()
-	idle := !s.created
-	s.mu.Unlock()
-	if idle || r.Now {
-		s.abandon("shut down")
-	}
-	return nil
 }

@@ -27,22 +27,25 @@ func (s *server) Exec(_ context.Context, r *taskapi.ExecProcessRequest) error {
 	if r.Spec == nil {
 		return fmt.Errorf("exec %q: no process: %w", r.ExecID, errdefs.ErrInvalidArgument)
 	}
-	s.forgetAbandoned()
-	p := s.newProcess(r.ExecID, r.Terminal, r.Stdin, r.Stdout, r.Stderr)
+	init, err := s.get(r.ID, "")
+	if err != nil {
+		return err
+	}
+	t := init.t
+	t.forgetAbandoned()
+	p := t.newProcess(r.ExecID, r.Terminal, r.Stdin, r.Stdout, r.Stderr)
 	p.status = taskapi.StatusCreated
 	// Until it has its directory it looks abandoned.
 	p.op.Lock()
 	defer p.op.Unlock()
 	s.mu.Lock()
-	init, err := s.find(r.ID, "")
 	switch {
-	case err != nil:
-	case s.execs[r.ExecID] != nil:
+	case t.execs[r.ExecID] != nil:
 		err = fmt.Errorf("exec %q of container %q: %w", r.ExecID, r.ID, errdefs.ErrAlreadyExists)
 	case init.status != taskapi.StatusCreated && init.status != taskapi.StatusRunning:
 		err = init.wrong("exec in")
 	default:
-		s.execs[r.ExecID] = p
+		t.execs[r.ExecID] = p
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -54,7 +57,7 @@ func (s *server) Exec(_ context.Context, r *taskapi.ExecProcessRequest) error {
 		err = os.WriteFile(filepath.Join(p.dir(), processSpec), r.Spec.Value, 0o600)
 	}
 	if err != nil {
-		s.forget(p)
+		p.forget()
 		return fmt.Errorf("exec %q: %w", r.ExecID, err)
 	}
 	s.emit(event.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
@@ -64,13 +67,13 @@ func (s *server) Exec(_ context.Context, r *taskapi.ExecProcessRequest) error {
 // processSpec is the OCI process of an exec, in its directory.
 const processSpec = "process.json"
 
-func (p *process) dir() string { return filepath.Join("execs", p.execID) }
+func (p *process) dir() string { return p.t.path(taskdir.Execs, p.execID) }
 
 // clientLock is held by the client that cares for the process. A client that makes no such file, or has
 // removed it, has left the process to itself.
 func (p *process) clientLock() string {
 	if p.execID == "" {
-		return taskdir.ClientLock
+		return p.t.path(taskdir.ClientLock)
 	}
 	return filepath.Join(p.dir(), taskdir.ClientLock)
 }
@@ -104,7 +107,7 @@ func (p *process) watchClient() {
 		}
 		if p.abandoned() {
 			if err := p.io.closeStdin(); err != nil {
-				p.s.logf("close stdin: %v", err)
+				p.t.logf("close stdin: %v", err)
 			}
 			return
 		}
@@ -113,11 +116,11 @@ func (p *process) watchClient() {
 
 // forgetAbandoned forgets the execs that were never started by clients that are gone. What runs is
 // forgotten when it ends.
-func (s *server) forgetAbandoned() {
-	for _, p := range s.execsIn(taskapi.StatusCreated) {
+func (t *task) forgetAbandoned() {
+	for _, p := range t.execsIn(taskapi.StatusCreated) {
 		if p.op.TryLock() {
 			if p.status == taskapi.StatusCreated && p.abandoned() {
-				s.forget(p)
+				p.forget()
 			}
 			p.op.Unlock()
 		}
@@ -125,10 +128,10 @@ func (s *server) forgetAbandoned() {
 }
 
 // execsIn lists the execs of a status.
-func (s *server) execsIn(st taskapi.Status) (all []*process) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range s.execs {
+func (t *task) execsIn(st taskapi.Status) (all []*process) {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	for _, p := range t.execs {
 		if p.status == st {
 			all = append(all, p)
 		}
@@ -136,10 +139,10 @@ func (s *server) execsIn(st taskapi.Status) (all []*process) {
 	return all
 }
 
-func (s *server) forget(p *process) {
-	s.mu.Lock()
-	delete(s.execs, p.execID)
-	s.mu.Unlock()
+func (p *process) forget() {
+	p.t.s.mu.Lock()
+	delete(p.t.execs, p.execID)
+	p.t.s.mu.Unlock()
 	os.RemoveAll(p.dir())
 }
 
@@ -157,51 +160,51 @@ func checkName(id string) error {
 
 // startExec runs an exec. When that fails the exec stays as it was.
 func (p *process) startExec() error {
-	s := p.s
-	if err := s.enter(p); err != nil {
+	t := p.t
+	if err := t.enter(p); err != nil {
 		return err
 	}
-	defer s.running.Done()
-	streams, err := s.openStreams(p)
+	defer t.running.Done()
+	streams, err := t.openStreams(p)
 	if err != nil {
 		return fmt.Errorf("exec %q: %w", p.execID, err)
 	}
 	p.io = streams
 	req := ask.Request{Terminal: p.terminal, File: filepath.Join(p.dir(), processSpec)}
 	// Before the engine tells the pid, which makes the reaper look at the process.
-	s.setStatus(p, taskapi.StatusRunning)
-	err = s.ask(ask.Exec, req, p, streams.give...)
+	p.setStatus(taskapi.StatusRunning)
+	err = t.ask(ask.Exec, req, p, streams.give...)
 	if err != nil {
-		s.setStatus(p, taskapi.StatusCreated)
+		p.setStatus(taskapi.StatusCreated)
 		streams.close()
 		p.io = nil
 		return err
 	}
 	crash.Point("shim.exec-started")
 	if err := streams.begin(); err != nil {
-		s.logf("exec %q: %v", p.execID, err)
+		t.logf("exec %q: %v", p.execID, err)
 	}
 	if streams.stdin != nil {
 		go p.watchClient()
 	}
-	s.emit(event.TaskExecStarted{ContainerID: s.config.ID, ExecID: p.execID, Pid: uint32(p.pid)})
+	t.s.emit(event.TaskExecStarted{ContainerID: t.id, ExecID: p.execID, Pid: uint32(p.pid)})
 	return nil
 }
 
 // enter admits an exec into the container and is undone by running.Done.
-func (s *server) enter(p *process) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	init := s.init
+func (t *task) enter(p *process) error {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	init := t.init
 	switch {
 	case p.status != taskapi.StatusCreated:
 		return p.wrong("start")
-	case init == nil || s.ending || isClosed(init.died) || init.status == taskapi.StatusStopped:
-		return fmt.Errorf("exec %q: container %q has stopped: %w", p.execID, s.config.ID, errdefs.ErrFailedPrecondition)
-	case s.paused:
-		return fmt.Errorf("exec %q: container %q is paused: %w", p.execID, s.config.ID, errdefs.ErrFailedPrecondition)
+	case init == nil || t.ending || isClosed(init.died) || init.status == taskapi.StatusStopped:
+		return fmt.Errorf("exec %q: container %q has stopped: %w", p.execID, t.id, errdefs.ErrFailedPrecondition)
+	case t.paused:
+		return fmt.Errorf("exec %q: container %q is paused: %w", p.execID, t.id, errdefs.ErrFailedPrecondition)
 	}
-	s.running.Add(1)
+	t.running.Add(1)
 	return nil
 }
 
@@ -220,14 +223,12 @@ func (s *server) Delete(_ context.Context, r *taskapi.DeleteRequest) (*taskapi.D
 		return nil, p.wrong("delete")
 	}
 	if r.ExecID != "" {
-		s.forget(p)
+		p.forget()
 		if st == taskapi.StatusCreated {
 			return &taskapi.DeleteResponse{}, nil
 		}
 	} else {
-		s.mu.Lock()
-		s.init = nil
-		s.mu.Unlock()
+		s.forget(p.t)
 	}
 	s.emit(event.TaskDelete{ContainerID: r.ID, ID: r.ExecID, Pid: uint32(p.pid), ExitStatus: end.status, ExitedAt: end.at})
 	return &taskapi.DeleteResponse{Pid: uint32(p.pid), ExitStatus: end.status, ExitedAt: end.at}, nil

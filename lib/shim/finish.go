@@ -32,66 +32,70 @@ func (p *process) finish() {
 	if p.io != nil {
 		p.io.drain(drainTime)
 	}
-	s := p.s
+	t := p.t
 	abandoned := p.abandoned()
 	// The directory is the client's: it may be gone.
 	if err := taskdir.Write(p.dir(), taskdir.End, taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at}); err != nil && !os.IsNotExist(err) {
-		s.logf("exec %q: %v", p.execID, err)
+		t.logf("exec %q: %v", p.execID, err)
 	}
-	s.emit(event.TaskExit{ContainerID: s.config.ID, ID: p.execID, Pid: uint32(p.pid), ExitStatus: p.end.status, ExitedAt: p.end.at})
-	s.setStatus(p, taskapi.StatusStopped)
+	t.s.emit(event.TaskExit{ContainerID: t.id, ID: p.execID, Pid: uint32(p.pid), ExitStatus: p.end.status, ExitedAt: p.end.at})
+	p.setStatus(taskapi.StatusStopped)
 	close(p.done)
 	if abandoned {
-		s.forget(p)
+		p.forget()
 	}
 }
 
 func (p *process) finishInit() {
-	s := p.s
+	t, s := p.t, p.t.s
 	s.mu.Lock()
-	if s.init != p {
+	if t.init != p {
 		// Create failed and has cleaned up.
 		s.mu.Unlock()
 		return
 	}
-	s.ending = true
+	t.ending = true
 	s.mu.Unlock()
 	crash.Point("shim.exited")
-	oom := s.killRest()
+	oom := t.killRest()
 	p.io.drain(drainTime)
 	crash.Point("shim.drained")
-	s.cleanUp()
+	t.cleanUp()
 	crash.Point("shim.cleaned")
-	s.awaitExecs()
-	exit := taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at, OOM: oom, Reason: p.reason, Lost: s.log.dropped()}
-	if err := taskdir.Write("", taskdir.End, exit); err != nil {
+	t.awaitExecs()
+	exit := taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at, OOM: oom, Reason: p.reason, Lost: t.log.dropped()}
+	if err := t.write(taskdir.End, exit); err != nil {
 		// Without it the next command finds a task whose supervisor is gone, and ends that.
-		s.logf("record the exit: %v", err)
+		t.logf("record the exit: %v", err)
 	}
 	crash.Point("shim.exit-recorded")
 	if oom {
-		s.emit(event.TaskOOM{ContainerID: s.config.ID})
+		s.emit(event.TaskOOM{ContainerID: t.id})
 	}
-	s.emit(event.TaskExit{ContainerID: s.config.ID, ID: s.config.ID, Pid: uint32(p.pid), ExitStatus: p.end.status, ExitedAt: p.end.at})
-	s.setStatus(p, taskapi.StatusStopped)
+	s.emit(event.TaskExit{ContainerID: t.id, ID: t.id, Pid: uint32(p.pid), ExitStatus: p.end.status, ExitedAt: p.end.at})
+	p.setStatus(taskapi.StatusStopped)
 	close(p.done)
-	s.end()
+	t.log.close()
+	s.mu.Lock()
+	t.over = true
+	s.mu.Unlock()
+	s.leave()
 }
 
 // killRest kills what init has left in the container, and what engines are still putting there. It tells
 // whether the kernel has killed any process of the container for want of memory.
-func (s *server) killRest() (oom bool) {
-	cg := s.hello.CgroupsPath
+func (t *task) killRest() (oom bool) {
+	cg := t.hello.CgroupsPath
 	entered := make(chan struct{})
 	go func() {
-		s.running.Wait()
+		t.running.Wait()
 		close(entered)
 	}()
 	for {
 		// Without a pid namespace of its own, a container does not end with its init.
 		if busy, err := cgroup.Populated(cg); busy || err != nil {
 			if err := cgroup.Kill(cg); err != nil {
-				s.logf("kill: %v", err)
+				t.logf("kill: %v", err)
 			}
 		}
 		if isClosed(entered) {
@@ -107,32 +111,32 @@ func (s *server) killRest() (oom bool) {
 }
 
 // cleanUp leaves nothing of the container but the directory.
-func (s *server) cleanUp() {
+func (t *task) cleanUp() {
 	var work sync.WaitGroup
 	// Both wait for the kernel more than they work.
 	work.Go(func() {
-		if err := unmountRootfs(s.dir); err != nil {
-			s.logf("%v", err)
+		if err := unmountRootfs(t.bundle); err != nil {
+			t.logf("%v", err)
 		}
 	})
-	if s.hello.Poststop {
-		if err := s.ask(ask.Delete, ask.Request{}, nil); err != nil {
-			s.logf("poststop: %v", err)
+	if t.hello.Poststop {
+		if err := t.ask(ask.Delete, ask.Request{}, nil); err != nil {
+			t.logf("poststop: %v", err)
 		}
 	}
-	if err := cgroup.Remove(s.hello.CgroupsPath); err != nil {
-		s.logf("%v", err)
+	if err := cgroup.Remove(t.hello.CgroupsPath); err != nil {
+		t.logf("%v", err)
 	}
-	if err := os.RemoveAll(taskdir.Engine); err != nil {
-		s.logf("%v", err)
+	if err := os.RemoveAll(t.path(taskdir.Engine)); err != nil {
+		t.logf("%v", err)
 	}
 	work.Wait()
 }
 
 // awaitExecs waits until the ends of all execs are recorded. They have been killed.
-func (s *server) awaitExecs() {
+func (t *task) awaitExecs() {
 	late := time.After(drainTime + time.Second)
-	for _, p := range s.execsIn(taskapi.StatusRunning) {
+	for _, p := range t.execsIn(taskapi.StatusRunning) {
 		if p.pid > 0 && !isClosed(p.died) {
 			// One that moved itself to another cgroup.
 			unix.Kill(p.pid, unix.SIGKILL)
@@ -140,7 +144,7 @@ func (s *server) awaitExecs() {
 		select {
 		case <-p.done:
 		case <-late:
-			s.logf("exec %q does not end", p.execID)
+			t.logf("exec %q does not end", p.execID)
 			return
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -65,6 +66,7 @@ type task struct {
 	rootfs []taskapi.Mount
 	args   []string // more arguments for the supervisor
 	env    []string
+	files  []*os.File // more that the starter leaves open
 	shim   *exec.Cmd
 	client *taskapi.Client
 	gone   chan struct{} // the supervisor has ended
@@ -128,6 +130,8 @@ func newSpec(id string, args []string) *specs.Spec {
 	}
 }
 
+func itoa(n int) string { return strconv.Itoa(n) }
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -162,7 +166,7 @@ func (k *task) tryServe() error {
 	defer r.Close()
 	args := append([]string{"serve", "--namespace", namespace, "--id", k.id, "--events", k.journal().Dir}, k.args...)
 	k.shim = exec.Command(shimBinary, args...)
-	k.shim.Dir, k.shim.Stdout, k.shim.Stderr, k.shim.ExtraFiles = k.dir, log, log, []*os.File{w}
+	k.shim.Dir, k.shim.Stdout, k.shim.Stderr, k.shim.ExtraFiles = k.dir, log, log, append([]*os.File{w}, k.files...)
 	k.shim.Env = append(append(os.Environ(), "GOMAXPROCS=1"), k.env...)
 	k.shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	must(k, k.shim.Start())

@@ -46,8 +46,8 @@ func TestWaitAndState(t *testing.T) {
 	if _, err := k.client.Start(ctx, &taskapi.StartRequest{ID: k.id}); !errdefs.IsNotFound(err) {
 		t.Errorf("start before create: %v", err)
 	}
-	if _, err := k.client.Create(ctx, &taskapi.CreateTaskRequest{ID: "other", Bundle: k.dir}); !errdefs.IsNotFound(err) {
-		t.Errorf("create of another: %v", err)
+	if _, err := k.client.Create(ctx, &taskapi.CreateTaskRequest{ID: "other", Bundle: k.dir}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("create of another in the same bundle: %v", err)
 	}
 	c, err := k.client.Create(ctx, k.request())
 	must(t, err)

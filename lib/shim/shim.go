@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,11 +23,13 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// Config says what to supervise. The working directory is the task directory.
+// Config says what to supervise.
 type Config struct {
-	Namespace, ID string
-	Events        string // directory of the event journal; empty: no events
-	Sockets       string // directory of the socket; empty: s beside the directory of all tasks
+	Namespace string
+	ID        string // the first container
+	Bundle    string // its directory, absolute
+	Events    string // directory of the event journal; empty: no events
+	Sockets   string // directory of the socket; empty: s beside the directory of all tasks
 	// Remove is the command that removes a container which nobody else will remove; it is started when the
 	// container has ended and no client holds client.lock.
 	Remove []string
@@ -46,11 +46,18 @@ func Serve(c Config, ready *os.File) error {
 	// due at a heap of gcPercent hundredths of 4 MiB, after some dozen execs.
 	debug.SetGCPercent(gcPercent)
 	runtime.GOMAXPROCS(1)
-	held, err := lock.Hold(taskdir.ShimLock)
+	spawned := inherited(filepath.Join(c.Bundle, taskdir.SpawnLock))
+	if err := closeInherited(int(ready.Fd()), spawned); err != nil {
+		return refuse(ready, err)
+	}
+	held, err := lock.Hold(filepath.Join(c.Bundle, taskdir.ShimLock))
 	if err != nil {
 		return refuse(ready, err)
 	}
 	defer held.Release()
+	if spawned >= 0 {
+		unix.Close(spawned)
+	}
 	s, l, err := start(c)
 	if err != nil {
 		return refuse(ready, err)
@@ -58,9 +65,10 @@ func Serve(c Config, ready *os.File) error {
 	crash.Point("shim.listening")
 	_, err = ready.WriteString("ok\n")
 	if err = errors.Join(err, ready.Close()); err != nil {
-		// Whoever started us is gone; the watch for that ends it all.
+		// The starter is gone; the watch for that ends it all.
 		s.logf("tell that the supervisor is ready: %v", err)
 	}
+	outside := s.outside
 	err = taskapi.Serve(s.life, l, s)
 	if err != nil {
 		s.logf("%v", err)
@@ -68,33 +76,16 @@ func Serve(c Config, ready *os.File) error {
 		<-s.life.Done()
 	}
 	s.endEngines()
-	s.events.Wait()
-	s.log.close()
+	s.events.wait()
 	os.Remove(s.socket)
 	if len(c.Remove) > 0 {
-		if taken, err := lock.IsHeld(taskdir.ClientLock); !taken && err == nil {
+		if taken, err := lock.IsHeld(filepath.Join(c.Bundle, taskdir.ClientLock)); !taken && err == nil {
 			// It waits for this process to end, and it works on the host's mounts.
 			crash.Point("shim.remove")
-			return runIn(s.outside, c.Remove)
+			return runIn(outside, c.Remove)
 		}
 	}
 	return err
-}
-
-// keepFiles keeps all files but stdin, stdout, stderr and the descriptor that is told from the programs that
-// we start: the starter's lock among them says that the supervisor lives.
-func keepFiles() {
-	const first = 4
-	if unix.CloseRange(first, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) == nil {
-		return
-	}
-	// Linux before 5.11.
-	open, _ := os.ReadDir("/proc/self/fd")
-	for _, e := range open {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= first {
-			unix.CloseOnExec(fd)
-		}
-	}
 }
 
 // refuse tells why there is no supervisor.
@@ -106,27 +97,28 @@ func refuse(ready *os.File, err error) error {
 
 // start makes everything that must be there before the first call; when it fails nothing is left.
 func start(c Config) (_ *server, _ net.Listener, err error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return nil, nil, err
-	}
 	if c.Sockets == "" {
-		c.Sockets = filepath.Join(dir, "../../../s")
+		c.Sockets = filepath.Join(c.Bundle, "../../../s")
 	}
-	keepFiles()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, os.NewSyscallError("become a subreaper", err)
 	}
-	s := &server{config: c, dir: dir, execs: make(map[string]*process), helpers: make(map[int]bool), journal: event.Journal{Dir: c.Events}}
+	s := &server{config: c, tasks: make(map[string]*task), helpers: make(map[int]bool)}
+	s.events.logf = s.logf
+	if c.Events != "" {
+		s.events.send = event.Journal{Dir: c.Events}.Append
+	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.watchChildren()
+	t := s.newTask(c.ID, c.Bundle)
+	s.tasks[t.id] = t
 	// The engine gets ready while the client connects.
-	if s.engine, err = s.spawnEngine(ask.Create); err != nil {
+	if s.prepared, err = t.spawnEngine(ask.Create); err != nil {
 		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
-			s.engine.close()
+			s.prepared.close()
 		}
 	}()
 	if len(c.Remove) > 0 {
@@ -137,85 +129,25 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	if err := os.MkdirAll(c.Sockets, 0o700); err != nil {
 		return nil, nil, err
 	}
-	s.socket = filepath.Join(c.Sockets, taskapi.SocketName(dir))
+	s.socket = filepath.Join(c.Sockets, taskapi.SocketName(c.Bundle))
 	l, err := taskapi.Listen("unix://" + s.socket)
 	if err != nil {
 		return nil, nil, err
 	}
 	self, err := taskdir.ProcessOf(os.Getpid())
 	if err == nil {
-		err = taskdir.Write("", taskdir.Shim, taskdir.Supervisor{Process: self, Address: "unix://" + s.socket, Version: version})
+		err = t.write(taskdir.Shim, taskdir.Supervisor{Process: self, Address: "unix://" + s.socket, Version: version})
 	}
 	if err != nil {
 		l.Close()
 		os.Remove(s.socket)
 		return nil, nil, err
 	}
-	go s.watchStarter()
+	go t.watchStarter()
 	return s, l, nil
 }
 
-// watchStarter ends a supervisor whose starter died before it came to Start.
-func (s *server) watchStarter() {
-	if _, err := os.Lstat(taskdir.StartLock); err != nil {
-		return
-	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-s.life.Done():
-			return
-		case <-tick.C:
-		}
-		if s.hasStarted() {
-			return
-		}
-		held, err := lock.IsHeld(taskdir.StartLock)
-		if err == nil && !held && !s.hasStarted() {
-			s.abandon("whoever started it died")
-		}
-	}
-}
-
-// events are appended to the journal in order, without anybody waiting for its lock.
-type eventQueue struct {
-	sync.WaitGroup
-	mu      sync.Mutex
-	waiting []event.Payload
-	busy    bool
-}
-
-func (s *server) emit(p ...event.Payload) {
-	if s.journal.Dir == "" {
-		return
-	}
-	q := &s.events
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, p...)
-	if q.busy {
-		return
-	}
-	q.busy = true
-	q.Go(func() {
-		for {
-			q.mu.Lock()
-			batch := q.waiting
-			q.waiting = nil
-			q.busy = len(batch) > 0
-			q.mu.Unlock()
-			if len(batch) == 0 {
-				return
-			}
-			if err := s.journal.Append(s.config.Namespace, batch...); err != nil {
-				s.logf("%v", err)
-			}
-		}
-	})
-}
-
-// logf writes a line to shim.log, which is stderr.
+// logf writes a line to stderr, which is shim.log.
 func (s *server) logf(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().UTC().Format(time.RFC3339)+" "+format+"\n", args...)
 }

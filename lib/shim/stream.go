@@ -19,7 +19,7 @@ import (
 
 // streams are a process's stdin, stdout and stderr, seen from the supervisor.
 type streams struct {
-	s    *server
+	t    *task
 	give []*os.File // what the process gets, until begin or close
 
 	stdin   *os.File // our write end of the stdin FIFO, which keeps stdin open until CloseIO
@@ -40,20 +40,26 @@ type pipe struct {
 	stream stdio.Stream
 }
 
-// logs is the container's log and the buffer that all pumps share.
+// logs is the container's log.
 type logs struct {
+	s   *server
 	mu  sync.Mutex
 	uri string
 	w   *stdio.Writer
-	buf []byte
 	bad bool // a drop has been reported
+}
+
+// sharedBuffer is what all pumps of all containers read into, one at a time.
+type sharedBuffer struct {
+	sync.Mutex
+	b []byte
 }
 
 const pumpBuffer = 32 << 10
 
 // openStreams opens all ends without waiting for any client.
-func (s *server) openStreams(p *process) (_ *streams, err error) {
-	st := &streams{s: s}
+func (t *task) openStreams(p *process) (_ *streams, err error) {
+	st := &streams{t: t}
 	defer func() {
 		if err != nil {
 			st.close()
@@ -112,7 +118,7 @@ func (st *streams) openOutput(uri string, stream stdio.Stream, keep bool) (*os.F
 	case scheme == "file":
 		return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	case scheme == "log":
-		if err := st.s.log.open(uri); err != nil {
+		if err := st.t.log.open(uri); err != nil {
 			return nil, err
 		}
 		r, w, err := os.Pipe()
@@ -154,7 +160,7 @@ func (st *streams) openTerminal(p *process) (err error) {
 		st.output, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	case scheme == "log":
 		st.log = true
-		err = st.s.log.open(p.stdout)
+		err = st.t.log.open(p.stdout)
 	default:
 		err = fmt.Errorf("output %q: %w", p.stdout, errdefs.ErrNotImplemented)
 	}
@@ -173,7 +179,7 @@ func (st *streams) openTerminal(p *process) (err error) {
 func (st *streams) begin() error {
 	st.closeGiven()
 	for _, p := range st.pipes {
-		st.pumps.Go(func() { st.s.log.pump(p.r, p.stream) })
+		st.pumps.Go(func() { st.t.log.pump(p.r, p.stream) })
 	}
 	if st.socket == nil {
 		return nil
@@ -186,7 +192,7 @@ func (st *streams) begin() error {
 	}
 	st.console = console
 	if st.log {
-		st.pumps.Go(func() { st.s.log.pump(console, stdio.Stdout) })
+		st.pumps.Go(func() { st.t.log.pump(console, stdio.Stdout) })
 	} else {
 		st.pumps.Go(func() { carry(st.output, console) })
 	}
@@ -272,16 +278,22 @@ func (l *logs) pump(f *os.File, stream stdio.Stream) {
 }
 
 func (l *logs) move(fd int, stream stdio.Stream) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.buf == nil {
-		l.buf = make([]byte, pumpBuffer)
+	buf := &l.s.buffer
+	buf.Lock()
+	defer buf.Unlock()
+	if buf.b == nil {
+		buf.b = make([]byte, pumpBuffer)
 	}
-	n, err := unix.Read(fd, l.buf)
+	n, err := unix.Read(fd, buf.b)
 	if n <= 0 || err != nil {
 		return n, err
 	}
-	l.w.Write(stream, l.buf[:n])
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.w == nil { // closed: this output was not waited for
+		return n, nil
+	}
+	l.w.Write(stream, buf.b[:n])
 	if !l.bad {
 		if dropped, err := l.w.Dropped(); dropped > 0 {
 			l.bad = true
@@ -312,6 +324,7 @@ func (l *logs) close() {
 		fmt.Fprintf(os.Stderr, "%s %d bytes of output were dropped: %v\n", time.Now().UTC().Format(time.RFC3339), n, err)
 	}
 	l.w.Close()
+	l.w = nil
 }
 
 // drain waits until the output has come to its end, for so long at most, and closes everything.
@@ -326,7 +339,7 @@ func (st *streams) drain(limit time.Duration) {
 	select {
 	case <-done:
 	case <-t.C:
-		st.s.logf("output does not end: a process outside the container has it open")
+		st.t.logf("output does not end: a process outside the container has it open")
 	}
 	st.close()
 }

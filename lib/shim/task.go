@@ -3,231 +3,155 @@
 package shim
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"time"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/encoding/protowire"
 
-	"ctrd.dev/ctrd/lib/cgroup"
-	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
-	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// Create sets the container up; its init process waits for Start. A supervisor whose Create fails has
-// left nothing behind and ends.
-func (s *server) Create(_ context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	p := s.newProcess("", r.Terminal, r.Stdin, r.Stdout, r.Stderr)
-	p.op.Lock()
-	defer p.op.Unlock()
-	if err := s.claim(r); err != nil {
-		return nil, err
-	}
-	err := s.create(p, r)
-	if err != nil {
-		s.undo(p)
-		s.end()
-		return nil, err
-	}
-	s.emit(event.TaskCreate{
-		ContainerID: r.ID, Bundle: s.dir, Pid: uint32(p.pid),
-		IO: &event.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
-	})
-	return &taskapi.CreateTaskResponse{Pid: uint32(p.pid)}, nil
+// task is one container of the supervisor: its init process and its execs. It shares nothing with the other
+// tasks but what server has.
+type task struct {
+	s      *server
+	id     string
+	bundle string     // the task directory, absolute
+	held   *lock.Held // shim.lock; nil for a task of containerd's
+	log    logs
+	hello  ask.Hello // what the engine read in config.json
+
+	// Guarded by the server's mu.
+	init    *process            // nil before Create, and after Delete
+	execs   map[string]*process // by exec id
+	paused  bool
+	ending  bool           // nothing new may begin in the container
+	over    bool           // its end is recorded, or it never came to be
+	running sync.WaitGroup // engines that put processes into the container
 }
 
-// claim admits one Create.
-func (s *server) claim(r *taskapi.CreateTaskRequest) error {
-	if err := s.check(r.ID); err != nil {
-		return err
+func (s *server) newTask(id, bundle string) *task {
+	return &task{s: s, id: id, bundle: bundle, execs: make(map[string]*process), log: logs{s: s}}
+}
+
+// path is the path of a file in the task directory.
+func (t *task) path(name ...string) string {
+	return filepath.Join(append([]string{t.bundle}, name...)...)
+}
+
+func (t *task) write(name string, v any) error { return taskdir.Write(t.bundle, name, v) }
+
+func (t *task) logf(format string, args ...any) {
+	t.s.logf("%s: "+format, append([]any{t.id}, args...)...)
+}
+
+// process is init or an exec.
+type process struct {
+	t                     *task
+	execID                string // empty for init
+	terminal              bool
+	stdin, stdout, stderr string
+
+	// op is held by what changes the process: Start, and what follows its end.
+	op sync.Mutex
+
+	// Guarded by the server's mu.
+	pid    int
+	status taskapi.Status // created, running, stopped
+	end    ending
+	reason string
+
+	io   *streams
+	died chan struct{} // closed when the process has been reaped
+	done chan struct{} // closed when its end is recorded and may be told
+}
+
+func (t *task) newProcess(execID string, terminal bool, stdin, stdout, stderr string) *process {
+	return &process{
+		t: t, execID: execID, terminal: terminal, stdin: stdin, stdout: stdout, stderr: stderr,
+		died: make(chan struct{}), done: make(chan struct{}),
 	}
-	if r.Checkpoint != "" {
-		return fmt.Errorf("create container %q from a checkpoint: %w", r.ID, errdefs.ErrNotImplemented)
+}
+
+// reaped notes how the process ended; the server's mu is held.
+func (p *process) reaped(end ending) {
+	p.end = end
+	close(p.died)
+	go p.finish()
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
-	if r.Bundle != "" {
-		want, err := os.Stat(r.Bundle)
-		if err != nil {
-			return fmt.Errorf("bundle %q: %w: %w", r.Bundle, err, errdefs.ErrInvalidArgument)
+}
+
+// byPid finds a process that has not been reaped; mu is held.
+func (t *task) byPid(pid int) *process {
+	if p := t.init; p != nil && p.pid == pid && !isClosed(p.died) {
+		return p
+	}
+	for _, p := range t.execs {
+		if p.pid == pid && !isClosed(p.died) {
+			return p
 		}
-		if have, err := os.Stat("."); err != nil || !os.SameFile(want, have) {
-			return fmt.Errorf("bundle %q is not the supervisor's %q: %w", r.Bundle, s.dir, errdefs.ErrInvalidArgument)
-		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.created {
-		return fmt.Errorf("container %q: %w", r.ID, errdefs.ErrAlreadyExists)
-	}
-	s.created = true
 	return nil
 }
 
-func (s *server) create(p *process, r *taskapi.CreateTaskRequest) error {
-	req := ask.Request{Terminal: r.Terminal}
-	if err := readOptions(r.Options, &req); err != nil {
-		s.engine.close()
-		return err
-	}
-	if _, err := ask.Receive(s.engine.conn, &s.hello); err != nil {
-		s.engine.close()
-		return fmt.Errorf("engine: %w", err)
-	}
-	err := mountRootfs(filepath.Join(s.dir, taskdir.Rootfs), r.Rootfs, s.hello.Shared)
-	if err == nil {
-		crash.Point("shim.rootfs")
-		p.io, err = s.openStreams(p)
-	}
-	if err != nil {
-		s.engine.close()
-		return err
-	}
-	s.mu.Lock()
-	s.init = p
-	s.mu.Unlock()
-	err = s.engine.run(req, p, p.io.give...)
-	crash.Point("shim.created")
-	if err == nil {
-		err = p.io.begin()
-	}
-	if err != nil {
-		return err
-	}
-	init, err := taskdir.ProcessOf(p.pid)
-	if err != nil {
-		return err
-	}
-	if err := taskdir.Write("", taskdir.Init, init); err != nil {
-		return err
-	}
-	s.setStatus(p, taskapi.StatusCreated)
-	crash.Point("shim.init-recorded")
-	return nil
-}
-
-// undo takes back what a Create that failed has made.
-func (s *server) undo(p *process) {
-	s.mu.Lock()
-	s.init = nil
-	s.mu.Unlock()
-	if s.hello.CgroupsPath != "" {
-		if err := errors.Join(cgroup.Kill(s.hello.CgroupsPath), cgroup.Remove(s.hello.CgroupsPath)); err != nil {
-			s.logf("undo create: %v", err)
+// find looks up init (execID empty) or an exec; mu is held.
+func (t *task) find(execID string) (*process, error) {
+	if execID == "" {
+		if t.init == nil {
+			return nil, fmt.Errorf("container %q is not created: %w", t.id, errdefs.ErrNotFound)
 		}
+		return t.init, nil
 	}
-	if p.io != nil {
-		p.io.close()
+	p := t.execs[execID]
+	if p == nil {
+		return nil, fmt.Errorf("exec %q of container %q: %w", execID, t.id, errdefs.ErrNotFound)
 	}
-	if err := errors.Join(unmountRootfs(s.dir), os.RemoveAll(taskdir.Engine)); err != nil {
-		s.logf("undo create: %v", err)
-	}
+	return p, nil
 }
 
-func (s *server) setStatus(p *process, st taskapi.Status) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// state is the process's status as a client is told; mu is held. A process has stopped once its end is
+// recorded.
+func (p *process) state() taskapi.Status {
+	if p.execID == "" && p.t.paused && p.status == taskapi.StatusRunning {
+		return taskapi.StatusPaused
+	}
+	return p.status
+}
+
+func (p *process) setStatus(st taskapi.Status) {
+	p.t.s.mu.Lock()
+	defer p.t.s.mu.Unlock()
 	p.status = st
 }
 
-// optionsURL is the type of the options that containerd's clients send for a runc-like engine
-// (containerd/api, types/runc/options/oci.proto).
-const optionsURL = "containerd.runc.v1.Options"
-
-func readOptions(a *taskapi.Any, to *ask.Request) error {
-	if a == nil || a.TypeURL != optionsURL {
-		return nil
+func (p *process) wrong(what string) error {
+	name := fmt.Sprintf("container %q", p.t.id)
+	if p.execID != "" {
+		name = fmt.Sprintf("exec %q of %s", p.execID, name)
 	}
-	for b := a.Value; len(b) > 0; {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return fmt.Errorf("options: %w: %w", protowire.ParseError(n), errdefs.ErrInvalidArgument)
-		}
-		b = b[n:]
-		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
-			return fmt.Errorf("options: %w: %w", protowire.ParseError(n), errdefs.ErrInvalidArgument)
-		}
-		if typ == protowire.VarintType {
-			v, _ := protowire.ConsumeVarint(b)
-			switch num {
-			case 1:
-				to.NoPivotRoot = v != 0
-			case 2:
-				to.NoNewKeyring = v != 0
-			}
-		}
-		b = b[n:]
-	}
-	return nil
+	return fmt.Errorf("%s %s: it is %s: %w", what, name, p.state(), errdefs.ErrFailedPrecondition)
 }
 
-// Start runs init or an exec.
-func (s *server) Start(_ context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
-	p, err := s.get(r.ID, r.ExecID)
-	if err != nil {
-		return nil, err
+// kill ends the container for a reason that goes into its exit record; mu is held.
+func (t *task) kill(reason string) {
+	p := t.init
+	if p == nil || p.pid == 0 || isClosed(p.died) || p.reason != "" {
+		return
 	}
-	p.op.Lock()
-	defer p.op.Unlock()
-	if p.execID == "" {
-		err = p.startInit()
-	} else {
-		err = p.startExec()
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &taskapi.StartResponse{Pid: uint32(p.pid)}, nil
-}
-
-// startInit lets the waiting init process become the container's program: it opens the other end of the
-// FIFO on which that waits (libcontainer's protocol) and reads its one byte.
-func (p *process) startInit() error {
-	s := p.s
-	s.mu.Lock()
-	st := p.status
-	s.mu.Unlock()
-	if st != taskapi.StatusCreated || isClosed(p.died) {
-		return p.wrong("start")
-	}
-	path := filepath.Join(taskdir.Engine, s.config.ID, "exec.fifo")
-	// With both ends open here a read waits for the byte, instead of meeting the end of the file while
-	// init has not opened its end yet.
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("start container %q: %w", s.config.ID, &os.PathError{Op: "open", Path: path, Err: err})
-	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	got := make(chan struct{})
-	go func() {
-		select {
-		case <-p.died:
-			f.SetReadDeadline(time.Unix(1, 0))
-		case <-got:
-		}
-	}()
-	var b [1]byte
-	_, err = f.Read(b[:])
-	close(got)
-	if err != nil {
-		// It may have run and ended in the meantime: then the byte is there.
-		if n, _ := unix.Read(fd, b[:]); n != 1 {
-			return fmt.Errorf("start container %q: init died: %w", s.config.ID, errdefs.ErrFailedPrecondition)
-		}
-	}
-	os.Remove(path)
-	s.setStatus(p, taskapi.StatusRunning)
-	if p.io.stdin != nil {
-		go p.watchClient()
-	}
-	s.emit(event.TaskStart{ContainerID: s.config.ID, Pid: uint32(p.pid)})
-	crash.Point("shim.started")
-	return nil
+	t.logf("%s", reason)
+	p.reason = reason
+	unix.Kill(p.pid, unix.SIGKILL)
 }

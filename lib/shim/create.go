@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Create sets the container up; its init process waits for Start. A supervisor whose Create fails has
+// left nothing behind and ends.
+func (s *server) Create(_ context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	t, e, err := s.claim(r)
+	if err != nil {
+		return nil, err
+	}
+	p := t.newProcess("", r.Terminal, r.Stdin, r.Stdout, r.Stderr)
+	p.op.Lock()
+	defer p.op.Unlock()
+	if err = t.create(p, e, r); err != nil {
+		t.undo(p)
+		s.forget(t)
+		s.leave()
+		return nil, err
+	}
+	s.emit(event.TaskCreate{
+		ContainerID: r.ID, Bundle: t.bundle, Pid: uint32(p.pid),
+		IO: &event.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+	})
+	return &taskapi.CreateTaskResponse{Pid: uint32(p.pid)}, nil
+}
+
+// claim admits one Create of a container, and gives the engine that is ready for it, if any.
+func (s *server) claim(r *taskapi.CreateTaskRequest) (*task, *engineProcess, error) {
+	if r.Checkpoint != "" {
+		return nil, nil, fmt.Errorf("create container %q from a checkpoint: %w", r.ID, errdefs.ErrNotImplemented)
+	}
+	if !filepath.IsAbs(r.Bundle) {
+		return nil, nil, fmt.Errorf("bundle %q is not an absolute path: %w", r.Bundle, errdefs.ErrInvalidArgument)
+	}
+	bundle := filepath.Clean(r.Bundle)
+	if st, err := os.Stat(bundle); err != nil || !st.IsDir() {
+		return nil, nil, fmt.Errorf("bundle %q is not a directory: %w", r.Bundle, errdefs.ErrInvalidArgument)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tasks[r.ID]
+	switch first := s.first(); {
+	case t == nil:
+		t = s.newTask(r.ID, bundle)
+	case t != first:
+		return nil, nil, fmt.Errorf("container %q: %w", r.ID, errdefs.ErrAlreadyExists)
+	case t.bundle != bundle:
+		return nil, nil, fmt.Errorf("bundle %q is not the supervisor's %q: %w", r.Bundle, t.bundle, errdefs.ErrInvalidArgument)
+	}
+	for _, other := range s.tasks {
+		if other != t && other.bundle == bundle {
+			return nil, nil, fmt.Errorf("bundle %q is that of container %q: %w", r.Bundle, other.id, errdefs.ErrInvalidArgument)
+		}
+	}
+	if s.life.Err() != nil {
+		return nil, nil, fmt.Errorf("create container %q: the supervisor ends: %w", r.ID, errdefs.ErrUnavailable)
+	}
+	s.tasks[r.ID] = t
+	var e *engineProcess
+	if t == s.first() {
+		e, s.prepared = s.prepared, nil
+	}
+	return t, e, nil
+}
+
+// first is the container that the supervisor was started for, as long as its Create has not come; mu is held.
+func (s *server) first() *task {
+	if s.prepared == nil {
+		return nil
+	}
+	return s.tasks[s.config.ID]
+}
+
+// forget removes a container that was not created, or has been deleted.
+func (s *server) forget(t *task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.over = true
+	delete(s.tasks, t.id)
+}
+
+func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest) (err error) {
+	if e == nil {
+		if e, err = t.spawnEngine(ask.Create); err != nil {
+			return err
+		}
+	}
+	req := ask.Request{Terminal: r.Terminal}
+	if err := readOptions(r.Options, &req); err != nil {
+		e.close()
+		return err
+	}
+	if _, err := ask.Receive(e.conn, &t.hello); err != nil {
+		e.close()
+		return fmt.Errorf("engine: %w", err)
+	}
+	err = mountRootfs(t.path(taskdir.Rootfs), r.Rootfs, t.hello.Shared)
+	if err == nil {
+		crash.Point("shim.rootfs")
+		p.io, err = t.openStreams(p)
+	}
+	if err != nil {
+		e.close()
+		return err
+	}
+	t.s.mu.Lock()
+	t.init = p
+	t.s.mu.Unlock()
+	err = e.run(req, p, p.io.give...)
+	crash.Point("shim.created")
+	if err == nil {
+		err = p.io.begin()
+	}
+	if err != nil {
+		return err
+	}
+	init, err := taskdir.ProcessOf(p.pid)
+	if err != nil {
+		return err
+	}
+	if err := t.write(taskdir.Init, init); err != nil {
+		return err
+	}
+	p.setStatus(taskapi.StatusCreated)
+	crash.Point("shim.init-recorded")
+	return nil
+}
+
+// undo takes back what a Create that failed has made.
+func (t *task) undo(p *process) {
+	t.s.mu.Lock()
+	t.init = nil
+	t.s.mu.Unlock()
+	if cg := t.hello.CgroupsPath; cg != "" {
+		if err := errors.Join(cgroup.Kill(cg), cgroup.Remove(cg)); err != nil {
+			t.logf("undo create: %v", err)
+		}
+	}
+	if p.io != nil {
+		p.io.close()
+	}
+	t.log.close()
+	if err := errors.Join(unmountRootfs(t.bundle), os.RemoveAll(t.path(taskdir.Engine))); err != nil {
+		t.logf("undo create: %v", err)
+	}
+}
+
+// optionsURL is the type of the options that containerd's clients send for a runc-like engine
+// (containerd/api, types/runc/options/oci.proto).
+const optionsURL = "containerd.runc.v1.Options"
+
+func readOptions(a *taskapi.Any, to *ask.Request) error {
+	if a == nil || a.TypeURL != optionsURL {
+		return nil
+	}
+	for b := a.Value; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return fmt.Errorf("options: %w: %w", protowire.ParseError(n), errdefs.ErrInvalidArgument)
+		}
+		b = b[n:]
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return fmt.Errorf("options: %w: %w", protowire.ParseError(n), errdefs.ErrInvalidArgument)
+		}
+		if typ == protowire.VarintType {
+			v, _ := protowire.ConsumeVarint(b)
+			switch num {
+			case 1:
+				to.NoPivotRoot = v != 0
+			case 2:
+				to.NoNewKeyring = v != 0
+			}
+		}
+		b = b[n:]
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"sync"
+	"time"
+
+	"ctrd.dev/ctrd/lib/event"
+)
+
+const (
+	// maxEvents bounds the events that wait for a journal that cannot be written.
+	maxEvents = 1024
+	// lastEvents bounds how long the end of the supervisor waits for them.
+	lastEvents = 2 * time.Second
+)
+
+// publisher appends events to the journal in order, without anybody waiting for its lock.
+type publisher struct {
+	send func(namespace string, p ...event.Payload) error // nil: there are none to write
+	logf func(format string, args ...any)
+
+	mu      sync.Mutex
+	waiting []event.Payload
+	lost    int
+	busy    bool
+	empty   chan struct{} // closed when nothing waits any more; nil when nothing does
+}
+
+func (s *server) emit(p ...event.Payload) { s.events.add(s.config.Namespace, p) }
+
+// add hands over events and returns at once. When too many wait, the new ones are dropped, and the number of
+// them is told in the log.
+func (q *publisher) add(ns string, p []event.Payload) {
+	if q.send == nil {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting)+len(p) > maxEvents {
+		q.lost += len(p)
+		return
+	}
+	q.waiting = append(q.waiting, p...)
+	if q.busy {
+		return
+	}
+	q.busy, q.empty = true, make(chan struct{})
+	go q.work(ns)
+}
+
+func (q *publisher) work(ns string) {
+	for {
+		q.mu.Lock()
+		batch, lost := q.waiting, q.lost
+		q.waiting, q.lost = nil, 0
+		if len(batch) == 0 {
+			q.busy = false
+			close(q.empty)
+		}
+		q.mu.Unlock()
+		if lost > 0 {
+			q.logf("%d events were dropped: too many wait for the journal", lost)
+		}
+		if len(batch) == 0 {
+			return
+		}
+		if err := q.send(ns, batch...); err != nil {
+			q.logf("%v", err)
+		}
+	}
+}
+
+// wait waits for what was added, for a bounded time.
+func (q *publisher) wait() {
+	q.mu.Lock()
+	empty, busy := q.empty, q.busy
+	q.mu.Unlock()
+	if !busy {
+		return
+	}
+	select {
+	case <-empty:
+	case <-time.After(lastEvents):
+		q.logf("events are lost: the journal cannot be written")
+	}
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/taskapi"
+)
+
+// server is the supervisor: what its tasks share.
+type server struct {
+	config  Config
+	socket  string
+	events  publisher
+	buffer  sharedBuffer
+	outside *os.File // the mount namespace to leave things in
+
+	life context.Context // ends with the supervisor
+	end  context.CancelFunc
+
+	mu       sync.Mutex
+	tasks    map[string]*task // by container id
+	prepared *engineProcess   // for the Create of the container that it was started for
+	engines  int              // engines that may still tell a pid
+	early    map[int]ending   // children that ended before the engine told whose they are
+	helpers  map[int]bool     // engines that have not been reaped, by pid
+}
+
+// task finds a container; mu is held.
+func (s *server) task(id string) (*task, error) {
+	t := s.tasks[id]
+	if t == nil {
+		return nil, fmt.Errorf("container %q: %w", id, errdefs.ErrNotFound)
+	}
+	return t, nil
+}
+
+// find looks up init (execID empty) or an exec; mu is held.
+func (s *server) find(id, execID string) (*process, error) {
+	t, err := s.task(id)
+	if err != nil {
+		return nil, err
+	}
+	return t.find(execID)
+}
+
+func (s *server) get(id, execID string) (*process, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.find(id, execID)
+}
+
+// byPid finds a process that has not been reaped; mu is held.
+func (s *server) byPid(pid int) *process {
+	for _, t := range s.tasks {
+		if p := t.byPid(pid); p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+// leave ends the supervisor when it has nothing left to supervise.
+func (s *server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.idle() {
+		s.end()
+	}
+}
+
+// idle tells whether all containers have ended; mu is held.
+func (s *server) idle() bool {
+	for _, t := range s.tasks {
+		if !t.over && t != s.first() {
+			return false
+		}
+	}
+	return true
+}
+
+// abandon ends all containers, or the wait for the first one, and with them the supervisor. A Create that is
+// under way is not disturbed.
+func (s *server) abandon(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.tasks {
+		t.kill(reason)
+	}
+	if s.idle() && s.life.Err() == nil {
+		s.logf("%s", reason)
+		if e := s.prepared; e != nil {
+			s.prepared = nil
+			go e.close()
+		}
+		s.end()
+	}
+}
+
+// Connect tells who the supervisor is.
+func (s *server) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: strconv.Itoa(version)}
+	if t := s.tasks[r.ID]; t != nil && t.init != nil {
+		out.TaskPid = uint32(t.init.pid)
+	}
+	return out, nil
+}
+
+// Shutdown ends the supervisor when it has no container, or, with Now, its containers as well.
+func (s *server) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) error {
+	s.mu.Lock()
+	idle := s.idle()
+	s.mu.Unlock()
+	if idle || r.Now {
+		s.abandon("shut down")
+	}
+	return nil
+}
