@@ -27,9 +27,16 @@ func main() {
 		runVerb, createVerb, startVerb, lsVerb, execVerb, attachVerb, logsVerb, killVerb, stopVerb, waitVerb,
 		rmVerb, inspectVerb, pauseVerb, resumeVerb, topVerb, statsVerb,
 	} {
-		root.AddCommand(verb(g))
+		cmd := verb(g)
+		cmd.SuggestFor = otherNames[cmd.Name()]
+		root.AddCommand(cmd)
 	}
 	cli.Main(root)
+}
+
+// otherNames lists what docker, podman and ctr call a verb.
+var otherNames = map[string][]string{
+	"ls": {"ps", "list"}, "rm": {"remove", "delete", "del"}, "resume": {"unpause"}, "top": {"ps"}, "stats": {"metrics"},
 }
 
 // oneName is what a verb of one container says of stdin.

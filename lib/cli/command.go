@@ -96,6 +96,7 @@ func Root(use, short string, about About, run Run) (*cobra.Command, *Global) {
 	cmd.SetHelpCommand(helpVerb(cmd))
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(cmd.OutOrStdout(), cmd) })
 	cmd.SetUsageFunc(func(*cobra.Command) error { return nil })
+	cmd.SetFlagErrorFunc(flagError)
 	return cmd, newGlobal(cmd)
 }
 
@@ -166,7 +167,7 @@ func helpVerb(root *cobra.Command) *cobra.Command {
 func unknownVerb(cmd *cobra.Command, args []string) error {
 	err := fmt.Errorf("unknown verb %q", args[0])
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		err = fmt.Errorf("%w; is it %s?", err, strings.Join(near, " or "))
+		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
 	}
 	return err
 }

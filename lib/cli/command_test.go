@@ -57,9 +57,11 @@ func try() *cobra.Command {
 		root.AddCommand(c)
 		return c
 	}
-	table.Flags(verb("list [OPTION]...", cli.About{Stdout: "a thing a line", Args: cli.Count(0, 0)}, func(*cobra.Command, []string) error {
+	list := verb("list [OPTION]...", cli.About{Stdout: "a thing a line", Args: cli.Count(0, 0)}, func(*cobra.Command, []string) error {
 		return table.PrintAll([]thing{{"a", 1}, {"b\tb\n", 1000}})
-	}))
+	})
+	table.Flags(list)
+	cli.ExplainAbsent(list, cli.Absent{"a": "it lists all"})
 	verb("each [OPTION]... NAME...", cli.About{Args: cli.Count(1, -1), Exit: []int{3, 7}, Complete: cli.Containers(g)}, func(_ *cobra.Command, args []string) error {
 		return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
 			switch name {
@@ -147,8 +149,17 @@ func TestCommand(t *testing.T) {
 		{args: "list -o nothing", stderr: "ctr-try: -o: there is no column \"nothing\"\nhint: ctr-try list --help shows how it is used\n", status: 2},
 		{args: "list -q --json", stderr: "none of the others can be", status: 2},
 		{args: "list x", stderr: "ctr-try: extra operand \"x\"\n", status: 2},
-		{args: "list --what", stderr: "ctr-try: unknown flag: --what\n", status: 2},
-		{args: "lost", stderr: "unknown verb \"lost\"; is it list?\n", status: 2},
+		{args: "list --what", stderr: "ctr-try: unknown option --what\nhint: ctr-try list --help", status: 2},
+		{args: "list --jsno", stderr: "ctr-try: unknown option --jsno; did you mean --json?\n", status: 2},
+		{args: "list --form x", stderr: "unknown option --form; did you mean --format?\n", status: 2},
+		{args: "list -json", stderr: "unknown option -json; did you mean --json?\n", status: 2},
+		{args: "list -x", stderr: "ctr-try: unknown option -x\n", status: 2},
+		{args: "list --naemspace=a", stderr: "did you mean --namespace?\n", status: 2},
+		{args: "--wiat 1 list", stderr: "did you mean --wait?\n", status: 2},
+		{args: "list -a", stderr: "ctr-try: unknown option -a\nhint: it lists all\n", status: 2},
+		{args: "list --format", stderr: "ctr-try: option --format needs a value\n", status: 2},
+		{args: "list -q=maybe", stderr: "ctr-try: --quiet \"maybe\": invalid syntax\n", status: 2},
+		{args: "lost", stderr: "unknown verb \"lost\"; did you mean list?\n", status: 2},
 		{args: "", stderr: "ctr-try: no verb given\n", status: 2},
 		{args: "each", stderr: "ctr-try: missing operand\n", status: 2},
 		{args: "each a -", stdin: "b\tmore\n\n c@sha256:1 \n", stdout: "a\nb\nc@sha256:1\n"},
@@ -163,7 +174,7 @@ func TestCommand(t *testing.T) {
 		{args: "program missing", status: 127, stderr: "ctr-try: no such program\n"},
 		{args: "program gone", status: 125, stderr: "not found"},
 		{args: "program each", status: 125, stderr: "not found"},
-		{args: "program --what", status: 125, stderr: "unknown flag"},
+		{args: "program --what", status: 125, stderr: "unknown option --what"},
 		{args: "open -n a..b", status: 2, stderr: "namespace: \"a..b\""},
 		{args: "open --wait soon", status: 2, stderr: "is no span of time"},
 		{args: "open --wait 1.5"},
