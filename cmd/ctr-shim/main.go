@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command ctr-shim supervises one container: it is its parent, owns its output and its exit record, and
+// Command ctr-shim supervises containers: it is their parent, owns their output and their exit records, and
 // answers containerd's task API on a socket.
 package main
 
@@ -9,47 +9,55 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"ctrd.dev/ctrd/lib/engine"
 	"ctrd.dev/ctrd/lib/shim"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // version is set by the build.
 var version = "devel"
 
-const usage = `ctr-shim supervises one container. Other commands start it; there is no need to call it by hand.
+const usage = `ctr-shim supervises containers. Other commands start it; there is no need to call it by hand.
 
 Usage:
-  ctr-shim serve --namespace NS --id ID [OPTION]...
-  ctr-shim --help | --version
+  ctr-shim -namespace NS -id ID [OPTION]... serve
+  ctr-shim -h | -v
 
-It serves containerd's task API (version 3, ttrpc) on the socket that it names in shim.json, runs the
-container of the bundle that is its working directory, and ends by itself after the container has ended.
-Descriptor 3 is told "ok" once it listens, or what went wrong.
+It serves containerd's task API (version 3, ttrpc), runs the container of a bundle and those that are
+created with further bundles, and ends by itself after all of them have ended. Once it listens it writes
 
-Options:
-  --namespace NS   the container's namespace
-  --id ID          the container's id
-  --events DIR     the directory of the event journal (none: no events are written)
-  --sockets DIR    the directory of the socket (default ../../../s)
-  --rm             when the container has ended and no client holds client.lock, remove it with
-                   ctr-task --root R --state S -n NS rm -f ID
-  --root R         the durable state directory, for --rm
-  --state S        the state directory of this boot, for --rm
+  {"version":3,"address":"unix:///PATH","protocol":"ttrpc"}
 
-Files in the working directory:
-  config.json      read: the OCI bundle; rootfs/ is where its root is mounted
-  shim.lock        held as long as the supervisor lives
-  shim.json        its pid and the address of its socket
-  init.json        the pid of the container's first process
-  exit.json        how the container ended; written when its output has been written to the end
-  shim.log         what it has to say (its stderr)
+and closes its stdout. When it cannot serve, stderr says why and the exit status is not 0.
+
+Options (with one hyphen or two):
+  -namespace NS   the containers' namespace
+  -id ID          the id of the first container
+  -bundle DIR     its bundle (default: the working directory)
+  -sockets DIR    the directory of the socket (default /run/ctrd/s)
+  -events DIR     the directory of the event journal (none: no events are written)
+  -root R         the durable state directory, for what follows the end of a task
+  -state S        the state directory of this boot, for the same
+
+Files in a bundle that has a task.json, which says what follows the end of the task:
+  config.json     read: the OCI bundle; rootfs/ is where its root is mounted
+  shim.lock       held as long as the supervisor has the task
+  shim.json       the supervisor's pid and the address of its socket
+  init.json       the pid of the container's first process
+  started.json    when its program was started
+  lost.json       how much of its output could not be written
+  exit.json       how it ended; written when its output has been written to the end
+  shim.log        what the supervisor has to say (its stderr)
 
 Environment:
-  GOMAXPROCS=1     keeps the supervisor a third smaller; the programs that it starts do not see it
+  GOMAXPROCS=1    keeps the supervisor a third smaller; the programs that it starts do not see it
 
 Exit status:
-  0  the container has ended and is cleaned up
-  1  a failure, told on descriptor 3 or in shim.log
+  0  the containers have ended and are cleaned up
+  1  a failure, told on stderr
   2  wrong usage
 `
 
@@ -61,65 +69,76 @@ func main() {
 		engine.Init()
 	case len(args) == 3 && args[0] == "engine":
 		os.Exit(engine.Main(args[1], args[2]))
-	case len(args) > 0 && args[0] == "serve":
-		os.Exit(serve(args[1:]))
-	case len(args) == 1 && (args[0] == "--help" || args[0] == "-h" || args[0] == "help"):
+	}
+	o, err := parse(args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "ctr-shim:", err)
+		os.Exit(2)
+	}
+	if err := o.run(); err != nil {
+		fmt.Fprintln(os.Stderr, "ctr-shim:", err)
+		os.Exit(1)
+	}
+}
+
+func (o options) run() error {
+	switch o.action {
+	case "help":
 		os.Stdout.WriteString(usage)
-	case len(args) == 1 && args[0] == "--version":
+		return nil
+	case "version":
 		fmt.Println("ctr-shim", version)
-	default:
-		os.Exit(misuse("see ctr-shim --help"))
+		return nil
 	}
+	return o.serve()
 }
 
-func misuse(text string) int {
-	fmt.Fprintln(os.Stderr, "ctr-shim:", text)
-	return 2
-}
-
-func serve(args []string) int {
-	var c shim.Config
-	var root, state string
-	var remove bool
-	names := map[string]*string{
-		"--namespace": &c.Namespace, "--id": &c.ID, "--events": &c.Events, "--sockets": &c.Sockets, "--root": &root, "--state": &state,
-	}
-	for len(args) > 0 {
-		switch to, ok := names[args[0]]; {
-		case args[0] == "--help" || args[0] == "-h":
-			os.Stdout.WriteString(usage)
-			return 0
-		case args[0] == "--rm":
-			remove = true
-			args = args[1:]
-		case ok && len(args) > 1:
-			*to = args[1]
-			args = args[2:]
-		case ok:
-			return misuse(args[0] + " needs a value")
-		default:
-			return misuse(fmt.Sprintf("unknown argument %q", args[0]))
-		}
-	}
-	if c.Namespace == "" || c.ID == "" {
-		return misuse("serve needs --namespace and --id")
-	}
-	if remove {
+// serve becomes the supervisor.
+func (o options) serve() error {
+	c := shim.Config{Namespace: o.namespace, ID: o.id, Bundle: o.bundle, Events: o.events}
+	c.Socket = filepath.Join(o.sockets, taskapi.SocketName(c.Bundle))
+	if o.state != "" {
 		self, err := os.Executable()
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "ctr-shim:", err)
-			return 1
+			return err
 		}
-		c.Remove = []string{filepath.Join(filepath.Dir(self), "ctr-task"), "--root", root, "--state", state, "-n", c.Namespace, "rm", "-f", c.ID}
+		c.Command = []string{filepath.Join(filepath.Dir(self), "ctr-task"), "--root", o.root, "--state", o.state, "-n", c.Namespace}
 	}
-	var err error
-	if c.Bundle, err = os.Getwd(); err != nil {
-		fmt.Fprintln(os.Stderr, "ctr-shim:", err)
-		return 1
+	if o.old {
+		return o.serveOld(c)
 	}
-	if err := shim.Serve(c, os.NewFile(3, "ready")); err != nil {
-		fmt.Fprintln(os.Stderr, "ctr-shim:", err)
-		return 1
+	return shim.Serve(c, func() error {
+		_, err := fmt.Printf("{\"version\":%d,\"address\":\"unix://%s\",\"protocol\":\"ttrpc\"}\n", shim.Version, c.Socket)
+		if err != nil {
+			return err
+		}
+		return unix.Dup2(2, 1) // closes it for the reader
+	})
+}
+
+// serveOld is serve for a starter that keeps no record of the task and reads descriptor 3.
+func (o options) serveOld(c shim.Config) error {
+	const fd = 3
+	unix.CloseOnExec(fd)
+	ready := os.NewFile(fd, "ready")
+	if _, err := os.Lstat(filepath.Join(c.Bundle, taskdir.Record)); err != nil {
+		t := taskdir.Task{Namespace: c.Namespace, ID: c.ID, Owner: taskdir.Kept}
+		if o.remove {
+			t.Owner = taskdir.ByShim
+			if _, err := os.Lstat(filepath.Join(c.Bundle, taskdir.ClientLock)); err == nil {
+				t.Owner = taskdir.Client
+			}
+		}
+		if err := taskdir.Write(c.Bundle, taskdir.Record, t); err != nil {
+			return err
+		}
 	}
-	return 0
+	err := shim.Serve(c, func() error {
+		ready.WriteString("ok\n")
+		return ready.Close()
+	})
+	if err != nil {
+		ready.WriteString(err.Error())
+	}
+	return err
 }

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/moby/sys/userns"
 	_ "github.com/opencontainers/cgroups/devices" // lets the cgroup managers write device rules
@@ -22,6 +23,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
@@ -45,6 +47,7 @@ func Main(verb, id string) int {
 	// The process lives for some milliseconds.
 	debug.SetGCPercent(-1)
 	logrus.SetLevel(logrus.WarnLevel)
+	unix.CloseOnExec(ask.Fd) // what is started here must not keep the socket open
 	s := os.NewFile(ask.Fd, "supervisor")
 	var work func(ask.Request, []*os.File) (int, error)
 	switch verb {
@@ -69,7 +72,10 @@ func Main(verb, id string) int {
 		fmt.Fprintln(os.Stderr, "ctr-shim: engine:", err)
 		return 1
 	}
+	var done atomic.Bool
+	go watchParent(&done)
 	pid, err := work(req, files)
+	done.Store(true)
 	res := ask.Result{Pid: pid}
 	if err != nil {
 		res.Kind, res.Error = explain(err)
@@ -79,6 +85,21 @@ func Main(verb, id string) int {
 		return 1
 	}
 	return 0
+}
+
+// watchParent ends this process, and what it has started in its process group, when the parent dies before the
+// work is done: nothing may be put into a container that has no supervisor. The parent's end of the socket
+// closes with the parent. A parent death signal would come when the parent's thread ends, too.
+func watchParent(done *atomic.Bool) {
+	for {
+		p := []unix.PollFd{{Fd: ask.Fd}} // POLLHUP needs no asking
+		if _, err := unix.Poll(p, -1); err != unix.EINTR {
+			break
+		}
+	}
+	if !done.Load() {
+		unix.Kill(0, unix.SIGKILL)
+	}
 }
 
 // prepare does what can be done before the request has come: the parent starts the engine early.

@@ -96,8 +96,8 @@ func (t *task) spawnEngine(verb string) (*engineProcess, error) {
 		Dir:   t.bundle,
 		Env:   engineEnv(),
 		Files: []uintptr{0, 2, 2, theirs.Fd()},
-		// Nothing may be put into the container once the supervisor is dead. (No thread of ours ever ends.)
-		Sys: &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
+		// The engine ends its process group when our end of the socket closes with us.
+		Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err == nil {
 		s.helpers[pid] = true
@@ -117,7 +117,7 @@ func (s *server) endEngines() {
 		s.mu.Lock()
 		left := len(s.helpers)
 		for pid := range s.helpers {
-			unix.Kill(pid, unix.SIGKILL)
+			unix.Kill(-pid, unix.SIGKILL)
 		}
 		s.mu.Unlock()
 		if left == 0 {
@@ -206,8 +206,8 @@ func outsideNamespace() (*os.File, error) {
 	return os.Open(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
 }
 
-// runIn starts a program, detached, in the mount namespace and in the root directory. The thread that it
-// uses is spoilt: it is to be the last thing that the process does.
+// runIn starts a program, detached, in the mount namespace and in the root directory. The thread that it uses
+// is spoilt, and ends with the calling goroutine.
 func runIn(ns *os.File, argv []string) error {
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {

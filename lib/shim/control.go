@@ -4,7 +4,6 @@ package shim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
@@ -52,58 +51,6 @@ func (s *server) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wai
 		}
 	}
 	return &taskapi.WaitResponse{ExitStatus: p.end.status, ExitedAt: p.end.at}, nil
-}
-
-// Kill sends a signal.
-func (s *server) Kill(_ context.Context, r *taskapi.KillRequest) error {
-	sig := unix.Signal(r.Signal)
-	if r.Signal > 64 {
-		return fmt.Errorf("signal %d: %w", r.Signal, errdefs.ErrInvalidArgument)
-	}
-	s.mu.Lock()
-	p, err := s.find(r.ID, r.ExecID)
-	switch {
-	case err != nil:
-	case p.pid == 0:
-		err = p.wrong("kill")
-	case isClosed(p.died):
-		err = fmt.Errorf("process %d of container %q has ended: %w", p.pid, r.ID, errdefs.ErrNotFound)
-	case !r.All:
-		// Not reaped yet, so the pid is still its own.
-		if err = unix.Kill(p.pid, sig); err != nil {
-			err = fmt.Errorf("signal %d to process %d: %w", sig, p.pid, err)
-		}
-	}
-	paused := err == nil && p.t.paused
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if r.All {
-		return p.t.killAll(sig)
-	}
-	if sig == unix.SIGKILL && paused && p.execID == "" {
-		// A process frozen by the v1 freezer does not die. An exec dies when its container is resumed.
-		return p.t.thaw()
-	}
-	return nil
-}
-
-func (t *task) killAll(sig unix.Signal) error {
-	if sig == unix.SIGKILL {
-		return cgroup.Kill(t.hello.CgroupsPath)
-	}
-	pids, err := cgroup.Pids(t.hello.CgroupsPath)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, pid := range pids {
-		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
-			errs = append(errs, fmt.Errorf("signal %d to process %d: %w", sig, pid, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Pause freezes all processes of the container.

@@ -33,6 +33,7 @@ func (s *server) Create(_ context.Context, r *taskapi.CreateTaskRequest) (*taska
 	if err = t.create(p, e, r); err != nil {
 		t.undo(p)
 		s.forget(t)
+		t.release()
 		s.leave()
 		return nil, err
 	}
@@ -100,6 +101,9 @@ func (s *server) forget(t *task) {
 
 func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest) (err error) {
 	if e == nil {
+		if err := errors.Join(t.adopt(), t.announce()); err != nil {
+			return err
+		}
 		if e, err = t.spawnEngine(ask.Create); err != nil {
 			return err
 		}
@@ -112,6 +116,10 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	if _, err := ask.Receive(e.conn, &t.hello); err != nil {
 		e.close()
 		return fmt.Errorf("engine: %w", err)
+	}
+	if err := t.reserve(); err != nil {
+		e.close()
+		return fmt.Errorf("set aside the room for the exit record: %w", err)
 	}
 	err = mountRootfs(t.path(taskdir.Rootfs), r.Rootfs, t.hello.Shared)
 	if err == nil {
@@ -133,14 +141,12 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	if err != nil {
 		return err
 	}
-	init, err := taskdir.ProcessOf(p.pid)
-	if err != nil {
-		return err
-	}
-	if err := t.write(taskdir.Init, init); err != nil {
+	p.waiting = executableOf(p.pid)
+	if err := t.recordCreated(p.pid); err != nil {
 		return err
 	}
 	p.setStatus(taskapi.StatusCreated)
+	go p.watchClient()
 	crash.Point("shim.init-recorded")
 	return nil
 }

@@ -9,17 +9,24 @@
 // # On disk
 //
 // Each container has its task directory, which is its bundle. Nothing depends on the supervisor's working
-// directory; the engine runs in the container's. The supervisor holds shim.lock as long as it lives and
-// writes, each in one step: shim.json once its socket listens, init.json once the init process exists, and
-// exit.json once init has ended, its output has been written to the end and nothing of the container is
-// left but the directory. The engine's state is in engine/, an exec's process and exit in execs/<exec id>/.
-// The container's rootfs is mounted on rootfs/, in the supervisor's own mount namespace.
+// directory; the engine runs in the container's. In a directory with a task.json the supervisor holds
+// shim.lock as long as it has the task and writes, each in one step: shim.json once its socket listens,
+// init.json once the init process exists, started.json when it lets that go, lost.json when output cannot be
+// written, and exit.json once init has ended, its output has been written to the end and nothing of the
+// container is left but the directory. Without a task.json the client is containerd, and only init.pid is
+// written. The engine's state is in engine/, an exec's process and exit in execs/<exec id>/. The container's
+// rootfs is mounted on rootfs/.
 //
 // # Life
 //
-// The supervisor ends by itself: when its containers have ended and their execs with them, when the only
-// Create fails, and when its starter dies before Start. Wait, State and Delete find it until then; afterwards
-// exit.json tells.
+// The supervisor ends by itself when all its containers have ended and their execs with them, when the only
+// Create fails, and when its starter dies before Create. A created container is kept until it is started or
+// deleted; only the death of a client that owns it (task.json) ends it. Wait, State and Delete find a
+// container until the supervisor ends; afterwards exit.json tells. One that serves containerd lives until
+// Shutdown.
+//
+// After the end of a task the supervisor does what task.json asks for: it has the container removed, or, after
+// a back-off, started again. Before that it lets go of shim.lock.
 //
 // # After a crash
 //

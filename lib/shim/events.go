@@ -30,19 +30,19 @@ type publisher struct {
 
 func (s *server) emit(p ...event.Payload) { s.events.add(s.config.Namespace, p) }
 
-// add hands over events and returns at once. When too many wait, the new ones are dropped, and the number of
-// them is told in the log.
+// add hands over events and returns at once. When too many wait, the oldest are dropped, and the number of them
+// is told in the log.
 func (q *publisher) add(ns string, p []event.Payload) {
 	if q.send == nil {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.waiting)+len(p) > maxEvents {
-		q.lost += len(p)
-		return
-	}
 	q.waiting = append(q.waiting, p...)
+	if n := len(q.waiting) - maxEvents; n > 0 {
+		q.lost += n
+		q.waiting = q.waiting[n:]
+	}
 	if q.busy {
 		return
 	}

@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
-	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -68,51 +66,6 @@ func (s *server) Exec(_ context.Context, r *taskapi.ExecProcessRequest) error {
 const processSpec = "process.json"
 
 func (p *process) dir() string { return p.t.path(taskdir.Execs, p.execID) }
-
-// clientLock is held by the client that cares for the process. A client that makes no such file, or has
-// removed it, has left the process to itself.
-func (p *process) clientLock() string {
-	if p.execID == "" {
-		return p.t.path(taskdir.ClientLock)
-	}
-	return filepath.Join(p.dir(), taskdir.ClientLock)
-}
-
-// abandoned tells whether the client that cares for the process is gone.
-func (p *process) abandoned() bool {
-	if p.execID != "" {
-		if _, err := os.Lstat(p.dir()); err != nil {
-			return true // the client has removed it
-		}
-	}
-	if _, err := os.Lstat(p.clientLock()); err != nil {
-		return false
-	}
-	held, err := lock.IsHeld(p.clientLock())
-	return err == nil && !held
-}
-
-// watchClient ends the input of a process whose client was killed, as the client does when its own ends.
-func (p *process) watchClient() {
-	if _, err := os.Lstat(p.clientLock()); err != nil {
-		return
-	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-p.died:
-			return
-		case <-tick.C:
-		}
-		if p.abandoned() {
-			if err := p.io.closeStdin(); err != nil {
-				p.t.logf("close stdin: %v", err)
-			}
-			return
-		}
-	}
-}
 
 // forgetAbandoned forgets the execs that were never started by clients that are gone. What runs is
 // forgotten when it ends.
@@ -229,6 +182,7 @@ func (s *server) Delete(_ context.Context, r *taskapi.DeleteRequest) (*taskapi.D
 		}
 	} else {
 		s.forget(p.t)
+		close(p.t.deleted)
 	}
 	s.emit(event.TaskDelete{ContainerID: r.ID, ID: r.ExecID, Pid: uint32(p.pid), ExitStatus: end.status, ExitedAt: end.at})
 	return &taskapi.DeleteResponse{Pid: uint32(p.pid), ExitStatus: end.status, ExitedAt: end.at}, nil

@@ -64,10 +64,7 @@ func (p *process) finishInit() {
 	crash.Point("shim.cleaned")
 	t.awaitExecs()
 	exit := taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at, OOM: oom, Reason: p.reason, Lost: t.log.dropped()}
-	if err := t.write(taskdir.End, exit); err != nil {
-		// Without it the next command finds a task whose supervisor is gone, and ends that.
-		t.logf("record the exit: %v", err)
-	}
+	t.recordExit(exit)
 	crash.Point("shim.exit-recorded")
 	if oom {
 		s.emit(event.TaskOOM{ContainerID: t.id})
@@ -76,10 +73,7 @@ func (p *process) finishInit() {
 	p.setStatus(taskapi.StatusStopped)
 	close(p.done)
 	t.log.close()
-	s.mu.Lock()
-	t.over = true
-	s.mu.Unlock()
-	s.leave()
+	s.endings.Go(func() { t.after(exit) })
 }
 
 // killRest kills what init has left in the container, and what engines are still putting there. It tells

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // join makes k a further container of first's supervisor.
@@ -23,6 +24,7 @@ func (k *task) join(first *task) {
 	b, err := json.Marshal(k.spec)
 	must(k, err)
 	must(k, os.WriteFile(filepath.Join(k.dir, "config.json"), b, 0o600))
+	must(k, taskdir.Write(k.dir, taskdir.Record, k.record))
 	k.client, k.gone = first.client, first.gone
 	if _, err := k.client.Create(k.Context(), k.request()); err != nil {
 		k.Fatalf("create: %v\n%s", err, first.shimLog())

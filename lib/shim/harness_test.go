@@ -27,6 +27,7 @@ import (
 	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/tail"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 var shimBinary string // the real ctr-shim, with crash points
@@ -64,6 +65,9 @@ type task struct {
 	spec   *specs.Spec
 	log    stdio.Log
 	rootfs []taskapi.Mount
+	record taskdir.Task
+	binary string
+	bare   bool     // there is no task.json: the client is containerd
 	args   []string // more arguments for the supervisor
 	env    []string
 	files  []*os.File // more that the starter leaves open
@@ -83,7 +87,7 @@ func newTask(t *testing.T, args ...string) *task {
 		t.Skip("needs root")
 	}
 	state := t.TempDir()
-	k := &task{T: t, id: fmt.Sprintf("t%d-%d", os.Getpid(), time.Now().UnixNano()), state: state}
+	k := &task{T: t, binary: shimBinary, id: fmt.Sprintf("t%d-%d", os.Getpid(), time.Now().UnixNano()), state: state}
 	k.dir = filepath.Join(state, "tasks", namespace, k.id)
 	lower, upper, work := filepath.Join(state, "lower"), filepath.Join(state, "upper"), filepath.Join(state, "work")
 	for _, d := range []string{filepath.Join(k.dir, "rootfs"), upper, work, filepath.Join(state, "log")} {
@@ -104,6 +108,7 @@ func newTask(t *testing.T, args ...string) *task {
 	k.rootfs = []taskapi.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + lower, "upperdir=" + upper, "workdir=" + work}}}
 	k.log = stdio.Log{Path: filepath.Join(state, "log/log")}
 	k.spec = newSpec(k.id, args)
+	k.record = taskdir.Task{Incarnation: taskdir.NewIncarnation(), Namespace: namespace, ID: k.id, Owner: taskdir.Kept, Created: time.Now().UTC()}
 	t.Cleanup(k.cleanUp)
 	return k
 }
@@ -161,12 +166,16 @@ func (k *task) tryServe() error {
 	log, err := os.OpenFile(filepath.Join(k.dir, "shim.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	must(k, err)
 	defer log.Close()
+	if !k.bare {
+		must(k, taskdir.Write(k.dir, taskdir.Record, k.record))
+	}
 	r, w, err := os.Pipe()
 	must(k, err)
 	defer r.Close()
-	args := append([]string{"serve", "--namespace", namespace, "--id", k.id, "--events", k.journal().Dir}, k.args...)
-	k.shim = exec.Command(shimBinary, args...)
-	k.shim.Dir, k.shim.Stdout, k.shim.Stderr, k.shim.ExtraFiles = k.dir, log, log, append([]*os.File{w}, k.files...)
+	args := []string{"-namespace", namespace, "-id", k.id, "-events", k.journal().Dir, "-sockets", filepath.Join(k.state, "s")}
+	args = append(append(args, k.args...), "serve")
+	k.shim = exec.Command(k.binary, args...)
+	k.shim.Dir, k.shim.Stdout, k.shim.Stderr, k.shim.ExtraFiles = k.dir, w, log, k.files
 	k.shim.Env = append(append(os.Environ(), "GOMAXPROCS=1"), k.env...)
 	k.shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	must(k, k.shim.Start())
@@ -178,8 +187,16 @@ func (k *task) tryServe() error {
 	}()
 	answer, err := io.ReadAll(r)
 	must(k, err)
-	if string(answer) != "ok\n" {
-		return errors.New(string(answer))
+	var boot struct {
+		Version           int
+		Address, Protocol string
+	}
+	if json.Unmarshal(answer, &boot) != nil {
+		<-k.gone
+		return errors.New(k.shimLog())
+	}
+	if boot.Version != 3 || boot.Protocol != "ttrpc" {
+		return fmt.Errorf("answer %q", answer)
 	}
 	return nil
 }

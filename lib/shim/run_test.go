@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 func TestRun(t *testing.T) {
@@ -188,24 +189,40 @@ func TestSecondSupervisor(t *testing.T) {
 	}
 }
 
+// TestStarterDies: a supervisor whose starter dies before Create ends. What is created is kept until it is
+// started, by another process.
 func TestStarterDies(t *testing.T) {
-	for _, created := range []bool{false, true} {
-		k := newTask(t, "true")
-		k.serve()
-		if created {
-			_, err := k.client.Create(t.Context(), k.request())
-			must(t, err)
-		}
-		must(t, k.starts.Release())
-		k.starts = nil
-		<-k.gone
-		k.nothingLeft()
-		if created {
-			if e := k.wait(); e.Status != 137 || e.Reason == "" {
-				t.Errorf("exit %+v", e)
-			}
-		}
+	k := newTask(t, "true")
+	k.serve()
+	must(t, k.starts.Release())
+	k.starts = nil
+	<-k.gone
+	k.nothingLeft()
+
+	k = newTask(t, "sh", "-c", "exit 4")
+	k.serve()
+	_, err := k.client.Create(t.Context(), k.request())
+	must(t, err)
+	must(t, k.starts.Release())
+	k.starts = nil
+	must(t, k.client.Close())
+	select {
+	case <-k.gone:
+		t.Fatal("the supervisor ended")
+	case <-time.After(2500 * time.Millisecond): // more than two looks at the lock
 	}
+	v, err := taskdir.Look(k.dir)
+	if err != nil || v.State != taskdir.Created {
+		t.Errorf("%+v, %v", v, err)
+	}
+	k.client, err = taskapi.Dial(t.Context(), v.Supervisor.Address)
+	must(t, err)
+	_, err = k.client.Start(t.Context(), &taskapi.StartRequest{ID: k.id})
+	must(t, err)
+	if e := k.wait(); e.Status != 4 || e.Reason != "" {
+		t.Errorf("exit %+v", e)
+	}
+	k.nothingLeft()
 }
 
 func TestShutdown(t *testing.T) {
@@ -309,34 +326,5 @@ func TestUpdateAndStats(t *testing.T) {
 	}
 	if err := k.client.Update(ctx, &taskapi.UpdateTaskRequest{ID: k.id, Resources: &taskapi.Any{Value: []byte(`{"pids":`)}}); err == nil {
 		t.Error("bad resources were taken")
-	}
-}
-
-func TestRemoveAfterwards(t *testing.T) {
-	for _, held := range []bool{false, true} {
-		k := newTask(t, "true")
-		// The command beside ctr-shim is what is started.
-		marker := filepath.Join(k.state, "removed")
-		program := filepath.Join(filepath.Dir(shimBinary), "ctr-task")
-		must(t, os.WriteFile(program, []byte("#!/bin/sh\necho \"$@\" >\""+marker+".tmp\"; readlink /proc/self/ns/mnt >>\""+marker+".tmp\"; mv \""+marker+".tmp\" \""+marker+"\"\n"), 0o755))
-		k.args = []string{"--rm", "--root", "/r", "--state", k.state}
-		if held {
-			h := holdFile(t, filepath.Join(k.dir, "client.lock"))
-			defer h()
-		}
-		k.start()
-		k.wait()
-		if held {
-			if _, err := os.Stat(marker); err == nil {
-				t.Error("the container was removed before its client")
-			}
-			continue
-		}
-		k.until("removal", func() bool { _, err := os.Stat(marker); return err == nil })
-		b, _ := os.ReadFile(marker)
-		ns, _ := os.Readlink("/proc/self/ns/mnt")
-		if want := "--root /r --state " + k.state + " -n " + namespace + " rm -f " + k.id + "\n" + ns + "\n"; string(b) != want {
-			t.Errorf("got %q, want %q", b, want)
-		}
 	}
 }

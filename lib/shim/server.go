@@ -24,6 +24,9 @@ type server struct {
 
 	life context.Context // ends with the supervisor
 	end  context.CancelFunc
+	// What follows the ends of tasks and must not be cut short by the end of the supervisor.
+	endings sync.WaitGroup
+	closing chan struct{} // closed, under mu, when the supervisor is to end with its containers
 
 	mu       sync.Mutex
 	tasks    map[string]*task // by container id
@@ -67,11 +70,11 @@ func (s *server) byPid(pid int) *process {
 	return nil
 }
 
-// leave ends the supervisor when it has nothing left to supervise.
+// leave ends the supervisor when it has nothing left to supervise. One of containerd's stays until Shutdown.
 func (s *server) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.idle() {
+	if (isClosed(s.closing) || !s.config.Containerd) && s.idle() {
 		s.end()
 	}
 }
@@ -91,6 +94,9 @@ func (s *server) idle() bool {
 func (s *server) abandon(reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !isClosed(s.closing) {
+		close(s.closing)
+	}
 	for _, t := range s.tasks {
 		t.kill(reason)
 	}
@@ -108,17 +114,21 @@ func (s *server) abandon(reason string) {
 func (s *server) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: strconv.Itoa(version)}
+	out := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: strconv.Itoa(Version)}
 	if t := s.tasks[r.ID]; t != nil && t.init != nil {
 		out.TaskPid = uint32(t.init.pid)
 	}
 	return out, nil
 }
 
-// Shutdown ends the supervisor when it has no container, or, with Now, its containers as well.
+// Shutdown ends the supervisor when it has no container, or, with Now, its containers as well. A container of
+// containerd's is there until it is deleted.
 func (s *server) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) error {
 	s.mu.Lock()
 	idle := s.idle()
+	if s.config.Containerd {
+		idle = len(s.tasks) == 0 || len(s.tasks) == 1 && s.first() != nil
+	}
 	s.mu.Unlock()
 	if idle || r.Now {
 		s.abandon("shut down")

@@ -36,8 +36,7 @@ func (s *server) Start(_ context.Context, r *taskapi.StartRequest) (*taskapi.Sta
 	return &taskapi.StartResponse{Pid: uint32(p.pid)}, nil
 }
 
-// startInit lets the waiting init process become the container's program: it opens the other end of the
-// FIFO on which that waits (libcontainer's protocol) and reads its one byte.
+// startInit runs the container's program.
 func (p *process) startInit() error {
 	t, s := p.t, p.t.s
 	s.mu.Lock()
@@ -46,12 +45,28 @@ func (p *process) startInit() error {
 	if st != taskapi.StatusCreated || isClosed(p.died) {
 		return p.wrong("start")
 	}
+	if err := t.recordStarted(); err != nil {
+		return fmt.Errorf("start container %q: %w", t.id, err)
+	}
+	if err := t.letGo(p); err != nil {
+		t.recordNotStarted()
+		return fmt.Errorf("start container %q: %w", t.id, err)
+	}
+	p.setStatus(taskapi.StatusRunning)
+	s.emit(event.TaskStart{ContainerID: t.id, Pid: uint32(p.pid)})
+	crash.Point("shim.started")
+	return nil
+}
+
+// letGo lets the waiting init process become the container's program: it opens the other end of the FIFO on
+// which that waits (libcontainer's protocol) and reads its one byte.
+func (t *task) letGo(p *process) error {
 	path := t.path(taskdir.Engine, t.id, "exec.fifo")
 	// With both ends open here a read waits for the byte, instead of meeting the end of the file while
 	// init has not opened its end yet.
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("start container %q: %w", t.id, &os.PathError{Op: "open", Path: path, Err: err})
+		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
@@ -69,15 +84,9 @@ func (p *process) startInit() error {
 	if err != nil {
 		// It may have run and ended in the meantime: then the byte is there.
 		if n, _ := unix.Read(fd, b[:]); n != 1 {
-			return fmt.Errorf("start container %q: init died: %w", t.id, errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("init died: %w", errdefs.ErrFailedPrecondition)
 		}
 	}
 	os.Remove(path)
-	p.setStatus(taskapi.StatusRunning)
-	if p.io.stdin != nil {
-		go p.watchClient()
-	}
-	s.emit(event.TaskStart{ContainerID: t.id, Pid: uint32(p.pid)})
-	crash.Point("shim.started")
 	return nil
 }

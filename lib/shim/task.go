@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -21,22 +22,26 @@ import (
 type task struct {
 	s      *server
 	id     string
-	bundle string     // the task directory, absolute
-	held   *lock.Held // shim.lock; nil for a task of containerd's
+	bundle string        // the task directory, absolute
+	record *taskdir.Task // nil for a task of containerd's
+	held   *lock.Held    // shim.lock of a task that has a record
 	log    logs
 	hello  ask.Hello // what the engine read in config.json
+
+	started time.Time     // guarded by init's op; zero before Start
+	deleted chan struct{} // closed by Delete
 
 	// Guarded by the server's mu.
 	init    *process            // nil before Create, and after Delete
 	execs   map[string]*process // by exec id
 	paused  bool
 	ending  bool           // nothing new may begin in the container
-	over    bool           // its end is recorded, or it never came to be
+	over    bool           // nothing is left to do for it
 	running sync.WaitGroup // engines that put processes into the container
 }
 
 func (s *server) newTask(id, bundle string) *task {
-	return &task{s: s, id: id, bundle: bundle, execs: make(map[string]*process), log: logs{s: s}}
+	return &task{s: s, id: id, bundle: bundle, execs: make(map[string]*process), deleted: make(chan struct{}), log: logs{s: s}}
 }
 
 // path is the path of a file in the task directory.
@@ -61,14 +66,16 @@ type process struct {
 	op sync.Mutex
 
 	// Guarded by the server's mu.
-	pid    int
-	status taskapi.Status // created, running, stopped
-	end    ending
-	reason string
+	pid      int
+	status   taskapi.Status // created, running, stopped
+	end      ending
+	reason   string
+	killedBy unix.Signal // the signal that ended an init which waited for Start
 
-	io   *streams
-	died chan struct{} // closed when the process has been reaped
-	done chan struct{} // closed when its end is recorded and may be told
+	waiting executable // what init runs until it becomes the program
+	io      *streams
+	died    chan struct{} // closed when the process has been reaped
+	done    chan struct{} // closed when its end is recorded and may be told
 }
 
 func (t *task) newProcess(execID string, terminal bool, stdin, stdout, stderr string) *process {
@@ -80,6 +87,9 @@ func (t *task) newProcess(execID string, terminal bool, stdin, stdout, stderr st
 
 // reaped notes how the process ended; the server's mu is held.
 func (p *process) reaped(end ending) {
+	if p.killedBy != 0 && end.status == 128+uint32(unix.SIGKILL) {
+		end.status = 128 + uint32(p.killedBy)
+	}
 	p.end = end
 	close(p.died)
 	go p.finish()

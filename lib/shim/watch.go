@@ -7,17 +7,16 @@ import (
 	"time"
 
 	"ctrd.dev/ctrd/lib/lock"
-	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// watchStarter ends a task whose starter died before it came to Start.
+// watchEvery is how often a process looks whether the one that it depends on lives.
+const watchEvery = time.Second
+
+// watchStarter ends the wait for a Create whose caller died before it came to it.
 func (t *task) watchStarter() {
 	path := t.path(taskdir.StartLock)
-	if _, err := os.Lstat(path); err != nil {
-		return
-	}
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -25,18 +24,72 @@ func (t *task) watchStarter() {
 			return
 		case <-tick.C:
 		}
-		if t.hasStarted() {
-			return
+		if held, err := lock.IsHeld(path); held || err != nil {
+			continue
 		}
-		held, err := lock.IsHeld(path)
-		if err == nil && !held && !t.hasStarted() {
+		t.s.mu.Lock()
+		waiting := t.s.first() == t
+		t.s.mu.Unlock()
+		if waiting {
 			t.s.abandon("its starter died")
 		}
+		return
 	}
 }
 
-func (t *task) hasStarted() bool {
-	t.s.mu.Lock()
-	defer t.s.mu.Unlock()
-	return t.init != nil && t.init.status != taskapi.StatusCreated && t.init.status != taskapi.StatusUnknown
+// clientLock is held by the client that cares for the process. A client that makes no such file, or has
+// removed it, has left the process to itself.
+func (p *process) clientLock() string {
+	if p.execID == "" {
+		return p.t.path(taskdir.ClientLock)
+	}
+	return p.dir() + "/" + taskdir.ClientLock
+}
+
+// abandoned tells whether the client that cares for the process is gone.
+func (p *process) abandoned() bool {
+	if p.execID != "" {
+		if _, err := os.Lstat(p.dir()); err != nil {
+			return true // the client has removed it
+		}
+	}
+	if _, err := os.Lstat(p.clientLock()); err != nil {
+		return false
+	}
+	held, err := lock.IsHeld(p.clientLock())
+	return err == nil && !held
+}
+
+// watchClient waits for the client of a process to be killed. Then it ends the process's input, as the client
+// does when its own ends, and the whole container when the client is its owner.
+func (p *process) watchClient() {
+	if _, err := os.Lstat(p.clientLock()); err != nil {
+		return
+	}
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.died:
+			return
+		case <-tick.C:
+		}
+		if p.abandoned() {
+			break
+		}
+		if _, err := os.Lstat(p.clientLock()); err != nil {
+			return // it has left the process to itself
+		}
+	}
+	t := p.t
+	p.op.Lock()
+	if err := p.io.closeStdin(); err != nil {
+		t.logf("close stdin: %v", err)
+	}
+	p.op.Unlock()
+	if p.execID == "" && t.record != nil && t.record.Owner == taskdir.Client {
+		t.s.mu.Lock()
+		t.kill("its client died")
+		t.s.mu.Unlock()
+	}
 }

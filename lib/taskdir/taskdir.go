@@ -166,3 +166,39 @@ func Write(dir, name string, v any) error {
 	}
 	return os.Rename(tmp, path)
 }
+
+// exitRoom is what is set aside for the exit record, in bytes.
+const exitRoom = 4096
+
+// ReserveExit sets aside the room for the exit record, so that a file system that is full at the end of the
+// task does not lose its status.
+func ReserveExit(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, End+".tmp"), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, exitRoom))
+	return errors.Join(err, f.Close())
+}
+
+// WriteExit records an exit in one step, in the room that ReserveExit has set aside.
+func WriteExit(dir string, e Exit) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, End)
+	// Not truncated first: that would give the room away.
+	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err == nil {
+		err = f.Truncate(int64(len(data)) + 1)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"os"
+	"time"
+
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+const (
+	firstBackoff = 100 * time.Millisecond
+	maxBackoff   = time.Minute
+	// settled is how long a program must have run for its restarts to be counted anew.
+	settled = 10 * time.Second
+	// lookEvery is how often a back-off looks whether somebody has stopped the task.
+	lookEvery = 100 * time.Millisecond
+)
+
+// after does what the record of a task that has ended asks for, and lets go of the task. What it starts is
+// its last act for that task.
+func (t *task) after(e taskdir.Exit) {
+	verb := t.next(e)
+	t.s.events.wait()
+	t.release()
+	if len(verb) > 0 {
+		crash.Point("shim.remove")
+		argv := append(append([]string(nil), t.s.config.Command...), verb...)
+		if err := runIn(t.s.outside, argv); err != nil {
+			t.logf("%v", err)
+		}
+	}
+	t.s.mu.Lock()
+	t.over = true
+	t.s.mu.Unlock()
+	t.s.leave()
+}
+
+// next gives the verb of ctr-task, with its operands, that follows the end of the task: its restart, which it
+// waits for, its removal, or nothing.
+func (t *task) next(e taskdir.Exit) []string {
+	if t.record == nil || len(t.s.config.Command) == 0 {
+		return nil
+	}
+	// The policy may have been changed while the task ran.
+	if delay, ok := again(t.policy(), e, t.started); ok && !t.stopping() {
+		if t.rest(delay) {
+			if _, ok := again(t.policy(), e, t.started); ok {
+				return t.command("start")
+			}
+		}
+	}
+	if t.removes() {
+		return t.command("rm", "-f")
+	}
+	return nil
+}
+
+// command completes a verb of ctr-task so that it concerns this incarnation alone.
+func (t *task) command(verb ...string) []string {
+	if inc := string(t.record.Incarnation); inc != "" {
+		verb = append(verb, "--incarnation", inc)
+	}
+	return append(verb, t.id)
+}
+
+// policy reads the task's restart policy. A record that is gone asks for nothing.
+func (t *task) policy() taskdir.Restart {
+	var r taskdir.Task
+	if _, err := taskdir.Read(t.bundle, taskdir.Record, &r); err != nil {
+		t.logf("%v", err)
+	}
+	return r.Restart
+}
+
+// stopping tells whether somebody ends the task on purpose.
+func (t *task) stopping() bool {
+	_, err := os.Lstat(t.path(taskdir.Stopping))
+	return err == nil || isClosed(t.deleted)
+}
+
+// again tells whether a policy wants a task that has ended started again, and how long to wait before. What
+// was not started, or was ended by its supervisor, is not.
+func again(r taskdir.Restart, e taskdir.Exit, started time.Time) (time.Duration, bool) {
+	if started.IsZero() || e.Reason != "" {
+		return 0, false
+	}
+	count := r.Count
+	if e.ExitedAt.Sub(started) >= settled {
+		count = 0
+	}
+	switch r.Policy {
+	case "always", "unless-stopped":
+	case "on-failure":
+		if e.Status == 0 || r.Max > 0 && count >= r.Max {
+			return 0, false
+		}
+	default:
+		return 0, false
+	}
+	delay := firstBackoff
+	for range min(count, 20) {
+		delay = min(2*delay, maxBackoff)
+	}
+	return delay, true
+}
+
+// rest waits before a restart; it reports false when somebody has stopped or deleted the task meanwhile, or
+// the supervisor ends.
+func (t *task) rest(delay time.Duration) bool {
+	end := time.NewTimer(delay)
+	defer end.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-end.C:
+			return !t.stopping()
+		case <-look.C:
+			if t.stopping() {
+				return false
+			}
+		case <-t.deleted:
+			return false
+		case <-t.s.closing:
+			return false
+		}
+	}
+}
+
+// removes tells whether the supervisor has the container removed: it is the owner, or has become it by the
+// owner's death or leave.
+func (t *task) removes() bool {
+	switch t.record.Owner {
+	case taskdir.ByShim:
+		return true
+	case taskdir.Client:
+		held, err := lock.IsHeld(t.path(taskdir.ClientLock))
+		return err == nil && !held
+	}
+	return false
+}

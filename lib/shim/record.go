@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// initPid is the file in which containerd's shims leave the pid of init, for `delete` to find.
+const initPid = "init.pid"
+
+// adopt reads the task's record and takes its shim.lock. A task without a record is containerd's: the
+// supervisor keeps no files for it.
+func (t *task) adopt() error {
+	var r taskdir.Task
+	known, err := taskdir.Read(t.bundle, taskdir.Record, &r)
+	if err != nil || !known {
+		return err
+	}
+	if r.ID != "" && r.ID != t.id {
+		return fmt.Errorf("%s is the task of container %q, not of %q", t.bundle, r.ID, t.id)
+	}
+	if t.held, err = lock.Hold(t.path(taskdir.ShimLock)); err != nil {
+		return err
+	}
+	t.record = &r
+	return nil
+}
+
+// announce tells where the task's supervisor is.
+func (t *task) announce() error {
+	if t.record == nil {
+		return nil
+	}
+	self, err := taskdir.ProcessOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return t.write(taskdir.Shim, taskdir.Supervisor{Process: self, Address: "unix://" + t.s.config.Socket, Version: Version})
+}
+
+// reserve sets aside the room for the exit record, unless the starter has.
+func (t *task) reserve() error {
+	if t.record == nil {
+		return nil
+	}
+	if _, err := os.Lstat(t.path(taskdir.End + ".tmp")); err == nil {
+		return nil
+	}
+	return taskdir.ReserveExit(t.bundle)
+}
+
+// recordCreated says that init waits to be started.
+func (t *task) recordCreated(pid int) error {
+	if t.record == nil {
+		return os.WriteFile(t.path(initPid), []byte(strconv.Itoa(pid)), 0o644)
+	}
+	init, err := taskdir.ProcessOf(pid)
+	if err != nil {
+		return err
+	}
+	return t.write(taskdir.Init, init)
+}
+
+// recordStarted says that the program runs. It comes before init is let go, so that a task which has run is
+// never taken for one that has not.
+func (t *task) recordStarted() error {
+	t.started = time.Now().UTC()
+	if t.record == nil {
+		return nil
+	}
+	return t.write(taskdir.Begun, taskdir.Started{At: t.started})
+}
+
+// recordNotStarted takes recordStarted back.
+func (t *task) recordNotStarted() {
+	t.started = time.Time{}
+	if t.record == nil {
+		return
+	}
+	if err := os.Remove(t.path(taskdir.Begun)); err != nil {
+		t.logf("%v", err)
+	}
+}
+
+// recordExit writes how the task ended.
+func (t *task) recordExit(e taskdir.Exit) {
+	if t.record == nil {
+		return
+	}
+	err := taskdir.WriteExit(t.bundle, e)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// Without it the next command finds a task whose supervisor is gone, and ends that.
+		t.logf("record the exit: %v", err)
+	}
+}
+
+// release lets go of the task: from here on others may start or remove the container.
+func (t *task) release() {
+	if t.held == nil {
+		return
+	}
+	if err := t.held.Release(); err != nil {
+		t.logf("%v", err)
+	}
+	t.held = nil
+}

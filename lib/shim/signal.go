@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/taskapi"
+)
+
+const maxSignal = 64
+
+// Kill sends a signal to a process, or to all of the container. A signal that comes before init has become the
+// program does not reach what sets init up: in a created container it has its default effect, after Start
+// it waits for the program.
+func (s *server) Kill(ctx context.Context, r *taskapi.KillRequest) error {
+	sig := unix.Signal(r.Signal)
+	if r.Signal > maxSignal {
+		return fmt.Errorf("signal %d: %w", r.Signal, errdefs.ErrInvalidArgument)
+	}
+	p, err := s.get(r.ID, r.ExecID)
+	if err != nil {
+		return err
+	}
+	if sig == unix.SIGKILL && r.All {
+		return cgroup.Kill(p.t.hello.CgroupsPath)
+	}
+	if sig != unix.SIGKILL && p.execID == "" {
+		if sent, err := p.killWaiting(sig); sent || err != nil {
+			return err
+		}
+		if err := p.awaitProgram(ctx); err != nil {
+			return err
+		}
+	}
+	if r.All {
+		return p.t.killAll(sig)
+	}
+	thaw, err := p.signal(sig)
+	if thaw {
+		return p.t.thaw()
+	}
+	return err
+}
+
+// signal sends a signal to a process that has not been reaped. It tells whether the container must be thawed for
+// it: init, frozen by the v1 freezer, does not die. An exec dies when its container is resumed.
+func (p *process) signal(sig unix.Signal) (thaw bool, err error) {
+	p.t.s.mu.Lock()
+	defer p.t.s.mu.Unlock()
+	switch {
+	case p.pid == 0:
+		return false, p.wrong("kill")
+	case isClosed(p.died):
+		return false, fmt.Errorf("process %d of container %q has ended: %w", p.pid, p.t.id, errdefs.ErrNotFound)
+	}
+	// Not reaped yet, so the pid is still its own.
+	if err := unix.Kill(p.pid, sig); err != nil {
+		return false, fmt.Errorf("signal %d to process %d: %w", sig, p.pid, err)
+	}
+	return sig == unix.SIGKILL && p.t.paused && p.execID == "", nil
+}
+
+// killWaiting sends a signal to an init that waits for Start, and reports false when it does not wait. The
+// engine's code in that process would take the signal as its own; so the signal's default action is done
+// here: what would end a program ends it, with the status that the signal gives, and nothing else happens.
+func (p *process) killWaiting(sig unix.Signal) (bool, error) {
+	p.t.s.mu.Lock()
+	defer p.t.s.mu.Unlock()
+	if p.status != taskapi.StatusCreated || p.pid == 0 || isClosed(p.died) {
+		return false, nil
+	}
+	switch sig {
+	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		return true, nil
+	}
+	p.killedBy = sig
+	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
+		return true, fmt.Errorf("signal %d to process %d: %w", sig, p.pid, err)
+	}
+	return true, nil
+}
+
+// programWait bounds how long a signal waits for init to become the program.
+const programWait = 5 * time.Second
+
+// awaitProgram waits until init, which Start has let go, has become the container's program: its executable
+// is another one then.
+func (p *process) awaitProgram(ctx context.Context) error {
+	if p.waiting == (executable{}) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, programWait)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !isClosed(p.died) {
+		if now := executableOf(p.pid); now != p.waiting {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("init of container %q has not become its program: %w", p.t.id, ctx.Err())
+		case <-p.died:
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// executable identifies the file that a process runs.
+type executable struct{ dev, inode uint64 }
+
+// executableOf tells what the process runs; zero when it has ended.
+func executableOf(pid int) executable {
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/exe", pid), &st); err != nil {
+		return executable{}
+	}
+	return executable{st.Dev, st.Ino}
+}
+
+func (t *task) killAll(sig unix.Signal) error {
+	pids, err := cgroup.Pids(t.hello.CgroupsPath)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+			errs = append(errs, fmt.Errorf("signal %d to process %d: %w", sig, pid, err))
+		}
+	}
+	return errors.Join(errs...)
+}
