@@ -19,7 +19,9 @@ type ExecOptions struct {
 	User       string   // --user; empty: the container's
 	Privileged bool     // --privileged: all capabilities
 	TTY        bool     // --tty
-	Open       Opener   // see Options.Open
+	Open       Opener   // see Options.Open; what the container has mounted over its files goes before it
+	// ConsoleSize is that of the terminal when the program starts; nil: 0 rows and columns.
+	ConsoleSize *specs.Box
 }
 
 // Exec derives one more process from the container's specification, which stays as it is: environment,
@@ -38,25 +40,29 @@ func Exec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 		return nil, err
 	}
 	p := *s.Process
-	p.Args, p.Terminal, p.ConsoleSize, p.CommandLine = o.Args, o.TTY, nil, ""
+	p.Args, p.Terminal, p.ConsoleSize, p.CommandLine = o.Args, o.TTY, o.ConsoleSize, ""
 	p.Env = slices.Clone(p.Env)
 	var err error
 	if o.Workdir != "" {
-		if p.Cwd, err = workdir(p.Cwd, o.Workdir); err != nil {
+		if p.Cwd, err = workdir(o.Workdir); err != nil {
 			return nil, err
 		}
 	}
 	if o.User != "" {
-		home := ""
-		if p.User, home, err = User(o.User, nil, o.Open); err != nil {
+		home, umask := "", p.User.Umask
+		if p.User, home, err = User(o.User, nil, over(s.Mounts, o.Open)); err != nil {
 			return nil, err
 		}
+		p.User.Umask = umask
 		p.Env = merge(p.Env, []string{"HOME=" + home})
 	}
 	if o.TTY {
 		p.Env = merge([]string{"TERM=xterm"}, p.Env)
 	}
 	if p.Env, err = Env(p.Env, o.EnvFiles, o.Env); err != nil {
+		return nil, err
+	}
+	if err := checkSize(p.Args, p.Env); err != nil {
 		return nil, err
 	}
 	set := []string(nil)

@@ -31,12 +31,21 @@ type Options struct {
 	ShmSize  string   // --shm-size; "" is 64m
 	Devices  []string // --device
 
-	Net      string // --net: "host", "none" or "" (none)
-	Hostname string // --hostname; "" is the ID, or the host's own name with --net host
-	PID      string // --pid: "host", "private" or ""
-	IPC      string // --ipc: "host", "none" (no /dev/shm), "private" or ""
-	UTS      string // --uts: "host", "private" or ""
-	Cgroupns string // --cgroupns: "host", "private", or "": private where only cgroup v2 is mounted
+	// The kinds of sharing: "host" shares the host's, "container:ID" another container's (see Result.Join).
+	Net        string // --net: "host", "container:ID", "none" or "" (none)
+	Hostname   string // --hostname; "" is the ID, or the host's own name with --net host
+	Domainname string // --domainname, the NIS name
+	PID        string // --pid: "host", "container:ID", "private" or ""
+	IPC        string // --ipc: "host", "container:ID", "none" (no /dev/shm), "private" or ""
+	UTS        string // --uts: "host", "container:ID", "private" or ""
+	Cgroupns   string // --cgroupns: "host", "private", or "": private where only cgroup v2 is mounted
+	// UserNS maps the users of the container to others of the host; the zero value shares the host's.
+	UserNS UserNS
+
+	DNS        []string // --dns
+	DNSSearch  []string // --dns-search; "." alone is no search domain
+	DNSOptions []string // --dns-option
+	AddHosts   []string // --add-host
 
 	Privileged  bool     // --privileged
 	CapAdd      []string // --cap-add
@@ -44,16 +53,16 @@ type Options struct {
 	SecurityOpt []string // --security-opt
 	Sysctls     []string // --sysctl
 
-	Memory            string   // --memory
-	MemorySwap        string   // --memory-swap: memory and swap together; "-1" is no limit
-	MemoryReservation string   // --memory-reservation
-	CPUs              string   // --cpus
-	CPUShares         int64    // --cpu-shares; 0 is unset
-	CpusetCPUs        string   // --cpuset-cpus
-	CpusetMems        string   // --cpuset-mems
-	PidsLimit         int64    // --pids-limit; 0 and -1 are no limit
-	Ulimits           []string // --ulimit
-	OOMScoreAdj       *int     // --oom-score-adj
+	Limits
+	Ulimits     []string // --ulimit
+	OOMScoreAdj *int     // --oom-score-adj
+	Annotations []string // --annotation
+
+	// Init runs InitPath as the first process, which runs the program as its child. See Result.Files.
+	Init bool
+	// ConsoleSize is that of the terminal when the program starts; nil: 0 rows and columns. A container
+	// is started more than once, so [Resize] is the way to set it at each start.
+	ConsoleSize *specs.Box
 
 	// ID is the container's; at most 64 characters of it are the default hostname.
 	ID string
@@ -70,9 +79,14 @@ type Result struct {
 	Spec *specs.Spec
 	// DefaultSeccomp says that WithSeccomp is to be called before the bundle is written.
 	DefaultSeccomp bool
-	// Mkdir lists sources of --volume that do not exist: directories to make, parents too, before the
+	// Mkdir lists sources of --volume that do not exist: directories to make with [MakeDirs] before the
 	// start.
 	Mkdir []string
+	// Join names, for each of "net", "pid", "ipc", "uts" that has the value container:ID, the container. At each
+	// start its namespaces are to be filled in with [Join].
+	Join map[string]string
+	// Etc is what Files needs at each start besides the specification.
+	Etc Etc
 }
 
 // invalid is the one form of an error about a flag.

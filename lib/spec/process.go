@@ -4,8 +4,11 @@ package spec
 
 import (
 	"fmt"
+	"math"
+	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -21,19 +24,18 @@ func process(img ocispec.ImageConfig, o Options) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Init {
+		args = append([]string{InitPath, "pid1", "--"}, args...)
+	}
 	p := &specs.Process{Args: args, Terminal: o.TTY, OOMScoreAdj: o.OOMScoreAdj}
 	if o.OOMScoreAdj != nil && (*o.OOMScoreAdj < -1000 || *o.OOMScoreAdj > 1000) {
 		return nil, invalid("oom-score-adj", itoa(*o.OOMScoreAdj), "want a number from -1000 to 1000")
 	}
-	if p.Cwd, err = workdir(img.WorkingDir, o.Workdir); err != nil {
+	if p.Cwd, err = startDir(img.WorkingDir, o.Workdir); err != nil {
 		return nil, err
 	}
-	who := o.User
-	if who == "" {
-		who = img.User
-	}
 	home := ""
-	if p.User, home, err = User(who, o.GroupAdd, o.Open); err != nil {
+	if p.User, home, err = processUser(img.User, o); err != nil {
 		return nil, err
 	}
 	base := []string{defaultPath}
@@ -48,6 +50,9 @@ func process(img ocispec.ImageConfig, o Options) (*specs.Process, error) {
 	}
 	if !hasKey(p.Env, "HOME") {
 		p.Env = append(p.Env, "HOME="+home)
+	}
+	if err := checkSize(p.Args, p.Env); err != nil {
+		return nil, err
 	}
 	set, err := capSet(o.Privileged, o.CapAdd, o.CapDrop)
 	if err != nil {
@@ -92,15 +97,71 @@ func checkArgs(args []string) error {
 	return nil
 }
 
-func workdir(image, option string) (string, error) {
-	dir := option
-	if dir == "" {
-		dir = image
+// Bounds of execve(2) on Linux: of one string with its NUL byte, and of all together.
+const (
+	maxString  = 128 << 10
+	maxStrings = 6 << 20
+)
+
+// checkSize refuses arguments and environment that no stack limit lets the kernel pass on.
+func checkSize(args, env []string) error {
+	total := 0
+	for _, list := range [][]string{args, env} {
+		for _, s := range list {
+			if len(s) >= maxString {
+				return fmt.Errorf("%.32q...: an argument or variable of %d bytes; the kernel takes fewer than %d: %w", s, len(s), maxString, errdefs.ErrInvalidArgument)
+			}
+			total += len(s) + 1
+		}
 	}
-	if dir == "" {
+	if total > maxStrings {
+		return fmt.Errorf("arguments and environment of %d bytes; the kernel takes at most %d: %w", total, maxStrings, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// defaultUmask is that of a process under a daemon: what a container makes does not depend on the umask of
+// the person who starts it.
+const defaultUmask = 0o022
+
+// processUser looks up the user of an option, else that of the image.
+func processUser(image string, o Options) (specs.User, string, error) {
+	bad, who := invalid, o.User
+	if who == "" && image != "" {
+		who = image
+		bad = func(_, value, format string, args ...any) error { return badImage("User", value, format, args...) }
+	}
+	u, home, err := lookUp(who, o.GroupAdd, o.Open, bad)
+	if err != nil {
+		return u, "", err
+	}
+	umask := uint32(defaultUmask)
+	u.Umask = &umask
+	return u, home, o.UserNS.checkUser(u)
+}
+
+// badImage is the one form of an error about a field of the image's configuration, which no option can be
+// blamed for.
+func badImage(field, value, format string, args ...any) error {
+	return fmt.Errorf("the image's %s %q: %s: %w", field, value, fmt.Sprintf(format, args...), errdefs.ErrNotImplemented)
+}
+
+// startDir is where the first process starts.
+func startDir(image, option string) (string, error) {
+	switch {
+	case option != "":
+		return workdir(option)
+	case image == "":
 		return "/", nil
+	case !path.IsAbs(image) || strings.ContainsRune(image, 0):
+		return "", badImage("WorkingDir", image, "want an absolute path; --workdir gives another")
 	}
-	if !path.IsAbs(dir) || strings.ContainsRune(dir, 0) {
+	return path.Clean(image), nil
+}
+
+// workdir checks an option --workdir.
+func workdir(dir string) (string, error) {
+	if !path.IsAbs(dir) || strings.ContainsRune(dir, 0) || len(dir) >= maxPath {
 		return "", invalid("workdir", dir, "want an absolute path")
 	}
 	return path.Clean(dir), nil
@@ -127,8 +188,24 @@ func rlimits(values []string) ([]specs.POSIXRlimit, error) {
 		if err != nil {
 			return nil, err
 		}
+		if most := openFiles(); r.Type == "RLIMIT_NOFILE" && (r.Soft > most || r.Hard > most) {
+			return nil, invalid("ulimit", v, "this machine allows %d open files (sysctl fs.nr_open)", most)
+		}
 		list = slices.DeleteFunc(list, func(old specs.POSIXRlimit) bool { return old.Type == r.Type })
 		list = append(list, r)
 	}
 	return list, nil
+}
+
+// openFiles is the kernel's bound on RLIMIT_NOFILE.
+func openFiles() uint64 {
+	b, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return math.MaxUint64
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return math.MaxUint64
+	}
+	return n
 }

@@ -22,6 +22,7 @@ const (
 	minMemory = 6 << 20
 	cpuPeriod = 100_000 // microseconds
 	cpuQuota  = 1_000   // the kernel's smallest, microseconds
+	maxPids   = 1 << 22 // the kernel's PID_MAX_LIMIT
 )
 
 // size parses a size such as 64m; "" is 0.
@@ -37,17 +38,47 @@ func size(flag, text string) (int64, error) {
 	return n, nil
 }
 
-func resources(o Options) (*specs.LinuxResources, error) {
+// Limits are the options that bound what a container uses, as they are typed. The zero value bounds nothing.
+type Limits struct {
+	Memory            string // --memory
+	MemorySwap        string // --memory-swap: memory and swap together; "-1" is no limit
+	MemoryReservation string // --memory-reservation
+	MemorySwappiness  *int64 // --memory-swappiness: 0 to 100, cgroup v1 alone
+	OOMKillDisable    bool   // --oom-kill-disable, cgroup v1 alone
+	CPUs              string // --cpus
+	CPUShares         int64  // --cpu-shares; 0 is unset
+	CPUQuota          int64  // --cpu-quota: microseconds in a period; 0 is unset, -1 no limit
+	CPUPeriod         int64  // --cpu-period: microseconds; 0 is unset
+	CPURtRuntime      int64  // --cpu-rt-runtime: microseconds in a period; 0 is unset
+	CPURtPeriod       int64  // --cpu-rt-period: microseconds; 0 is unset
+	CpusetCPUs        string // --cpuset-cpus
+	CpusetMems        string // --cpuset-mems
+	PidsLimit         int64  // --pids-limit; 0 and -1 are no limit
+
+	BlkioWeight       int64    // --blkio-weight: 10 to 1000; 0 is unset
+	BlkioWeightDevice []string // --blkio-weight-device: /dev/NAME:WEIGHT
+	DeviceReadBps     []string // --device-read-bps: /dev/NAME:SIZE, bytes a second
+	DeviceWriteBps    []string // --device-write-bps
+	DeviceReadIOps    []string // --device-read-iops: /dev/NAME:NUMBER, operations a second
+	DeviceWriteIOps   []string // --device-write-iops
+}
+
+// Resources gives the limits as a specification has them, without device rules. It looks at the machine: what
+// it does not have is errdefs.ErrInvalidArgument, as is a value that makes no sense.
+func (o Limits) Resources() (*specs.LinuxResources, error) {
 	r := &specs.LinuxResources{}
 	var err error
-	if r.Memory, err = memory(o); err != nil {
+	if r.Memory, err = o.memory(); err != nil {
 		return nil, err
 	}
-	if r.CPU, err = cpu(o); err != nil {
+	if r.CPU, err = o.cpu(); err != nil {
 		return nil, err
 	}
-	if o.PidsLimit < -1 {
-		return nil, invalid("pids-limit", itoa(o.PidsLimit), "want a number above 0, or -1 for no limit")
+	if r.BlockIO, err = o.blockIO(); err != nil {
+		return nil, err
+	}
+	if o.PidsLimit < -1 || o.PidsLimit > maxPids {
+		return nil, invalid("pids-limit", itoa(o.PidsLimit), "want a number from 1 to %d, or -1 for no limit", maxPids)
 	}
 	if o.PidsLimit > 0 {
 		r.Pids = &specs.LinuxPids{Limit: &o.PidsLimit}
@@ -55,7 +86,7 @@ func resources(o Options) (*specs.LinuxResources, error) {
 	return r, nil
 }
 
-func memory(o Options) (*specs.LinuxMemory, error) {
+func (o Limits) memory() (*specs.LinuxMemory, error) {
 	limit, err := size("memory", o.Memory)
 	if err != nil {
 		return nil, err
@@ -85,6 +116,25 @@ func memory(o Options) (*specs.LinuxMemory, error) {
 		swap = 2 * limit
 	}
 	m := &specs.LinuxMemory{}
+	switch n := o.MemorySwappiness; {
+	case n == nil || *n == -1: // docker's "unset"
+	case *n < 0 || *n > 100:
+		return nil, invalid("memory-swappiness", itoa(*n), "want a number from 0 to 100")
+	case unified():
+		return nil, invalid("memory-swappiness", itoa(*n), "cgroup v2, which this machine has, knows no swappiness")
+	default:
+		swappiness := uint64(*n)
+		m.Swappiness = &swappiness
+	}
+	if o.OOMKillDisable {
+		if unified() {
+			return nil, invalid("oom-kill-disable", "true", "cgroup v2, which this machine has, cannot do it")
+		}
+		if limit == 0 {
+			return nil, invalid("oom-kill-disable", "true", "give --memory too: the machine would run out of memory")
+		}
+		m.DisableOOMKiller = &o.OOMKillDisable
+	}
 	set := func(to **int64, n int64) {
 		if n != 0 {
 			*to = &n
@@ -109,7 +159,7 @@ var swapLimited = sync.OnceValue(func() bool {
 	return err == nil
 })
 
-func cpu(o Options) (*specs.LinuxCPU, error) {
+func (o Limits) cpu() (*specs.LinuxCPU, error) {
 	c := &specs.LinuxCPU{Cpus: o.CpusetCPUs, Mems: o.CpusetMems}
 	if o.CPUs != "" {
 		n, err := strconv.ParseFloat(o.CPUs, 64)
@@ -126,18 +176,28 @@ func cpu(o Options) (*specs.LinuxCPU, error) {
 			c.Quota, c.Period = &q, &period
 		}
 	}
-	if o.CPUShares != 0 {
-		if o.CPUShares < 2 || o.CPUShares > 262144 {
-			return nil, invalid("cpu-shares", itoa(o.CPUShares), "want a number from 2 to 262144")
+	if err := o.scheduling(c); err != nil {
+		return nil, err
+	}
+	for _, f := range []struct{ flag, value, example, online string }{
+		{"cpuset-cpus", o.CpusetCPUs, "0-3,7", "/sys/devices/system/cpu/online"},
+		{"cpuset-mems", o.CpusetMems, "0-1", "/sys/devices/system/node/online"},
+	} {
+		asked, ok := parseList(f.value)
+		if !ok {
+			return nil, invalid(f.flag, f.value, "want a list such as %s", f.example)
 		}
-		shares := uint64(o.CPUShares)
-		c.Shares = &shares
-	}
-	if !validCPUList(o.CpusetCPUs) {
-		return nil, invalid("cpuset-cpus", o.CpusetCPUs, "want a list such as 0-3,7")
-	}
-	if !validCPUList(o.CpusetMems) {
-		return nil, invalid("cpuset-mems", o.CpusetMems, "want a list such as 0-1")
+		b, err := os.ReadFile(f.online)
+		text := strings.TrimSpace(string(b))
+		there, ok := parseList(text)
+		if err != nil || !ok {
+			continue // the kernel will say
+		}
+		for n := range asked {
+			if !there[n] {
+				return nil, invalid(f.flag, f.value, "this machine has %s", text)
+			}
+		}
 	}
 	if *c == (specs.LinuxCPU{}) {
 		return nil, nil
@@ -145,25 +205,99 @@ func cpu(o Options) (*specs.LinuxCPU, error) {
 	return c, nil
 }
 
-// validCPUList checks the list format of cpuset(7); "" is good.
-func validCPUList(list string) bool {
+// Bounds of the kernel on cpu.cfs_period_us and cpu.rt_period_us, microseconds.
+const (
+	minPeriod = 1_000
+	maxPeriod = 1_000_000
+)
+
+// scheduling fills in shares, quota and periods.
+func (o Limits) scheduling(c *specs.LinuxCPU) error {
+	if o.CPUShares != 0 {
+		if o.CPUShares < 2 || o.CPUShares > 262144 {
+			return invalid("cpu-shares", itoa(o.CPUShares), "want a number from 2 to 262144")
+		}
+		shares := uint64(o.CPUShares)
+		c.Shares = &shares
+	}
+	if c.Quota != nil && (o.CPUQuota != 0 || o.CPUPeriod != 0) {
+		return invalid("cpus", o.CPUs, "it sets quota and period: not with --cpu-quota or --cpu-period")
+	}
+	if o.CPUPeriod != 0 {
+		if o.CPUPeriod < minPeriod || o.CPUPeriod > maxPeriod {
+			return invalid("cpu-period", itoa(o.CPUPeriod), "want a number of microseconds from %d to %d", minPeriod, maxPeriod)
+		}
+		period := uint64(o.CPUPeriod)
+		c.Period = &period
+	}
+	if o.CPUQuota != 0 {
+		if o.CPUQuota < cpuQuota && o.CPUQuota != -1 {
+			return invalid("cpu-quota", itoa(o.CPUQuota), "want at least %d microseconds, or -1 for no limit", cpuQuota)
+		}
+		c.Quota = &o.CPUQuota
+	}
+	if o.CPURtRuntime == 0 && o.CPURtPeriod == 0 {
+		return nil
+	}
+	period := o.CPURtPeriod
+	if period == 0 {
+		period = maxPeriod // the kernel's default
+	}
+	switch {
+	case !realtimeGroups():
+		return invalid("cpu-rt-runtime", itoa(o.CPURtRuntime), "this machine has no real-time scheduling of cgroups (CONFIG_RT_GROUP_SCHED, cgroup v1)")
+	case o.CPURtPeriod < 0 || o.CPURtPeriod > maxPeriod:
+		return invalid("cpu-rt-period", itoa(o.CPURtPeriod), "want a number of microseconds up to %d", maxPeriod)
+	case o.CPURtRuntime < 0 || o.CPURtRuntime > period:
+		return invalid("cpu-rt-runtime", itoa(o.CPURtRuntime), "want a number of microseconds up to the period, %d", period)
+	}
+	if o.CPURtPeriod != 0 {
+		p := uint64(o.CPURtPeriod)
+		c.RealtimePeriod = &p
+	}
+	if o.CPURtRuntime != 0 {
+		c.RealtimeRuntime = &o.CPURtRuntime
+	}
+	return nil
+}
+
+// realtimeGroups says whether cgroups have a budget of real-time scheduling.
+var realtimeGroups = sync.OnceValue(func() bool {
+	for _, dir := range []string{"cpu", "cpu,cpuacct"} {
+		if _, err := os.Stat("/sys/fs/cgroup/" + dir + "/cpu.rt_runtime_us"); err == nil {
+			return true
+		}
+	}
+	return false
+})
+
+// maxListed bounds the numbers in a list; the kernel's own bounds are 8192 processors and 1024 nodes.
+const maxListed = 8192
+
+// parseList reads the list format of cpuset(7); "" is the empty set.
+func parseList(list string) (set map[uint64]bool, ok bool) {
+	set = map[uint64]bool{}
 	if list == "" {
-		return true
+		return set, true
 	}
 	for part := range strings.SplitSeq(list, ",") {
 		first, last, isRange := strings.Cut(part, "-")
+		if !isRange {
+			last = first
+		}
 		from, err := strconv.ParseUint(first, 10, 16)
 		if err != nil {
-			return false
+			return nil, false
 		}
-		if !isRange {
-			continue
+		to, err := strconv.ParseUint(last, 10, 16)
+		if err != nil || to < from || to >= maxListed {
+			return nil, false
 		}
-		if to, err := strconv.ParseUint(last, 10, 16); err != nil || to < from {
-			return false
+		for n := from; n <= to; n++ {
+			set[n] = true
 		}
 	}
-	return true
+	return set, true
 }
 
 // unified says whether the host has cgroup v2 only.

@@ -79,10 +79,12 @@ func parseSecurity(options []string) (security, error) {
 // sysctls parses the values of --sysctl; only what a namespace of the container confines is allowed.
 func sysctls(o Options) (map[string]string, error) {
 	set := map[string]string{}
-	if o.Net != "host" {
+	if o.Net == "none" {
 		// docker's: no privilege is needed to listen on a low port or to ping in one's own network.
 		set["net.ipv4.ip_unprivileged_port_start"] = "0"
-		set["net.ipv4.ping_group_range"] = "0 2147483647"
+		if !o.UserNS.Private() { // which does not have these groups
+			set["net.ipv4.ping_group_range"] = "0 2147483647"
+		}
 	}
 	for _, text := range o.Sysctls {
 		key, value, ok := strings.Cut(text, "=")
@@ -97,16 +99,16 @@ func sysctls(o Options) (map[string]string, error) {
 		case strings.Contains(key, "..") || strings.ContainsAny(key, " \x00") || strings.ContainsRune(value, 0):
 			return nil, invalid("sysctl", text, "no such name")
 		case strings.HasPrefix(key, "net.") || strings.HasPrefix(key, "net/"):
-			if o.Net == "host" {
-				return nil, invalid("sysctl", text, "it would change the host: not with --net host")
+			if o.Net == "host" || joined(o.Net) {
+				return nil, invalid("sysctl", text, "it would change others: not with --net %s", o.Net)
 			}
 		case ipcSysctls[key] || strings.HasPrefix(key, "fs.mqueue."):
-			if o.IPC == "host" {
-				return nil, invalid("sysctl", text, "it would change the host: not with --ipc host")
+			if o.IPC == "host" || joined(o.IPC) {
+				return nil, invalid("sysctl", text, "it would change others: not with --ipc %s", o.IPC)
 			}
 		case key == "kernel.domainname":
-			if o.UTS == "host" {
-				return nil, invalid("sysctl", text, "it would change the host: not with --uts host")
+			if o.UTS == "host" || joined(o.UTS) {
+				return nil, invalid("sysctl", text, "it would change others: not with --uts %s", o.UTS)
 			}
 		default:
 			return nil, invalid("sysctl", text, "it belongs to the whole host; want one of net., fs.mqueue., kernel.msg*, kernel.sem, kernel.shm*")

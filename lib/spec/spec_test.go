@@ -63,7 +63,7 @@ func TestGolden(t *testing.T) {
 		"redis": {redis, Options{
 			ID: "r", Cgroupns: "private", Open: etc, TTY: true, Env: []string{"A=1", "FROM_CALLER", "UNSET_IN_CALLER", "REDIS_VERSION=8"},
 			Volumes: []string{"/:/host:rshared"}, Tmpfs: []string{"/run:size=1m,mode=755,exec"}, ReadOnly: true,
-			Memory: "64m", MemorySwap: "-1", MemoryReservation: "32m", CPUs: "0.5", CPUShares: 512, CpusetCPUs: "0", PidsLimit: 100,
+			Limits: Limits{Memory: "64m", MemorySwap: "-1", MemoryReservation: "32m", CPUs: "0.5", CPUShares: 512, CpusetCPUs: "0", PidsLimit: 100},
 			Ulimits: []string{"nofile=10:20", "core=-1", "nofile=1024"}, CapAdd: []string{"net_admin"}, CapDrop: []string{"CAP_MKNOD"},
 			Sysctls: []string{"net.core.somaxconn=1024"}, SecurityOpt: []string{"no-new-privileges"}, OOMScoreAdj: ptr(500),
 			GroupAdd: []string{"docker", "77"},
@@ -220,24 +220,24 @@ func TestRefusals(t *testing.T) {
 		flag, value string
 		o           Options
 	}{
-		{"memory", "5x", Options{Memory: "5x"}},
-		{"memory", "1m", Options{Memory: "1m"}},
-		{"memory", "-5m", Options{Memory: "-5m"}},
-		{"memory", "99999999999t", Options{Memory: "99999999999t"}},
-		{"memory", "nan", Options{Memory: "nan"}},
-		{"memory-swap", "32m", Options{Memory: "64m", MemorySwap: "32m"}},
-		{"memory-swap", "64m", Options{MemorySwap: "64m"}},
-		{"memory-reservation", "65m", Options{Memory: "64m", MemoryReservation: "65m"}},
-		{"cpus", "x", Options{CPUs: "x"}},
-		{"cpus", "NaN", Options{CPUs: "NaN"}},
-		{"cpus", "-1", Options{CPUs: "-1"}},
-		{"cpus", "0.001", Options{CPUs: "0.001"}},
-		{"cpus", "99999", Options{CPUs: "99999"}},
-		{"cpu-shares", "1", Options{CPUShares: 1}},
-		{"cpuset-cpus", "3-1", Options{CpusetCPUs: "3-1"}},
-		{"cpuset-cpus", "0,", Options{CpusetCPUs: "0,"}},
-		{"cpuset-mems", "a", Options{CpusetMems: "a"}},
-		{"pids-limit", "-2", Options{PidsLimit: -2}},
+		{"memory", "5x", Options{Limits: Limits{Memory: "5x"}}},
+		{"memory", "1m", Options{Limits: Limits{Memory: "1m"}}},
+		{"memory", "-5m", Options{Limits: Limits{Memory: "-5m"}}},
+		{"memory", "99999999999t", Options{Limits: Limits{Memory: "99999999999t"}}},
+		{"memory", "nan", Options{Limits: Limits{Memory: "nan"}}},
+		{"memory-swap", "32m", Options{Limits: Limits{Memory: "64m", MemorySwap: "32m"}}},
+		{"memory-swap", "64m", Options{Limits: Limits{MemorySwap: "64m"}}},
+		{"memory-reservation", "65m", Options{Limits: Limits{Memory: "64m", MemoryReservation: "65m"}}},
+		{"cpus", "x", Options{Limits: Limits{CPUs: "x"}}},
+		{"cpus", "NaN", Options{Limits: Limits{CPUs: "NaN"}}},
+		{"cpus", "-1", Options{Limits: Limits{CPUs: "-1"}}},
+		{"cpus", "0.001", Options{Limits: Limits{CPUs: "0.001"}}},
+		{"cpus", "99999", Options{Limits: Limits{CPUs: "99999"}}},
+		{"cpu-shares", "1", Options{Limits: Limits{CPUShares: 1}}},
+		{"cpuset-cpus", "3-1", Options{Limits: Limits{CpusetCPUs: "3-1"}}},
+		{"cpuset-cpus", "0,", Options{Limits: Limits{CpusetCPUs: "0,"}}},
+		{"cpuset-mems", "a", Options{Limits: Limits{CpusetMems: "a"}}},
+		{"pids-limit", "-2", Options{Limits: Limits{PidsLimit: -2}}},
 		{"ulimit", "nofile", Options{Ulimits: []string{"nofile"}}},
 		{"ulimit", "nofile=2:1", Options{Ulimits: []string{"nofile=2:1"}}},
 		{"ulimit", "nofile=-5:-3", Options{Ulimits: []string{"nofile=-5:-3"}}},
@@ -261,7 +261,41 @@ func TestRefusals(t *testing.T) {
 		{"sysctl", "kernel.shmmax=1", Options{IPC: "host", Sysctls: []string{"kernel.shmmax=1"}}},
 		{"sysctl", "kernel.domainname=x", Options{UTS: "host", Sysctls: []string{"kernel.domainname=x"}}},
 		{"net", "bridge", Options{Net: "bridge"}},
-		{"pid", "container:x", Options{PID: "container:x"}},
+		{"pid", "container:", Options{PID: "container:"}},
+		{"cgroupns", "container:x", Options{Cgroupns: "container:x"}},
+		{"hostname", "h", Options{Hostname: "h", UTS: "container:x"}},
+		{"domainname", "a b", Options{Domainname: "a b"}},
+		{"sysctl", "net.core.somaxconn=1", Options{Net: "container:x", Sysctls: []string{"net.core.somaxconn=1"}}},
+		{"dns", "ns.org", Options{DNS: []string{"ns.org"}}},
+		{"dns-search", "a b", Options{DNSSearch: []string{"a b"}}},
+		{"dns-option", "a\nb", Options{DNSOptions: []string{"a\nb"}}},
+		{"add-host", "a", Options{AddHosts: []string{"a"}}},
+		{"add-host", "a:b", Options{AddHosts: []string{"a:b"}}},
+		{"add-host", "a b:1.1.1.1", Options{AddHosts: []string{"a b:1.1.1.1"}}},
+		{"add-host", "g:host-gateway", Options{AddHosts: []string{"g:host-gateway"}}},
+		{"annotation", "a", Options{Annotations: []string{"a"}}},
+		{"cpu-quota", "5", Options{Limits: Limits{CPUQuota: 5}}},
+		{"cpu-period", "5", Options{Limits: Limits{CPUPeriod: 5}}},
+		{"cpus", "1", Options{Limits: Limits{CPUs: "1", CPUQuota: 10000}}},
+		{"cpuset-cpus", "0,4095", Options{Limits: Limits{CpusetCPUs: "0,4095"}}},
+		{"cpuset-mems", "1023", Options{Limits: Limits{CpusetMems: "1023"}}},
+		{"pids-limit", "4194305", Options{Limits: Limits{PidsLimit: 4194305}}},
+		{"memory-swappiness", "101", Options{Limits: Limits{MemorySwappiness: ptr(int64(101))}}},
+		{"oom-kill-disable", "true", Options{Limits: Limits{OOMKillDisable: true}}},
+		{"blkio-weight", "5", Options{Limits: Limits{BlkioWeight: 5}}},
+		{"blkio-weight-device", "/dev/null:100", Options{Limits: Limits{BlkioWeightDevice: []string{"/dev/null:100"}}}},
+		{"device-read-bps", "/dev/none-such:1m", Options{Limits: Limits{DeviceReadBps: []string{"/dev/none-such:1m"}}}},
+		{"device-write-iops", "/dev/null:1m", Options{Limits: Limits{DeviceWriteIOps: []string{"/dev/null:1m"}}}},
+		{"device-read-iops", "sda:1", Options{Limits: Limits{DeviceReadIOps: []string{"sda:1"}}}},
+		{"ulimit", "nofile=9999999999", Options{Ulimits: []string{"nofile=9999999999"}}},
+		{"volume", "/tmp:/x:idmap", Options{Volumes: []string{"/tmp:/x:idmap"}}},
+		{"volume", "/tmp:/" + strings.Repeat("x", 300), Options{Volumes: []string{"/tmp:/" + strings.Repeat("x", 300)}}},
+		{"tmpfs", strings.Repeat("/abc", 2000), Options{Tmpfs: []string{strings.Repeat("/abc", 2000)}}},
+		{"userns", "1:5:10", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{ContainerID: 1, HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
+		{"userns", "0:5:10", Options{User: "100:1", UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
+		{"userns", "0:5:10,5:100:1", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}, {ContainerID: 5, HostID: 100, Size: 1}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
+		{"net", "host", Options{Net: "host", UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
+		{"init", "true", Options{Init: true, Tmpfs: []string{InitPath}}},
 		{"hostname", "h", Options{Hostname: "h", UTS: "host"}},
 		{"hostname", strings.Repeat("h", 65), Options{Hostname: strings.Repeat("h", 65)}},
 		{"workdir", "data", Options{Workdir: "data"}},
@@ -329,7 +363,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestMemorySwapDefault(t *testing.T) {
-	r, err := resources(Options{Memory: "64m"})
+	r, err := Limits{Memory: "64m"}.Resources()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +373,7 @@ func TestMemorySwapDefault(t *testing.T) {
 	if r.Memory.Swap != nil && *r.Memory.Swap != 128<<20 {
 		t.Errorf("swap %d", *r.Memory.Swap)
 	}
-	if r, err := resources(Options{}); err != nil || r.Memory != nil || r.CPU != nil || r.Pids != nil {
+	if r, err := (Limits{}).Resources(); err != nil || r.Memory != nil || r.CPU != nil || r.Pids != nil {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -579,6 +613,8 @@ func allows(p *specs.LinuxSeccomp, name string) bool {
 }
 
 func TestFiles(t *testing.T) {
+	host, err := os.Hostname()
+	must(t, err)
 	const local = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	for _, c := range []struct {
 		o    Options
@@ -586,21 +622,38 @@ func TestFiles(t *testing.T) {
 	}{
 		{Options{ID: "web"}, map[string]string{"hostname": "web\n", "hosts": local + "127.0.0.1\tweb\n"}},
 		{Options{ID: "web", Hostname: "localhost"}, map[string]string{"hostname": "localhost\n", "hosts": local}},
-		{Options{ID: "web", Net: "host", Hostname: "h"}, map[string]string{"hostname": "h\n"}},
+		{Options{ID: "web", Domainname: "d.org", AddHosts: []string{"db:10.0.0.1", "six=[fe80::1]"}, Net: "container:x"}, map[string]string{
+			"hostname": "web\n", "hosts": local + "127.0.0.1\tweb.d.org web\n10.0.0.1\tdb\nfe80::1\tsix\n",
+		}},
+		{Options{ID: "web", DNS: []string{"10.0.0.53", "fe80::53"}, DNSSearch: []string{"a.org", "b.org"}, DNSOptions: []string{"ndots:2", "rotate"}, UTS: "container:x"}, map[string]string{
+			"hosts": local + "127.0.0.1\t" + host + "\n", "resolv.conf": "search a.org b.org\nnameserver 10.0.0.53\nnameserver fe80::53\noptions ndots:2 rotate\n",
+		}},
 		{Options{ID: "web", Volumes: []string{"/tmp:/etc"}}, map[string]string{}},
 	} {
 		r, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := Files(r.Spec); !maps.Equal(got, c.want) {
+		got, err := Files(r.Spec, r.Etc)
+		must(t, err)
+		// Of the host's file what the options do not replace stays.
+		own := ""
+		for line := range strings.Lines(got[resolvFile]) {
+			if word, _, _ := strings.Cut(line, " "); slices.Contains([]string{"search", "nameserver", "options"}, word) {
+				own += line
+			}
+		}
+		if _, ok := got[resolvFile]; ok {
+			got[resolvFile] = own
+		}
+		if !maps.Equal(got, c.want) {
 			t.Errorf("%+v: %q", c.o, got)
 		}
 	}
 }
 
 func TestNotUTF8(t *testing.T) {
-	for _, o := range []Options{{Args: []string{"a\xff"}}, {Args: []string{"a"}, Env: []string{"A=\xff"}}} {
+	for _, o := range []Options{{User: "0", Args: []string{"a\xff"}}, {User: "0", Args: []string{"a"}, Env: []string{"A=\xff"}}} {
 		if _, err := Generate(redis, o); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%q: %v", o.Args, err)
 		}
@@ -727,11 +780,11 @@ func TestDevices(t *testing.T) {
 
 func TestCPUs(t *testing.T) {
 	all := strconv.Itoa(runtime.NumCPU())
-	r, err := resources(Options{CPUs: all})
+	r, err := Limits{CPUs: all}.Resources()
 	if err != nil || *r.CPU.Quota != int64(runtime.NumCPU())*cpuPeriod {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if r, err := resources(Options{CPUs: "0"}); err != nil || r.CPU != nil {
+	if r, err := (Limits{CPUs: "0"}).Resources(); err != nil || r.CPU != nil {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

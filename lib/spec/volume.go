@@ -24,6 +24,9 @@ type Volume struct {
 	Mount specs.Mount
 	// Propagation is that of a bind mount: "rprivate" unless the option says otherwise; "" for tmpfs.
 	Propagation string
+	// IDMap says that the files of a bind mount belong to the users whose numbers they have inside the
+	// container's user namespace.
+	IDMap bool
 	// Create says that a missing source is a directory to make (-v) and not an error (--mount).
 	Create bool
 	// flag and text are what was typed.
@@ -72,12 +75,15 @@ func ParseVolume(text string) (Volume, error) {
 			case slices.Contains(propagations, o):
 				err = once("propagation", o)
 				v.Propagation = o
+			case o == "idmap":
+				err = once("idmap", o)
+				v.IDMap = true
 			case o == "z", o == "Z":
 				err = once("label", o)
 			case o == "nocopy", o == "cached", o == "delegated", o == "consistent":
 				err = once("other "+o, o)
 			default:
-				err = v.invalid("option %q is none of ro, rw, z, Z, %s", o, strings.Join(propagations, ", "))
+				err = v.invalid("option %q is none of ro, rw, idmap, z, Z, %s", o, strings.Join(propagations, ", "))
 			}
 			if err != nil {
 				return v, err
@@ -100,7 +106,28 @@ func (v *Volume) bind(src, dst string, recursive, ro, rro bool) {
 	if rro {
 		options = append(options, "rro")
 	}
+	if v.IDMap && recursive {
+		options = append(options, "ridmap")
+	} else if v.IDMap {
+		options = append(options, "idmap")
+	}
 	v.Mount = specs.Mount{Type: "bind", Source: src, Destination: dst, Options: options}
+}
+
+// maxPath is the kernel's PATH_MAX, maxPart its NAME_MAX.
+const (
+	maxPath = 4096
+	maxPart = 255
+)
+
+// tooLong says whether the kernel takes no path of this length, or with a part of this length.
+func tooLong(p string) bool {
+	for part := range strings.SplitSeq(p, "/") {
+		if len(part) > maxPart {
+			return true
+		}
+	}
+	return len(p) >= maxPath
 }
 
 func (v Volume) source(p string) (string, error) {
@@ -109,6 +136,9 @@ func (v Volume) source(p string) (string, error) {
 	}
 	if !filepath.IsAbs(p) {
 		return "", v.invalid("the source %q is not an absolute path; give one, such as \"$PWD/%s\"", p, filepath.Clean(p))
+	}
+	if tooLong(p) {
+		return "", v.invalid("the source is longer than a path can be")
 	}
 	return filepath.Clean(p), nil
 }
@@ -122,6 +152,9 @@ func (v Volume) destination(p string) (string, error) {
 	}
 	if p = filepath.Clean(p); p == "/" {
 		return "", v.invalid("the destination cannot be /")
+	}
+	if tooLong(p) {
+		return "", v.invalid("the destination is longer than a path can be")
 	}
 	return p, nil
 }
@@ -146,7 +179,7 @@ func ParseMount(text string) (Volume, error) {
 			return v, v.invalid("unknown key %q; there are %s", key, strings.Join(mountKeys, ", "))
 		}
 		if !ok {
-			if key != "readonly" {
+			if key != "readonly" && key != "idmap" {
 				return v, v.invalid("key %q wants a value", key)
 			}
 			value = "true"
@@ -178,7 +211,7 @@ func ParseMount(text string) (Volume, error) {
 }
 
 var (
-	mountKeys    = []string{"type", "src", "dst", "readonly", "consistency", "bind-propagation", "bind-recursive", "tmpfs-size", "tmpfs-mode"}
+	mountKeys    = []string{"type", "src", "dst", "readonly", "consistency", "bind-propagation", "bind-recursive", "idmap", "tmpfs-size", "tmpfs-mode"}
 	mountAliases = map[string]string{"source": "src", "destination": "dst", "target": "dst", "ro": "readonly"}
 )
 
@@ -202,6 +235,11 @@ func (v Volume) parseBind(values map[string]string, ro bool) (Volume, error) {
 	src, err := v.source(values["src"])
 	if err != nil {
 		return v, err
+	}
+	if value, there := values["idmap"]; there {
+		if v.IDMap, err = strconv.ParseBool(value); err != nil {
+			return v, v.invalid("idmap wants true or false")
+		}
 	}
 	v.Propagation = "rprivate"
 	if p, there := values["bind-propagation"]; there {
@@ -235,6 +273,9 @@ func (v Volume) parseTmpfs(values map[string]string, ro bool) (Volume, error) {
 	}
 	if values["src"] != "" {
 		return v, v.invalid("a tmpfs has no src")
+	}
+	if values["idmap"] != "" {
+		return v, v.invalid("key \"idmap\" does not belong to type=tmpfs")
 	}
 	options := slices.Clone(tmpfsDefaults)
 	if ro {

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spec
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// UserNS maps the users and groups of a container to others of the host. The zero value is no user
+// namespace: the container's users are the host's.
+type UserNS struct {
+	UIDs, GIDs []specs.LinuxIDMapping
+}
+
+// Private says whether the container has a user namespace of its own.
+func (u UserNS) Private() bool { return len(u.UIDs) > 0 || len(u.GIDs) > 0 }
+
+// DefaultIDs is how many users a container has where --userns auto names no other number.
+const DefaultIDs = 65536
+
+// maxMappings is the kernel's bound on the lines of /proc/PID/uid_map.
+const maxMappings = 340
+
+// ParseUserNS parses --userns. "host" and "" are the zero UserNS. FIRST-LAST[:FIRST-LAST] maps the users from
+// 0 up to a range of the host's, and the groups to the second range, or to the same one. "auto" and
+// "auto:size=N" want a range of N users that no other container has, which the caller is to find: size is N
+// then, and 0 otherwise.
+func ParseUserNS(text string) (u UserNS, size uint32, err error) {
+	const want = "want host, auto, auto:size=N, or ranges of the host's users and groups such as 100000-165535[:100000-165535]"
+	switch {
+	case text == "" || text == "host":
+		return u, 0, nil
+	case text == "auto":
+		return u, DefaultIDs, nil
+	case strings.HasPrefix(text, "auto:"):
+		value, ok := strings.CutPrefix(text, "auto:size=")
+		n, err := strconv.ParseUint(value, 10, 31)
+		if !ok || err != nil || n == 0 {
+			return u, 0, invalid("userns", text, want)
+		}
+		return u, uint32(n), nil
+	}
+	uids, gids, both := strings.Cut(text, ":")
+	if !both {
+		gids = uids
+	}
+	uid, ok := parseRange(uids)
+	gid, ok2 := parseRange(gids)
+	if !ok || !ok2 {
+		return u, 0, invalid("userns", text, want)
+	}
+	return UserNS{UIDs: []specs.LinuxIDMapping{uid}, GIDs: []specs.LinuxIDMapping{gid}}, 0, nil
+}
+
+// parseRange maps FIRST-LAST to the ids from 0 up.
+func parseRange(text string) (m specs.LinuxIDMapping, ok bool) {
+	first, last, _ := strings.Cut(text, "-")
+	from, err := strconv.ParseUint(first, 10, 32)
+	if err != nil {
+		return m, false
+	}
+	to, err := strconv.ParseUint(last, 10, 32)
+	if err != nil || to < from || to == math.MaxUint32 {
+		return m, false
+	}
+	return specs.LinuxIDMapping{HostID: uint32(from), Size: uint32(to - from + 1)}, true
+}
+
+// ParseIDMap parses podman's --uidmap and --gidmap: CONTAINER:HOST:SIZE.
+func ParseIDMap(flag, text string) (m specs.LinuxIDMapping, err error) {
+	parts := strings.Split(text, ":")
+	if len(parts) != 3 {
+		return m, invalid(flag, text, "want CONTAINER:HOST:SIZE, three numbers")
+	}
+	for i, to := range []*uint32{&m.ContainerID, &m.HostID, &m.Size} {
+		n, err := strconv.ParseUint(parts[i], 10, 32)
+		if err != nil {
+			return m, invalid(flag, text, "%q is no number", parts[i])
+		}
+		*to = uint32(n)
+	}
+	if m.Size == 0 || uint64(m.ContainerID)+uint64(m.Size) > math.MaxUint32 || uint64(m.HostID)+uint64(m.Size) > math.MaxUint32 {
+		return m, invalid(flag, text, "the range is empty or goes beyond the last id")
+	}
+	return m, nil
+}
+
+// overlap says whether two ranges of ids have one in common.
+func overlap(a, aSize, b, bSize uint32) bool {
+	return uint64(a) < uint64(b)+uint64(bSize) && uint64(b) < uint64(a)+uint64(aSize)
+}
+
+// FreeIDs finds the first range of size ids of the host within pool that none of used has a part of.
+func FreeIDs(pool specs.LinuxIDMapping, used []specs.LinuxIDMapping, size uint32) (first uint32, ok bool) {
+	used = slices.Clone(used)
+	slices.SortFunc(used, func(a, b specs.LinuxIDMapping) int { return int(int64(a.HostID) - int64(b.HostID)) })
+	next, end := uint64(pool.HostID), uint64(pool.HostID)+uint64(pool.Size)
+	for _, u := range used {
+		if uint64(u.HostID) >= next+uint64(size) {
+			break
+		}
+		next = max(next, uint64(u.HostID)+uint64(u.Size))
+	}
+	if next+uint64(size) > end {
+		return 0, false
+	}
+	return uint32(next), true
+}
+
+// mapsTo says whether the mappings have the id of a container.
+func mapsTo(list []specs.LinuxIDMapping, id uint32) bool {
+	return slices.ContainsFunc(list, func(m specs.LinuxIDMapping) bool { return overlap(m.ContainerID, m.Size, id, 1) })
+}
+
+// check refuses mappings that the kernel or the engine would refuse with less of an explanation.
+func (u UserNS) check(o Options) error {
+	if !u.Private() {
+		return nil
+	}
+	for _, kind := range []struct {
+		name string
+		list []specs.LinuxIDMapping
+	}{{"users", u.UIDs}, {"groups", u.GIDs}} {
+		text := mapText(kind.list)
+		if len(kind.list) > maxMappings {
+			return invalid("userns", text[:64], "%d mappings of %s, the kernel takes %d", len(kind.list), kind.name, maxMappings)
+		}
+		if !mapsTo(kind.list, 0) {
+			return invalid("userns", text, "0 of the container's %s is not mapped: nobody could set the container up", kind.name)
+		}
+		for i, a := range kind.list {
+			for _, b := range kind.list[:i] {
+				if overlap(a.ContainerID, a.Size, b.ContainerID, b.Size) || overlap(a.HostID, a.Size, b.HostID, b.Size) {
+					return invalid("userns", text, "two mappings of %s have an id in common", kind.name)
+				}
+			}
+		}
+	}
+	for _, f := range []struct{ flag, value string }{{"net", o.Net}, {"pid", o.PID}, {"ipc", o.IPC}} {
+		if f.value == "host" || joined(f.value) {
+			return invalid(f.flag, f.value, "not with --userns: the namespace belongs to other users")
+		}
+	}
+	return nil
+}
+
+func mapText(list []specs.LinuxIDMapping) string {
+	var parts []string
+	for _, m := range list {
+		parts = append(parts, fmt.Sprintf("%d:%d:%d", m.ContainerID, m.HostID, m.Size))
+	}
+	return strings.Join(parts, ",")
+}
+
+// checkUser refuses a process whose user or groups the namespace does not have.
+func (u UserNS) checkUser(p specs.User) error {
+	if !u.Private() {
+		return nil
+	}
+	if !mapsTo(u.UIDs, p.UID) {
+		return invalid("userns", mapText(u.UIDs), "it does not have the user %d, which the program is to run as", p.UID)
+	}
+	for _, gid := range append([]uint32{p.GID}, p.AdditionalGids...) {
+		if !mapsTo(u.GIDs, gid) {
+			return invalid("userns", mapText(u.GIDs), "it does not have the group %d, which the program is to run with", gid)
+		}
+	}
+	return nil
+}
