@@ -122,9 +122,15 @@ const (
 	hostResolv = "/etc/resolv.conf"
 )
 
-// Files gives what the files must hold that Generate has mounted from the bundle, by their names there. A
+// Files is what WriteFiles writes for a container without an Etc.
+func Files(s *specs.Spec) map[string]string {
+	files, _ := contents(s, Etc{})
+	return files
+}
+
+// contents gives what the files must hold that Generate has mounted from the bundle, by their names there. A
 // container that shares the host's network begins with copies of the host's files.
-func Files(s *specs.Spec, e Etc) (map[string]string, error) {
+func contents(s *specs.Spec, e Etc) (map[string]string, error) {
 	files := map[string]string{}
 	for _, m := range s.Mounts {
 		var text string
@@ -148,11 +154,11 @@ func Files(s *specs.Spec, e Etc) (map[string]string, error) {
 	return files, nil
 }
 
-// WriteFiles writes what [Files] gives into the bundle, readable for every user of the container whatever
+// WriteFiles writes the files into the bundle that Generate has mounted from there, readable for every user of the container whatever
 // the caller's umask. init is the path of ctr-shim, which becomes the first process where Options.Init
 // asked for it.
 func WriteFiles(bundle string, s *specs.Spec, e Etc, init string) error {
-	files, err := Files(s, e)
+	files, err := contents(s, e)
 	if err != nil {
 		return err
 	}

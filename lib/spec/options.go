@@ -58,11 +58,8 @@ type Options struct {
 	OOMScoreAdj *int     // --oom-score-adj
 	Annotations []string // --annotation
 
-	// Init runs InitPath as the first process, which runs the program as its child. See Result.Files.
+	// Init runs InitPath as the first process, which runs the program as its child. See [WriteFiles].
 	Init bool
-	// ConsoleSize is that of the terminal when the program starts; nil: 0 rows and columns. A container
-	// is started more than once, so [Resize] is the way to set it at each start.
-	ConsoleSize *specs.Box
 
 	// ID is the container's; at most 64 characters of it are the default hostname.
 	ID string
@@ -85,7 +82,7 @@ type Result struct {
 	// Join names, for each of "net", "pid", "ipc", "uts" that has the value container:ID, the container. At each
 	// start its namespaces are to be filled in with [Join].
 	Join map[string]string
-	// Etc is what Files needs at each start besides the specification.
+	// Etc is what [WriteFiles] needs at each start besides the specification.
 	Etc Etc
 }
 

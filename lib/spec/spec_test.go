@@ -63,7 +63,7 @@ func TestGolden(t *testing.T) {
 		"redis": {redis, Options{
 			ID: "r", Cgroupns: "private", Open: etc, TTY: true, Env: []string{"A=1", "FROM_CALLER", "UNSET_IN_CALLER", "REDIS_VERSION=8"},
 			Volumes: []string{"/:/host:rshared"}, Tmpfs: []string{"/run:size=1m,mode=755,exec"}, ReadOnly: true,
-			Limits: Limits{Memory: "64m", MemorySwap: "-1", MemoryReservation: "32m", CPUs: "0.5", CPUShares: 512, CpusetCPUs: "0", PidsLimit: 100},
+			Limits:  Limits{Memory: "64m", MemorySwap: "-1", MemoryReservation: "32m", CPUs: "0.5", CPUShares: 512, CpusetCPUs: "0", PidsLimit: 100},
 			Ulimits: []string{"nofile=10:20", "core=-1", "nofile=1024"}, CapAdd: []string{"net_admin"}, CapDrop: []string{"CAP_MKNOD"},
 			Sysctls: []string{"net.core.somaxconn=1024"}, SecurityOpt: []string{"no-new-privileges"}, OOMScoreAdj: ptr(500),
 			GroupAdd: []string{"docker", "77"},
@@ -634,7 +634,7 @@ func TestFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := Files(r.Spec, r.Etc)
+		got, err := contents(r.Spec, r.Etc)
 		must(t, err)
 		// Of the host's file what the options do not replace stays.
 		own := ""

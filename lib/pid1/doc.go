@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pid1 is the first process of a container that was made with --init: it starts the program as its
+// child, passes every signal that it gets on to it, reaps whatever becomes its child, and ends with the
+// program's status, or with 128+n when signal n ended it.
+//
+// Importing the package is enough: a program that is run as
+//
+//	NAME pid1 -- PROGRAM [ARGUMENT]...
+//
+// never comes to main. The work is done in C before the Go runtime starts, because the process stays as long as
+// the container: it then costs about 100 KiB instead of some megabytes, has one thread, and no runtime that
+// takes signals for itself. A program that cannot be run is told on stderr, and the status is 127 when it is not
+// there and 126 otherwise, as a shell has it.
+//
+// The program is in a process group of its own, which is the foreground group of the terminal if there is one:
+// a signal that is typed reaches it once, from the kernel.
+package pid1
+
+import "C" // the constructor in pid1.c, to which glibc gives argc and argv
