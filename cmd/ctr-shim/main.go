@@ -24,6 +24,7 @@ const usage = `ctr-shim supervises containers. Other commands start it; there is
 
 Usage:
   ctr-shim -namespace NS -id ID [OPTION]... serve
+  ctr-shim logger "" uri URI
   ctr-shim -h | -v
 
 It serves containerd's task API (version 3, ttrpc), runs the container of a bundle and those that are
@@ -32,6 +33,9 @@ created with further bundles, and ends by itself after all of them have ended. O
   {"version":3,"address":"unix:///PATH","protocol":"ttrpc"}
 
 and closes its stdout. When it cannot serve, stderr says why and the exit status is not 0.
+
+As "logger" it is a logging program of containerd's binary scheme (binary:///PATH/ctr-shim?logger=&uri=URI):
+it reads stdout at descriptor 3 and stderr at 4, and writes the log log:///PATH?max-size=BYTES&max-files=N.
 
 Options (with one hyphen or two):
   -namespace NS   the containers' namespace
@@ -69,6 +73,13 @@ func main() {
 		engine.Init()
 	case len(args) == 3 && args[0] == "engine":
 		os.Exit(engine.Main(args[1], args[2]))
+	}
+	if uri := loggerURI(args); uri != "" {
+		if err := shim.Log(uri); err != nil {
+			fmt.Fprintln(os.Stderr, "ctr-shim:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	o, err := parse(args)
 	if err != nil {

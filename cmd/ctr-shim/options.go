@@ -84,3 +84,16 @@ func (o *options) complete() (err error) {
 	}
 	return nil
 }
+
+// loggerURI gives the log's address when the arguments are those of a logging program, else "". They come from
+// the query of an address, as pairs in any order.
+func loggerURI(args []string) string {
+	if len(args) != 4 {
+		return ""
+	}
+	pairs := map[string]string{args[0]: args[1], args[2]: args[3]}
+	if value, ok := pairs["logger"]; !ok || value != "" {
+		return ""
+	}
+	return pairs["uri"]
+}

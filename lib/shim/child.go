@@ -50,6 +50,10 @@ func (s *server) reap() {
 			return
 		}
 		delete(s.helpers, pid)
+		if gone := s.loggers[pid]; gone != nil {
+			delete(s.loggers, pid)
+			close(gone)
+		}
 		end := ending{status: exitStatus(ws), at: time.Now().UTC()}
 		if p := s.byPid(pid); p != nil {
 			p.reaped(end)
@@ -108,6 +112,19 @@ func (t *task) spawnEngine(verb string) (*engineProcess, error) {
 		return nil, fmt.Errorf("start the engine: %w", err)
 	}
 	return e, nil
+}
+
+// startLogger starts a logging program; the channel is closed when it has been reaped.
+func (s *server) startLogger(argv []string, attr *syscall.ProcAttr) (pid int, gone chan struct{}, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pid, err = syscall.ForkExec(argv[0], argv, attr)
+	if err != nil {
+		return 0, nil, err
+	}
+	gone = make(chan struct{})
+	s.loggers[pid] = gone
+	return pid, gone, nil
 }
 
 // endEngines ends what engines are left, so that no process outlives the supervisor: one that was not

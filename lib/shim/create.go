@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
@@ -108,11 +107,11 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 			return err
 		}
 	}
-	req := ask.Request{Terminal: r.Terminal}
-	if err := readOptions(r.Options, &req); err != nil {
+	if t.options, err = readOptions(r.Options); err != nil {
 		e.close()
 		return err
 	}
+	req := ask.Request{Terminal: r.Terminal, NoPivotRoot: t.options.noPivotRoot, NoNewKeyring: t.options.noNewKeyring}
 	if _, err := ask.Receive(e.conn, &t.hello); err != nil {
 		e.close()
 		return fmt.Errorf("engine: %w", err)
@@ -168,35 +167,4 @@ func (t *task) undo(p *process) {
 	if err := errors.Join(unmountRootfs(t.bundle), os.RemoveAll(t.path(taskdir.Engine))); err != nil {
 		t.logf("undo create: %v", err)
 	}
-}
-
-// optionsURL is the type of the options that containerd's clients send for a runc-like engine
-// (containerd/api, types/runc/options/oci.proto).
-const optionsURL = "containerd.runc.v1.Options"
-
-func readOptions(a *taskapi.Any, to *ask.Request) error {
-	if a == nil || a.TypeURL != optionsURL {
-		return nil
-	}
-	for b := a.Value; len(b) > 0; {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return fmt.Errorf("options: %w: %w", protowire.ParseError(n), errdefs.ErrInvalidArgument)
-		}
-		b = b[n:]
-		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
-			return fmt.Errorf("options: %w: %w", protowire.ParseError(n), errdefs.ErrInvalidArgument)
-		}
-		if typ == protowire.VarintType {
-			v, _ := protowire.ConsumeVarint(b)
-			switch num {
-			case 1:
-				to.NoPivotRoot = v != 0
-			case 2:
-				to.NoNewKeyring = v != 0
-			}
-		}
-		b = b[n:]
-	}
-	return nil
 }

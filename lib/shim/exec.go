@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -67,17 +69,42 @@ const processSpec = "process.json"
 
 func (p *process) dir() string { return p.t.path(taskdir.Execs, p.execID) }
 
-// forgetAbandoned forgets the execs that were never started by clients that are gone. What runs is
-// forgotten when it ends.
+// forgetAbandoned forgets the execs of clients that are gone, but for those that run: they are forgotten when
+// they end. Directories that clients made before they were killed go too. It is called for each new exec.
 func (t *task) forgetAbandoned() {
-	for _, p := range t.execsIn(taskapi.StatusCreated) {
+	for _, p := range append(t.execsIn(taskapi.StatusCreated), t.execsIn(taskapi.StatusStopped)...) {
 		if p.op.TryLock() {
-			if p.status == taskapi.StatusCreated && p.abandoned() {
+			if p.status != taskapi.StatusRunning && p.abandoned() {
 				p.forget()
 			}
 			p.op.Unlock()
 		}
 	}
+	entries, err := os.ReadDir(t.path(taskdir.Execs))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		t.s.mu.Lock()
+		known := t.execs[e.Name()] != nil
+		t.s.mu.Unlock()
+		if !known && orphaned(t.path(taskdir.Execs, e.Name()), e) {
+			os.RemoveAll(t.path(taskdir.Execs, e.Name()))
+		}
+	}
+}
+
+// execSetUp is how long a client may take to make an exec's directory and to lock it.
+const execSetUp = 10 * time.Second
+
+// orphaned tells whether the client of an exec that was never asked for is gone.
+func orphaned(dir string, e os.DirEntry) bool {
+	st, err := e.Info()
+	if err != nil || time.Since(st.ModTime()) < execSetUp {
+		return false
+	}
+	held, err := lock.IsHeld(filepath.Join(dir, taskdir.ClientLock))
+	return err == nil && !held
 }
 
 // execsIn lists the execs of a status.

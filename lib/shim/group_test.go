@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -167,4 +168,41 @@ func TestKillOfExecLeavesPaused(t *testing.T) {
 		t.Errorf("status %d", st)
 	}
 	k.until("the exec's events", func() bool { return k.topics() == "create start exec-added exec-started paused resumed exit" })
+}
+
+// TestExecsOfKilledClients: what clients of execs have left behind when they were killed is collected by the next
+// exec: a directory that was never asked about, an exec that was not started, one that has ended.
+func TestExecsOfKilledClients(t *testing.T) {
+	k := newTask(t, "sleep", "1000")
+	k.start()
+	ctx := t.Context()
+	locked := func(id string) (release func()) {
+		return holdFile(t, filepath.Join(k.dir, "execs", id, taskdir.ClientLock))
+	}
+	made := k.exec("made", false, false, "true")
+	release := locked("made")
+	added := k.exec("added", false, false, "true")
+	releaseAdded := locked("added")
+	must(t, k.client.Exec(ctx, added.req))
+	ended := k.exec("ended", false, false, "true")
+	releaseEnded := locked("ended")
+	must(t, ended.start())
+	ended.wait()
+	lives := k.exec("lives", false, false, "true")
+	defer locked("lives")()
+	for _, e := range []*execution{made, added, ended, lives} {
+		e.stdout.Close()
+		e.stderr.Close()
+		old := time.Now().Add(-time.Hour)
+		must(t, os.Chtimes(filepath.Join(k.dir, "execs", e.id), old, old))
+	}
+	release()
+	releaseAdded()
+	releaseEnded()
+	k.run("next", "true")
+	entries, err := os.ReadDir(filepath.Join(k.dir, "execs"))
+	must(t, err)
+	if len(entries) != 1 || entries[0].Name() != "lives" {
+		t.Errorf("left: %v", entries)
+	}
 }

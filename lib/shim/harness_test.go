@@ -59,22 +59,23 @@ func run(m *testing.M) int {
 // task is a task directory and the supervisor that serves it.
 type task struct {
 	*testing.T
-	id     string
-	state  string // the state directory
-	dir    string
-	spec   *specs.Spec
-	log    stdio.Log
-	rootfs []taskapi.Mount
-	record taskdir.Task
-	binary string
-	bare   bool     // there is no task.json: the client is containerd
-	args   []string // more arguments for the supervisor
-	env    []string
-	files  []*os.File // more that the starter leaves open
-	shim   *exec.Cmd
-	client *taskapi.Client
-	gone   chan struct{} // the supervisor has ended
-	starts *lock.Held
+	id      string
+	state   string // the state directory
+	dir     string
+	spec    *specs.Spec
+	log     stdio.Log
+	rootfs  []taskapi.Mount
+	record  taskdir.Task
+	binary  string
+	wrapper []string // what starts it
+	bare    bool     // there is no task.json: the client is containerd
+	args    []string // more arguments for the supervisor
+	env     []string
+	files   []*os.File // more that the starter leaves open
+	shim    *exec.Cmd
+	client  *taskapi.Client
+	gone    chan struct{} // the supervisor has ended
+	starts  *lock.Held
 }
 
 const namespace = "shimtest"
@@ -174,7 +175,8 @@ func (k *task) tryServe() error {
 	defer r.Close()
 	args := []string{"-namespace", namespace, "-id", k.id, "-events", k.journal().Dir, "-sockets", filepath.Join(k.state, "s")}
 	args = append(append(args, k.args...), "serve")
-	k.shim = exec.Command(k.binary, args...)
+	argv := append(append(append([]string(nil), k.wrapper...), k.binary), args...)
+	k.shim = exec.Command(argv[0], argv[1:]...)
 	k.shim.Dir, k.shim.Stdout, k.shim.Stderr, k.shim.ExtraFiles = k.dir, w, log, k.files
 	k.shim.Env = append(append(os.Environ(), "GOMAXPROCS=1"), k.env...)
 	k.shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}

@@ -20,6 +20,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 func TestStdin(t *testing.T) {
@@ -389,6 +390,11 @@ func TestFullDisk(t *testing.T) {
 	k.wait()
 	if b, _ := os.ReadFile(filepath.Join(k.state, "upper/done")); string(b) != "done\n" {
 		t.Error("the container did not come to its end")
+	}
+	var lost taskdir.Dropped
+	k.readJSON(taskdir.Lost, &lost)
+	if lost.Bytes == 0 || lost.Error == "" {
+		t.Errorf("lost.json: %+v", lost)
 	}
 	if l := k.shimLog(); !strings.Contains(l, "were dropped") {
 		t.Errorf("shim.log: %s", l)

@@ -3,38 +3,68 @@
 package shim
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 
-	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/taskapi"
 )
 
+// someOptions: no_pivot_root, no_new_keyring, io_uid 300, an unknown string field 12, root "/r".
+var someOptions = []byte{0x08, 1, 0x10, 1, 0x20, 0xac, 2, 0x62, 2, 'a', 'b', 0x3a, 2, '/', 'r'}
+
 func TestReadOptions(t *testing.T) {
-	var r ask.Request
-	// no_pivot_root, an unknown string field 6, no_new_keyring.
-	value := []byte{0x08, 1, 0x32, 2, 'a', 'b', 0x10, 1}
-	if err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: value}, &r); err != nil || !r.NoPivotRoot || !r.NoNewKeyring {
-		t.Errorf("%+v %v", r, err)
+	want := runcOptions{noPivotRoot: true, noNewKeyring: true, ioUID: 300, root: "/r"}
+	if o, err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: someOptions}); err != nil || o != want {
+		t.Errorf("%+v %v", o, err)
 	}
-	r = ask.Request{}
-	for _, a := range []*taskapi.Any{nil, {}, {TypeURL: "other", Value: value}} {
-		if err := readOptions(a, &r); err != nil || r != (ask.Request{}) {
-			t.Errorf("%+v: %+v %v", a, r, err)
+	for _, a := range []*taskapi.Any{nil, {}, {TypeURL: "other", Value: someOptions}} {
+		if o, err := readOptions(a); err != nil || o != (runcOptions{}) {
+			t.Errorf("%+v: %+v %v", a, o, err)
 		}
 	}
-	if err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: value[:5]}, &r); !errdefs.IsInvalidArgument(err) {
+	if _, err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: someOptions[:6]}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("cut off: %v", err)
 	}
 }
 
 func FuzzReadOptions(f *testing.F) {
-	f.Add([]byte{0x08, 1, 0x32, 2, 'a', 'b', 0x10, 1})
+	f.Add(someOptions)
 	f.Fuzz(func(t *testing.T, value []byte) {
-		var r ask.Request
-		if err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: value}, &r); err != nil && !errdefs.IsInvalidArgument(err) {
+		if _, err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: value}); err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Error(err)
+		}
+	})
+}
+
+func TestArguments(t *testing.T) {
+	got := arguments("logger=&uri=log%3A%2F%2F%2Fx%3Fmax-size%3D1&flag")
+	want := []string{"logger", "", "uri", "log:///x?max-size=1", "flag", ""}
+	if len(got) != len(want) {
+		t.Fatalf("%q", got)
+	}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("%q", got)
+		}
+	}
+	if got := arguments(""); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+}
+
+func FuzzParseOutput(f *testing.F) {
+	for _, s := range []string{"", "/fifo", "fifo:///x", "file:///a%20b", "binary:///x?a=b&c=", "log:///x?max-size=1", "x://"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, uri string) {
+		o := parseOutput(uri)
+		if (o.scheme == "" && o.path == "" && o.query == "") != (uri == "") && !strings.HasPrefix(uri, "://") {
+			t.Errorf("%q: %+v", uri, o)
+		}
+		if args := arguments(o.query); len(args)%2 != 0 {
+			t.Errorf("%q", args)
 		}
 	})
 }

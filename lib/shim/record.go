@@ -91,6 +91,16 @@ func (t *task) recordNotStarted() {
 	}
 }
 
+// recordLost says early that output is being lost, for readers who do not wait for the exit.
+func (t *task) recordLost(d taskdir.Dropped) {
+	if t.record == nil {
+		return
+	}
+	if err := t.write(taskdir.Lost, d); err != nil {
+		t.logf("%v", err)
+	}
+}
+
 // recordExit writes how the task ended.
 func (t *task) recordExit(e taskdir.Exit) {
 	if t.record == nil {

@@ -145,7 +145,7 @@ func TestCreateThatFails(t *testing.T) {
 		"rootfs":     func(_ *task, r *taskapi.CreateTaskRequest) { r.Rootfs[0].Options[0] = "lowerdir=/nosuch" },
 		"stdin":      func(_ *task, r *taskapi.CreateTaskRequest) { r.Stdin = "/nosuch" },
 		"stdout":     func(_ *task, r *taskapi.CreateTaskRequest) { r.Stdout = "log://nosuch" },
-		"binary":     func(_ *task, r *taskapi.CreateTaskRequest) { r.Stdout = "binary:///bin/true" },
+		"binary":     func(_ *task, r *taskapi.CreateTaskRequest) { r.Stdout = "binary-v2:///bin/true" },
 		"bundle":     func(_ *task, r *taskapi.CreateTaskRequest) { r.Bundle = "/" },
 		"cgroup path": func(k *task, _ *taskapi.CreateTaskRequest) {
 			k.spec.Linux.Resources.Unified = map[string]string{"no.such": "1"}

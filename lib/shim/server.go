@@ -29,11 +29,12 @@ type server struct {
 	closing chan struct{} // closed, under mu, when the supervisor is to end with its containers
 
 	mu       sync.Mutex
-	tasks    map[string]*task // by container id
-	prepared *engineProcess   // for the Create of the container that it was started for
-	engines  int              // engines that may still tell a pid
-	early    map[int]ending   // children that ended before the engine told whose they are
-	helpers  map[int]bool     // engines that have not been reaped, by pid
+	tasks    map[string]*task      // by container id
+	prepared *engineProcess        // for the Create of the container that it was started for
+	engines  int                   // engines that may still tell a pid
+	early    map[int]ending        // children that ended before the engine told whose they are
+	helpers  map[int]bool          // engines that have not been reaped, by pid
+	loggers  map[int]chan struct{} // logging programs, by pid; closed when they have been reaped
 }
 
 // task finds a container; mu is held.

@@ -47,6 +47,8 @@ func Serve(c Config, ready func() error) error {
 	// due at a heap of gcPercent hundredths of 4 MiB, after some dozen execs.
 	debug.SetGCPercent(gcPercent)
 	runtime.GOMAXPROCS(1)
+	// Of what is started here, as under a daemon: a program's umask is not that of who started its container.
+	unix.Umask(0o022)
 	spawned := inherited(filepath.Join(c.Bundle, taskdir.SpawnLock))
 	if err := closeInherited(spawned); err != nil {
 		return fmt.Errorf("close inherited descriptors: %w", err)
@@ -80,7 +82,10 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, os.NewSyscallError("become a subreaper", err)
 	}
-	s := &server{config: c, tasks: make(map[string]*task), helpers: make(map[int]bool), closing: make(chan struct{})}
+	s := &server{
+		config: c, tasks: make(map[string]*task), closing: make(chan struct{}),
+		helpers: make(map[int]bool), loggers: make(map[int]chan struct{}),
+	}
 	s.events.logf = s.logf
 	if c.Events != "" {
 		s.events.send = event.Journal{Dir: c.Events}.Append

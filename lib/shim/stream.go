@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +26,9 @@ type streams struct {
 	console *os.File // the terminal's master
 	socket  *os.File // on which it will come
 	input   *os.File // what goes to the terminal
-	output  *os.File // where the terminal's output goes when it is a FIFO
+	output  *os.File // where the terminal's output goes when it is not the log
 	log     bool     // the terminal's output goes to the log
+	logger  *logger  // the program that takes the output
 
 	pipes []pipe
 	pumps sync.WaitGroup
@@ -39,23 +39,6 @@ type pipe struct {
 	r      *os.File
 	stream stdio.Stream
 }
-
-// logs is the container's log.
-type logs struct {
-	s   *server
-	mu  sync.Mutex
-	uri string
-	w   *stdio.Writer
-	bad bool // a drop has been reported
-}
-
-// sharedBuffer is what all pumps of all containers read into, one at a time.
-type sharedBuffer struct {
-	sync.Mutex
-	b []byte
-}
-
-const pumpBuffer = 32 << 10
 
 // openStreams opens all ends without waiting for any client.
 func (t *task) openStreams(p *process) (_ *streams, err error) {
@@ -74,14 +57,18 @@ func (t *task) openStreams(p *process) (_ *streams, err error) {
 	}
 	st.give = append(st.give, in)
 	for i, uri := range []string{p.stdout, p.stderr} {
-		if i == 1 && uri == "" && strings.HasPrefix(p.stdout, "file://") {
-			uri = p.stdout
+		stream := stdio.Stream(i)
+		if stream == stdio.Stderr && uri == "" && !isFIFO(p.stdout) {
+			uri = p.stdout // as containerd's shims do
 		}
-		out, err := st.openOutput(uri, stdio.Stream(i), p.execID == "")
+		out, err := st.openOutput(p, uri, stream)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", stdio.Stream(i), err)
+			return nil, fmt.Errorf("%s: %w", stream, err)
 		}
 		st.give = append(st.give, out)
+	}
+	if err := st.chown(); err != nil {
+		return nil, err
 	}
 	return st, nil
 }
@@ -100,35 +87,6 @@ func (st *streams) openStdin(path string) (*os.File, error) {
 		return nil, err
 	}
 	return r, nil
-}
-
-// openOutput opens what the process writes to. A FIFO is given to the process itself. We keep a read end
-// of it when nobody reads it yet, or always: then a client may come and go.
-func (st *streams) openOutput(uri string, stream stdio.Stream, keep bool) (*os.File, error) {
-	scheme, path, isURI := strings.Cut(uri, "://")
-	switch {
-	case uri == "":
-		return os.OpenFile("/dev/null", os.O_WRONLY, 0)
-	case !isURI:
-		w, err := st.openFIFO(uri, keep)
-		if err != nil {
-			return nil, err
-		}
-		return w, stdio.Blocking(w)
-	case scheme == "file":
-		return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	case scheme == "log":
-		if err := st.t.log.open(uri); err != nil {
-			return nil, err
-		}
-		r, w, err := os.Pipe()
-		if err != nil {
-			return nil, err
-		}
-		st.pipes = append(st.pipes, pipe{r, stream})
-		return w, nil
-	}
-	return nil, fmt.Errorf("output %q: %w", uri, errdefs.ErrNotImplemented)
 }
 
 func (st *streams) openFIFO(path string, keep bool) (*os.File, error) {
@@ -152,17 +110,11 @@ func (st *streams) openTerminal(p *process) (err error) {
 			return fmt.Errorf("stdin: %w", err)
 		}
 	}
-	switch scheme, path, isURI := strings.Cut(p.stdout, "://"); {
-	case p.stdout == "":
-	case !isURI:
-		st.output, err = st.openFIFO(p.stdout, p.execID == "")
-	case scheme == "file":
-		st.output, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	case scheme == "log":
+	if target := parseOutput(p.stdout); target.scheme == "log" {
 		st.log = true
 		err = st.t.log.open(p.stdout)
-	default:
-		err = fmt.Errorf("output %q: %w", p.stdout, errdefs.ErrNotImplemented)
+	} else if target.scheme != "" {
+		st.output, err = st.openOutput(p, p.stdout, stdio.Stdout)
 	}
 	if err != nil {
 		return fmt.Errorf("stdout: %w", err)
@@ -178,6 +130,9 @@ func (st *streams) openTerminal(p *process) (err error) {
 // begin is called once the process has its ends: ours begin to carry.
 func (st *streams) begin() error {
 	st.closeGiven()
+	if st.logger != nil {
+		st.logger.close()
+	}
 	for _, p := range st.pipes {
 		st.pumps.Go(func() { st.t.log.pump(p.r, p.stream) })
 	}
@@ -238,95 +193,6 @@ func carry(dst, src *os.File) {
 	}
 }
 
-func (l *logs) open(uri string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.w != nil {
-		if l.uri != uri {
-			return fmt.Errorf("a second log, %q: %w", uri, errdefs.ErrInvalidArgument)
-		}
-		return nil
-	}
-	log, err := stdio.ParseLog(uri)
-	if err != nil {
-		return err
-	}
-	l.w, err = log.Create()
-	l.uri = uri
-	return err
-}
-
-// pump writes what comes from f to the log until its end. It takes the shared buffer only when there is
-// something to read.
-func (l *logs) pump(f *os.File, stream stdio.Stream) {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
-	conn.Read(func(fd uintptr) bool {
-		for {
-			n, err := l.move(int(fd), stream)
-			switch {
-			case err == unix.EINTR:
-			case err == unix.EAGAIN:
-				return false
-			case err != nil || n == 0: // a terminal's end is EIO
-				return true
-			}
-		}
-	})
-}
-
-func (l *logs) move(fd int, stream stdio.Stream) (int, error) {
-	buf := &l.s.buffer
-	buf.Lock()
-	defer buf.Unlock()
-	if buf.b == nil {
-		buf.b = make([]byte, pumpBuffer)
-	}
-	n, err := unix.Read(fd, buf.b)
-	if n <= 0 || err != nil {
-		return n, err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.w == nil { // closed: this output was not waited for
-		return n, nil
-	}
-	l.w.Write(stream, buf.b[:n])
-	if !l.bad {
-		if dropped, err := l.w.Dropped(); dropped > 0 {
-			l.bad = true
-			fmt.Fprintf(os.Stderr, "%s output is being dropped: %v\n", time.Now().UTC().Format(time.RFC3339), err)
-		}
-	}
-	return n, nil
-}
-
-// dropped is how many bytes could not be written.
-func (l *logs) dropped() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.w == nil {
-		return 0
-	}
-	n, _ := l.w.Dropped()
-	return n
-}
-
-func (l *logs) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.w == nil {
-		return
-	}
-	if n, err := l.w.Dropped(); n > 0 {
-		fmt.Fprintf(os.Stderr, "%s %d bytes of output were dropped: %v\n", time.Now().UTC().Format(time.RFC3339), n, err)
-	}
-	l.w.Close()
-	l.w = nil
-}
-
 // drain waits until the output has come to its end, for so long at most, and closes everything.
 func (st *streams) drain(limit time.Duration) {
 	done := make(chan struct{})
@@ -342,6 +208,9 @@ func (st *streams) drain(limit time.Duration) {
 		st.t.logf("output does not end: a process outside the container has it open")
 	}
 	st.close()
+	if st.logger != nil {
+		st.logger.wait(limit)
+	}
 }
 
 // closeStdin lets the process meet the end of its input once it has read what is there.
@@ -364,6 +233,9 @@ func (st *streams) closeGiven() {
 
 func (st *streams) close() {
 	st.closeGiven()
+	if st.logger != nil {
+		st.logger.close()
+	}
 	st.closeStdin()
 	for _, p := range st.pipes {
 		p.r.Close()

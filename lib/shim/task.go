@@ -20,13 +20,14 @@ import (
 // task is one container of the supervisor: its init process and its execs. It shares nothing with the other
 // tasks but what server has.
 type task struct {
-	s      *server
-	id     string
-	bundle string        // the task directory, absolute
-	record *taskdir.Task // nil for a task of containerd's
-	held   *lock.Held    // shim.lock of a task that has a record
-	log    logs
-	hello  ask.Hello // what the engine read in config.json
+	s       *server
+	id      string
+	bundle  string        // the task directory, absolute
+	record  *taskdir.Task // nil for a task of containerd's
+	held    *lock.Held    // shim.lock of a task that has a record
+	log     logs
+	hello   ask.Hello // what the engine read in config.json
+	options runcOptions
 
 	started time.Time     // guarded by init's op; zero before Start
 	deleted chan struct{} // closed by Delete
@@ -41,7 +42,9 @@ type task struct {
 }
 
 func (s *server) newTask(id, bundle string) *task {
-	return &task{s: s, id: id, bundle: bundle, execs: make(map[string]*process), deleted: make(chan struct{}), log: logs{s: s}}
+	t := &task{s: s, id: id, bundle: bundle, execs: make(map[string]*process), deleted: make(chan struct{})}
+	t.log.t = t
+	return t
 }
 
 // path is the path of a file in the task directory.
