@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
@@ -60,7 +61,7 @@ func mountAt(ctx context.Context, d *state.Dir, ns, key, dir string) error {
 			if c.SnapshotKey != s.Key || s.Kind != snapshot.Active {
 				continue
 			}
-			if live, err := taskdir.Live(d.Run("tasks", ns, c.ID)); err != nil || live {
+			if live, err := runs(d, ns, c.ID); err != nil || live {
 				return errors.Join(err, cli.Hint(fmt.Errorf("snapshot %q: container %q runs on it: %w", s.Key, c.ID, errdefs.ErrFailedPrecondition),
 					"ctr-task exec %s sh looks into it", c.ID))
 			}
@@ -68,6 +69,17 @@ func mountAt(ctx context.Context, d *state.Dir, ns, key, dir string) error {
 		return nil
 	})
 	return committed(err, key)
+}
+
+// runs tells whether a container has a task that may use its snapshot.
+func runs(d *state.Dir, ns, id string) (bool, error) {
+	base := d.Run("tasks", ns, id)
+	inc, err := taskdir.Current(base)
+	if err != nil || inc == "" {
+		return false, err
+	}
+	v, err := taskdir.Look(filepath.Join(base, string(inc)))
+	return v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped, err
 }
 
 func unmountVerb(g *cli.Global) *cobra.Command {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -15,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/task"
 )
@@ -34,17 +34,18 @@ func (a *attachFlags) add(cmd *cobra.Command) {
 
 // session is what a verb knows of the task it attaches to.
 type session struct {
-	stdin, tty, transient bool
-	owner                 bool // the program ends with us
-	since                 time.Time
-	outputFromNow         bool
+	stdin, tty    bool
+	owner         bool // the program ends with us
+	since         time.Time
+	outputFromNow bool
 }
 
 // attach joins this process to a running task and ends with the task's status.
-func (a *attachFlags) attach(cmd *cobra.Command, d *state.Dir, ns string, t *task.Task, s session) error {
+func (a *attachFlags) attach(cmd *cobra.Command, t *task.Task, s session) error {
 	o := task.AttachOptions{Stdout: os.Stdout, Stderr: os.Stderr, Since: s.since, OutputFromNow: s.outputFromNow}
-	ctx, cancel := a.passSignals(cmd.Context(), t.Signal)
-	defer cancel()
+	ctx, proxy := a.passSignals(cmd.Context(), t.Signal)
+	defer proxy.close()
+	o.Ended = proxy.programEnded
 	if s.stdin {
 		o.Stdin = os.Stdin
 	}
@@ -61,26 +62,26 @@ func (a *attachFlags) attach(cmd *cobra.Command, d *state.Dir, ns string, t *tas
 	// A reader of our output that goes away shall end the program, as it does in a pipe of the shell: so
 	// the write must fail instead of killing us.
 	cli.Signals(syscall.SIGPIPE)
-	exit, err := task.Attach(ctx, d, ns, t, o)
+	exit, err := t.Attach(ctx, o)
 	if errors.Is(err, stdio.ErrDetached) {
 		return t.Leave()
 	}
 	if left, ok := errors.AsType[leftError](err); ok {
-		return left.of("container "+t.ID, "ctr-task rm -f "+t.ID)
+		return errors.Join(left.of("container "+t.ID(), "ctr-task rm -f "+t.ID()), t.Leave())
 	}
-	if outputFailed(err) && s.owner {
-		_ = t.Signal(ctx, syscall.SIGKILL) // it may have ended
-		if _, e := task.Wait(ctx, d, ns, t.ID); e == nil && s.transient {
-			_ = task.Remove(ctx, d, ns, t.ID, false) // the supervisor sees to it otherwise
+	if s.owner && t.Container.Transient {
+		// Also when the output failed: the program ends with us.
+		if e := t.RemoveEnded(context.WithoutCancel(ctx)); e != nil {
+			cli.Warn(e)
 		}
+	} else if outputFailed(err) && s.owner {
+		_ = t.End(context.WithoutCancel(ctx)) // it may have ended
+	}
+	if sig, ok := errors.AsType[cli.SignalError](err); ok {
+		cli.Die(sig.Signal)
 	}
 	if err != nil {
 		return err
-	}
-	if s.transient {
-		if err := task.Remove(ctx, d, ns, t.ID, false); err != nil && cli.Status(err) != cli.ExitNotFound {
-			cli.Warn(err)
-		}
 	}
 	return cli.Exit(exit.Status)
 }
@@ -124,15 +125,32 @@ func (e leftError) of(what, end string) error {
 	return cli.WithStatus(cli.Hint(fmt.Errorf("%w: %s runs on", e, what), "%s", end), 128+int(e.sig))
 }
 
+// proxy passes the signals that reach this process on to a program.
+type proxy struct {
+	send  func(context.Context, unix.Signal) error
+	ctx   context.Context // ends when the passing on does
+	end   context.CancelCauseFunc
+	ended atomic.Bool // the program has ended
+	taken int         // how many INT and TERM have been passed on
+	last  map[syscall.Signal]time.Time
+}
+
+// together is how close two signals of a kind count as one: timeout(1) and a shell send theirs to the process
+// and to its group.
+const together = 100 * time.Millisecond
+
 // passSignals hands the signals that reach us on to the program, instead of ending this command, unless the
 // options say otherwise. One that has come already is handed on first. The context that it gives ends with
-// a [leftError] when the program takes too many; cancel ends the passing on.
-func (a *attachFlags) passSignals(outer context.Context, send func(context.Context, unix.Signal) error) (ctx context.Context, cancel func()) {
+// a [leftError] when the program takes too many, and with a cli.SignalError at the first one that comes after
+// the program has ended.
+func (a *attachFlags) passSignals(outer context.Context, send func(context.Context, unix.Signal) error) (context.Context, *proxy) {
+	p := &proxy{send: send, last: map[syscall.Signal]time.Time{}}
 	if a.noSignals {
-		return context.WithCancel(outer)
+		p.ctx, p.end = context.WithCancelCause(outer)
+		return p.ctx, p
 	}
 	sigs := cli.Signals(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
+	p.ctx, p.end = context.WithCancelCause(context.WithoutCancel(outer))
 	early := make(chan syscall.Signal, 1)
 	context.AfterFunc(outer, func() {
 		if first, ok := errors.AsType[cli.SignalError](context.Cause(outer)); ok {
@@ -140,30 +158,44 @@ func (a *attachFlags) passSignals(outer context.Context, send func(context.Conte
 		}
 	})
 	go func() {
-		taken := 0
-		pass := func(sig syscall.Signal) {
-			if sig == syscall.SIGINT || sig == syscall.SIGTERM {
-				if taken++; taken == patience {
-					end(leftError{sig})
-					return
-				}
-			}
-			// Not waited for: the next one counts also when the supervisor does not answer.
-			go func() { _ = send(ctx, sig) }() // the program may have ended
-		}
 		for {
 			select {
 			case s := <-early:
-				pass(s)
+				p.pass(s)
 			case s := <-sigs:
-				pass(s.(syscall.Signal))
-			case <-ctx.Done():
+				p.pass(s.(syscall.Signal))
+			case <-p.ctx.Done():
 				return
 			}
 		}
 	}()
-	return ctx, func() { end(nil) }
+	return p.ctx, p
 }
+
+func (p *proxy) pass(sig syscall.Signal) {
+	if sig == syscall.SIGINT || sig == syscall.SIGTERM {
+		now := time.Now()
+		if now.Sub(p.last[sig]) < together {
+			return
+		}
+		p.last[sig] = now
+		if p.ended.Load() {
+			p.end(cli.SignalError{Signal: sig})
+			return
+		}
+		if p.taken++; p.taken == patience {
+			p.end(leftError{sig})
+			return
+		}
+	}
+	// Not waited for: the next one counts also when the supervisor does not answer.
+	go func() { _ = p.send(p.ctx, sig) }() // the program may have ended
+}
+
+// programEnded says that there is no program to pass signals on to: the next one ends this command.
+func (p *proxy) programEnded() { p.ended.Store(true) }
+
+func (p *proxy) close() { p.end(nil) }
 
 func attachVerb(g *cli.Global) *cobra.Command {
 	var a attachFlags
@@ -177,24 +209,19 @@ func attachVerb(g *cli.Global) *cobra.Command {
 		Args:     cli.Count(1, 1), Complete: cli.Tasks(g), Failure: 125, Status: programStatuses[:2],
 		SeeAlso: []string{"ctr-task-logs", "ctr-task-exec"},
 	}, func(cmd *cobra.Command, args []string) error {
-		d, err := g.Open()
-		if err != nil {
-			return err
-		}
-		name, err := cli.Name(args[0])
-		if err != nil {
-			return err
-		}
-		t, err := task.Connect(cmd.Context(), d, g.Namespace, name)
+		t, err := one(cmd.Context(), g, args[0])
 		if err != nil {
 			return err
 		}
 		defer t.Close()
-		i, err := inspect(cmd, g, d, t.ID)
+		if err := t.Connect(cmd.Context()); err != nil {
+			return err
+		}
+		s, err := t.Spec(cmd.Context())
 		if err != nil {
 			return err
 		}
-		return a.attach(cmd, d, g.Namespace, t, session{stdin: i.Stdin && !noStdin, tty: i.Spec.Process.Terminal, outputFromNow: true})
+		return a.attach(cmd, t, session{stdin: t.Container.Stdin && !noStdin, tty: s.Process.Terminal, outputFromNow: true})
 	})
 	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "do not pass the input on")
 	a.add(cmd)
@@ -216,19 +243,16 @@ func execVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(2, -1), Complete: cli.InTurn(cli.Tasks(g)), Program: true, Failure: 125, Status: programStatuses,
 	}, func(cmd *cobra.Command, args []string) error {
 		o.Args, o.Stdout, o.Stderr = args[1:], os.Stdout, os.Stderr
-		name, err := cli.Name(args[0])
-		if err != nil {
-			return err
-		}
 		if interactive && o.TTY && !o.Detach {
 			if err := needTerminal(); err != nil {
 				return err
 			}
 		}
-		d, err := g.Open()
+		t, err := one(cmd.Context(), g, args[0])
 		if err != nil {
 			return err
 		}
+		defer t.Close()
 		ctx, cancel := context.WithCancelCause(cmd.Context())
 		defer cancel(nil)
 		started := make(chan *task.ExecProcess, 1)
@@ -255,19 +279,23 @@ func execVerb(g *cli.Global) *cobra.Command {
 		o.Started = func(p *task.ExecProcess) {
 			started <- p
 			if !o.Detach {
-				passed, end := a.passSignals(ctx, p.Signal)
+				passed, proxy := a.passSignals(ctx, p.Signal)
+				o.Ended = proxy.programEnded
 				context.AfterFunc(passed, func() { cancel(context.Cause(passed)) })
-				context.AfterFunc(ctx, end)
+				context.AfterFunc(ctx, proxy.close)
 			}
 		}
 		// A reader of our output that goes away shall end the program, so the write must fail instead of killing us.
 		cli.Signals(syscall.SIGPIPE)
-		exit, err := task.Exec(ctx, d, g.Namespace, name, o)
+		exit, err := t.Exec(ctx, o)
 		if errors.Is(err, stdio.ErrDetached) {
 			return nil
 		}
 		if left, ok := errors.AsType[leftError](err); ok {
-			return left.of("the program", "ctr-task top "+name+" shows it")
+			return left.of("the program", "ctr-task top "+t.ID()+" shows it")
+		}
+		if sig, ok := errors.AsType[cli.SignalError](err); ok && cmd.Context().Err() == nil {
+			cli.Die(sig.Signal)
 		}
 		if err != nil {
 			return programStatus(err)
@@ -312,15 +340,12 @@ func logsVerb(g *cli.Global) *cobra.Command {
 		if o.Since, err = parseSince(since, time.Now()); err != nil {
 			return err
 		}
-		d, err := g.Open()
+		t, err := one(cmd.Context(), g, args[0])
 		if err != nil {
 			return err
 		}
-		name, err := cli.Name(args[0])
-		if err != nil {
-			return err
-		}
-		return task.Logs(cmd.Context(), d, g.Namespace, name, o)
+		defer t.Close()
+		return t.Logs(cmd.Context(), o)
 	})
 	f := cmd.Flags()
 	f.BoolVarP(&follow, "follow", "f", false, "go on until the container ends")

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
 )
@@ -48,14 +47,14 @@ func inspectVerb(g *cli.Global) *cobra.Command {
 }
 
 func inspect(cmd *cobra.Command, g *cli.Global, d *state.Dir, id string) (inspection, error) {
-	info, err := task.Get(cmd.Context(), d, g.Namespace, id)
+	t, err := task.Find(cmd.Context(), d, g.Namespace, id)
 	if err != nil {
 		return inspection{}, err
 	}
-	i := inspection{Info: info, Namespace: g.Namespace, Log: task.LogPath(d, g.Namespace, info.ID)}
-	err = d.View(cmd.Context(), func(tx *state.Tx) error {
-		i.Spec, err = container.Spec(tx, g.Namespace, info.ID)
-		return err
-	})
-	return i, err
+	info, err := t.Info(cmd.Context())
+	if err != nil {
+		return inspection{}, err
+	}
+	s, err := t.Spec(cmd.Context())
+	return inspection{Info: info, Namespace: g.Namespace, Log: t.Log(), Spec: s}, err
 }

@@ -18,11 +18,14 @@ import (
 func lsVerb(g *cli.Global) *cobra.Command {
 	var running bool
 	var labels, statuses []string
-	known := []string{string(task.Created), string(task.Starting), string(task.Running), string(task.Paused), string(task.Stopped), string(task.Unknown)}
+	var known []string
+	for _, s := range task.Statuses {
+		known = append(known, string(s))
+	}
 	table := cli.Table[task.Info]{Columns: []cli.Column[task.Info]{
 		{Name: "id", Value: func(i task.Info) string { return i.ID }},
 		{Name: "image", Value: func(i task.Info) string { return i.Image }, Help: "name of the image it was made from"},
-		{Name: "status", Value: statusText, Help: "created, starting, running, paused, or stopped with its exit status"},
+		{Name: "status", Value: statusText, Help: "created, starting, running, paused, stopped with its exit status, or orphaned: its supervisor was killed"},
 		{Name: "pid", Value: func(i task.Info) string { return number(i.PID) }, Help: "of its first process", Right: true},
 		{Name: "created", Value: func(i task.Info) string { return ago(i.Created) }, Help: "how long ago"},
 		{Name: "supervisor", Value: func(i task.Info) string { return number(i.Supervisor) }, Help: "pid of its ctr-shim", Right: true, Hidden: true},

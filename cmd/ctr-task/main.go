@@ -5,12 +5,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
 )
 
 func main() {
@@ -42,22 +43,41 @@ var otherNames = map[string][]string{
 // oneName is what a verb of one container says of stdin.
 const oneName = "with the operand -, the name of a container: one line"
 
-// each opens the state directory and calls fn with every operand.
-func each(g *cli.Global, args []string, fn func(d *state.Dir, id string) error) error {
+// each opens the state directory and calls fn with the container of every operand.
+func each(ctx context.Context, g *cli.Global, args []string, fn func(*task.Task) error) error {
 	d, err := g.Open()
 	if err != nil {
 		return err
 	}
-	return cli.Each(cli.Operands(args, os.Stdin), func(id string) error { return fn(d, id) })
+	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+		t, err := task.Find(ctx, d, g.Namespace, name)
+		if err != nil {
+			return err
+		}
+		return errors.Join(fn(t), t.Close())
+	})
+}
+
+// one opens the state directory and finds the container that the operand names.
+func one(ctx context.Context, g *cli.Global, operand string) (*task.Task, error) {
+	d, err := g.Open()
+	if err != nil {
+		return nil, err
+	}
+	name, err := cli.Name(operand)
+	if err != nil {
+		return nil, err
+	}
+	return task.Find(ctx, d, g.Namespace, name)
 }
 
 // simple is a verb whose operands are containers and which prints nothing.
-func simple(g *cli.Global, name, short string, about cli.About, complete func(*cli.Global) cobra.CompletionFunc, deed func(context.Context, *state.Dir, string, string) error) *cobra.Command {
+func simple(g *cli.Global, name, short string, about cli.About, complete func(*cli.Global) cobra.CompletionFunc, deed func(*task.Task, context.Context) error) *cobra.Command {
 	about.Args = cli.Count(1, -1)
 	about.Complete = complete(g)
 	about.Stdin = "with the operand -, names of containers, one a line"
 	about.Exit = append(about.Exit, cli.ExitNotFound, cli.ExitBusy, cli.ExitSome)
 	return cli.New(name+" [OPTION]... CONTAINER...", short, about, func(cmd *cobra.Command, args []string) error {
-		return each(g, args, func(d *state.Dir, id string) error { return deed(cmd.Context(), d, g.Namespace, id) })
+		return each(cmd.Context(), g, args, func(t *task.Task) error { return deed(t, cmd.Context()) })
 	})
 }

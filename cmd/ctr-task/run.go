@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/stdio"
 	"ctrd.dev/ctrd/lib/task"
 )
@@ -76,13 +75,13 @@ func runVerb(g *cli.Global) *cobra.Command {
 			return programStatus(createHint(err, g, o))
 		}
 		defer t.Close()
-		if err := files.write(t.ID, strconv.Itoa(t.PID)); err != nil {
-			return errors.Join(err, task.Remove(context.WithoutCancel(cmd.Context()), d, g.Namespace, t.ID, true))
+		if err := files.write(t.ID(), strconv.Itoa(t.PID())); err != nil {
+			return errors.Join(err, t.Remove(context.WithoutCancel(cmd.Context()), true))
 		}
 		if detach {
-			return printMade(t.ID, "runs on")
+			return printMade(t.ID(), "runs on")
 		}
-		return a.attach(cmd, d, g.Namespace, t, session{owner: true, stdin: o.Stdin, tty: o.Spec.TTY, transient: o.Transient})
+		return a.attach(cmd, t, session{owner: true, stdin: o.Stdin, tty: o.Spec.TTY})
 	})
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run in the background and print the container's id")
 	cmd.Flags().BoolVar(&c.Transient, "rm", false, "remove the container when it ends")
@@ -121,10 +120,10 @@ func createVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return createHint(err, g, o)
 		}
-		if err := files.write(made.ID); err != nil {
-			return errors.Join(err, task.Remove(context.WithoutCancel(cmd.Context()), d, g.Namespace, made.ID, false))
+		if err := files.write(made.ID()); err != nil {
+			return errors.Join(err, made.Remove(context.WithoutCancel(cmd.Context()), false))
 		}
-		return printMade(made.ID, "is made")
+		return printMade(made.ID(), "is made")
 	})
 	c.add(cmd)
 	return cmd
@@ -195,34 +194,32 @@ func startVerb(g *cli.Global) *cobra.Command {
 		Status: []cli.ExitStatus{{Code: "n", Meaning: "with -a, the program's own status, or 125, 126, 127 as with run"}},
 	}, func(cmd *cobra.Command, args []string) (err error) {
 		if !attach {
-			return each(g, args, func(d *state.Dir, id string) error {
-				t, err := task.Start(cmd.Context(), d, g.Namespace, id, task.StartOptions{})
-				if err != nil {
+			return each(cmd.Context(), g, args, func(t *task.Task) error {
+				if err := t.Start(cmd.Context(), task.StartOptions{}); err != nil {
 					return err
 				}
-				fmt.Println(t.ID)
-				return t.Close()
+				fmt.Println(t.ID())
+				return nil
 			})
 		}
 		if len(args) != 1 || args[0] == "-" {
 			return cli.Usagef("-a takes one container")
 		}
 		defer func() { err = ourFailure(err) }()
-		d, err := g.Open()
+		t, err := one(cmd.Context(), g, args[0])
 		if err != nil {
 			return err
-		}
-		began := time.Now()
-		t, err := task.Start(cmd.Context(), d, g.Namespace, args[0], task.StartOptions{Client: true})
-		if err != nil {
-			return programStatus(err)
 		}
 		defer t.Close()
-		i, err := inspect(cmd, g, d, t.ID)
+		began := time.Now()
+		if err := t.Start(cmd.Context(), task.StartOptions{Client: true}); err != nil {
+			return programStatus(err)
+		}
+		s, err := t.Spec(cmd.Context())
 		if err != nil {
 			return err
 		}
-		return a.attach(cmd, d, g.Namespace, t, session{owner: true, stdin: i.Stdin, tty: i.Spec.Process.Terminal, since: began})
+		return a.attach(cmd, t, session{owner: true, stdin: t.Container.Stdin, tty: s.Process.Terminal, since: began})
 	})
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "pass the output on, and the input of a container made with -i")
 	a.add(cmd)

@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 var signalNames = []string{"HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM", "CONT", "STOP", "WINCH"}
@@ -28,12 +29,12 @@ func killVerb(g *cli.Global) *cobra.Command {
 			{Note: "have nginx read its configuration again", Text: "ctr-task kill -s HUP web"},
 		},
 		SeeAlso: []string{"ctr-task-stop", "ctr-task-wait", "signal(7)"},
-	}, cli.Tasks, func(ctx context.Context, d *state.Dir, ns, id string) error {
+	}, cli.Tasks, func(t *task.Task, ctx context.Context) error {
 		sig, err := task.ParseSignal(signal)
 		if err != nil {
 			return err
 		}
-		return task.Kill(ctx, d, ns, id, sig, all)
+		return t.Kill(ctx, sig, all)
 	})
 	cmd.Flags().StringVarP(&signal, "signal", "s", signal, "send the signal `NAME` or number")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "send it to every process of the container")
@@ -51,7 +52,7 @@ func stopVerb(g *cli.Global) *cobra.Command {
 			{Note: "give it a minute", Text: "ctr-task stop -t 1m db"},
 		},
 		SeeAlso: []string{"ctr-task-kill", "ctr-task-wait"},
-	}, cli.Tasks, func(ctx context.Context, d *state.Dir, ns, id string) error {
+	}, cli.Tasks, func(t *task.Task, ctx context.Context) error {
 		var sig unix.Signal
 		if signal != "" {
 			var err error
@@ -59,7 +60,7 @@ func stopVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
-		return task.Stop(ctx, d, ns, id, sig, grace)
+		return t.Stop(ctx, sig, grace)
 	})
 	cmd.Flags().VarP((*durationValue)(&grace), "time", "t", "wait this `DURATION` (10s, 1m; a number counts seconds) before killing")
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "send the signal `NAME` instead of the container's stop signal")
@@ -72,7 +73,7 @@ func pauseVerb(g *cli.Global) *cobra.Command {
 		Long:     "Stops every process of the container where it is, with the cgroup freezer. The processes do not notice.",
 		Examples: []cli.Example{{Note: "freeze a container and let it go on", Text: "ctr-task pause r; ctr-task resume r"}},
 		SeeAlso:  []string{"ctr-task-resume"},
-	}, cli.Tasks, task.Pause)
+	}, cli.Tasks, (*task.Task).Pause)
 }
 
 func resumeVerb(g *cli.Global) *cobra.Command {
@@ -80,26 +81,57 @@ func resumeVerb(g *cli.Global) *cobra.Command {
 		Long:     "Undoes ctr-task pause.",
 		Examples: []cli.Example{{Note: "let everything that is paused go on", Text: "ctr-task ls -q --status paused | ctr-task resume -"}},
 		SeeAlso:  []string{"ctr-task-pause"},
-	}, cli.Tasks, task.Resume)
+	}, cli.Tasks, (*task.Task).Resume)
 }
 
 func rmVerb(g *cli.Global) *cobra.Command {
 	var force bool
-	cmd := simple(g, "rm", "remove containers", cli.About{
+	var incarnation string
+	cmd := cli.New("rm [OPTION]... CONTAINER...", "remove containers", cli.About{
 		Long: "Removes containers that do not run, with their writable layer and their log. With -f, one that runs is killed first and one that does not exist is no error.",
 		Examples: []cli.Example{
 			{Note: "remove a container", Text: "ctr-task rm r"},
 			{Note: "remove all that have stopped", Text: "ctr-task ls -q --status stopped | ctr-task rm -"},
 		},
-	}, cli.Containers, func(ctx context.Context, d *state.Dir, ns, id string) error {
-		err := task.Remove(ctx, d, ns, id, force)
-		if force && cli.Status(err) == cli.ExitNotFound {
-			return nil
+		Args: cli.Count(1, -1), Complete: cli.Containers(g), Stdin: "with the operand -, names of containers, one a line",
+		Exit: []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome},
+	}, func(cmd *cobra.Command, args []string) error {
+		d, err := g.Open()
+		if err != nil {
+			return err
 		}
-		return err
+		if incarnation != "" {
+			return removeEnded(cmd.Context(), d, g.Namespace, args[0], taskdir.Incarnation(incarnation))
+		}
+		return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+			t, err := task.Find(cmd.Context(), d, g.Namespace, name)
+			if err == nil {
+				err = errors.Join(t.Remove(cmd.Context(), force), t.Close())
+			} else if cli.Status(err) == cli.ExitNotFound {
+				err = errors.Join(err, task.RemoveRest(cmd.Context(), d, g.Namespace, name))
+			}
+			if force && cli.Status(err) == cli.ExitNotFound {
+				return nil
+			}
+			return err
+		})
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill it first when it runs; absent is success")
+	cmd.Flags().StringVar(&incarnation, "incarnation", "", "remove the container with this exact id if `TASK` was its last task; for ctr-shim")
+	cli.HideOption(cmd, "incarnation")
 	return cmd
+}
+
+// removeEnded is what a supervisor asks for when the task of a transient container has ended.
+func removeEnded(ctx context.Context, d *state.Dir, ns, id string, incarnation taskdir.Incarnation) error {
+	t, err := task.Open(ctx, d, ns, id)
+	if cli.Status(err) == cli.ExitNotFound {
+		return nil
+	}
+	if err != nil || t.Incarnation() != "" && t.Incarnation() != incarnation {
+		return err
+	}
+	return errors.Join(t.RemoveEnded(ctx), t.Close())
 }
 
 func waitVerb(g *cli.Global) *cobra.Command {
@@ -121,10 +153,10 @@ func waitVerb(g *cli.Global) *cobra.Command {
 			defer cancel()
 		}
 		last := 0
-		err := each(g, args, func(d *state.Dir, id string) error {
-			exit, err := task.Wait(ctx, d, g.Namespace, id)
+		err := each(ctx, g, args, func(t *task.Task) error {
+			exit, err := t.Wait(ctx)
 			if timeout > 0 && errors.Is(err, context.DeadlineExceeded) {
-				return cli.WithStatus(fmt.Errorf("container %q has not ended after %s", id, timeout), cli.ExitTimeout)
+				return cli.WithStatus(fmt.Errorf("container %q has not ended after %s", t.ID(), timeout), cli.ExitTimeout)
 			}
 			if err != nil {
 				return err

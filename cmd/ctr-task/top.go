@@ -36,15 +36,11 @@ func topVerb(g *cli.Global) *cobra.Command {
 		Examples: []cli.Example{{Note: "list the processes", Text: "ctr-task top r"}, {Note: "their pids alone", Text: "ctr-task top -q r"}},
 		Args:     cli.Count(1, 1), Complete: cli.Tasks(g), Exit: []int{cli.ExitNotFound, cli.ExitBusy},
 	}, func(cmd *cobra.Command, args []string) error {
-		d, err := g.Open()
+		t, err := one(cmd.Context(), g, args[0])
 		if err != nil {
 			return err
 		}
-		name, err := cli.Name(args[0])
-		if err != nil {
-			return err
-		}
-		all, err := task.Top(cmd.Context(), d, g.Namespace, name)
+		all, err := t.Top(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -94,10 +90,13 @@ func statsVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		var ids []string
-		failed := cli.Each(cli.Operands(args, os.Stdin), func(id string) error {
-			_, err := task.Measure(ctx, d, g.Namespace, id)
-			if err == nil {
-				ids = append(ids, id)
+		failed := cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+			t, err := task.Find(ctx, d, g.Namespace, name)
+			if err != nil {
+				return err
+			}
+			if _, err = t.Measure(ctx); err == nil {
+				ids = append(ids, t.ID())
 			}
 			return err
 		})
@@ -158,7 +157,11 @@ func sample(ctx context.Context, d *state.Dir, g *cli.Global, ids []string, befo
 	}
 	var now []usage
 	for _, id := range ids {
-		s, err := task.Measure(ctx, d, g.Namespace, id)
+		t, err := task.Open(ctx, d, g.Namespace, id)
+		var s cgroup.Stats
+		if err == nil {
+			s, err = t.Measure(ctx)
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()

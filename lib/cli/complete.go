@@ -82,3 +82,6 @@ func view(g *Global, fn func(tx *state.Tx)) {
 	defer cancel()
 	d.View(ctx, func(tx *state.Tx) error { fn(tx); return nil })
 }
+
+// HideOption leaves an option out of help, man pages and completion: it is for our own programs.
+func HideOption(cmd *cobra.Command, name string) { cmd.Flags().Lookup(name).Hidden = true }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +16,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/image"
-	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -69,20 +67,17 @@ func containers(want func(status string) bool) func(*state.Tx, string) iter.Seq2
 	}
 }
 
-// glance sees from the files of a task what it is doing. Unlike lib/task it finishes nothing: a
-// completion changes nothing.
-func glance(dir string) string {
-	there := func(name string) bool {
-		_, err := os.Stat(filepath.Join(dir, name))
-		return err == nil
+// glance sees from the files of a container's task what it is doing.
+func glance(base string) string {
+	inc, err := taskdir.Current(base)
+	if err != nil || inc == "" {
+		return string(taskdir.Created)
 	}
-	if there(taskdir.End) {
-		return "stopped"
+	v, err := taskdir.Look(filepath.Join(base, string(inc)))
+	if err != nil || v.State == taskdir.None {
+		return string(taskdir.Created)
 	}
-	if held, err := lock.IsHeld(filepath.Join(dir, taskdir.ShimLock)); err == nil && held && there(taskdir.Init) {
-		return "running"
-	}
-	return "created"
+	return string(v.State)
 }
 
 // namespaces completes the namespaces that hold anything.

@@ -56,6 +56,9 @@ func Main(root *cobra.Command) {
 	current.end(cmd, err)
 }
 
+// together is how close two signals of a kind count as one.
+const together = 100 * time.Millisecond
+
 // SignalError is the cause of a context that a signal cancelled.
 type SignalError struct{ Signal syscall.Signal }
 
@@ -78,8 +81,23 @@ func (p *process) watch(cancel context.CancelCauseFunc) {
 		p.mu.Lock()
 		p.received = sig
 		p.mu.Unlock()
-		signal.Stop(signals) // the next one kills
 		cancel(SignalError{sig})
+		// One more of the kind that comes at once is the same: timeout(1) sends its signal to the process and
+		// to its group. After that the next one kills.
+		for again := time.After(together); ; {
+			select {
+			case s, ok := <-signals:
+				if ok && s == os.Signal(sig) {
+					continue
+				}
+				if ok {
+					Die(s.(syscall.Signal))
+				}
+			case <-again:
+			}
+			signal.Stop(signals)
+			return
+		}
 	}(p.signals)
 }
 

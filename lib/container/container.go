@@ -7,7 +7,7 @@
 //
 // Bucket containers / namespace / id: the record. Bucket container-specs / namespace / id: the OCI spec,
 // deflated. A container made by `run --rm` is transient: its records are in run.db and end with the
-// boot. <root>/containers/<namespace>/<id>/: the output log.
+// boot. <root>/containers/<namespace>/<uid>/: the output log.
 //
 // # Locks
 //
@@ -23,7 +23,9 @@ package container
 
 import (
 	"bytes"
+	"cmp"
 	"compress/flate"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -40,7 +42,10 @@ import (
 
 // Container is one record.
 type Container struct {
-	ID          string            `json:"id"`
+	ID string `json:"id"`
+	// UID tells this container from an earlier or a later one of the same id. It is random, and empty in
+	// records of before there were any.
+	UID         string            `json:"uid,omitempty"`
 	Image       string            `json:"image,omitempty"` // name of the image record; the image may be gone
 	Labels      map[string]string `json:"labels,omitempty"`
 	Runtime     Runtime           `json:"runtime"`
@@ -118,43 +123,44 @@ func Spec(tx *state.Tx, ns, id string) (*specs.Spec, error) {
 	return &s, nil
 }
 
-// Create records a new container with its spec. The caller holds the container's lock; an id that is
+// Create records a new container with its spec, and gives the record, which has an identity of its own now. The caller holds the container's lock; an id that is
 // taken is errdefs.ErrAlreadyExists.
-func Create(tx *state.Tx, ns string, c Container, s *specs.Spec) error {
+func Create(tx *state.Tx, ns string, c Container, s *specs.Spec) (Container, error) {
 	if err := CheckID(c.ID); err != nil {
-		return err
+		return c, err
 	}
 	if _, err := records.Get(tx, ns, c.ID); err == nil {
-		return fmt.Errorf("container %q in namespace %q: %w", c.ID, ns, errdefs.ErrAlreadyExists)
+		return c, fmt.Errorf("container %q in namespace %q: %w", c.ID, ns, errdefs.ErrAlreadyExists)
 	} else if !errdefs.IsNotFound(err) {
-		return err
+		return c, err
 	}
+	c.UID = rand.Text()
 	c.Transient = !tx.Durable()
 	c.Created = time.Now().UTC()
 	c.Updated = c.Created
 	if err := records.Put(tx, ns, c.ID, c); err != nil {
-		return err
+		return c, err
 	}
 	data, err := json.Marshal(s)
 	if err != nil {
-		return fmt.Errorf("spec of container %q: %w", c.ID, err)
+		return c, fmt.Errorf("spec of container %q: %w", c.ID, err)
 	}
 	var packed bytes.Buffer
 	w, err := flate.NewWriter(&packed, flate.BestSpeed)
 	if err != nil {
-		return err
+		return c, err
 	}
 	if _, err := w.Write(data); err != nil {
-		return err
+		return c, err
 	}
 	if err := w.Close(); err != nil {
-		return err
+		return c, err
 	}
 	if err := specTab.Put(tx, ns, c.ID, packed.Bytes()); err != nil {
-		return err
+		return c, err
 	}
 	tx.Emit(ns, event.ContainerCreate{ID: c.ID, Image: c.Image, Runtime: &event.ContainerRuntime{Name: c.Runtime.Name}})
-	return nil
+	return c, nil
 }
 
 // Put rewrites an existing record and stamps the time of the change. One that the database which tx
@@ -196,6 +202,10 @@ func All(tx *state.Tx, ns string) iter.Seq2[Container, error] {
 		}
 	}
 }
+
+// Files names the directory of a container's files below its namespace's. It is not the id: an id can be given
+// to another container.
+func (c Container) Files() string { return cmp.Or(c.UID, c.ID) }
 
 // Namespaces lists the namespaces that have containers.
 func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }

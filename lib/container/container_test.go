@@ -54,7 +54,8 @@ func view(t *testing.T, d *state.Dir, fn func(*state.Tx) error) {
 
 func create(id string) func(*state.Tx) error {
 	return func(tx *state.Tx) error {
-		return container.Create(tx, "default", container.Container{ID: id}, &specs.Spec{Version: "1.2.0", Hostname: id})
+		_, err := container.Create(tx, "default", container.Container{ID: id}, &specs.Spec{Version: "1.2.0", Hostname: id})
+		return err
 	}
 }
 
@@ -112,6 +113,7 @@ func TestCreate(t *testing.T) {
 		Linux:   &specs.Linux{CgroupsPath: "/x", MaskedPaths: []string{"/proc/kcore"}},
 	}
 	before := time.Now().Add(-time.Second)
+	uids := map[string]bool{}
 	for _, ends := range []bool{false, true} {
 		c.ID = fmt.Sprint("web-", ends)
 		update := durable
@@ -119,7 +121,10 @@ func TestCreate(t *testing.T) {
 			update = transient
 		}
 		c.Transient = !ends // what is given is not believed
-		update(t, d, func(tx *state.Tx) error { return container.Create(tx, "default", c, s) })
+		update(t, d, func(tx *state.Tx) error {
+			_, err := container.Create(tx, "default", c, s)
+			return err
+		})
 		view(t, d, func(tx *state.Tx) error {
 			got, err := container.Get(tx, "default", c.ID)
 			if err != nil {
@@ -129,7 +134,11 @@ func TestCreate(t *testing.T) {
 				t.Errorf("created %s, updated %s, transient %v", got.Created, got.Updated, got.Transient)
 			}
 			want := c
-			want.Transient, want.Created, want.Updated = ends, got.Created, got.Updated
+			if got.UID == "" || uids[got.UID] {
+				t.Errorf("uid %q", got.UID)
+			}
+			uids[got.UID] = true
+			want.Transient, want.Created, want.Updated, want.UID = ends, got.Created, got.Updated, got.UID
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got %+v\nwant %+v", got, want)
 			}
@@ -203,7 +212,8 @@ func TestCreateTwice(t *testing.T) {
 		t.Errorf("bad id: %v", err)
 	}
 	durable(t, d, func(tx *state.Tx) error {
-		return container.Create(tx, "other", container.Container{ID: "stays"}, &specs.Spec{})
+		_, err := container.Create(tx, "other", container.Container{ID: "stays"}, &specs.Spec{})
+		return err
 	})
 	if got := len(events(t, d)); got != 3 {
 		t.Errorf("%d events, want 3", got)
@@ -298,7 +308,8 @@ func TestFind(t *testing.T) {
 		transient(t, d, create(id))
 	}
 	durable(t, d, func(tx *state.Tx) error {
-		return container.Create(tx, "other", container.Container{ID: "datum"}, &specs.Spec{})
+		_, err := container.Create(tx, "other", container.Container{ID: "datum"}, &specs.Spec{})
+		return err
 	})
 	view(t, d, func(tx *state.Tx) error {
 		for query, want := range map[string]string{

@@ -66,14 +66,15 @@ type checker struct {
 	deep  bool
 	found []Finding
 
-	blobs     map[digest.Digest]bool // recorded in any namespace
-	snapshots map[snapshot.ID]bool
-	logs      map[string]bool // namespace/id of containers
+	blobs      map[digest.Digest]bool // recorded in any namespace
+	snapshots  map[snapshot.ID]bool
+	containers map[string]bool // namespace/id
+	logs       map[string]bool // namespace and container.Container.Files
 }
 
 // Check looks at the whole state directory. Damage is a finding, not an error.
 func Check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
-	c := &checker{ctx: ctx, d: d, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[snapshot.ID]bool{}, logs: map[string]bool{}}
+	c := &checker{ctx: ctx, d: d, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[snapshot.ID]bool{}, containers: map[string]bool{}, logs: map[string]bool{}}
 	err := d.View(ctx, func(tx *state.Tx) error {
 		c.found = nil
 		c.tx = tx
@@ -293,7 +294,7 @@ func (c *checker) index(ns string, desc ocispec.Descriptor) (here []ocispec.Desc
 
 func (c *checker) container() error {
 	note := func(ns string, k container.Container) string {
-		c.logs[ns+"/"+k.ID] = true
+		c.containers[ns+"/"+k.ID], c.logs[ns+"/"+k.Files()] = true, true
 		return k.ID
 	}
 	return each(c, "container", container.Namespaces, container.All, note, func(ns string, k container.Container) {
@@ -332,7 +333,7 @@ func (c *checker) garbage() error {
 			return err
 		}
 		ns, id, _ := strings.Cut(dir, "/")
-		if !c.logs[dir] {
+		if !c.containers[dir] {
 			c.add(Garbage, "task", ns, id, "no container has this task")
 		}
 	}

@@ -63,18 +63,26 @@ func fresh(t *testing.T) *whole {
 			image.Put(tx, "default", image.Image{Name: "web", Target: w.target}),
 			snapshot.PutLayer(tx, "default", snapshot.Info{Key: "base", ID: id("base")}),
 			snapshot.PutLayer(tx, "default", snapshot.Info{Key: "top", ID: id("top"), Parent: "base"}),
-			container.Create(tx, "default", container.Container{ID: "c", SnapshotKey: "c"}, &specs.Spec{}),
+			made(tx, "c"),
 		)
 		_, err2 := snapshot.Prepare(tx, "default", "c", "top", id("c"), nil)
 		return errors.Join(err, err2)
 	})
 	w.run(func(tx *state.Tx) error {
 		_, err := snapshot.Prepare(tx, "default", "t", "top", id("t"), nil)
-		return errors.Join(err, container.Create(tx, "default", container.Container{ID: "t", SnapshotKey: "t"}, &specs.Spec{}))
+		return errors.Join(err, made(tx, "t"))
 	})
-	w.must(os.MkdirAll(task.Dir(d, "default", "c"), 0o700))
-	w.must(os.MkdirAll(task.LogPath(d, "default", "c"), 0o700))
+	c, err := task.Open(context.Background(), d, "default", "c")
+	w.must(err)
+	w.must(os.MkdirAll(d.Run("tasks/default/c"), 0o700))
+	w.must(os.MkdirAll(c.Log(), 0o700))
 	return w
+}
+
+// made records a container on the snapshot of its name.
+func made(tx *state.Tx, name string) error {
+	_, err := container.Create(tx, "default", container.Container{ID: name, SnapshotKey: name}, &specs.Spec{})
+	return err
 }
 
 func id(key string) snapshot.ID { return snapshot.LayerID(digest.FromString(key)) }
@@ -335,8 +343,8 @@ func TestGarbage(t *testing.T) {
 	stray := w.d.Path("content", "blobs", "sha256", "no digest")
 	w.must(os.WriteFile(stray, nil, 0o600))
 	w.must(snapshot.Stage(w.d, id("left")))
-	w.must(os.MkdirAll(task.Dir(w.d, "default", "gone"), 0o700))
-	w.must(os.MkdirAll(task.Dir(w.d, "other", "c"), 0o700))
+	w.must(os.MkdirAll(w.d.Run("tasks/default/gone"), 0o700))
+	w.must(os.MkdirAll(w.d.Run("tasks/other/c"), 0o700))
 	w.must(os.MkdirAll(w.d.Path("containers", "default", "gone"), 0o700))
 	for _, path := range []string{w.d.Path("trashed"), w.d.Run("trashed")} {
 		w.must(os.WriteFile(path, nil, 0o600))

@@ -99,7 +99,8 @@ func TestLabels(t *testing.T) {
 	target := ocispec.Descriptor{Digest: root, Size: 4, MediaType: "text/plain"}
 	w.name("default", "i", target, append(ref("by-image", ".x"), "containerd.io/gc.ref.snapshot.overlayfs", "by-image-too")...)
 	w.update(func(tx *state.Tx) error {
-		return container.Create(tx, "default", container.Container{ID: "c", SnapshotKey: "holds", Labels: labels(ref("by-container", "")...)}, &specs.Spec{})
+		_, err := container.Create(tx, "default", container.Container{ID: "c", SnapshotKey: "holds", Labels: labels(ref("by-container", "")...)}, &specs.Spec{})
+		return err
 	})
 	w.collect()
 	w.want("by-container by-image by-snapshot dot plain root slash", "by-image-too exact holds named")
@@ -134,6 +135,12 @@ func TestContainers(t *testing.T) {
 		t.Run(fmt.Sprint("durable ", durable), func(t *testing.T) {
 			w := fresh(t)
 			w.image("default", "web", "base", "nginx")
+			for _, name := range []string{"c1", "c2"} {
+				// Somebody is at them: a transient container that nobody has is removed itself.
+				l, err := w.d.Lock(ctx, nil, lock.Container, "default/"+name, lock.Exclusive)
+				w.must(err)
+				defer l.Release()
+			}
 			w.container(durable, "default", "c1", "base+nginx")
 			w.layer("default", "committed", "base") // what a container refers to without writing in it
 			update := w.run
@@ -141,7 +148,8 @@ func TestContainers(t *testing.T) {
 				update = w.update
 			}
 			update(func(tx *state.Tx) error {
-				return container.Create(tx, "default", container.Container{ID: "c2", SnapshotKey: "committed"}, &specs.Spec{})
+				_, err := container.Create(tx, "default", container.Container{ID: "c2", SnapshotKey: "committed"}, &specs.Spec{})
+				return err
 			})
 			w.unname("default", "web")
 			w.collect()
@@ -319,7 +327,8 @@ func TestChildrenFirst(t *testing.T) {
 		parent = fmt.Sprintf("%d", i)
 	}
 	w.update(func(tx *state.Tx) error {
-		return container.Create(tx, "default", container.Container{ID: "c", SnapshotKey: "2"}, &specs.Spec{})
+		_, err := container.Create(tx, "default", container.Container{ID: "c", SnapshotKey: "2"}, &specs.Spec{})
+		return err
 	})
 	since, err := w.d.Journal().Last()
 	w.must(err)

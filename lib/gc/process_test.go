@@ -266,18 +266,22 @@ func (c *creator) start(i int) bool {
 	check(l.Hold(ctx, nil, lease.Snapshot, string(own)))
 	check(snapshot.Stage(c.d, own))
 	name := fmt.Sprintf("%s-%d", c.who, i)
-	check(c.d.UpdateRun(ctx, nil, func(tx *state.Tx) error {
+	at, err := c.d.Lock(ctx, nil, lock.Container, c.ns+"/"+name, lock.Exclusive)
+	check(err)
+	defer func() { check(at.Release()) }()
+	check(c.d.UpdateRun(ctx, at, func(tx *state.Tx) error {
 		if _, err := snapshot.Prepare(tx, c.ns, name, parent, own, nil); err != nil {
 			return err
 		}
-		return container.Create(tx, c.ns, container.Container{ID: name, SnapshotKey: name}, &specs.Spec{})
+		_, err := container.Create(tx, c.ns, container.Container{ID: name, SnapshotKey: name}, &specs.Spec{})
+		return err
 	}))
 	check(l.Release())
 	c.there(name)
 	l, err = lease.Take(c.d) // for the deferred release
 	check(err)
 	if i%10 != 0 {
-		check(c.d.UpdateRun(ctx, nil, func(tx *state.Tx) error {
+		check(c.d.UpdateRun(ctx, at, func(tx *state.Tx) error {
 			if _, err := snapshot.Remove(tx, c.ns, name); err != nil {
 				return err
 			}

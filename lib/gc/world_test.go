@@ -188,7 +188,8 @@ func (w *world) container(durable bool, ns, name, parent string) {
 		if _, err := snapshot.Prepare(tx, ns, name, parent, id(name), nil); err != nil {
 			return err
 		}
-		return container.Create(tx, ns, container.Container{ID: name, SnapshotKey: name}, &specs.Spec{})
+		_, err := container.Create(tx, ns, container.Container{ID: name, SnapshotKey: name}, &specs.Spec{})
+		return err
 	})
 }
 

@@ -73,3 +73,6 @@ func IsHeld(path string) (bool, error) {
 	}
 	return lk.Type != unix.F_UNLCK, nil
 }
+
+// Moved says that the lock file has another path by now.
+func (h *Held) Moved(path string) { h.path = path }

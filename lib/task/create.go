@@ -44,33 +44,34 @@ type CreateOptions struct {
 
 // Create makes a container from an image: a snapshot on top of the image's, a spec, a record. It is
 // durable when Create returns, unless it is transient.
-func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (container.Container, error) {
-	c, l, err := create(ctx, d, ns, o)
+func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (*Task, error) {
+	t, l, err := create(ctx, d, ns, o)
 	if err != nil {
-		return c, err
+		return nil, err
 	}
-	return c, l.Release()
+	return t, l.Release()
 }
 
 // Run is Create and Start in one: no other command sees the container before it is being started. When the
 // start fails the container stays, for another try, unless it is transient or ctx has been cancelled.
 func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so StartOptions) (*Task, error) {
 	go cgroup.Hasten()
-	c, l, err := create(ctx, d, ns, o)
+	t, l, err := create(ctx, d, ns, o)
 	if err != nil {
 		return nil, err
 	}
-	starting, err := reserve(d, ns, c.ID)
-	if err = errors.Join(err, l.Release()); err != nil {
-		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
+	starting, err := t.reserve(ctx, so)
+	if err = errors.Join(err, l.Release()); err == nil {
+		if err = t.launch(ctx, so, starting); err == nil {
+			err = t.beginAfter(ctx, starting)
+		}
 	}
-	t, err := launch(ctx, d, ns, c, so, starting)
-	if err != nil && ctx.Err() != nil && !c.Transient {
+	if err != nil && ctx.Err() != nil && !t.Container.Transient {
 		// Nobody has been told of the container. (Of a transient one nothing is left by now.)
-		err = errors.Join(err, remove(context.WithoutCancel(ctx), d, ns, c.ID))
+		err = errors.Join(err, t.Remove(context.WithoutCancel(ctx), true))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("start container %q: %w", c.ID, err)
+		return nil, fmt.Errorf("start container %q: %w", t.ID(), err)
 	}
 	return t, nil
 }
@@ -84,38 +85,38 @@ type source struct {
 }
 
 // create makes the container and returns with its lock held.
-func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (c container.Container, l *lock.Lock, err error) {
+func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *Task, l *lock.Lock, err error) {
 	if err := container.CheckID(ns); err != nil {
-		return c, nil, fmt.Errorf("namespace: %w", err)
+		return nil, nil, fmt.Errorf("namespace: %w", err)
 	}
 	if o.ID == "" {
 		o.ID = randomID()
 	}
 	if err := container.CheckID(o.ID); err != nil {
-		return c, nil, fmt.Errorf("container name: %w", err)
+		return nil, nil, fmt.Errorf("container name: %w", err)
 	}
 	if strings.Contains("/"+o.CgroupParent+"/", "/../") {
-		return c, nil, fmt.Errorf("cgroup parent %q: want a path without \"..\": %w", o.CgroupParent, errdefs.ErrInvalidArgument)
+		return nil, nil, fmt.Errorf("cgroup parent %q: want a path without \"..\": %w", o.CgroupParent, errdefs.ErrInvalidArgument)
 	}
 	if o.StopSignal != "" {
 		if _, err := ParseSignal(o.StopSignal); err != nil {
-			return c, nil, err
+			return nil, nil, err
 		}
 	}
 	le, err := lease.Take(d)
 	if err != nil {
-		return c, nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, le.Release()) }()
 	src, err := readImage(ctx, d, ns, o, le)
 	if err != nil {
-		return c, nil, err
+		return nil, nil, err
 	}
 	made, err := generate(d, ns, o, src)
 	if err != nil {
-		return c, nil, err
+		return nil, nil, err
 	}
-	c = container.Container{
+	c := container.Container{
 		ID: o.ID, Image: src.name, Labels: o.Labels,
 		Runtime:     container.Runtime{Name: container.DefaultRuntime},
 		Snapshotter: snapshot.Overlayfs, SnapshotKey: o.ID,
@@ -127,35 +128,32 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (c co
 		c.StopSignal = src.config.StopSignal
 	}
 	if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+o.ID, lock.Exclusive); err != nil {
-		return c, nil, fmt.Errorf("create container %q: %w", o.ID, err)
+		return nil, nil, fmt.Errorf("create container %q: %w", o.ID, err)
 	}
-	if err := record(ctx, d, ns, l, c, made.Spec, src, le); err != nil {
-		return c, nil, errors.Join(fmt.Errorf("create container %q: %w", o.ID, err), l.Release())
+	if c, err = record(ctx, d, ns, l, c, made.Spec, src, le); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("create container %q: %w", o.ID, err), l.Release())
 	}
-	return c, l, nil
+	return &Task{Container: c, Namespace: ns, d: d}, l, nil
 }
 
 // record stages the snapshot's directory and writes all records in one commit.
-func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c container.Container, s *specs.Spec, src source, le *lease.Lease) error {
+func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c container.Container, s *specs.Spec, src source, le *lease.Lease) (made container.Container, err error) {
 	id := snapshot.NewID()
 	if err := le.Hold(ctx, l, lease.Snapshot, string(id)); err != nil {
-		return err
+		return c, err
 	}
 	if err := snapshot.Stage(d, id); err != nil {
-		return err
+		return c, err
 	}
 	update := d.Update
 	if c.Transient {
 		update = d.UpdateRun
 	} else if err := snapshot.SyncNames(d, id); err != nil {
-		return errors.Join(err, snapshot.Drop(d, id))
+		return c, errors.Join(err, snapshot.Drop(d, id))
 	}
 	crash.Point("task.staged")
-	if err := dropOldLog(ctx, d, ns, c.ID); err != nil {
-		return errors.Join(err, snapshot.Drop(d, id))
-	}
-	err := update(ctx, l, func(tx *state.Tx) error {
-		if err := container.Create(tx, ns, c, s); err != nil {
+	err = update(ctx, l, func(tx *state.Tx) error {
+		if made, err = container.Create(tx, ns, c, s); err != nil {
 			return err
 		}
 		_, err := snapshot.Prepare(tx, ns, c.SnapshotKey, src.snapshot, id, nil)
@@ -163,25 +161,9 @@ func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c contai
 	})
 	crash.Point("task.recorded")
 	if err != nil {
-		return errors.Join(err, snapshot.Drop(d, id))
+		return c, errors.Join(err, snapshot.Drop(d, id))
 	}
-	return nil
-}
-
-// dropOldLog removes the log that a removal which was cut short has left of a container of the same name.
-func dropOldLog(ctx context.Context, d *state.Dir, ns, id string) error {
-	dir := d.Path("containers", ns, id)
-	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	err := d.View(ctx, func(tx *state.Tx) error {
-		_, err := container.Get(tx, ns, id)
-		return err
-	})
-	if errdefs.IsNotFound(err) {
-		return d.Trash(dir)
-	}
-	return err
+	return made, nil
 }
 
 // ImageError says that a container's image is not here or is incomplete.

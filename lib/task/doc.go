@@ -1,30 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package task is the life of a container: create, start, exec, signal, wait, remove. A running
-// container is a task: a supervisor (ctr-shim), its processes and a directory.
+// Package task is the life of containers and of what runs in them.
 //
-// # On disk
+// # The words
 //
-// <state>/tasks/<namespace>/<id>/ is the task. Who writes what: the starter config.json, stdin,
-// start.lock and spawn.lock, which the supervisor inherits and so holds from its first moment on; the
-// supervisor shim.lock, shim.json, init.json and exit.json; a client of a transient container
-// client.lock. What a task is doing follows from these files alone, so that listing asks nobody:
+// A container is a record: image, spec, snapshot, runtime (lib/container). Its id is a name, which another
+// container can have later; its uid is its identity.
 //
-//	no directory                        the container is created
-//	start.lock held, no init.json       it is being started
-//	shim.lock held, no exit.json        it runs (or is paused: its cgroup says so)
-//	exit.json                           it has ended
-//	no lock held, no exit.json          whoever had it was killed: Finish ends it
+// A task is one start of a container, its incarnation: a directory, a supervisor (a shim) and processes. Its
+// identity is the incarnation, a random name that is never used again. A container has one task at most.
+//
+// A [Task] is a handle: it names one container by uid and, if there is one, one incarnation. [Find] makes it
+// from what a person typed and is the only lookup of that kind; [Open] makes it from an exact id. Each act on
+// a handle concerns that container and that incarnation, and leaves any other of the same id alone.
+//
+// # The states
+//
+//	              Create            Start            the program ends
+//	created --------------> created -------> running -----------------> stopped
+//	no task     starting    its init waits     | ^                        |
+//	                                     Pause v | Resume          Start: a new incarnation
+//	                                         paused
+//
+//	starting   the starter is at it: start.lock is held
+//	created    no task yet, or the init process waits (init.json): as long as it must, whoever lives
+//	running    started.json; paused when its cgroup is frozen
+//	stopped    exit.json: nothing of it is left but the directory and the log
+//	orphaned   starter and supervisor were killed: no lock is held and no exit is recorded
+//
+// taskdir.Look is the one place that answers what a task is doing. It reads files and asks nobody.
+//
+// # The acts that end
+//
+//	Kill    sends a signal and waits for nothing
+//	Stop    asks with the stop signal, and after the grace does what End does
+//	End     kills all of the task and returns when its exit is recorded, whatever its supervisor does
+//	Remove  removes a container that does not run, with all that is kept of it; forced, it calls End first
+//	Tidy    ends orphans and removes what removals that were cut short have left
+//
+// # The owner
+//
+// task.json says who removes the container when the task has ended, and whose death ends it: see
+// taskdir.Owner. Only a foreground `run --rm` ends with a process. The death of anything else ends nothing.
 //
 // # Locks
 //
-// Making and removing the directory, and Finish, happen under the lock container <namespace>/<id>.
-// A start does not hold that lock: that one is in progress is what start.lock says. Finish does, while
-// it waits for the killed processes of a dead task to go.
+// The task directory is made and removed, and an orphan is ended, under the lock container <namespace>/<id>.
+// Whoever has taken that lock checks first that the id is still that of the container it means. No lock is
+// held during a start: start.lock says that one is under way, and goes with the starter.
 //
 // # After a crash
 //
-// Start.lock, spawn.lock and shim.lock end with their processes. Finish kills what is left in the container's
-// cgroup, removes the cgroup, and writes exit.json with status 137; of a transient container it
-// removes everything. Every verb and every listing calls it for what it meets, without waiting.
+// The locks in the task directory go with their processes. An orphan is ended by the next act on it or by
+// [Tidy], which gc calls: what is left in its cgroup is killed and status 137 recorded; of a transient
+// container everything is removed. Listings report it and change nothing.
 package task

@@ -42,8 +42,10 @@ type ExecOptions struct {
 	Stdin          io.Reader // nil: /dev/null
 	Stdout, Stderr io.Writer // with TTY all goes to Stdout
 	Detach         bool      // do not wait for its end; it has no output then
-	// Started, when set, is called with the running exec, which can then be resized and signalled.
+	// Started, when set, is called with the running exec, which can then be resized and signalled. Ended is
+	// called when it has ended and what is left of its output is being written.
 	Started func(*ExecProcess)
+	Ended   func()
 }
 
 // PausedError says that a container must be resumed first. Its kind is errdefs.ErrFailedPrecondition.
@@ -58,94 +60,74 @@ func (e *PausedError) Unwrap() error { return errdefs.ErrFailedPrecondition }
 // Hint names the next step.
 func (e *PausedError) Hint() string { return "ctr-task resume " + e.ID }
 
-// ExecProcess is a running exec.
+// ExecProcess is an exec: a program that was started beside the container's own.
 type ExecProcess struct {
-	ID, ExecID string
-	PID        int
-	client     *taskapi.Client
+	ExecID string
+	PID    int
+	t      *Task
+	dir    string
 }
 
 // Resize sets the size of the exec's terminal.
 func (p *ExecProcess) Resize(ctx context.Context, width, height uint16) error {
-	return p.client.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: p.ID, ExecID: p.ExecID, Width: uint32(width), Height: uint32(height)})
+	return p.t.call(ctx, answerWithin, func(ctx context.Context, c *taskapi.Client) error {
+		return c.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: p.t.ID(), ExecID: p.ExecID, Width: uint32(width), Height: uint32(height)})
+	})
 }
 
 // Signal sends it a signal.
 func (p *ExecProcess) Signal(ctx context.Context, sig unix.Signal) error {
-	return p.client.Kill(ctx, &taskapi.KillRequest{ID: p.ID, ExecID: p.ExecID, Signal: uint32(sig)})
+	return p.t.call(ctx, answerWithin, func(ctx context.Context, c *taskapi.Client) error {
+		return c.Kill(ctx, &taskapi.KillRequest{ID: p.t.ID(), ExecID: p.ExecID, Signal: uint32(sig)})
+	})
 }
 
 // Exec runs a program in a running container and gives its exit, or the zero Exit with Detach. What keeps
-// the program from running is a [*ProgramError]. A program whose output cannot be written is killed.
-func Exec(ctx context.Context, d *state.Dir, ns, id string, o ExecOptions) (taskdir.Exit, error) {
-	c, err := find(ctx, d, ns, id)
+// the program from running is a [*ProgramError]. A program whose output cannot be written is killed. When ctx
+// ends before the program runs, nothing of it stays.
+func (t *Task) Exec(ctx context.Context, o ExecOptions) (taskdir.Exit, error) {
+	exit, err := t.exec(ctx, o)
 	if err != nil {
-		return taskdir.Exit{}, err
-	}
-	exit, err := execIn(ctx, d, ns, c, o)
-	if err != nil {
-		return exit, fmt.Errorf("exec in container %q: %w", c.ID, err)
+		return exit, fmt.Errorf("exec in container %q: %w", t.ID(), err)
 	}
 	return exit, nil
 }
 
-func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container, o ExecOptions) (exit taskdir.Exit, err error) {
+func (t *Task) exec(ctx context.Context, o ExecOptions) (exit taskdir.Exit, err error) {
 	go cgroup.Hasten()
-	client, err := connect(ctx, d, ns, c.ID)
+	if _, err := t.connect(ctx); err != nil {
+		return exit, err
+	}
+	process, err := t.execProcess(ctx, o)
 	if err != nil {
 		return exit, err
 	}
-	defer client.Close()
-	process, err := execProcess(ctx, d, ns, c, o)
-	if err != nil {
-		return exit, err
-	}
-	p := &ExecProcess{ID: c.ID, ExecID: strings.ToLower(rand.Text()[:12]), client: client}
-	dir := filepath.Join(Dir(d, ns, c.ID), "execs", p.ExecID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	p := &ExecProcess{ExecID: strings.ToLower(rand.Text()[:12]), t: t}
+	p.dir = filepath.Join(t.Dir(), taskdir.Execs, p.ExecID)
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return exit, err
 	}
 	crash.Point("task.exec-directory")
 	// As long as we live, and do not leave the exec to itself, it is ours to delete.
-	alive, err := lock.Hold(filepath.Join(dir, taskdir.ClientLock))
+	alive, err := lock.Hold(filepath.Join(p.dir, taskdir.ClientLock))
 	if err != nil {
 		return exit, err
 	}
 	release := sync.OnceValue(alive.Release)
 	defer release()
 	if !o.Detach {
-		defer os.RemoveAll(dir)
+		defer os.RemoveAll(p.dir)
 	}
-	s, err := openStreams(dir, o)
+	s, err := openStreams(p.dir, o)
 	if err != nil {
 		return exit, err
 	}
 	defer s.close()
-	req := &taskapi.ExecProcessRequest{ID: c.ID, ExecID: p.ExecID, Terminal: o.TTY, Spec: process, Stdin: s.stdin, Stdout: s.name(s.stdout), Stderr: s.name(s.stderr)}
-	if err := client.Exec(ctx, req); err != nil {
+	if err := p.start(ctx, o, process, s); err != nil {
 		return exit, err
 	}
-	crash.Point("task.exec-added")
-	defer func() {
-		// From here on the supervisor deletes it, if it has not ended yet.
-		err = errors.Join(err, release())
-		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
-		defer cancel()
-		if p.PID == 0 && ctx.Err() != nil {
-			// Cancelled while it was being started: nobody knows of it.
-			client.Kill(short, &taskapi.KillRequest{ID: c.ID, ExecID: p.ExecID, Signal: uint32(unix.SIGKILL)})
-		}
-		client.Delete(short, &taskapi.DeleteRequest{ID: c.ID, ExecID: p.ExecID})
-	}()
-	started, err := client.Start(ctx, &taskapi.StartRequest{ID: c.ID, ExecID: p.ExecID})
-	if err != nil {
-		if frozen, _ := cgroup.Frozen(cgroupOf(d, Dir(d, ns, c.ID), ns, c.ID)); frozen {
-			return exit, &PausedError{c.ID}
-		}
-		return exit, programError(err)
-	}
-	p.PID = int(started.Pid)
-	crash.Point("task.exec-started")
+	// From the release on the supervisor deletes it, if it has not ended yet.
+	defer func() { err = errors.Join(err, release(), p.delete(ctx)) }()
 	if o.Started != nil {
 		o.Started(p)
 	}
@@ -155,15 +137,69 @@ func execIn(ctx context.Context, d *state.Dir, ns string, c container.Container,
 	return s.run(ctx, p, o)
 }
 
+// start adds the exec to the container and runs it. When it fails, or ctx ends meanwhile, nothing of it runs.
+func (p *ExecProcess) start(ctx context.Context, o ExecOptions, process *taskapi.Any, s *streams) error {
+	t := p.t
+	// The answer is waited for also when ctx ends: only then is it known what there is to take back.
+	calm := context.WithoutCancel(ctx)
+	req := &taskapi.ExecProcessRequest{
+		ID: t.ID(), ExecID: p.ExecID, Terminal: o.TTY, Spec: process, Stdin: s.stdin, Stdout: s.name(s.stdout), Stderr: s.name(s.stderr),
+	}
+	err := t.call(calm, t.patience(), func(ctx context.Context, c *taskapi.Client) error { return c.Exec(ctx, req) })
+	if err != nil {
+		return err
+	}
+	crash.Point("task.exec-added")
+	if ctx.Err() == nil {
+		err = t.call(calm, t.patience(), func(ctx context.Context, c *taskapi.Client) error {
+			started, err := c.Start(ctx, &taskapi.StartRequest{ID: t.ID(), ExecID: p.ExecID})
+			if err == nil {
+				p.PID = int(started.Pid)
+			}
+			return err
+		})
+	}
+	if err == nil && ctx.Err() == nil {
+		crash.Point("task.exec-started")
+		return nil
+	}
+	if p.PID != 0 {
+		_ = p.Signal(calm, unix.SIGKILL) // it may have ended
+		_ = t.call(calm, answerWithin, func(ctx context.Context, c *taskapi.Client) error {
+			_, err := c.Wait(ctx, &taskapi.WaitRequest{ID: t.ID(), ExecID: p.ExecID})
+			return err
+		})
+	}
+	_ = p.delete(calm)
+	if err == nil {
+		return context.Cause(ctx)
+	}
+	if v, _ := taskdir.Look(t.Dir()); v.State == taskdir.Running {
+		if frozen, _ := cgroup.Frozen(t.cgroup(v)); frozen {
+			return &PausedError{t.ID()}
+		}
+	}
+	return programError(err)
+}
+
+// delete has the supervisor forget the exec. One that runs on is forgotten when it ends.
+func (p *ExecProcess) delete(ctx context.Context) error {
+	_ = p.t.call(context.WithoutCancel(ctx), answerWithin, func(ctx context.Context, c *taskapi.Client) error {
+		_, err := c.Delete(ctx, &taskapi.DeleteRequest{ID: p.t.ID(), ExecID: p.ExecID})
+		return err
+	})
+	return nil
+}
+
 // execProcess makes the OCI process of an exec from the container's own.
-func execProcess(ctx context.Context, d *state.Dir, ns string, c container.Container, o ExecOptions) (*taskapi.Any, error) {
+func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, error) {
 	var s *specs.Spec
 	var dirs []string
-	err := d.View(ctx, func(tx *state.Tx) (err error) {
-		if s, err = container.Spec(tx, ns, c.ID); err != nil {
+	err := t.d.View(ctx, func(tx *state.Tx) (err error) {
+		if s, err = container.Spec(tx, t.Namespace, t.ID()); err != nil {
 			return err
 		}
-		dirs, err = snapshot.Layers(tx, d, ns, c.SnapshotKey)
+		dirs, err = snapshot.Layers(tx, t.d, t.Namespace, t.Container.SnapshotKey)
 		return err
 	})
 	if err != nil {
@@ -232,23 +268,15 @@ func (s *streams) close() {
 	}
 }
 
-// run copies the streams until the exec has ended.
+// run copies the streams until the exec has ended, or ctx does.
 func (s *streams) run(ctx context.Context, p *ExecProcess, o ExecOptions) (exit taskdir.Exit, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if s.stdin != "" {
 		go func() {
-			f, err := stdio.OpenWriter(s.stdin)
-			if err == nil {
-				err = pass(f, o.Stdin)
-			} else {
-				err = nil // it has ended
-			}
-			if err != nil {
+			if err := s.feed(ctx, p, o.Stdin); err != nil {
 				cancel(err)
-				return
 			}
-			_ = p.client.CloseIO(ctx, &taskapi.CloseIORequest{ID: p.ID, ExecID: p.ExecID, Stdin: true})
 		}()
 	}
 	copies := make(chan error, 2)
@@ -270,12 +298,16 @@ func (s *streams) run(ctx context.Context, p *ExecProcess, o ExecOptions) (exit 
 			copies <- err
 		}()
 	}
-	w, err := p.client.Wait(ctx, &taskapi.WaitRequest{ID: p.ID, ExecID: p.ExecID})
+	w, err := p.t.api.Wait(ctx, &taskapi.WaitRequest{ID: p.t.ID(), ExecID: p.ExecID})
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		return exit, err
+	}
+	exit = taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt}
+	if o.Ended != nil {
+		o.Ended()
 	}
 	// What it wrote is in the FIFOs by now. A process it left behind may keep them open: take what is
 	// there and go.
@@ -285,9 +317,29 @@ func (s *streams) run(ctx context.Context, p *ExecProcess, o ExecOptions) (exit 
 		}
 	}
 	for range n {
-		err = errors.Join(err, <-copies)
+		select {
+		case e := <-copies:
+			err = errors.Join(err, e)
+		case <-ctx.Done(): // whoever reads our output does not, and the caller is asked to end
+			return exit, context.Cause(ctx)
+		}
 	}
-	return taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt}, err
+	return exit, err
+}
+
+// feed passes the client's input on.
+func (s *streams) feed(ctx context.Context, p *ExecProcess, in io.Reader) error {
+	f, err := stdio.OpenWriter(s.stdin)
+	if err == nil {
+		if err := pass(f, in); err != nil {
+			return err
+		}
+	}
+	// It may have ended.
+	_ = p.t.call(ctx, answerWithin, func(ctx context.Context, c *taskapi.Client) error {
+		return c.CloseIO(ctx, &taskapi.CloseIORequest{ID: p.t.ID(), ExecID: p.ExecID, Stdin: true})
+	})
+	return nil
 }
 
 // rest copies what a FIFO holds at this moment.

@@ -10,7 +10,8 @@ import (
 	"os"
 	"time"
 
-	"ctrd.dev/ctrd/lib/state"
+	"github.com/containerd/errdefs"
+
 	"ctrd.dev/ctrd/lib/stdio"
 )
 
@@ -23,43 +24,51 @@ type LogOptions struct {
 	Stdout, Stderr io.Writer
 }
 
-// Logs copies what a container has written. One that has never run has written nothing; to follow it is to
+// Logs copies what the container has written. One that has never run has written nothing; to follow it is to
 // wait for it.
-func Logs(ctx context.Context, d *state.Dir, ns, id string, o LogOptions) error {
-	info, err := Get(ctx, d, ns, id)
+func (t *Task) Logs(ctx context.Context, o LogOptions) error {
+	info, err := t.Info(ctx)
 	if err != nil {
 		return err
 	}
-	follow := o.Follow && info.Status != Stopped
+	follow := o.Follow && info.Status != Stopped && info.Status != Orphaned
 	if follow {
-		if err := awaitStart(ctx, d, ns, info.ID); err != nil {
+		if err := t.awaitLog(ctx); err != nil {
 			return err
 		}
 	}
-	r, err := stdio.Log{Path: LogPath(d, ns, info.ID)}.Open(ctx, stdio.ReadOptions{Follow: follow, Tail: o.Tail, Since: o.Since})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r, err := stdio.Log{Path: t.Log()}.Open(ctx, stdio.ReadOptions{Follow: follow, Tail: o.Tail, Since: o.Since})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("log of container %q: %w", info.ID, err)
+		return fmt.Errorf("log of container %q: %w", t.ID(), err)
 	}
 	defer r.Close()
 	if follow {
 		go func() {
-			_, _ = Wait(ctx, d, ns, info.ID) // however the wait ends, nothing more is written
+			if _, err := t.Wait(ctx); err != nil && !errdefs.IsNotFound(err) {
+				cancel(err)
+			}
 			r.End()
 		}()
 	}
-	return r.Copy(o.Stdout, o.Stderr, o.Stamps)
+	err = r.Copy(o.Stdout, o.Stderr, o.Stamps)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return err
 }
 
-// awaitStart waits until a container has a log, or is gone.
-func awaitStart(ctx context.Context, d *state.Dir, ns, id string) error {
+// awaitLog waits until the container has a log, or is gone.
+func (t *Task) awaitLog(ctx context.Context) error {
 	for {
-		if _, err := os.Stat(LogPath(d, ns, id)); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(t.Log()); !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if _, err := find(ctx, d, ns, id); err != nil {
+		if _, err := Open(ctx, t.d, t.Namespace, t.ID()); err != nil {
 			return err
 		}
 		if err := pause(ctx, pollEvery); err != nil {

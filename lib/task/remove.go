@@ -6,11 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
@@ -21,65 +22,66 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// Remove removes a container, its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
-// unless force, which kills it first; so is one whose snapshot somebody has mounted. One that is not there
-// is errdefs.ErrNotFound; what an earlier removal that was cut short has left of it is removed all the same.
-func Remove(ctx context.Context, d *state.Dir, ns, id string, force bool) error {
-	c, err := find(ctx, d, ns, id)
-	if errdefs.IsNotFound(err) && container.CheckID(id) == nil {
-		return errors.Join(err, removeRest(ctx, d, ns, id))
+// Remove removes the container with its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
+// unless force, which ends it first; so is one whose snapshot somebody has mounted. One that has been removed
+// meanwhile is errdefs.ErrNotFound.
+func (t *Task) Remove(ctx context.Context, force bool) error {
+	err := t.remove(ctx, force, false)
+	if err != nil {
+		return fmt.Errorf("remove container %q: %w", t.ID(), err)
 	}
+	return t.d.EmptyTrash()
+}
+
+// RemoveEnded removes the container if the task that is meant is still its last one and has ended: what a
+// supervisor or a client does for a transient container. When another start has come in between it does nothing.
+func (t *Task) RemoveEnded(ctx context.Context) error {
+	err := t.remove(ctx, true, true)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove container %q: %w", t.ID(), err)
+	}
+	return t.d.EmptyTrash()
+}
+
+// remove does the work of Remove. With only, it concerns the task that is meant alone.
+func (t *Task) remove(ctx context.Context, force, only bool) error {
+	// Of a task whose init waits no program has run.
+	if v, err := taskdir.Look(t.Dir()); err == nil && (force || v.State == taskdir.Created) {
+		if err := t.End(ctx); err != nil {
+			return err
+		}
+	}
+	if err := t.awaitSupervisor(ctx); err != nil {
+		return err
+	}
+	l, err := t.lock(ctx)
 	if err != nil {
 		return err
 	}
-	// Nothing that runs can be mounted, and a transient container goes when it has run: it is spared the look.
-	if !c.Transient {
-		if err := snapshot.NotMounted(ctx, d, ns, c.SnapshotKey); err != nil {
-			return fmt.Errorf("remove container %q: %w", c.ID, err)
-		}
-	}
-	if force {
-		if err := killAndWait(ctx, d, ns, c.ID); err != nil {
-			return fmt.Errorf("remove container %q: %w", c.ID, err)
-		}
-	}
-	return remove(ctx, d, ns, c.ID)
-}
-
-// removeRest removes the task directory and the log of a container that has no record.
-func removeRest(ctx context.Context, d *state.Dir, ns, id string) error {
-	for _, path := range []string{Dir(d, ns, id), d.Path("containers", ns, id)} {
-		if _, err := os.Lstat(path); err == nil {
-			return Finish(ctx, d, ns, id)
-		}
-	}
-	return nil
-}
-
-// remove removes a container that has ended.
-func remove(ctx context.Context, d *state.Dir, ns, id string) error {
-	if err := awaitSupervisor(ctx, Dir(d, ns, id)); err != nil {
-		return fmt.Errorf("remove container %q: %w", id, err)
-	}
-	l, err := d.Lock(ctx, nil, lock.Container, ns+"/"+id, lock.Exclusive)
-	if err != nil {
-		return fmt.Errorf("remove container %q: %w", id, err)
-	}
 	err = func() error {
-		if _, err := finish(d, ns, id); err != nil {
+		now, err := t.present()
+		if err != nil {
 			return err
 		}
-		if alive, err := taskdir.Live(Dir(d, ns, id)); err != nil {
-			return err
-		} else if alive {
-			return &RunningError{ID: id}
+		if only && now.inc != "" && now.inc != t.inc {
+			return nil
 		}
-		return removeRecords(ctx, d, l, ns, id)
+		v, err := now.settle()
+		if err != nil {
+			return err
+		}
+		if v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
+			return &RunningError{ID: t.ID()}
+		}
+		// Nothing that runs can be mounted, and a transient container goes when it has run: it is spared the look.
+		if !t.Container.Transient {
+			if err := snapshot.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey); err != nil {
+				return err
+			}
+		}
+		return now.removeRecords(ctx, l, v)
 	}()
-	if err = errors.Join(err, l.Release()); err != nil {
-		return fmt.Errorf("remove container %q: %w", id, err)
-	}
-	return d.EmptyTrash()
+	return errors.Join(err, l.Release())
 }
 
 // RunningError says that a container must be stopped first. Its kind is errdefs.ErrFailedPrecondition.
@@ -97,105 +99,193 @@ func (e *RunningError) Hint() string {
 }
 
 // removeRecords removes what is kept of a container under its lock: the records in one commit, then the
-// files, into the trash. What is gone already is done.
-func removeRecords(ctx context.Context, d *state.Dir, l *lock.Lock, ns, id string) error {
-	var c container.Container
-	err := d.View(ctx, func(tx *state.Tx) (err error) {
-		c, err = container.Get(tx, ns, id)
+// files, into the trash.
+func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) error {
+	var drop []snapshot.ID
+	update := t.d.Update
+	if t.Container.Transient {
+		update = t.d.UpdateRun
+	}
+	err := update(ctx, l, func(tx *state.Tx) error {
+		drop = nil
+		if v.State == taskdir.Stopped {
+			tx.Emit(t.Namespace, event.TaskDelete{
+				ContainerID: t.ID(), ID: t.ID(), Pid: uint32(v.Init.PID), ExitStatus: uint32(v.Exit.Status), ExitedAt: v.Exit.ExitedAt,
+			})
+		}
+		if err := container.Remove(tx, t.Namespace, t.ID()); err != nil {
+			return err
+		}
+		if t.Container.SnapshotKey == "" {
+			return nil
+		}
+		s, err := snapshot.Remove(tx, t.Namespace, t.Container.SnapshotKey)
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		drop = s
 		return err
 	})
-	if err != nil && !errdefs.IsNotFound(err) {
+	if err != nil {
 		return err
-	}
-	dir := Dir(d, ns, id)
-	var exit taskdir.Exit
-	var p taskdir.Process
-	ended, _ := taskdir.Read(dir, taskdir.End, &exit)
-	taskdir.Read(dir, taskdir.Init, &p)
-	var drop []snapshot.ID
-	if err == nil {
-		update := d.Update
-		if c.Transient {
-			update = d.UpdateRun
-		}
-		err = update(ctx, l, func(tx *state.Tx) error {
-			drop = nil
-			if ended {
-				tx.Emit(ns, event.TaskDelete{ContainerID: id, ID: id, Pid: uint32(p.PID), ExitStatus: uint32(exit.Status), ExitedAt: exit.ExitedAt})
-			}
-			if err := container.Remove(tx, ns, id); err != nil && !errdefs.IsNotFound(err) {
-				return err
-			}
-			if c.SnapshotKey == "" {
-				return nil
-			}
-			s, err := snapshot.Remove(tx, ns, c.SnapshotKey)
-			if errdefs.IsNotFound(err) {
-				return nil
-			}
-			drop = s
-			return err
-		})
-		if err != nil {
-			return err
-		}
 	}
 	crash.Point("task.removed-records")
 	for _, s := range drop {
-		if err := snapshot.Drop(d, s); err != nil {
+		if err := snapshot.Drop(t.d, s); err != nil {
 			return err
 		}
 	}
 	crash.Point("task.removed-snapshot")
-	if err := d.Trash(dir); err != nil {
+	if err := t.d.Trash(t.base()); err != nil {
 		return err
 	}
 	crash.Point("task.removed-task")
-	if err := d.Trash(d.Path("containers", ns, id)); err != nil {
+	if err := t.d.Trash(t.d.Path("containers", t.Namespace, t.Container.Files())); err != nil {
 		return err
 	}
 	crash.Point("task.removed-log")
 	return nil
 }
 
-// awaitSupervisor waits until the supervisor of a task that has ended has left: it unmounts the rootfs
-// after it has recorded the exit. A task that runs is not waited for.
-func awaitSupervisor(ctx context.Context, dir string) error {
+// awaitSupervisor waits until the supervisor of a task that has ended has let go of it: it may still be at the
+// rootfs. A task that runs is not waited for.
+func (t *Task) awaitSupervisor(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
 	defer cancel()
-	for {
-		// Each time anew: somebody may start it again meanwhile.
-		var exit taskdir.Exit
-		if ended, err := taskdir.Read(dir, taskdir.End, &exit); !ended || err != nil {
+	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
+		v, err := taskdir.Look(t.Dir())
+		if err != nil || v.State != taskdir.Stopped || !v.Supervised || v.Supervisor.Foreign {
 			return err
 		}
-		var s taskdir.Supervisor
-		if ok, err := taskdir.Read(dir, taskdir.Shim, &s); !ok || err != nil {
-			return err
-		}
-		held, err := taskdir.Supervised(dir)
-		if !held || err != nil {
-			return err
-		}
-		fd := s.Open()
-		if fd < 0 {
-			err = pause(ctx, time.Millisecond) // its lock goes with it
-		} else {
-			err = poll(ctx, fd)
-			unix.Close(fd)
-		}
-		if err != nil {
-			return fmt.Errorf("supervisor pid %d does not end: %w", s.PID, err)
+		if err := pause(ctx, wait); err != nil {
+			return fmt.Errorf("supervisor pid %d does not end: %w", v.Supervisor.PID, err)
 		}
 	}
 }
 
-// pause waits for a moment, or fails when ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
+// Tidy ends the orphans of every namespace, removes transient containers that nobody else will remove, and
+// what removals that were cut short have left: directories and logs whose container is gone. What anybody is
+// at is left to them.
+func Tidy(ctx context.Context, d *state.Dir) error {
+	now, err := state.Open(state.Config{Root: d.Path(), State: d.Run(), Wait: 0})
+	if err != nil {
+		return err
+	}
+	// The directories first: a record is written before its container has any.
+	tasks, err := collect(Dirs(d))
+	if err != nil {
+		return fmt.Errorf("tidy: %w", err)
+	}
+	logs, err := collect(LogDirs(d))
+	if err != nil {
+		return fmt.Errorf("tidy: %w", err)
+	}
+	known, files := map[string]bool{}, map[string]bool{}
+	var all []*Task
+	err = d.View(ctx, func(tx *state.Tx) error {
+		namespaces, err := container.Namespaces(tx)
+		if err != nil {
+			return err
+		}
+		for _, ns := range namespaces {
+			for c, err := range container.All(tx, ns) {
+				if err != nil {
+					return err
+				}
+				known[ns+"/"+c.ID], files[ns+"/"+c.Files()] = true, true
+				all = append(all, &Task{Container: c, Namespace: ns, d: now})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("tidy: %w", err)
+	}
+	for _, t := range all {
+		t.tidy(ctx)
+	}
+	for _, name := range tasks {
+		if !known[name] {
+			ns, id, _ := strings.Cut(name, "/")
+			_ = RemoveRest(ctx, now, ns, id)
+		}
+	}
+	for _, name := range logs {
+		if !files[name] {
+			// No lock: a uid is nobody else's, and its record was written before the directory.
+			_ = d.Trash(d.Path("containers", name))
+		}
+	}
+	return nil
+}
+
+func collect(names iter.Seq2[string, error]) (all []string, err error) {
+	for name, err := range names {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, name)
+	}
+	return all, nil
+}
+
+// tidy ends the container's task if it is an orphan, and removes a transient container that has ended and has
+// neither supervisor nor client. Whoever is at it keeps it: a lock that is not free is not waited for.
+func (t *Task) tidy(ctx context.Context) {
+	if t.refresh() != nil {
+		return
+	}
+	v, err := taskdir.Look(t.Dir())
+	if err != nil || v.State != taskdir.Orphaned && !(t.Container.Transient && (v.State == taskdir.None || v.State == taskdir.Stopped && !v.Supervised)) {
+		return
+	}
+	l, err := t.lock(ctx)
+	if err != nil {
+		return
+	}
+	defer l.Release()
+	if t.refresh() != nil {
+		return
+	}
+	v, err = t.settle()
+	if err != nil || !t.Container.Transient || v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
+		return
+	}
+	if client, err := t.clientLives(); err == nil && !client {
+		_ = t.removeRecords(ctx, l, v)
+	}
+}
+
+// clientLives tells whether a client that the task depends on lives.
+func (t *Task) clientLives() (bool, error) { return lock.IsHeld(t.Dir() + "/" + taskdir.ClientLock) }
+
+// RemoveRest removes what a removal that was cut short has left of the tasks of an id that has no container.
+func RemoveRest(ctx context.Context, d *state.Dir, ns, id string) (err error) {
+	t := &Task{Container: container.Container{ID: id}, Namespace: ns, d: d}
+	if container.CheckID(id) != nil {
 		return nil
 	}
+	if _, err := os.Lstat(t.base()); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	l, err := d.Lock(ctx, nil, lock.Container, ns+"/"+id, lock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	err = d.View(ctx, func(tx *state.Tx) error {
+		_, err := container.Get(tx, ns, id)
+		return err
+	})
+	if !errdefs.IsNotFound(err) {
+		return err // another has been made meanwhile, or cannot be read
+	}
+	if err := t.refresh(); err != nil {
+		return err
+	}
+	v, err := t.settle()
+	if err != nil || v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped {
+		return err
+	}
+	return d.Trash(t.base())
 }

@@ -4,21 +4,17 @@ package task
 
 import (
 	"context"
-	"errors"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
-	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// Status is what a container is doing.
+// Status is what a container is doing; doc.go has what leads from one to the next.
 type Status string
 
 // The states of a container.
@@ -28,131 +24,132 @@ const (
 	Running  Status = "running"
 	Paused   Status = "paused"
 	Stopped  Status = "stopped"
-	Unknown  Status = "unknown" // its supervisor is gone and somebody is ending it
+	Orphaned Status = "orphaned"
 )
+
+// Statuses lists them all.
+var Statuses = []Status{Created, Starting, Running, Paused, Stopped, Orphaned}
 
 // Info is a container and what it is doing.
 type Info struct {
 	container.Container
-	Status     Status        `json:"status"`
-	PID        int           `json:"pid,omitempty"`        // of init, while it runs
-	Supervisor int           `json:"supervisor,omitempty"` // pid of ctr-shim, while it runs
-	Started    time.Time     `json:"started,omitzero"`
-	Exit       *taskdir.Exit `json:"exit,omitempty"` // once it has stopped
+	Status      Status              `json:"status"`
+	Incarnation taskdir.Incarnation `json:"incarnation,omitempty"` // of its task
+	PID         int                 `json:"pid,omitempty"`         // of init, as long as it lives
+	Supervisor  int                 `json:"supervisor,omitempty"`  // pid of the shim, as long as it has the task
+	Started     time.Time           `json:"started,omitzero"`
+	Restarts    int                 `json:"restarts,omitempty"` // by the restart policy, in a row
+	Exit        *taskdir.Exit       `json:"exit,omitempty"`     // once it has stopped
+	Lost        *taskdir.Dropped    `json:"lost,omitempty"`     // output that did not reach the log
 }
 
-// Get looks a container up as container.Find does, and sees what it is doing. It waits for
-// nobody.
-func Get(ctx context.Context, d *state.Dir, ns, query string) (Info, error) {
-	c, err := find(ctx, d, ns, query)
-	if err != nil {
-		return Info{}, err
+// Info tells what the container is doing. It waits for nobody and changes nothing.
+func (t *Task) Info(ctx context.Context) (Info, error) {
+	for range 10 {
+		info, ok, err := t.look(ctx)
+		if ok || err != nil {
+			return info, err
+		}
+		// The task that was meant is gone: a removal, or another start.
+		now, err := Open(ctx, t.d, t.Namespace, t.Container.ID)
+		if err != nil {
+			return Info{}, err
+		}
+		t.Container, t.inc = now.Container, now.inc
 	}
-	info, dead, err := look(d, ns, c)
-	if err != nil || !dead {
-		return info, err
-	}
-	finishSoon(ctx, d, ns, c.ID)
-	if c, err = find(ctx, d, ns, c.ID); err != nil {
-		return Info{}, err
-	}
-	info, _, err = look(d, ns, c)
-	return info, err
+	return Info{Container: t.Container, Status: Created}, nil
 }
 
-// All lists the containers of a namespace by id, with what each is doing. It waits for nobody, and
-// finishes what it finds dead where nobody else is at it.
+// All lists the containers of a namespace by id, with what each is doing. It waits for nobody and changes
+// nothing.
 func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
-	var all []Info
-	// The directories first: a record is written before its container has one.
-	dirs, err := os.ReadDir(d.Run("tasks", ns))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	recorded := map[string]bool{}
-	err = d.View(ctx, func(tx *state.Tx) error {
+	var records []container.Container
+	err := d.View(ctx, func(tx *state.Tx) error {
 		for c, err := range container.All(tx, ns) {
 			if err != nil {
 				return err
 			}
-			all = append(all, Info{Container: c})
-			recorded[c.ID] = true
+			records = append(records, c)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range dirs {
-		if !recorded[e.Name()] {
-			finishSoon(ctx, d, ns, e.Name()) // a removal that was cut short
+	all := make([]Info, 0, len(records))
+	for _, c := range records {
+		t := &Task{Container: c, Namespace: ns, d: d}
+		if err := t.refresh(); err != nil {
+			return nil, err
 		}
-	}
-	live := all[:0]
-	for _, c := range all {
-		info, dead, err := look(d, ns, c.Container)
+		info, err := t.Info(ctx)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
-		if dead {
-			if info, err = Get(ctx, d, ns, c.ID); errdefs.IsNotFound(err) {
-				continue
-			} else if err != nil {
-				return nil, err
-			}
-		}
-		live = append(live, info)
+		all = append(all, info)
 	}
-	return live, nil
+	return all, nil
 }
 
-// look reads the task directory. It reports dead when the task must be finished first: nobody has it
-// and its end is not recorded, or it is a transient one that has ended and nobody will remove.
-func look(d *state.Dir, ns string, c container.Container) (info Info, dead bool, err error) {
-	info = Info{Container: c, Status: Created}
-	dir := Dir(d, ns, c.ID)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		return info, c.Transient, nil
-	}
-	// The lock first: a supervisor records the exit before it lets go.
-	alive, err := taskdir.Live(dir)
-	if err != nil {
-		return info, false, err
-	}
-	var p taskdir.Process
-	started, err := taskdir.Read(dir, taskdir.Init, &p)
-	if err != nil {
-		return info, false, err
-	}
-	if st, err := os.Stat(filepath.Join(dir, taskdir.Init)); err == nil {
-		info.Started = st.ModTime().UTC()
-	}
-	var exit taskdir.Exit
-	ended, err := taskdir.Read(dir, taskdir.End, &exit)
-	switch {
-	case err != nil:
-		return info, false, err
-	case ended:
-		info.Status, info.Exit = Stopped, &exit
-		if c.Transient && !alive {
-			client, err := lock.IsHeld(filepath.Join(dir, taskdir.ClientLock))
-			return info, !client, err
-		}
-		return info, false, nil
-	case !alive:
-		info.Status = Unknown
+// look reads the task that is meant. It reports false when that is not there any more.
+func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
+	info = Info{Container: t.Container, Status: Created}
+	if t.inc == "" {
 		return info, true, nil
-	case !started:
-		info.Status = Starting
+	}
+	v, err := t.view(ctx)
+	if err != nil {
+		return info, false, err
+	}
+	info.Incarnation, info.Started, info.Restarts = t.inc, v.Started, v.Task.Restart.Count
+	if v.Supervised {
+		info.Supervisor = v.Supervisor.PID
+	}
+	var lost taskdir.Dropped
+	if dropped, err := taskdir.Read(t.Dir(), taskdir.Lost, &lost); err == nil && dropped {
+		info.Lost = &lost
+	}
+	switch v.State {
+	case taskdir.None:
 		return info, false, nil
+	case taskdir.Creating:
+		info.Status = Starting
+	case taskdir.Created:
+		info.PID = v.Init.PID
+	case taskdir.Running:
+		info.Status, info.PID = Running, v.Init.PID
+		if frozen, err := cgroup.Frozen(t.cgroup(v)); err == nil && frozen {
+			info.Status = Paused
+		}
+	case taskdir.Stopped:
+		info.Status, info.Exit = Stopped, &v.Exit
+	case taskdir.Orphaned:
+		info.Status = Orphaned
 	}
-	info.Status, info.PID = Running, p.PID
-	var s taskdir.Supervisor
-	if _, err := taskdir.Read(dir, taskdir.Shim, &s); err == nil {
-		info.Supervisor = s.PID
+	return info, true, nil
+}
+
+// view is taskdir.Look for this task. A foreign shim does not record the exit: one whose init process is gone
+// is asked.
+func (t *Task) view(ctx context.Context) (taskdir.View, error) {
+	v, err := taskdir.Look(t.Dir())
+	if err != nil || !v.Supervisor.Foreign || v.State != taskdir.Running && v.State != taskdir.Created || v.Init.Alive() {
+		return v, err
 	}
-	if frozen, err := cgroup.Frozen(cgroupOf(d, dir, ns, c.ID)); err == nil && frozen {
-		info.Status = Paused
+	if exit, ok := t.askExit(ctx); ok {
+		v.State, v.Exit = taskdir.Stopped, exit
 	}
-	return info, false, nil
+	return v, nil
+}
+
+// cgroup is the cgroup of a task: that of its record, or where the record was never written, the one that it
+// would have been given.
+func (t *Task) cgroup(v taskdir.View) string {
+	if v.Task.Cgroup != "" {
+		return v.Task.Cgroup
+	}
+	return cgroupPath(t.d, "", t.Namespace, t.Container.ID)
 }

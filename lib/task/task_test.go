@@ -17,7 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-func open(t *testing.T) *state.Dir {
+func openDir(t *testing.T) *state.Dir {
 	t.Helper()
 	d, err := state.Open(state.Config{Root: t.TempDir(), State: t.TempDir()})
 	if err != nil {
@@ -52,7 +52,7 @@ func FuzzParseSignal(f *testing.F) {
 
 // Two containers never share a cgroup, whatever their names.
 func TestCgroupPaths(t *testing.T) {
-	a, b := open(t), open(t)
+	a, b := openDir(t), openDir(t)
 	seen := map[string]string{}
 	for _, d := range []*state.Dir{a, b} {
 		for _, name := range [][2]string{{"a", "b-c"}, {"a-b", "c"}, {"a", "b.c"}, {"a.b", "c"}, {"a", "b"}} {
@@ -77,80 +77,176 @@ func recorded(t *testing.T, d *state.Dir, id string, transient bool) {
 		update = d.UpdateRun
 	}
 	if err := update(context.Background(), nil, func(tx *state.Tx) error {
-		return container.Create(tx, "default", container.Container{ID: id}, nil)
+		_, err := container.Create(tx, "default", container.Container{ID: id}, nil)
+		return err
 	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// found looks a container up that must be there.
+func found(t *testing.T, d *state.Dir, id string) *Task {
+	t.Helper()
+	c, err := Find(t.Context(), d, "default", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// reserved makes a task of a container as a start does, and lets go of it if told so.
+func reserved(t *testing.T, c *Task, o StartOptions) (release func()) {
+	t.Helper()
+	l, err := c.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	starting, err := c.reserve(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	return func() { starting.Release() }
+}
+
+func write(t *testing.T, c *Task, name string, v any) {
+	t.Helper()
+	if err := taskdir.Write(c.Dir(), name, v); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // What a container is doing follows from the files of its task alone.
 func TestStatusFollowsFromFiles(t *testing.T) {
-	d := open(t)
-	ctx := context.Background()
+	d := openDir(t)
+	ctx := t.Context()
 	status := func(want Status) {
 		t.Helper()
-		i, err := Get(ctx, d, "default", "c")
+		i, err := found(t, d, "c").Info(ctx)
 		if err != nil || i.Status != want {
 			t.Errorf("status %s, %v; want %s", i.Status, err, want)
 		}
 	}
 	recorded(t, d, "c", false)
 	status(Created)
-	dir := Dir(d, "default", "c")
-	starting, err := reserve(d, "default", "c")
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := found(t, d, "c")
+	created := reserved(t, c, StartOptions{})
 	status(Starting)
-	if _, err := reserve(d, "default", "c"); !errdefs.IsFailedPrecondition(err) {
+	if _, err := found(t, d, "c").create(ctx, StartOptions{}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a second start: %v, want kind FailedPrecondition", err)
 	}
-	shim, err := lock.Hold(dir + "/" + taskdir.ShimLock)
+	shim, err := lock.Hold(c.Dir() + "/" + taskdir.ShimLock)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dir+"/"+taskdir.Init, []byte(`{"pid":1,"start_time":1}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	starting.Release()
+	write(t, c, taskdir.Init, taskdir.Process{PID: 1, StartTime: 1})
+	status(Created)
+	created()
+	status(Created)
+	write(t, c, taskdir.Begun, taskdir.Started{})
 	status(Running)
-	// The supervisor is killed: whoever looks next ends the task.
+	// The supervisor is killed. A listing tells, and changes nothing; the next act ends the task.
 	shim.Release()
-	i, err := Get(ctx, d, "default", "c")
-	if err != nil || i.Status != Stopped || i.Exit == nil || i.Exit.Status != killedStatus || i.Exit.Reason == "" {
-		t.Errorf("after the supervisor died: %+v, %v", i, err)
-	}
-	if exit, err := Wait(ctx, d, "default", "c"); err != nil || exit.Status != killedStatus {
+	status(Orphaned)
+	status(Orphaned)
+	if exit, err := found(t, d, "c").Wait(ctx); err != nil || exit.Status != killedStatus || exit.Reason == "" {
 		t.Errorf("Wait: %+v, %v", exit, err)
 	}
-	if err := Remove(ctx, d, "default", "c", false); err != nil {
+	status(Stopped)
+	if err := found(t, d, "c").Remove(ctx, false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+	if _, err := os.Stat(c.base()); !os.IsNotExist(err) {
 		t.Errorf("the task directory is still there: %v", err)
 	}
 }
 
-// A transient container that nobody has is gone for whoever looks; one that its client will remove is not.
-func TestTransientWithoutOwner(t *testing.T) {
-	d := open(t)
-	ctx := context.Background()
-	recorded(t, d, "orphan", true)
-	recorded(t, d, "owned", true)
-	dir := Dir(d, "default", "owned")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// A handle means one container and one task: what has the same name by now is left alone.
+func TestNamesakesAreLeftAlone(t *testing.T) {
+	d := openDir(t)
+	ctx := t.Context()
+	recorded(t, d, "c", true)
+	late := found(t, d, "c")
+	reserved(t, late, StartOptions{})()
+	write(t, late, taskdir.Init, taskdir.Process{PID: 1, StartTime: 1})
+	if err := late.End(ctx); err != nil {
 		t.Fatal(err)
 	}
-	client, err := lock.Hold(dir + "/" + taskdir.ClientLock)
-	if err != nil {
+	// The same container runs again: the removal that belongs to the first task does nothing.
+	again := found(t, d, "c")
+	defer reserved(t, again, StartOptions{})()
+	if err := late.RemoveEnded(ctx); err != nil {
 		t.Fatal(err)
 	}
-	defer client.Release()
-	if err := os.WriteFile(dir+"/"+taskdir.End, []byte(`{"status":0}`), 0o600); err != nil {
+	if err := late.discardEnded(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := found(t, d, "c").Info(ctx); err != nil || i.Status != Starting || i.Incarnation != again.Incarnation() {
+		t.Errorf("after a late removal: %+v, %v", i, err)
+	}
+	// Another container has the name.
+	recorded(t, d, "x", false)
+	old := found(t, d, "x")
+	if err := found(t, d, "x").Remove(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	recorded(t, d, "x", false)
+	if err := old.Remove(ctx, true); !errdefs.IsNotFound(err) {
+		t.Errorf("removal of a container that is gone: %v, want kind NotFound", err)
+	}
+	if err := old.Start(ctx, StartOptions{}); !errdefs.IsNotFound(err) {
+		t.Errorf("start of a container that is gone: %v, want kind NotFound", err)
+	}
+	found(t, d, "x")
+}
+
+// A full id is never the beginning of another.
+func TestOpenTakesNoBeginning(t *testing.T) {
+	d := openDir(t)
+	recorded(t, d, "abcdefabcdef", true)
+	if _, err := Open(t.Context(), d, "default", "a"); !errdefs.IsNotFound(err) {
+		t.Errorf("Open: %v, want kind NotFound", err)
+	}
+	if c := found(t, d, "a"); c.ID() != "abcdefabcdef" {
+		t.Errorf("Find gives %q", c.ID())
+	}
+}
+
+// Tidy removes a transient container that nobody has, and leaves one that its client will remove.
+func TestTidy(t *testing.T) {
+	d := openDir(t)
+	ctx := t.Context()
+	for _, id := range []string{"never-started", "orphan", "owned"} {
+		recorded(t, d, id, true)
+	}
+	reserved(t, found(t, d, "orphan"), StartOptions{})()
+	owned := found(t, d, "owned")
+	reserved(t, owned, StartOptions{Client: true})()
+	if err := taskdir.WriteExit(owned.Dir(), taskdir.Exit{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(d.Run("tasks/default/gone/x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Tidy(ctx, d); err != nil {
 		t.Fatal(err)
 	}
 	all, err := All(ctx, d, "default")
 	if err != nil || len(all) != 1 || all[0].ID != "owned" {
 		t.Errorf("containers %+v, %v; want owned alone", all, err)
+	}
+	if left, err := os.ReadDir(d.Run("tasks/default")); err != nil || len(left) != 1 {
+		t.Errorf("directories %v, %v; want that of owned alone", left, err)
+	}
+	if err := owned.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Tidy(ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := All(ctx, d, "default"); err != nil || len(all) != 0 {
+		t.Errorf("after its client has ended: %+v, %v", all, err)
 	}
 }

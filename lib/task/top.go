@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
@@ -26,8 +25,8 @@ type ProcessInfo struct {
 }
 
 // Top describes the processes of a running container. One that ends meanwhile is left out.
-func Top(ctx context.Context, d *state.Dir, ns, id string) ([]ProcessInfo, error) {
-	pids, err := Processes(ctx, d, ns, id)
+func (t *Task) Top(ctx context.Context) ([]ProcessInfo, error) {
+	pids, err := t.Processes(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -7,68 +7,98 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/event"
-	"ctrd.dev/ctrd/lib/lock"
-	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/tail"
+	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// Wait gives the exit of a container's task: at once when it has ended, else when it does, also when it
-// has not been started yet. It needs no answer of the supervisor, and ends one whose supervisor was
-// killed. A container that is removed while it is waited for gives the exit it had.
-func Wait(ctx context.Context, d *state.Dir, ns, id string) (taskdir.Exit, error) {
-	c, err := find(ctx, d, ns, id)
+// Wait gives the exit of the task: at once when it has ended, else when it does. When the container has no task
+// it waits for the next one. It needs no answer of our supervisor, and ends an orphan. A task that is removed while
+// it is waited for gives the exit it had; one whose start failed is errdefs.ErrNotFound.
+func (t *Task) Wait(ctx context.Context) (taskdir.Exit, error) {
+	since, err := t.d.Journal().Last()
 	if err != nil {
 		return taskdir.Exit{}, err
 	}
-	since, err := d.Journal().Last()
-	if err != nil {
-		return taskdir.Exit{}, err
-	}
-	exit, err := wait(ctx, d, ns, c.ID)
+	exit, err := t.wait(ctx)
 	if errdefs.IsNotFound(err) {
-		if e, ok := exitEvent(ctx, d, ns, c.ID, since); ok {
+		if e, ok := t.exitEvent(ctx, since); ok {
 			return e, nil
 		}
 	}
 	if err != nil {
-		return taskdir.Exit{}, fmt.Errorf("wait for container %q: %w", c.ID, err)
+		return taskdir.Exit{}, fmt.Errorf("wait for container %q: %w", t.ID(), err)
 	}
 	return exit, nil
 }
 
-func wait(ctx context.Context, d *state.Dir, ns, id string) (taskdir.Exit, error) {
-	dir := Dir(d, ns, id)
-	for {
-		var exit taskdir.Exit
-		if ended, err := taskdir.Read(dir, taskdir.End, &exit); ended || err != nil {
-			return exit, err
+func (t *Task) wait(ctx context.Context) (taskdir.Exit, error) {
+	if err := t.awaitTask(ctx); err != nil {
+		return taskdir.Exit{}, err
+	}
+	for ran := false; ; {
+		v, err := t.view(ctx)
+		if err != nil {
+			return taskdir.Exit{}, err
+		}
+		switch v.State {
+		case taskdir.Stopped:
+			return v.Exit, nil
+		case taskdir.None:
+			if ran {
+				return taskdir.Exit{}, fmt.Errorf("its task has been removed: %w", errdefs.ErrNotFound)
+			}
+			// A start that failed.
+			if err := t.awaitTask(ctx); err != nil {
+				return taskdir.Exit{}, err
+			}
+			continue
+		case taskdir.Running:
+			ran = true
+		case taskdir.Orphaned:
+			if err := t.rest(ctx); err != nil {
+				return taskdir.Exit{}, err
+			}
+			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return taskdir.Exit{}, context.Cause(ctx)
 		}
-		alive, err := taskdir.Live(dir)
+		if err := t.awaitChange(ctx, v); err != nil {
+			return taskdir.Exit{}, err
+		}
+	}
+}
+
+// awaitTask returns once the container has a task. One whose start fails does not count.
+func (t *Task) awaitTask(ctx context.Context) error {
+	for {
+		if t.inc != "" {
+			v, err := taskdir.Look(t.Dir())
+			if err != nil || v.State != taskdir.None && v.State != taskdir.Creating {
+				return err
+			}
+		}
+		now, err := Open(ctx, t.d, t.Namespace, t.ID())
 		if err != nil {
-			return taskdir.Exit{}, err
+			return err
 		}
-		if !alive {
-			if err := Finish(ctx, d, ns, id); err != nil {
-				return taskdir.Exit{}, err
-			}
-			if _, err := find(ctx, d, ns, id); err != nil {
-				return taskdir.Exit{}, err
+		if now.Container.UID != t.Container.UID {
+			return fmt.Errorf("it has been removed, and another has its name: %w", errdefs.ErrNotFound)
+		}
+		if t.inc = now.inc; t.inc != "" {
+			if v, err := taskdir.Look(t.Dir()); err != nil || v.State != taskdir.None && v.State != taskdir.Creating {
+				return err
 			}
 		}
-		if err := awaitChange(ctx, dir); err != nil {
-			return taskdir.Exit{}, err
+		if err := pause(ctx, pollEvery); err != nil {
+			return err
 		}
 	}
 }
@@ -78,75 +108,86 @@ func wait(ctx context.Context, d *state.Dir, ns, id string) (taskdir.Exit, error
 const pollEvery = 100 * time.Millisecond
 
 // awaitChange returns when the exit is recorded, when the supervisor has died, or after a moment.
-func awaitChange(ctx context.Context, dir string) error {
-	var s taskdir.Supervisor
-	known, err := taskdir.Read(dir, taskdir.Shim, &s)
-	if err != nil {
-		return err
+func (t *Task) awaitChange(ctx context.Context, v taskdir.View) error {
+	if v.Supervisor.Foreign {
+		return t.awaitForeign(ctx)
 	}
 	fd := -1
-	if known {
-		if fd = s.Open(); fd < 0 {
-			return nil
+	if v.Supervisor.PID > 0 {
+		if fd = v.Supervisor.Open(); fd < 0 {
+			return pause(ctx, time.Millisecond) // its lock goes with it
 		}
 		defer unix.Close(fd)
 	} else {
 		short, cancel := context.WithTimeout(ctx, pollEvery)
 		defer cancel()
-		ctx = short
+		err := t.waitExit(short, fd)
+		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			return nil
+		}
+		return err
 	}
-	err = tail.WaitFile(ctx, dir, taskdir.End, fd)
-	switch {
-	case err == nil, errors.Is(err, tail.ErrDied), !known && errors.Is(err, context.DeadlineExceeded):
-		return nil
-	case errors.Is(err, os.ErrNotExist):
-		time.Sleep(pollEvery)
+	return t.waitExit(ctx, fd)
+}
+
+// waitExit waits for the exit record, or the end of the process of a pidfd.
+func (t *Task) waitExit(ctx context.Context, fd int) error {
+	err := tail.WaitFile(ctx, t.Dir(), taskdir.End, fd)
+	if errors.Is(err, tail.ErrDied) || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	return err
 }
 
-// exitEvent looks in the journal for the exit of a container that has been removed.
-func exitEvent(ctx context.Context, d *state.Dir, ns, id string, since uint64) (exit taskdir.Exit, found bool) {
-	for e, err := range d.Journal().Read(ctx, since, false) {
+// awaitForeign has a foreign shim tell the exit and records it.
+func (t *Task) awaitForeign(ctx context.Context) error {
+	api, err := t.connect(ctx)
+	if err != nil {
+		return pause(ctx, pollEvery) // that a shim is dead shows in its process
+	}
+	w, err := api.Wait(ctx, &taskapi.WaitRequest{ID: t.ID()})
+	if err != nil {
+		api.Close()
+		t.api = nil
+		return pause(ctx, pollEvery)
+	}
+	t.recordExit(taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt})
+	return nil
+}
+
+// askExit asks a foreign shim whether the task has ended, and records it.
+func (t *Task) askExit(ctx context.Context) (exit taskdir.Exit, ended bool) {
+	short, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	api, err := t.connect(short)
+	if err != nil {
+		return exit, false
+	}
+	s, err := api.State(short, &taskapi.StateRequest{ID: t.ID()})
+	if err != nil || s.Status != taskapi.StatusStopped {
+		return exit, false
+	}
+	return taskdir.Exit{Status: int(s.ExitStatus), ExitedAt: s.ExitedAt}, true
+}
+
+// recordExit records what a foreign shim told. Whoever sees it first does; all say the same.
+func (t *Task) recordExit(e taskdir.Exit) {
+	if err := taskdir.WriteExit(t.Dir(), e); err != nil {
+		return // the shim still has it
+	}
+	_ = t.d.Journal().Append(t.Namespace, event.TaskExit{ContainerID: t.ID(), ID: t.ID(), ExitStatus: uint32(e.Status), ExitedAt: e.ExitedAt})
+}
+
+// exitEvent looks in the journal for the exit of a task that has been removed: the first of its container
+// since then.
+func (t *Task) exitEvent(ctx context.Context, since uint64) (exit taskdir.Exit, found bool) {
+	for e, err := range t.d.Journal().Read(ctx, since, false) {
 		if err != nil {
 			break
 		}
-		if x, ok := event.Decode[event.TaskExit](e); ok && e.Namespace == ns && x.ContainerID == id && x.ID == id {
-			exit, found = taskdir.Exit{Status: int(x.ExitStatus), ExitedAt: x.ExitedAt}, true
+		if x, ok := event.Decode[event.TaskExit](e); ok && e.Namespace == t.Namespace && x.ContainerID == t.ID() && x.ID == t.ID() {
+			return taskdir.Exit{Status: int(x.ExitStatus), ExitedAt: x.ExitedAt}, true
 		}
 	}
-	return exit, found
-}
-
-// find looks a container up as container.Find does.
-func find(ctx context.Context, d *state.Dir, ns, query string) (c container.Container, err error) {
-	err = d.View(ctx, func(tx *state.Tx) error {
-		c, err = container.Find(tx, ns, query)
-		return err
-	})
-	return c, err
-}
-
-// poll waits until the descriptor is readable: for a pidfd, until the process has ended.
-func poll(ctx context.Context, fd int) error {
-	for {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(pollEvery/time.Millisecond))
-		if n > 0 || err != nil && err != unix.EINTR {
-			return err
-		}
-	}
-}
-
-// running tells whether the task's supervisor lives and the exit is not recorded.
-func running(dir string) (bool, error) {
-	held, err := lock.IsHeld(filepath.Join(dir, taskdir.ShimLock))
-	if !held || err != nil {
-		return false, err
-	}
-	_, err = os.Stat(filepath.Join(dir, taskdir.End))
-	return errors.Is(err, os.ErrNotExist), nil
+	return exit, false
 }

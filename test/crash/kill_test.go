@@ -253,17 +253,23 @@ func (k *killer) look(id, told string, args ...string) {
 			s = &one
 		}
 	}
-	if told != "" && (s == nil || s.String() != told) {
+	// A listing tells that the supervisor is gone, and changes nothing.
+	if orphan := s != nil && s.Status == "orphaned" && told == "stopped 137"; told != "" && !orphan && (s == nil || s.String() != told) {
 		k.Fatalf("%s: it shows %v", k.what, s)
 	}
 	inside := k.w.InCgroup(id)
 	switch {
-	case s == nil || s.Status == "created" || s.Status == "stopped":
+	case s != nil && s.Status == "orphaned":
+		if p := supervisor(k.w, id); p != nil {
+			p.close()
+			k.Fatalf("%s: it shows %v, and its supervisor %d lives", k.what, s, p.pid)
+		}
+	case s == nil || s.Status == "created" && s.PID == 0 || s.Status == "stopped":
 		// A supervisor that still cleans up does so before it records the exit.
 		if len(inside) > 0 {
 			k.Fatalf("%s: it shows %v, and processes %v run", k.what, s, inside)
 		}
-	case s.Status == "running":
+	case s.Status == "running" || s.Status == "created":
 		if alive := syscall.Kill(s.PID, 0) == nil && syscall.Kill(s.Supervisor, 0) == nil; !alive && !k.changes(id, s) {
 			k.Fatalf("%s: it shows %v with process %d and supervisor %d, one of which does not run", k.what, s, s.PID, s.Supervisor)
 		}
@@ -320,11 +326,8 @@ func (k *killer) removed(id string) {
 	for _, pid := range k.w.InCgroup(id) {
 		left = append(left, fmt.Sprintf("process %d", pid))
 	}
-	if _, err := os.Lstat(taskDir(k.w, id)); err == nil {
-		left = append(left, taskDir(k.w, id))
-	}
-	if _, err := os.Lstat(filepath.Join(k.w.Root, "containers", "default", id)); err == nil {
-		left = append(left, "its log")
+	if _, err := os.Lstat(tasksDir(k.w, id)); err == nil {
+		left = append(left, tasksDir(k.w, id))
 	}
 	for line := range strings.FieldsSeq(k.w.Must(k, "ctr-task", "ls", "-q")) {
 		if line == id {

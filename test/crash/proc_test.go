@@ -50,8 +50,18 @@ func (p *process) wait(t *testing.T) {
 
 func (p *process) close() { unix.Close(p.fd) }
 
-// taskDir is the directory of a task of the namespace default.
-func taskDir(w *world.World, id string) string { return filepath.Join(w.State, "tasks", "default", id) }
+// taskDir is the directory of the task of a container of the namespace default, or of none.
+func taskDir(w *world.World, id string) string {
+	base := tasksDir(w, id)
+	if dirs, _ := filepath.Glob(filepath.Join(base, "[a-z0-9]*")); len(dirs) > 0 {
+		return dirs[0]
+	}
+	return filepath.Join(base, "none")
+}
+
+func tasksDir(w *world.World, id string) string {
+	return filepath.Join(w.State, "tasks", "default", id)
+}
 
 // supervisor finds the living ctr-shim of a container: by shim.json, by the signature in shim.lock, or
 // else by its working directory.

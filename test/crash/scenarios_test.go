@@ -204,10 +204,13 @@ func signals() []scenario {
 			again: []step{waits(137), prints("c\tstopped (137)", "ctr-task ls -o id,status"), do("ctr-task start c"), do("ctr-task exec c true")},
 		},
 		{
-			name: "ls after the supervisor was killed", before: orphaned(""), command: words("ctr-task ls"),
-			again: []step{prints("c\tstopped (137)", "ctr-task ls -o id,status"), do("ctr-task start c"), do("ctr-task exec c true")},
+			name: "stop after the supervisor was killed", before: orphaned(""), command: words("ctr-task stop c"),
+			again: []step{do("ctr-task stop c"), prints("c\tstopped (137)", "ctr-task ls -o id,status"), do("ctr-task start c"), do("ctr-task exec c true")},
 		},
-		{name: "ls after the supervisor of --rm was killed", before: orphaned("--rm"), command: words("ctr-task ls"), again: []step{do("ctr-task ls"), gone}},
+		{
+			name: "collection after the supervisor of --rm was killed", before: orphaned("--rm"), command: words("ctr-image rm -f none"),
+			again: []step{do("ctr-image rm -f none"), gone},
+		},
 	}
 }
 

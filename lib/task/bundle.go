@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/spec"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/stdio"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// cgroupPath names the cgroup of a container. It is flat: a parent that containers share could be
+// removed by one while another is made in it. Another state directory than the usual one marks its
+// cgroups, so that two of them never meet.
+func cgroupPath(d *state.Dir, parent, ns, id string) string {
+	mark := ""
+	if d.Run() != state.DefaultState {
+		h := sha256.Sum256([]byte(d.Run()))
+		mark = "-" + hex.EncodeToString(h[:3])
+	}
+	return filepath.Join("/", parent, "ctrd"+mark+"--"+ns+"--"+id)
+}
+
+// bundle writes the OCI bundle and gives the request that creates the task from it.
+func (t *Task) bundle(ctx context.Context) (*taskapi.CreateTaskRequest, error) {
+	dir := t.Dir()
+	req := &taskapi.CreateTaskRequest{ID: t.ID(), Bundle: dir}
+	var s *specs.Spec
+	err := t.d.View(ctx, func(tx *state.Tx) (err error) {
+		if s, err = container.Spec(tx, t.Namespace, t.ID()); err != nil {
+			return err
+		}
+		mounts, err := snapshot.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+		for _, m := range mounts {
+			req.Rootfs = append(req.Rootfs, taskapi.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if t.Container.DefaultSeccomp {
+		if err := spec.WithSeccomp(s); err != nil {
+			return nil, err
+		}
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, taskdir.Config), data, 0o600); err != nil {
+		return nil, err
+	}
+	for name, text := range spec.Files(s) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.streams(req); err != nil {
+		return nil, err
+	}
+	req.Terminal = s.Process.Terminal
+	if !req.Terminal {
+		req.Stderr = req.Stdout
+	}
+	return req, nil
+}
+
+// streams makes the FIFO of stdin and the directory of the log, and names both in the request.
+func (t *Task) streams(req *taskapi.CreateTaskRequest) error {
+	c := t.Container
+	if c.Stdin {
+		req.Stdin = filepath.Join(t.Dir(), taskdir.Stdin)
+		if err := stdio.MakeFIFO(req.Stdin); err != nil {
+			return err
+		}
+	}
+	log := stdio.Log{Path: t.Log(), MaxSize: c.LogMaxSize, MaxFiles: c.LogMaxFiles}
+	if err := os.MkdirAll(filepath.Dir(log.Path), 0o700); err != nil {
+		return err
+	}
+	req.Stdout = log.String()
+	return nil
+}

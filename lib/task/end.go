@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Kill sends a signal to the first process of the task, or with all to every process of it. SIGKILL that is
+// meant to end it suppresses the restart policy.
+func (t *Task) Kill(ctx context.Context, sig unix.Signal, all bool) error {
+	if err := t.kill(ctx, sig, all); err != nil {
+		return fmt.Errorf("kill container %q: %w", t.ID(), err)
+	}
+	return nil
+}
+
+func (t *Task) kill(ctx context.Context, sig unix.Signal, all bool) error {
+	if sig == unix.SIGKILL {
+		t.markStopping()
+	}
+	err := t.call(ctx, answerWithin, func(ctx context.Context, c *taskapi.Client) error {
+		return c.Kill(ctx, &taskapi.KillRequest{ID: t.ID(), Signal: uint32(sig), All: all})
+	})
+	if err == nil || errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) || ctx.Err() != nil {
+		return err
+	}
+	return t.killPast(sig, all, err)
+}
+
+// killPast signals the processes of a task whose supervisor does not answer, for the cause given.
+func (t *Task) killPast(sig unix.Signal, all bool, cause error) error {
+	v, err := taskdir.Look(t.Dir())
+	if err != nil || v.Init.PID == 0 {
+		return errors.Join(cause, err)
+	}
+	if all && sig == unix.SIGKILL {
+		return cgroup.Kill(t.cgroup(v))
+	}
+	fd := v.Init.Open()
+	if fd < 0 {
+		return cause
+	}
+	defer unix.Close(fd)
+	return unix.PidfdSendSignal(fd, sig, nil, 0)
+}
+
+// markStopping says that the task is ended on purpose, so that no restart policy applies. Where the mark
+// cannot be made the policy applies; the end itself is not to depend on room for a file.
+func (t *Task) markStopping() {
+	if f, err := os.OpenFile(filepath.Join(t.Dir(), taskdir.Stopping), os.O_WRONLY|os.O_CREATE, 0o600); err == nil {
+		f.Close()
+	}
+}
+
+// Stop asks the task to end with a signal, of 0 the container's stop signal, and calls [Task.End] when it has
+// not after the grace. A container that does not run is stopped already.
+func (t *Task) Stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
+	if err := t.stop(ctx, sig, grace); err != nil {
+		return fmt.Errorf("stop container %q: %w", t.ID(), err)
+	}
+	return nil
+}
+
+func (t *Task) stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
+	v, err := t.view(ctx)
+	if err != nil {
+		return err
+	}
+	switch v.State {
+	case taskdir.None, taskdir.Stopped:
+		return nil
+	case taskdir.Creating, taskdir.Created, taskdir.Orphaned:
+		return t.End(ctx) // there is no program to ask
+	}
+	if sig == 0 {
+		sig = stopSignal(t.Container.StopSignal)
+	}
+	t.markStopping()
+	err = t.kill(ctx, sig, false)
+	crash.Point("task.signalled")
+	if frozen, _ := cgroup.Frozen(t.cgroup(v)); frozen && err == nil {
+		err = t.Resume(ctx) // so that it can do what the signal asks for
+	}
+	if err != nil && !errdefs.IsNotFound(err) { // the program has ended; the rest may still have to
+		return err
+	}
+	short, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	err = t.awaitEnd(short)
+	if err == nil || short.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	return t.End(ctx)
+}
+
+func stopSignal(name string) unix.Signal {
+	if s, err := ParseSignal(name); err == nil {
+		return s
+	}
+	return unix.SIGTERM
+}
+
+// End kills all of the task and returns when its exit is recorded. A supervisor that is stopped is let go on;
+// one that still does not do its part is killed, and what it leaves is ended here. An orphan is ended, and a
+// task that has ended is left as it is.
+func (t *Task) End(ctx context.Context) error {
+	v, err := t.view(ctx)
+	if err != nil || v.State == taskdir.None || v.State == taskdir.Stopped {
+		return err
+	}
+	t.markStopping()
+	if v.State != taskdir.Orphaned {
+		_ = t.kill(ctx, unix.SIGKILL, true) // how it went shows in whether the task ends
+	}
+	crash.Point("task.killed")
+	err = t.awaitEndFor(ctx, silentAfter)
+	for _, sig := range []unix.Signal{unix.SIGCONT, unix.SIGKILL} {
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if sig == unix.SIGKILL {
+			err = t.awaitEndFor(ctx, answerWithin)
+			if err == nil || ctx.Err() != nil {
+				return err
+			}
+		}
+		var s taskdir.Supervisor
+		if known, e := taskdir.Read(t.Dir(), taskdir.Shim, &s); e == nil && known {
+			if fd := s.Open(); fd >= 0 {
+				unix.PidfdSendSignal(fd, sig, nil, 0)
+				unix.Close(fd)
+			}
+		}
+		err = t.awaitEndFor(ctx, answerWithin)
+	}
+	if err != nil && ctx.Err() == nil {
+		err = t.awaitEndFor(ctx, endWithin)
+	}
+	return err
+}
+
+func (t *Task) awaitEndFor(ctx context.Context, d time.Duration) error {
+	short, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return t.awaitEnd(short)
+}
+
+// awaitEnd returns when the task's exit is recorded, and ends an orphan. Unlike [Task.Wait] it returns at
+// once when the container has no task.
+func (t *Task) awaitEnd(ctx context.Context) error {
+	for {
+		v, err := t.view(ctx)
+		if err != nil {
+			return err
+		}
+		switch v.State {
+		case taskdir.None, taskdir.Stopped:
+			return nil
+		case taskdir.Orphaned:
+			return t.rest(ctx)
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := t.awaitChange(ctx, v); err != nil {
+			return err
+		}
+	}
+}
+
+// killedStatus is the exit status of a task whose supervisor was killed: what SIGKILL gives.
+const killedStatus = 128 + 9
+
+// rest ends an orphan under the container's lock.
+func (t *Task) rest(ctx context.Context) error {
+	l, err := t.lock(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = t.settle()
+	return errors.Join(err, l.Release())
+}
+
+// settle brings the task that is meant to rest if it is an orphan, and gives what it is then. What is left in
+// its cgroup is killed and the exit recorded; a directory in which nothing ever ran goes to the trash. A task
+// that has anybody is left alone. The caller holds the container's lock.
+func (t *Task) settle() (taskdir.View, error) {
+	v, err := taskdir.Look(t.Dir())
+	if err != nil || v.State != taskdir.Orphaned {
+		return v, err
+	}
+	t.removeSocket(v.Supervisor)
+	cg := t.cgroup(v)
+	if err := cgroup.Kill(cg); err != nil {
+		return v, err
+	}
+	crash.Point("task.finish-killed")
+	if err := cgroup.Remove(cg); err != nil {
+		return v, err
+	}
+	crash.Point("task.finish-removed")
+	if v.Init.PID == 0 {
+		return taskdir.View{}, t.discardDir()
+	}
+	v.Exit = taskdir.Exit{Status: killedStatus, ExitedAt: time.Now().UTC(), Reason: "supervisor died"}
+	if err := taskdir.WriteExit(t.Dir(), v.Exit); err != nil {
+		return v, err
+	}
+	v.State = taskdir.Stopped
+	crash.Point("task.finish-recorded")
+	// An event that is lost is told by the journal's gap; the exit is not to depend on it.
+	_ = t.d.Journal().Append(t.Namespace, event.TaskExit{
+		ContainerID: t.ID(), ID: t.ID(), Pid: uint32(v.Init.PID), ExitStatus: killedStatus, ExitedAt: v.Exit.ExitedAt,
+	})
+	return v, nil
+}
+
+// removeSocket removes the socket of a supervisor that is gone, which does so itself unless it is killed.
+func (t *Task) removeSocket(s taskdir.Supervisor) {
+	if !s.Alive() {
+		os.Remove(t.d.Run("s", taskapi.SocketName(t.Dir())))
+	}
+}
+
+// discardDir moves the task's directory to the trash. The caller holds the container's lock.
+func (t *Task) discardDir() error {
+	if t.inc == "" {
+		return nil
+	}
+	if err := t.d.Trash(t.Dir()); err != nil {
+		return err
+	}
+	os.Remove(t.base()) // when nothing else is in it
+	t.inc = ""
+	return nil
+}
