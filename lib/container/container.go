@@ -37,6 +37,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -52,14 +53,20 @@ type Container struct {
 	Snapshotter string            `json:"snapshotter,omitempty"`
 	SnapshotKey string            `json:"snapshot_key,omitempty"`
 	// DefaultSeccomp says that the default profile is added to the spec when a task starts.
-	DefaultSeccomp bool      `json:"default_seccomp,omitempty"`
-	StopSignal     string    `json:"stop_signal,omitempty"`
-	Stdin          bool      `json:"stdin,omitempty"`         // stdin is kept open for clients
-	LogMaxSize     int64     `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
-	LogMaxFiles    int       `json:"log_max_files,omitempty"` // log files that are kept, the one that is written included
-	Transient      bool      `json:"transient,omitempty"`     // removed when its task ends, or with the boot
-	Created        time.Time `json:"created"`
-	Updated        time.Time `json:"updated"`
+	DefaultSeccomp bool `json:"default_seccomp,omitempty"`
+	// Join names the containers whose namespaces are shared, by "net", "pid", "ipc" and "uts"; see spec.Join.
+	Join map[string]string `json:"join,omitempty"`
+	// Etc is what the files in /etc say that are made at each start.
+	Etc        spec.Etc `json:"etc,omitzero"`
+	StopSignal string   `json:"stop_signal,omitempty"`
+	// StopTimeout is how many seconds a stop waits before it kills: nil is the default, -1 no bound.
+	StopTimeout *int      `json:"stop_timeout,omitempty"`
+	Stdin       bool      `json:"stdin,omitempty"`         // stdin is kept open for clients
+	LogMaxSize  int64     `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
+	LogMaxFiles int       `json:"log_max_files,omitempty"` // log files that are kept, the one that is written included
+	Transient   bool      `json:"transient,omitempty"`     // removed when its task ends, or with the boot
+	Created     time.Time `json:"created"`
+	Updated     time.Time `json:"updated"`
 }
 
 // Runtime names what runs the container.

@@ -140,3 +140,109 @@ func FuzzPasswd(f *testing.F) {
 		}
 	})
 }
+
+func FuzzAddHost(f *testing.F) {
+	for _, s := range []string{"db:10.0.0.1", "six=[fe80::1]", "a:fe80::1%eth0", ":", "a b:1.1.1.1", "h:host-gateway", "a:[", "x:]["} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		name, addr, err := ParseAddHost(s)
+		if err != nil {
+			if !errors.Is(err, errdefs.ErrInvalidArgument) {
+				t.Errorf("%q: %v", s, err)
+			}
+			return
+		}
+		if line := addr.String() + "\t" + name; len(strings.Fields(line)) != 2 || strings.ContainsAny(line, "#\n\x00") {
+			t.Errorf("%q became %q", s, line)
+		}
+	})
+}
+
+// FuzzResolv: whatever the host's file says and the options are, each line of ours stands as it was given.
+func FuzzResolv(f *testing.F) {
+	f.Add("nameserver 1.1.1.1\nsearch a\noptions x\n", "10.0.0.1", "b.org", "ndots:2")
+	f.Add("search\ta\n# c", "::1", ".", "a#b")
+	f.Add("", "fe80::1%x\ny", "a b", ";")
+	f.Fuzz(func(t *testing.T, host, server, search, option string) {
+		e, err := parseEtc(Options{DNS: []string{server}, DNSSearch: []string{search}, DNSOptions: []string{option}})
+		if err != nil {
+			return
+		}
+		if host != "" && !strings.HasSuffix(host, "\n") {
+			host += "\n"
+		}
+		var got []string
+		for line := range strings.Lines(resolv(host, e)) {
+			if key, _, _ := strings.Cut(strings.TrimSpace(line), " "); key == "nameserver" || key == "search" || key == "domain" || key == "options" {
+				got = append(got, line)
+			}
+		}
+		want := []string{"nameserver " + e.Servers[0] + "\n", "options " + option + "\n"}
+		if search != "." {
+			want = slices.Insert(want, 0, "search "+search+"\n")
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
+func FuzzUserNS(f *testing.F) {
+	for _, s := range []string{"host", "auto", "auto:size=1000", "100000-165535", "1-2:3-4", "0-4294967295", "5-4", "-", ":", "auto:"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		u, size, err := ParseUserNS(s)
+		if err != nil {
+			if !errors.Is(err, errdefs.ErrInvalidArgument) {
+				t.Errorf("%q: %v", s, err)
+			}
+			return
+		}
+		if size > 0 && u.Private() || len(u.UIDs) != len(u.GIDs) {
+			t.Errorf("%q: %+v, %d", s, u, size)
+		}
+		for _, m := range slices.Concat(u.UIDs, u.GIDs) {
+			if m.Size == 0 || uint64(m.HostID)+uint64(m.Size) > 1<<32-1 {
+				t.Errorf("%q: %+v", s, m)
+			}
+		}
+	})
+}
+
+func FuzzIDMap(f *testing.F) {
+	for _, s := range []string{"0:100000:65536", "1:1:0", "4294967295:0:1", "a:b:c", "::", "0:0:4294967295"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		m, err := ParseIDMap("uidmap", s)
+		if err == nil && (m.Size == 0 || uint64(m.HostID)+uint64(m.Size) > 1<<32-1 || uint64(m.ContainerID)+uint64(m.Size) > 1<<32-1) {
+			t.Errorf("%q: %+v", s, m)
+		}
+	})
+}
+
+func FuzzBps(f *testing.F) {
+	for _, s := range []string{"/dev/sda:1m", "/dev/a:b:1", "sda:1", "/dev/sda:", "/dev/sda:-1", "/x\x00:1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := ParseBps(s)
+		if err == nil && (!filepath.IsAbs(d.Path) || d.Rate == 0 || strings.ContainsRune(d.Path, 0)) {
+			t.Errorf("%q: %+v", s, d)
+		}
+	})
+}
+
+func FuzzCPUList(f *testing.F) {
+	for _, s := range []string{"0-3,7", "", "3-1", "0,", "-", "0-8191", "0-65535"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		set, ok := parseList(s)
+		if ok && (len(set) == 0) != (s == "") || len(set) > maxListed {
+			t.Errorf("%q: %d", s, len(set))
+		}
+	})
+}

@@ -3,11 +3,13 @@
 package task
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -29,14 +31,19 @@ import (
 
 // CreateOptions are what a container is made of.
 type CreateOptions struct {
-	ID           string // empty: a random one
-	Image        string // name, digest or the beginning of one
-	Platform     string // empty: this machine's
-	Spec         spec.Options
-	Labels       map[string]string
-	StopSignal   string // empty: the image's, else TERM
-	Stdin        bool   // keep stdin open for clients
-	Transient    bool   // lives in run.db, removed when its task ends
+	ID          string // empty: a random one
+	Image       string // name, digest or the beginning of one
+	Platform    string // empty: this machine's
+	Spec        spec.Options
+	Labels      map[string]string
+	StopSignal  string // empty: the image's, else TERM
+	Stdin       bool   // keep stdin open for clients
+	Transient   bool   // lives in run.db, removed when its task ends
+	StopTimeout *int   // seconds that a stop waits before it kills; nil: the default, -1: no bound
+	Restart     taskdir.Restart
+	Runtime     string // as container.CheckRuntime takes it; empty: ctr
+	// UserNSAuto asks for a range of this many users of the host that no other container has; 0: Spec.UserNS says.
+	UserNSAuto   uint32
 	CgroupParent string
 	LogMaxSize   int64 // bytes at which the log is rotated; 0: never
 	LogMaxFiles  int   // log files that are kept, the one that is written included
@@ -118,11 +125,16 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	}
 	c := container.Container{
 		ID: o.ID, Image: src.name, Labels: o.Labels,
-		Runtime:     container.Runtime{Name: container.DefaultRuntime},
+		Runtime:     container.Runtime{Name: cmp.Or(o.Runtime, container.DefaultRuntime)},
 		Snapshotter: snapshot.Overlayfs, SnapshotKey: o.ID,
 		DefaultSeccomp: made.DefaultSeccomp,
-		StopSignal:     o.StopSignal, Stdin: o.Stdin, Transient: o.Transient,
+		Join:           made.Join, Etc: made.Etc,
+		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, Transient: o.Transient,
 		LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
+	}
+	if restart := container.RestartLabels(o.Restart); restart != nil {
+		maps.Copy(restart, o.Labels)
+		c.Labels = restart
 	}
 	if c.StopSignal == "" {
 		c.StopSignal = src.config.StopSignal
