@@ -37,7 +37,7 @@ func main() {
 
 // otherNames lists what docker, podman and ctr call a verb.
 var otherNames = map[string][]string{
-	"ls": {"ps", "list"}, "rm": {"remove", "delete", "del"}, "resume": {"unpause"}, "top": {"ps"}, "stats": {"metrics"},
+	"ls": {"ps", "list"}, "rm": {"remove", "delete", "del"}, "resume": {"unpause"}, "stats": {"metrics"},
 }
 
 // oneName is what a verb of one container says of stdin.

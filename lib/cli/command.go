@@ -4,6 +4,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -166,7 +167,16 @@ func helpVerb(root *cobra.Command) *cobra.Command {
 
 func unknownVerb(cmd *cobra.Command, args []string) error {
 	err := fmt.Errorf("unknown verb %q", args[0])
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+	var near []string
+	for _, c := range cmd.Commands() {
+		if slices.Contains(c.SuggestFor, args[0]) {
+			near = append(near, c.Name())
+		}
+	}
+	if near == nil {
+		near = cmd.SuggestionsFor(args[0])
+	}
+	if len(near) > 0 {
 		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
 	}
 	return err

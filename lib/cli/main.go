@@ -150,7 +150,7 @@ func (p *process) end(cmd *cobra.Command, err error) {
 		err = &usageError{err}
 	}
 	Warn(err)
-	if errors.As(err, &usage) {
+	if errors.As(err, &usage) && len(hints(err, nil)) == 0 {
 		usagePointer(cmd)
 	}
 	os.Exit(finalStatus(cmd, err))
