@@ -18,6 +18,9 @@ var ErrDied = errors.New("the process ended without writing it")
 // WaitFile waits until dir holds name. It also ends, with ErrDied, when the process that pidfd refers
 // to has ended without leaving the file; pidfd -1 stands for no process. A directory that is or goes
 // missing is an error of kind os.ErrNotExist.
+//
+// Where there is a process, a file that is written long before its end may be noticed a quarter of a
+// second late: see the package's comment.
 func WaitFile(ctx context.Context, dir, name string, pidfd int) error {
 	path := filepath.Join(dir, name)
 	w, err := Watch(dir)
@@ -25,33 +28,30 @@ func WaitFile(ctx context.Context, dir, name string, pidfd int) error {
 		return err
 	}
 	defer w.Close()
-	if ok, err := exists(path); ok || err != nil {
-		return err
-	}
-	wctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	wctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	if pidfd >= 0 {
+		w.patient = true
 		go func() {
-			if WaitExit(wctx, pidfd) == nil {
-				cancel()
+			err := WaitExit(wctx, pidfd)
+			if err == nil {
+				err = fmt.Errorf("%s: %w", path, ErrDied)
 			}
+			cancel(err)
 		}()
 	}
 	for {
-		werr := w.Wait(wctx)
+		ended := wctx.Err() != nil // asked before the look: what a process left is found by it
 		if ok, err := exists(path); ok || err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if wctx.Err() != nil {
-			return fmt.Errorf("%s: %w", path, ErrDied)
+		if ended {
+			return context.Cause(wctx)
 		}
-		if werr != nil {
-			return werr
-		}
-		if _, err := os.Lstat(dir); err != nil {
+		if err := w.Wait(wctx); err != nil && wctx.Err() == nil {
 			return err
 		}
 	}

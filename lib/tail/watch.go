@@ -2,9 +2,16 @@
 
 // Package tail waits for files that other processes write: for one to appear, and for one to grow.
 //
-// It waits by inotify(7), and a wait holds no thread. Only at first, for a tenth of a second, it looks
-// again and again instead: closing an inotify descriptor, or exiting with one open, costs some ten
-// milliseconds (the kernel waits for a grace period), more than all else that a short command does.
+// A wait holds no thread, and a process has at most one inotify(7) instance, however many waits it has.
+// Instances are scarce: Linux gives a user 128 by default, and each process that uses one counts. So
+// a wait looks again and again where that is enough:
+//
+//   - for its first tenth of a second. Closing an inotify instance, or exiting with one open, costs
+//     some ten milliseconds (the kernel waits for a grace period), more than all else that a short
+//     command does.
+//   - when it also waits for the end of a process, which the kernel tells by a pidfd. A process with
+//     more than a few such waits uses inotify for all of them.
+//   - when the kernel has no instance left. That is no error.
 package tail
 
 import (
@@ -12,96 +19,125 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
 	lookFor   = 100 * time.Millisecond // how long inotify is put off
 	lookEvery = 300 * time.Microsecond // the first pause; the pauses grow with the time that has passed
+
+	maxPause        = 50 * time.Millisecond  // between two looks without inotify: output should not seem to stall
+	maxPatientPause = 250 * time.Millisecond // the same where a pidfd tells of most changes
+	joinEvery       = 10 * time.Second       // how often inotify is tried again after it was refused
+	fewPatient      = 4                      // as many patient watchers do without inotify
 )
 
-// Watcher tells that something may have changed in files or directories.
+// Watcher tells that something may have changed in a directory. It is for one goroutine.
 type Watcher struct {
-	paths []string
-	since time.Time
-	f     *os.File // nil while inotify is put off
-	buf   [4096]byte
+	dir     string
+	since   time.Time
+	patient bool      // something else tells of most changes
+	counted bool      // in patientWatchers
+	tryNext time.Time // when inotify may be tried again
+	changed chan struct{}
+	joined  bool // the hub tells changed
+	gone    atomic.Bool
 }
 
-const watchMask = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM |
-	unix.IN_MOVE_SELF | unix.IN_DELETE_SELF | unix.IN_ATTRIB
+// patientWatchers counts the patient watchers that have outlived lookFor.
+var patientWatchers atomic.Int64
 
-// Watch begins to watch the paths. A watched directory reports changes of the files in it, too. What
-// changes after Watch has returned is seen by the next Wait. A path that is missing is os.ErrNotExist.
-func Watch(paths ...string) (*Watcher, error) {
-	for _, p := range paths {
-		if _, err := os.Stat(p); err != nil {
-			return nil, err
-		}
+// Watch begins to watch a directory and the files in it. What changes after Watch has returned is seen by
+// the next Wait. A missing directory is os.ErrNotExist.
+func Watch(dir string) (*Watcher, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
 	}
-	return &Watcher{paths: paths, since: time.Now()}, nil
-}
-
-// begin changes over to inotify.
-func (w *Watcher) begin() error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return os.NewSyscallError("inotify_init1", err)
-	}
-	f := os.NewFile(uintptr(fd), "inotify")
-	for _, p := range w.paths {
-		if _, err := unix.InotifyAddWatch(fd, p, watchMask); err != nil {
-			f.Close()
-			return &os.PathError{Op: "watch", Path: p, Err: err}
-		}
-	}
-	w.f = f
-	return nil
+	return &Watcher{dir: dir, since: time.Now()}, nil
 }
 
 // Wait returns nil once something has changed since the last Wait that returned nil (at first: since
 // Watch). One return may stand for many changes, or for none: look. It returns the context's error when
-// ctx ends first, and os.ErrNotExist when a path has gone.
+// ctx ends first, and os.ErrNotExist when the directory has gone.
 func (w *Watcher) Wait(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if w.f == nil {
-		passed := time.Since(w.since)
-		if passed > lookFor {
-			// What changed before is not reported: the caller looks once more.
-			return w.begin()
-		}
-		t := time.NewTimer(max(lookEvery, passed/8))
-		defer t.Stop()
+	if !w.joined && w.join() {
+		return w.there() // what changed before is not reported: the caller looks once more
+	}
+	if w.joined {
 		select {
-		case <-t.C:
-			return nil
+		case <-w.changed:
+			return w.there()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	if err := w.f.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { w.f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	_, err := w.f.Read(w.buf[:])
-	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
+	t := time.NewTimer(w.pause())
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return w.there()
+	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err != nil {
-		return fmt.Errorf("wait for a change: %w", err)
+}
+
+// there fails when the directory has gone.
+func (w *Watcher) there() error {
+	if w.gone.Load() {
+		return fmt.Errorf("watch %s: %w", w.dir, os.ErrNotExist)
+	}
+	if _, err := os.Stat(w.dir); errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	return nil
 }
 
+// pause is how long to wait before the next look.
+func (w *Watcher) pause() time.Duration {
+	longest := maxPause
+	if w.patient {
+		longest = maxPatientPause
+	}
+	return min(max(lookEvery, time.Since(w.since)/8), longest)
+}
+
+// join changes over to inotify when it is time to, and tells whether it did.
+func (w *Watcher) join() bool {
+	if now := time.Now(); now.Sub(w.since) <= lookFor || now.Before(w.tryNext) {
+		return false
+	} else {
+		w.tryNext = now.Add(joinEvery)
+	}
+	if w.patient {
+		if !w.counted {
+			w.counted = true
+			patientWatchers.Add(1)
+		}
+		if patientWatchers.Load() <= fewPatient && !theHub.open() {
+			w.tryNext = time.Time{}
+			return false
+		}
+	}
+	w.joined = theHub.add(w)
+	return w.joined
+}
+
 // Close ends the watching. A nil Watcher may be closed.
 func (w *Watcher) Close() error {
-	if w == nil || w.f == nil {
+	if w == nil {
 		return nil
 	}
-	return w.f.Close()
+	if w.counted {
+		w.counted = false
+		patientWatchers.Add(-1)
+	}
+	if w.joined {
+		w.joined = false
+		theHub.remove(w)
+	}
+	return nil
 }
