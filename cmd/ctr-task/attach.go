@@ -259,6 +259,7 @@ func execVerb(g *cli.Global) *cobra.Command {
 		if interactive {
 			o.Stdin = os.Stdin
 		}
+		o.ConsoleSize = consoleSize(o.TTY && !o.Detach)
 		if interactive && o.TTY {
 			resize := func(ctx context.Context, w, h uint16) error {
 				select {

@@ -70,7 +70,7 @@ func runVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		defer files.discard()
-		t, err := task.Run(cmd.Context(), d, g.Namespace, o, task.StartOptions{Client: !detach})
+		t, err := task.Run(cmd.Context(), d, g.Namespace, o, task.StartOptions{Client: !detach, ConsoleSize: consoleSize(o.Spec.TTY && !detach)})
 		if err != nil {
 			return programStatus(createHint(err, g, o))
 		}
@@ -212,7 +212,7 @@ func startVerb(g *cli.Global) *cobra.Command {
 		}
 		defer t.Close()
 		began := time.Now()
-		if err := t.Start(cmd.Context(), task.StartOptions{Client: true}); err != nil {
+		if err := t.Start(cmd.Context(), task.StartOptions{Client: true, ConsoleSize: consoleSize(true)}); err != nil {
 			return programStatus(err)
 		}
 		s, err := t.Spec(cmd.Context())

@@ -45,8 +45,9 @@ func killVerb(g *cli.Global) *cobra.Command {
 func stopVerb(g *cli.Global) *cobra.Command {
 	var signal string
 	grace := 10 * time.Second
-	cmd := simple(g, "stop", "end running containers", cli.About{
-		Long: "Sends the container's stop signal (that of the image, or TERM) and waits until the container has ended; after the time that --time gives, it is killed. A container that does not run is stopped already.",
+	var cmd *cobra.Command
+	cmd = simple(g, "stop", "end running containers", cli.About{
+		Long: "Sends the container's stop signal (that of the image, or TERM) and waits until the container has ended; after the time that --time gives, or that the container was made with (--stop-timeout), it is killed. A container that does not run is stopped already.",
 		Examples: []cli.Example{
 			{Note: "stop a container and learn how it ended", Text: "ctr-task stop r; ctr-task wait r"},
 			{Note: "give it a minute", Text: "ctr-task stop -t 1m db"},
@@ -60,7 +61,11 @@ func stopVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
-		return t.Stop(ctx, sig, grace)
+		own := grace
+		if s := t.Container.StopTimeout; s != nil && !cmd.Flags().Changed("time") {
+			own = time.Duration(*s) * time.Second
+		}
+		return t.Stop(ctx, sig, own)
 	})
 	cmd.Flags().VarP((*durationValue)(&grace), "time", "t", "wait this `DURATION` (10s, 1m; a number counts seconds) before killing")
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "send the signal `NAME` instead of the container's stop signal")

@@ -55,7 +55,7 @@ type Container struct {
 	// DefaultSeccomp says that the default profile is added to the spec when a task starts.
 	DefaultSeccomp bool `json:"default_seccomp,omitempty"`
 	// Join names the containers whose namespaces are shared, by "net", "pid", "ipc" and "uts"; see spec.Join.
-	Join map[string]string `json:"join,omitempty"`
+	Join map[string]Ref `json:"join,omitempty"`
 	// Etc is what the files in /etc say that are made at each start.
 	Etc        spec.Etc `json:"etc,omitzero"`
 	StopSignal string   `json:"stop_signal,omitempty"`
@@ -67,6 +67,12 @@ type Container struct {
 	Transient   bool      `json:"transient,omitempty"`     // removed when its task ends, or with the boot
 	Created     time.Time `json:"created"`
 	Updated     time.Time `json:"updated"`
+}
+
+// Ref names another container of the namespace, and no later one of its name.
+type Ref struct {
+	ID  string `json:"id"`
+	UID string `json:"uid,omitempty"`
 }
 
 // Runtime names what runs the container.

@@ -122,12 +122,6 @@ const (
 	hostResolv = "/etc/resolv.conf"
 )
 
-// Files is what WriteFiles writes for a container without an Etc.
-func Files(s *specs.Spec) map[string]string {
-	files, _ := contents(s, Etc{})
-	return files
-}
-
 // contents gives what the files must hold that Generate has mounted from the bundle, by their names there. A
 // container that shares the host's network begins with copies of the host's files.
 func contents(s *specs.Spec, e Etc) (map[string]string, error) {

@@ -33,8 +33,9 @@ func cgroupPath(d *state.Dir, parent, ns, id string) string {
 	return filepath.Join("/", parent, "ctrd"+mark+"--"+ns+"--"+id)
 }
 
-// bundle writes the OCI bundle and gives the request that creates the task from it.
-func (t *Task) bundle(ctx context.Context) (*taskapi.CreateTaskRequest, error) {
+// bundle writes the OCI bundle and gives the request that creates the task from it, and whose namespaces it
+// shares.
+func (t *Task) bundle(ctx context.Context, o StartOptions) (*taskapi.CreateTaskRequest, []joined, error) {
 	dir := t.Dir()
 	req := &taskapi.CreateTaskRequest{ID: t.ID(), Bundle: dir}
 	var s *specs.Spec
@@ -49,33 +50,42 @@ func (t *Task) bundle(ctx context.Context) (*taskapi.CreateTaskRequest, error) {
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if t.Container.DefaultSeccomp {
 		if err := spec.WithSeccomp(s); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+	}
+	shared, err := t.join(ctx, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.Process.Terminal {
+		s.Process.ConsoleSize = o.ConsoleSize
 	}
 	data, err := json.Marshal(s)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := os.WriteFile(filepath.Join(dir, taskdir.Config), data, 0o600); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for name, text := range spec.Files(s) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return nil, err
-		}
+	shim, err := shimPath(o.Shim)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := spec.WriteFiles(dir, s, t.Container.Etc, shim); err != nil {
+		return nil, nil, err
 	}
 	if err := t.streams(req); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	req.Terminal = s.Process.Terminal
 	if !req.Terminal {
 		req.Stderr = req.Stdout
 	}
-	return req, nil
+	return req, shared, nil
 }
 
 // streams makes the FIFO of stdin and the directory of the log, and names both in the request.

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -123,12 +122,16 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if err != nil {
 		return nil, nil, err
 	}
+	join, err := references(ctx, d, ns, made.Join)
+	if err != nil {
+		return nil, nil, err
+	}
 	c := container.Container{
 		ID: o.ID, Image: src.name, Labels: o.Labels,
 		Runtime:     container.Runtime{Name: cmp.Or(o.Runtime, container.DefaultRuntime)},
 		Snapshotter: snapshot.Overlayfs, SnapshotKey: o.ID,
 		DefaultSeccomp: made.DefaultSeccomp,
-		Join:           made.Join, Etc: made.Etc,
+		Join:           join, Etc: made.Etc,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, Transient: o.Transient,
 		LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
 	}
@@ -237,10 +240,8 @@ func generate(d *state.Dir, ns string, o CreateOptions, src source) (spec.Result
 		return r, err
 	}
 	r.Spec.Root.Path = taskdir.Rootfs
-	for _, dir := range r.Mkdir {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return r, fmt.Errorf("volume: %w", err)
-		}
+	if err := spec.MakeDirs(r.Mkdir); err != nil {
+		return r, fmt.Errorf("volume: %w", err)
 	}
 	return r, nil
 }

@@ -68,7 +68,7 @@ func (t *Task) markStopping() {
 }
 
 // Stop asks the task to end with a signal, of 0 the container's stop signal, and calls [Task.End] when it has
-// not after the grace. A container that does not run is stopped already.
+// not after the grace, which has no end when it is negative. A container that does not run is stopped already.
 func (t *Task) Stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
 	if err := t.stop(ctx, sig, grace); err != nil {
 		return fmt.Errorf("stop container %q: %w", t.ID(), err)
@@ -99,7 +99,10 @@ func (t *Task) stop(ctx context.Context, sig unix.Signal, grace time.Duration) e
 	if err != nil && !errdefs.IsNotFound(err) { // the program has ended; the rest may still have to
 		return err
 	}
-	short, cancel := context.WithTimeout(ctx, grace)
+	short, cancel := ctx, func() {}
+	if grace >= 0 {
+		short, cancel = context.WithTimeout(ctx, grace)
+	}
 	defer cancel()
 	err = t.awaitEnd(short)
 	if err == nil || short.Err() == nil || ctx.Err() != nil {

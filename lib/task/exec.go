@@ -39,9 +39,10 @@ type ExecOptions struct {
 	User           string // empty: the container's
 	Privileged     bool   // all capabilities
 	TTY            bool
-	Stdin          io.Reader // nil: /dev/null
-	Stdout, Stderr io.Writer // with TTY all goes to Stdout
-	Detach         bool      // do not wait for its end; it has no output then
+	ConsoleSize    *specs.Box // of the terminal when the program starts; nil: 0 rows and columns
+	Stdin          io.Reader  // nil: /dev/null
+	Stdout, Stderr io.Writer  // with TTY all goes to Stdout
+	Detach         bool       // do not wait for its end; it has no output then
 	// Started, when set, is called with the running exec, which can then be resized and signalled. Ended is
 	// called when it has ended and what is left of its output is being written.
 	Started func(*ExecProcess)
@@ -207,7 +208,7 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 	}
 	p, err := spec.Exec(s, spec.ExecOptions{
 		Args: o.Args, Env: o.Env, EnvFiles: o.EnvFiles, Workdir: o.Workdir, User: o.User, Privileged: o.Privileged, TTY: o.TTY,
-		Open: spec.LayerFS(dirs).Open,
+		Open: spec.LayerFS(dirs).Open, ConsoleSize: o.ConsoleSize,
 	})
 	if err != nil {
 		return nil, err

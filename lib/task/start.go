@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
@@ -23,6 +26,8 @@ type StartOptions struct {
 	// Client says that the caller stays until the end: its death ends the task of a transient container, and
 	// the input of any.
 	Client bool
+	// ConsoleSize is that of the terminal when the program starts; nil: 0 rows and columns.
+	ConsoleSize *specs.Box
 	// Shim is the path of ctr-shim; empty: beside this program, else on PATH.
 	Shim string
 }
@@ -123,7 +128,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	}
 	err = errors.Join(taskdir.ReserveExit(made), taskdir.Write(made, taskdir.Record, taskdir.Task{
 		Incarnation: inc, Namespace: t.Namespace, ID: t.ID(), UID: t.Container.UID, Owner: owner,
-		Cgroup: cgroupPath(t.d, "", t.Namespace, t.ID()), Created: time.Now().UTC(),
+		Cgroup: cgroupPath(t.d, "", t.Namespace, t.ID()), Restart: container.RestartOf(t.Container.Labels), Created: time.Now().UTC(),
 	}))
 	if o.Client && (t.Container.Transient || t.Container.Stdin) && err == nil {
 		t.client, err = lock.Hold(filepath.Join(made, taskdir.ClientLock))
@@ -158,7 +163,7 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		starting.Release()
 		err = errors.Join(err, t.discard(ctx))
 	}()
-	req, err := t.bundle(ctx)
+	req, shared, err := t.bundle(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -175,6 +180,9 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		made, err = t.api.Create(ctx, req)
 		return err
 	})
+	if err == nil {
+		err = checkJoined(shared)
+	}
 	if err != nil {
 		return programError(err)
 	}
