@@ -74,7 +74,8 @@ func Collect(ctx context.Context, d *state.Dir) (r Removed, err error) {
 		return r, fmt.Errorf("collect: %w", err)
 	}
 	crash.Point("gc.collected")
-	return r, errors.Join(task.Tidy(ctx, d), d.EmptyTrash())
+	_, err = d.Locks().Sweep()
+	return r, errors.Join(err, task.Tidy(ctx, d), d.EmptyTrash())
 }
 
 func collect(ctx context.Context, d *state.Dir, l *lock.Lock, r *Removed) error {

@@ -2,9 +2,9 @@
 
 // Package lock is the locking language of the state directory: many short-lived processes, no daemon.
 //
-// Two kinds of lock exist. An object lock ([Dir.Acquire]) guards a name for the length of one deed; it
-// blocks in the kernel (flock, so waiters queue instead of polling), has a deadline, and its error says
-// who holds it. A liveness lock ([Hold]) says "I am alive" for as long as its process lives; it is an
+// Two kinds of lock exist. An object lock ([Dir.Acquire]) guards a name for the length of one deed. It
+// waits in the kernel (flock, so that processes queue instead of polling), has a deadline, and its error
+// says who holds it. A liveness lock ([Hold]) says "I am alive" for as long as its process lives. It is an
 // open-file-description lock, so that asking whether it is held ([IsHeld]) takes nothing.
 //
 // # Order
@@ -21,5 +21,6 @@
 //
 // # After a crash
 //
-// The kernel drops the locks of a dead process. A file that is left is taken over by the next.
+// The kernel drops the locks of a dead process. A file that is left is taken over by the next holder, or
+// removed by [Dir.Sweep].
 package lock

@@ -71,92 +71,40 @@ type Lock struct {
 
 // Acquire takes the lock called name in the given mode. outer is the innermost lock that this flow of
 // control holds, or nil; a rank that is not above outer's is a mistake in the program and panics. When
-// the lock stays busy for d.Wait the error is a [*BusyError]; when ctx ends first, ctx's error.
+// the lock stays busy for d.Wait the error is a [*BusyError]; when ctx ends first, ctx's error. Callers
+// of one process get a lock in the order in which they came; between processes the kernel decides. Any
+// number of calls may wait: they share a few threads.
 func (d Dir) Acquire(ctx context.Context, outer *Lock, rank Rank, name string, mode Mode) (*Lock, error) {
 	if outer != nil && rank <= outer.rank {
 		panic(fmt.Sprintf("lock: %s %q taken while %s is held: the order is pod < container < image < snapshot < blob < collect < database", rank, name, outer.path))
 	}
 	path := filepath.Join(d.Path, rank.String(), fileName(name))
-	var deadline <-chan time.Time
-	if d.Wait > 0 {
-		t := time.NewTimer(d.Wait)
-		defer t.Stop()
-		deadline = t.C
+	start := time.Now()
+	busy := func() *BusyError { return newBusy(rank, name, path, time.Since(start)) }
+	var f *os.File
+	var err error
+	if d.Wait == 0 || !isQueued(path) { // who waits already comes first
+		f, err = try(path, mode)
 	}
-	for start := time.Now(); ; {
-		f, err := open(path)
-		if err != nil {
-			return nil, fmt.Errorf("lock %s %q: %w", rank, name, err)
-		}
-		busy := func() *BusyError { return newBusy(rank, name, path, time.Since(start)) }
-		f, err = d.flock(ctx, f, mode, deadline, busy)
-		if err != nil {
-			return nil, err
-		}
-		if !sameFile(f, path) {
-			unlock(f)
-			continue
-		}
-		if mode == Exclusive {
-			writeOwner(f)
-		}
-		l := &Lock{rank: rank, path: path, mode: mode, file: f}
-		l.cleanup = runtime.AddCleanup(l, func(p string) { panic("lock: " + p + " became unreachable while held") }, path)
-		return l, nil
+	switch {
+	case f == nil && err == nil && d.Wait == 0:
+		return nil, busy()
+	case f == nil && err == nil:
+		f, err = d.await(ctx, rank, path, mode, busy)
 	}
-}
-
-// flock takes the kernel's lock on f, or closes f. A wait that is given up leaves a goroutine behind
-// which lets the lock go as soon as the kernel grants it.
-func (d Dir) flock(ctx context.Context, f *os.File, mode Mode, deadline <-chan time.Time, busy func() *BusyError) (*os.File, error) {
-	how := unix.LOCK_SH
+	var waited *BusyError
+	if errors.As(err, &waited) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock %s %q: %w", rank, name, err)
+	}
 	if mode == Exclusive {
-		how = unix.LOCK_EX
+		writeOwner(f)
 	}
-	err := flockRetry(f, how|unix.LOCK_NB)
-	if err == nil {
-		return f, nil
-	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		f.Close()
-		return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
-	}
-	if d.Wait == 0 {
-		b := busy()
-		f.Close()
-		return nil, b
-	}
-	got := make(chan error)
-	gone := make(chan struct{})
-	defer close(gone)
-	go func() {
-		err := flockRetry(f, how)
-		select {
-		case got <- err:
-		case <-gone:
-			unlock(f)
-		}
-	}()
-	notice := time.NewTimer(noticeAfter)
-	defer notice.Stop()
-	for {
-		select {
-		case err := <-got:
-			if err != nil {
-				f.Close()
-				return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
-			}
-			return f, nil
-		case <-notice.C:
-			if d.Waiting != nil {
-				d.Waiting(busy())
-			}
-		case <-deadline:
-			return nil, busy()
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", busy(), context.Cause(ctx))
-		}
-	}
+	l := &Lock{rank: rank, path: path, mode: mode, file: f}
+	l.cleanup = runtime.AddCleanup(l, func(p string) { panic("lock: " + p + " became unreachable while held") }, path)
+	return l, nil
 }
 
 // Release gives the lock back. It may be called once.

@@ -13,7 +13,9 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 )
 
 // TestMain makes this binary the other process: CTRD_TEST_DIR is its lock directory, its first argument
@@ -64,6 +66,36 @@ func role(d Dir, what string, args []string) {
 		for range counts {
 			count(take(Image, "counter", Exclusive), args[0])
 		}
+	case "callers":
+		var all sync.WaitGroup
+		for i := range callers {
+			all.Go(func() {
+				d := d
+				if i%2 == 0 {
+					d.Wait = time.Duration(i) * time.Millisecond
+				}
+				for n := 0; n < callerCounts; {
+					l, err := d.Acquire(context.Background(), nil, Image, "counter", Exclusive)
+					if isAborted(err) {
+						continue
+					}
+					must(err)
+					count(l, args[0])
+					n++
+				}
+			})
+		}
+		all.Wait()
+	case "many":
+		var all []*Lock
+		for i := range many {
+			all = append(all, take(Container, strconv.Itoa(i), Exclusive))
+		}
+		fmt.Println("held")
+		told()
+		for _, l := range all {
+			must(l.Release())
+		}
 	case "churn":
 		for i := range 150 {
 			churn(take, i, args[0])
@@ -102,7 +134,11 @@ func role(d Dir, what string, args []string) {
 	}
 }
 
-const counts = 100
+const (
+	counts       = 100
+	callers      = 12
+	callerCounts = 10
+)
 
 func count(l *Lock, path string) {
 	data, err := os.ReadFile(path)
