@@ -59,6 +59,8 @@ type Container struct {
 	// Etc is what the files in /etc say that are made at each start.
 	Etc        spec.Etc `json:"etc,omitzero"`
 	StopSignal string   `json:"stop_signal,omitempty"`
+	// CgroupParent is below which its cgroup is made.
+	CgroupParent string `json:"cgroup_parent,omitempty"`
 	// StopTimeout is how many seconds a stop waits before it kills: nil is the default, -1 no bound.
 	StopTimeout *int      `json:"stop_timeout,omitempty"`
 	Stdin       bool      `json:"stdin,omitempty"`         // stdin is kept open for clients

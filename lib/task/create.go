@@ -133,7 +133,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		DefaultSeccomp: made.DefaultSeccomp,
 		Join:           join, Etc: made.Etc,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, Transient: o.Transient,
-		LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
+		CgroupParent: o.CgroupParent, LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
 	}
 	if restart := container.RestartLabels(o.Restart); restart != nil {
 		maps.Copy(restart, o.Labels)

@@ -128,7 +128,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	}
 	err = errors.Join(taskdir.ReserveExit(made), taskdir.Write(made, taskdir.Record, taskdir.Task{
 		Incarnation: inc, Namespace: t.Namespace, ID: t.ID(), UID: t.Container.UID, Owner: owner,
-		Cgroup: cgroupPath(t.d, "", t.Namespace, t.ID()), Restart: container.RestartOf(t.Container.Labels), Created: time.Now().UTC(),
+		Cgroup: cgroupPath(t.d, t.Container.CgroupParent, t.Namespace, t.ID()), Restart: container.RestartOf(t.Container.Labels), Created: time.Now().UTC(),
 	}))
 	if o.Client && (t.Container.Transient || t.Container.Stdin) && err == nil {
 		t.client, err = lock.Hold(filepath.Join(made, taskdir.ClientLock))
