@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -342,6 +343,11 @@ func logsVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		t, err := one(cmd.Context(), g, args[0])
+		if errdefs.IsNotFound(err) {
+			if e := g.NotACount(cmd, "--tail "+g.Namespace+" shows the last lines"); e != nil {
+				return e
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -54,6 +54,11 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if len(all) == 0 {
+			if err := g.NotACount(cmd, "ctr-task ls | tail -n "+g.Namespace); err != nil {
+				return err
+			}
+		}
 		return table.PrintAll(slices.DeleteFunc(all, func(i task.Info) bool {
 			return running && i.Status != task.Running && i.Status != task.Paused ||
 				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels)
@@ -65,6 +70,9 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	cli.CompleteOption(cmd, "status", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	cli.CompleteOption(cmd, "label", cobra.NoFileCompletions)
 	table.Flags(cmd)
+	const all = "ls lists all containers; --running lists only those that run"
+	cli.ExplainAbsent(cmd, cli.Absent{"a": all, "all": all, "l": "ls lists all containers", "latest": "ls lists all containers", "last": "ls lists all containers",
+		"f": "there are --status, --running and --label", "filter": "there are --status, --running and --label", "no-trunc": "leave it out: nothing is cut"})
 	return cmd
 }
 

@@ -95,6 +95,15 @@ func (g *Global) Open() (*state.Dir, error) {
 	return d, err
 }
 
+// NotACount is for verbs of which docker's namesake takes a count with -n, when they have found nothing: if the
+// option -n was given a number, nothing is no answer. instead says how the count is given here.
+func (g *Global) NotACount(cmd *cobra.Command, instead string) error {
+	if _, err := strconv.ParseUint(g.Namespace, 10, 64); err != nil || !cmd.Flags().Changed("namespace") {
+		return nil
+	}
+	return Hint(Usagef("-n %s is the namespace %q, which has nothing to show", g.Namespace, g.Namespace), "%s", instead)
+}
+
 // OpenThere is Open for commands that look after a directory and so have nothing to do where there is none:
 // a root that was named and is not there is errdefs.ErrNotFound, instead of being made.
 func (g *Global) OpenThere() (*state.Dir, error) {
