@@ -82,8 +82,8 @@ type Runtime struct {
 	Name string `json:"name"`
 }
 
-// DefaultRuntime is the engine that ctr-shim embeds.
-const DefaultRuntime = "io.containerd.runc.v2"
+// DefaultRuntime is ctr-shim with the engine that it embeds.
+const DefaultRuntime = "io.containerd.ctr.v1"
 
 var (
 	records = state.Table[Container]{Name: "containers"}

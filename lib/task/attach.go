@@ -93,7 +93,7 @@ func (t *Task) Connect(ctx context.Context) error {
 // feed copies in to the container's stdin and closes that at the end. A container that reads no more is
 // no error.
 func (t *Task) feed(ctx context.Context, in io.Reader) error {
-	f, err := stdio.OpenWriter(filepath.Join(t.Dir(), taskdir.Stdin))
+	f, err := t.openStdin(ctx)
 	if errors.Is(err, os.ErrNotExist) && !t.Container.Stdin {
 		return fmt.Errorf("container %q was made without -i: it reads no input: %w", t.ID(), errdefs.ErrFailedPrecondition)
 	}
@@ -108,6 +108,23 @@ func (t *Task) feed(ctx context.Context, in io.Reader) error {
 		return c.CloseIO(ctx, &taskapi.CloseIORequest{ID: t.ID(), Stdin: true})
 	})
 	return nil
+}
+
+// openStdin opens the FIFO to write into. Ours has a reader as long as the task runs; that of a foreign shim
+// comes when it comes.
+func (t *Task) openStdin(ctx context.Context) (*os.File, error) {
+	for {
+		f, err := stdio.OpenWriter(filepath.Join(t.Dir(), taskdir.Stdin))
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return f, err
+		}
+		if v, e := t.view(ctx); e != nil || !v.Supervisor.Foreign || v.State != taskdir.Running && v.State != taskdir.Created {
+			return f, err
+		}
+		if e := pause(ctx, pollEvery/10); e != nil {
+			return nil, e
+		}
+	}
 }
 
 // pass copies in to a FIFO and closes it. That nobody reads any more is no error.

@@ -33,10 +33,20 @@ func cgroupPath(d *state.Dir, parent, ns, id string) string {
 	return filepath.Join("/", parent, "ctrd"+mark+"--"+ns+"--"+id)
 }
 
+// bundleDir is the OCI bundle: the task's directory, or of a foreign shim a directory below it with the
+// container's name, because containerd's shims find the bundle by that.
+func (t *Task) bundleDir() string {
+	if t.foreign {
+		return filepath.Join(t.Dir(), t.ID())
+	}
+	return t.Dir()
+}
+
 // bundle writes the OCI bundle and gives the request that creates the task from it, and whose namespaces it
 // shares.
-func (t *Task) bundle(ctx context.Context, o StartOptions) (*taskapi.CreateTaskRequest, []joined, error) {
-	dir := t.Dir()
+func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.CreateTaskRequest, []joined, error) {
+	t.foreign = r.foreign
+	dir := t.bundleDir()
 	req := &taskapi.CreateTaskRequest{ID: t.ID(), Bundle: dir}
 	var s *specs.Spec
 	err := t.d.View(ctx, func(tx *state.Tx) (err error) {
@@ -68,28 +78,37 @@ func (t *Task) bundle(ctx context.Context, o StartOptions) (*taskapi.CreateTaskR
 	if err != nil {
 		return nil, nil, err
 	}
+	if r.foreign {
+		if err := os.MkdirAll(filepath.Join(dir, taskdir.Rootfs), 0o711); err != nil {
+			return nil, nil, err
+		}
+	}
 	if err := os.WriteFile(filepath.Join(dir, taskdir.Config), data, 0o600); err != nil {
 		return nil, nil, err
 	}
-	shim, err := shimPath(o.Shim)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := spec.WriteFiles(dir, s, t.Container.Etc, shim); err != nil {
-		return nil, nil, err
-	}
-	if err := t.streams(req); err != nil {
+	if err := spec.WriteFiles(dir, s, t.Container.Etc, r.init); err != nil {
 		return nil, nil, err
 	}
 	req.Terminal = s.Process.Terminal
-	if !req.Terminal {
-		req.Stderr = req.Stdout
+	req.Options = t.options(r)
+	return req, shared, t.streams(req, r)
+}
+
+// options tells an engine's shim what to run and where its state goes: below the task's directory, so that no
+// two containers of one name, of whatever state directory, meet there.
+func (t *Task) options(r runtime) *taskapi.Any {
+	if !r.foreign && r.engine == "" {
+		return nil
 	}
-	return req, shared, nil
+	o := taskapi.RuncOptions{BinaryName: r.engine}
+	if r.foreign {
+		o.Root = filepath.Join(t.Dir(), taskdir.Engine)
+	}
+	return o.Any()
 }
 
 // streams makes the FIFO of stdin and the directory of the log, and names both in the request.
-func (t *Task) streams(req *taskapi.CreateTaskRequest) error {
+func (t *Task) streams(req *taskapi.CreateTaskRequest, r runtime) error {
 	c := t.Container
 	if c.Stdin {
 		req.Stdin = filepath.Join(t.Dir(), taskdir.Stdin)
@@ -102,5 +121,11 @@ func (t *Task) streams(req *taskapi.CreateTaskRequest) error {
 		return err
 	}
 	req.Stdout = log.String()
+	if r.foreign {
+		return t.foreignLog(req, log)
+	}
+	if !req.Terminal {
+		req.Stderr = req.Stdout
+	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -82,8 +83,10 @@ func (t *Task) stop(ctx context.Context, sig unix.Signal, grace time.Duration) e
 		return err
 	}
 	switch v.State {
-	case taskdir.None, taskdir.Stopped:
+	case taskdir.None:
 		return nil
+	case taskdir.Stopped:
+		return t.seeOff(ctx, v)
 	case taskdir.Creating, taskdir.Created, taskdir.Orphaned:
 		return t.End(ctx) // there is no program to ask
 	}
@@ -123,8 +126,11 @@ func stopSignal(name string) unix.Signal {
 // task that has ended is left as it is.
 func (t *Task) End(ctx context.Context) error {
 	v, err := t.view(ctx)
-	if err != nil || v.State == taskdir.None || v.State == taskdir.Stopped {
+	if err != nil || v.State == taskdir.None {
 		return err
+	}
+	if v.State == taskdir.Stopped {
+		return t.seeOff(ctx, v)
 	}
 	t.markStopping()
 	if v.State != taskdir.Orphaned {
@@ -172,8 +178,10 @@ func (t *Task) awaitEnd(ctx context.Context) error {
 			return err
 		}
 		switch v.State {
-		case taskdir.None, taskdir.Stopped:
+		case taskdir.None:
 			return nil
+		case taskdir.Stopped:
+			return t.seeOff(ctx, v)
 		case taskdir.Orphaned:
 			return t.rest(ctx)
 		}
@@ -208,6 +216,9 @@ func (t *Task) settle() (taskdir.View, error) {
 		return v, err
 	}
 	t.removeSocket(v.Supervisor)
+	if v.Supervisor.Foreign {
+		t.cleanForeign()
+	}
 	cg := t.cgroup(v)
 	if err := cgroup.Kill(cg); err != nil {
 		return v, err
@@ -235,8 +246,12 @@ func (t *Task) settle() (taskdir.View, error) {
 
 // removeSocket removes the socket of a supervisor that is gone, which does so itself unless it is killed.
 func (t *Task) removeSocket(s taskdir.Supervisor) {
-	if !s.Alive() {
-		os.Remove(t.d.Run("s", taskapi.SocketName(t.Dir())))
+	if s.Alive() {
+		return
+	}
+	os.Remove(t.d.Run("s", taskapi.SocketName(t.Dir())))
+	if path, ok := strings.CutPrefix(s.Address, "unix://"); ok && filepath.Dir(path) == t.d.Run("s") {
+		os.Remove(path)
 	}
 }
 
@@ -245,10 +260,16 @@ func (t *Task) discardDir() error {
 	if t.inc == "" {
 		return nil
 	}
-	if err := t.d.Trash(t.Dir()); err != nil {
+	if err := errors.Join(t.unmountForeign(), t.d.Trash(t.Dir())); err != nil {
 		return err
 	}
 	os.Remove(t.base()) // when nothing else is in it
 	t.inc = ""
 	return nil
+}
+
+// trashTasks moves all that there is of the container's tasks to the trash. None runs, and the caller holds the
+// container's lock.
+func (t *Task) trashTasks() error {
+	return errors.Join(t.unmountForeign(), t.d.Trash(t.base()))
 }

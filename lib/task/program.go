@@ -25,9 +25,18 @@ func (e *ProgramError) Unwrap() error { return e.Err }
 // programError recognises the failures that are the program's: ctr-shim marks them by their kind, and
 // their text begins as that of os/exec does.
 func programError(err error) error {
+	text := err.Error()
 	switch {
-	case !strings.HasPrefix(err.Error(), "exec: "):
+	case strings.HasPrefix(text, "exec: "):
+	case !strings.Contains(text, `exec: "`):
 		return err
+	// A foreign shim gives the engine's text alone.
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
+		return &ProgramError{127, err}
+	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"), strings.Contains(text, "exec format error"):
+		return &ProgramError{126, err}
+	}
+	switch {
 	case errdefs.IsNotFound(err):
 		return &ProgramError{127, err}
 	case errdefs.IsPermissionDenied(err), errdefs.IsInvalidArgument(err):

@@ -136,7 +136,7 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 		}
 	}
 	crash.Point("task.removed-snapshot")
-	if err := t.d.Trash(t.base()); err != nil {
+	if err := t.trashTasks(); err != nil {
 		return err
 	}
 	crash.Point("task.removed-task")
@@ -154,8 +154,13 @@ func (t *Task) awaitSupervisor(ctx context.Context) error {
 	defer cancel()
 	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
 		v, err := taskdir.Look(t.Dir())
-		if err != nil || v.State != taskdir.Stopped || !v.Supervised || v.Supervisor.Foreign {
+		if err != nil || v.State != taskdir.Stopped || !v.Supervised {
 			return err
+		}
+		if v.Supervisor.Foreign {
+			if err := t.dismiss(ctx, v); err != nil {
+				return err
+			}
 		}
 		if err := pause(ctx, wait); err != nil {
 			return fmt.Errorf("supervisor pid %d does not end: %w", v.Supervisor.PID, err)
@@ -287,5 +292,5 @@ func RemoveRest(ctx context.Context, d *state.Dir, ns, id string) (err error) {
 	if err != nil || v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped {
 		return err
 	}
-	return d.Trash(t.base())
+	return t.trashTasks()
 }

@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
@@ -24,9 +23,9 @@ import (
 
 // supervisor is one that this process has started.
 type supervisor struct {
-	cmd     *exec.Cmd
-	address string
-	reaped  chan struct{}
+	taskapi.Bootstrap
+	cmd    *exec.Cmd
+	reaped chan struct{}
 }
 
 // kill ends it and waits for that.
@@ -35,37 +34,37 @@ func (s *supervisor) kill() {
 	<-s.reaped
 }
 
-// spawn starts the supervisor and returns once it has said where it listens, on its stdout and in the form of
-// containerd's shims. It has its own session, its own mount namespace (the container's overlay mount never
-// shows in the host's table), and none of our files.
-func (t *Task) spawn(ctx context.Context, o StartOptions) (*supervisor, error) {
-	path, err := shimPath(o.Shim)
-	if err != nil {
-		return nil, err
-	}
-	dir := t.Dir()
-	cmd := exec.Command(path, "-namespace", t.Namespace, "-id", t.ID(), "-bundle", dir, "-sockets", t.d.Run("s"),
+// spawn starts the supervisor and returns once it has said where it listens, on its stdout as containerd's
+// shims do. It has its own session and none of our files. Ours has its own mount namespace, so that the
+// container's overlay mount never shows in the host's table.
+func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
+	cmd := exec.Command(r.shim, "-namespace", t.Namespace, "-id", t.ID(), "-bundle", t.bundleDir(), "-sockets", t.d.Run("s"),
 		"-events", t.d.Journal().Dir, "-root", t.d.Path(), "-state", t.d.Run(), "serve")
-	// One processor is enough to supervise; each more costs the supervisor memory as long as it lives.
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOMAXPROCS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
+	if r.foreign {
+		if err := t.startForeign(cmd); err != nil {
+			return nil, err
+		}
+	}
+	// One processor is enough to supervise; each more costs the supervisor memory as long as it lives.
+	cmd.Dir, cmd.Env = t.bundleDir(), append(append(os.Environ(), "GOMAXPROCS=1"), cmd.Env...)
 	s, answer, err := t.run(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}
 	said, err := taskapi.ParseBootstrap(answer)
 	if err == nil {
-		s.address = said.Address
+		s.Bootstrap = said
 		return s, nil
 	}
 	s.kill()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if text, _ := os.ReadFile(filepath.Join(dir, taskdir.ShimLog)); len(bytes.TrimSpace(text)) > 0 {
+	if text, _ := os.ReadFile(filepath.Join(t.Dir(), taskdir.ShimLog)); len(bytes.TrimSpace(text)) > 0 {
 		err = errors.New(string(bytes.TrimSpace(text)))
 	}
-	return nil, fmt.Errorf("supervisor %s: %w", path, err)
+	return nil, fmt.Errorf("shim %s: %w", r.shim, err)
 }
 
 // run starts a supervisor and reads what it says before it closes its stdout.
@@ -93,7 +92,7 @@ func (t *Task) run(ctx context.Context, cmd *exec.Cmd) (*supervisor, []byte, err
 	w.Close()
 	alive.File().Close() // not Release, which would let go for the supervisor, too
 	if err != nil {
-		return nil, nil, fmt.Errorf("supervisor: %w", err)
+		return nil, nil, fmt.Errorf("shim: %w", err)
 	}
 	s := &supervisor{cmd: cmd, reaped: make(chan struct{})}
 	go func() {
@@ -109,26 +108,7 @@ func (t *Task) run(ctx context.Context, cmd *exec.Cmd) (*supervisor, []byte, err
 		if ctx.Err() != nil {
 			return nil, nil, context.Cause(ctx)
 		}
-		return nil, nil, fmt.Errorf("supervisor %s, pid %d, has not said where it listens: %w", cmd.Path, cmd.Process.Pid, err)
+		return nil, nil, fmt.Errorf("shim %s, pid %d, has not said where it listens: %w", cmd.Path, cmd.Process.Pid, err)
 	}
 	return s, answer, nil
-}
-
-// shimPath finds ctr-shim: where it was named, beside this program, or on PATH.
-func shimPath(named string) (string, error) {
-	if named != "" {
-		return named, nil
-	}
-	self, err := os.Executable()
-	if err == nil {
-		path := filepath.Join(filepath.Dir(self), "ctr-shim")
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	path, err := exec.LookPath("ctr-shim")
-	if err != nil {
-		return "", fmt.Errorf("ctr-shim is neither beside %s nor on PATH: %w", self, errdefs.ErrNotFound)
-	}
-	return path, nil
 }

@@ -105,7 +105,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 			return nil, err
 		}
 	}
-	if err := t.d.Trash(t.base()); err != nil {
+	if err := now.trashTasks(); err != nil {
 		return nil, err
 	}
 	crash.Point("task.cleared")
@@ -152,6 +152,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 // task is gone again, and starting is let go.
 func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) (err error) {
 	crash.Point("task.reserved")
+	defer t.closeGiven()
 	var shim *supervisor
 	defer func() {
 		if err == nil {
@@ -160,20 +161,32 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		if shim != nil {
 			shim.kill()
 		}
+		if v, e := taskdir.Look(t.Dir()); e == nil && v.Supervisor.Foreign {
+			_ = t.dismiss(context.WithoutCancel(ctx), v)
+		}
 		starting.Release()
 		err = errors.Join(err, t.discard(ctx))
 	}()
-	req, shared, err := t.bundle(ctx, o)
+	r, err := findRuntime(t.Container.Runtime.Name, o.Shim)
+	if err != nil {
+		return err
+	}
+	req, shared, err := t.bundle(ctx, r, o)
 	if err != nil {
 		return err
 	}
 	crash.Point("task.bundle")
-	if shim, err = t.spawn(ctx, o); err != nil {
+	if shim, err = t.spawn(ctx, r); err != nil {
 		return err
 	}
 	crash.Point("task.spawned")
-	if err := t.dial(ctx, shim.address); err != nil {
-		return fmt.Errorf("supervisor: %w", err)
+	if err := t.dial(ctx, shim.Address); err != nil {
+		return fmt.Errorf("shim %s: %w", r.shim, err)
+	}
+	if r.foreign {
+		if err := t.introduce(ctx, shim.Bootstrap); err != nil {
+			return fmt.Errorf("shim %s: %w", r.shim, err)
+		}
 	}
 	var made *taskapi.CreateTaskResponse
 	err = t.bounded(ctx, t.patience(), func(ctx context.Context) error {
@@ -186,8 +199,13 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 	if err != nil {
 		return programError(err)
 	}
-	crash.Point("task.created")
 	t.pid = int(made.Pid)
+	if r.foreign {
+		if err := t.recordCreated(); err != nil {
+			return err
+		}
+	}
+	crash.Point("task.created")
 	return nil
 }
 
@@ -202,6 +220,9 @@ func (t *Task) begin(ctx context.Context) error {
 	})
 	if err != nil {
 		return programError(err)
+	}
+	if err := t.recordStarted(ctx); err != nil {
+		return err
 	}
 	crash.Point("task.started")
 	return nil

@@ -133,7 +133,7 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 }
 
 // view is taskdir.Look for this task. A foreign shim does not record the exit: one whose init process is gone
-// is asked.
+// is asked. Whoever acts on a task that has ended calls seeOff, which records the answer.
 func (t *Task) view(ctx context.Context) (taskdir.View, error) {
 	v, err := taskdir.Look(t.Dir())
 	if err != nil || !v.Supervisor.Foreign || v.State != taskdir.Running && v.State != taskdir.Created || v.Init.Alive() {

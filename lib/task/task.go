@@ -27,11 +27,13 @@ type Task struct {
 	Container container.Container // the record as it was when the handle was made
 	Namespace string
 
-	d      *state.Dir
-	inc    taskdir.Incarnation // empty: the container has no task
-	pid    int                 // of init, once this handle has created the task
-	api    *taskapi.Client     // nil until it is needed
-	client *lock.Held          // says that this process lives, to a task that depends on it
+	d       *state.Dir
+	inc     taskdir.Incarnation // empty: the container has no task
+	pid     int                 // of init, once this handle has created the task
+	api     *taskapi.Client     // nil until it is needed
+	foreign bool                // the task's shim is not ours
+	given   []*os.File          // write ends of FIFOs that a foreign shim is about to open
+	client  *lock.Held          // says that this process lives, to a task that depends on it
 }
 
 // ID is the container's id.

@@ -14,7 +14,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/tail"
-	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
@@ -49,7 +48,7 @@ func (t *Task) wait(ctx context.Context) (taskdir.Exit, error) {
 		}
 		switch v.State {
 		case taskdir.Stopped:
-			return v.Exit, nil
+			return v.Exit, t.seeOff(ctx, v)
 		case taskdir.None:
 			if ran {
 				return taskdir.Exit{}, fmt.Errorf("its task has been removed: %w", errdefs.ErrNotFound)
@@ -137,45 +136,6 @@ func (t *Task) waitExit(ctx context.Context, fd int) error {
 		return nil
 	}
 	return err
-}
-
-// awaitForeign has a foreign shim tell the exit and records it.
-func (t *Task) awaitForeign(ctx context.Context) error {
-	api, err := t.connect(ctx)
-	if err != nil {
-		return pause(ctx, pollEvery) // that a shim is dead shows in its process
-	}
-	w, err := api.Wait(ctx, &taskapi.WaitRequest{ID: t.ID()})
-	if err != nil {
-		api.Close()
-		t.api = nil
-		return pause(ctx, pollEvery)
-	}
-	t.recordExit(taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt})
-	return nil
-}
-
-// askExit asks a foreign shim whether the task has ended, and records it.
-func (t *Task) askExit(ctx context.Context) (exit taskdir.Exit, ended bool) {
-	short, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	api, err := t.connect(short)
-	if err != nil {
-		return exit, false
-	}
-	s, err := api.State(short, &taskapi.StateRequest{ID: t.ID()})
-	if err != nil || s.Status != taskapi.StatusStopped {
-		return exit, false
-	}
-	return taskdir.Exit{Status: int(s.ExitStatus), ExitedAt: s.ExitedAt}, true
-}
-
-// recordExit records what a foreign shim told. Whoever sees it first does; all say the same.
-func (t *Task) recordExit(e taskdir.Exit) {
-	if err := taskdir.WriteExit(t.Dir(), e); err != nil {
-		return // the shim still has it
-	}
-	_ = t.d.Journal().Append(t.Namespace, event.TaskExit{ContainerID: t.ID(), ID: t.ID(), ExitStatus: uint32(e.Status), ExitedAt: e.ExitedAt})
 }
 
 // exitEvent looks in the journal for the exit of a task that has been removed: the first of its container

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/stdio"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// A foreign shim keeps no files of a task. Whoever learns something from it writes that down for all: the
+// starter who its process is, that init exists and that it was started; whoever waits first, the exit.
+
+// startForeign makes the command the start of a foreign shim, which forks its server and ends (containerd,
+// docs/runtime-v2.md). The address stands for this task alone: shims name their socket after it, so that no two
+// incarnations share one.
+func (t *Task) startForeign(cmd *exec.Cmd) error {
+	address := filepath.Join(t.Dir(), "ctrd.sock")
+	cmd.Args = []string{cmd.Path, "-namespace", t.Namespace, "-id", t.ID(), "-address", address, "start"}
+	cmd.Env = []string{"GRPC_ADDRESS=" + address, "TTRPC_ADDRESS=" + address + ".ttrpc", "NAMESPACE=" + t.Namespace, "MAX_SHIM_VERSION=3"}
+	// Its mounts are the host's, as under containerd.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	params := taskapi.BootstrapParams{ID: t.ID(), Namespace: t.Namespace, GRPCAddress: address, TTRPCAddress: address + ".ttrpc", SocketDir: t.d.Run("s")}
+	cmd.Stdin = bytes.NewReader(params.Encode(t.options(runtime{foreign: true})))
+	// It opens what containerd makes a FIFO there, and takes a file as well.
+	log, err := os.OpenFile(filepath.Join(t.bundleDir(), "log"), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(log.Close(), os.MkdirAll(t.d.Run("s"), 0o700))
+}
+
+// foreignLog has a foreign shim's output written to our log, by ctr-shim as a logging program. The shim starts it
+// itself; but containerd's passes no stdin on then, so that with one it is started here, on FIFOs.
+func (t *Task) foreignLog(req *taskapi.CreateTaskRequest, log stdio.Log) error {
+	logger, err := beside(ourShim)
+	if err != nil {
+		return err
+	}
+	if req.Stdin == "" {
+		req.Stdout = "binary://" + logger + "?logger=&uri=" + url.QueryEscape(log.String())
+		if !req.Terminal {
+			req.Stderr = req.Stdout
+		}
+		return nil
+	}
+	ready, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	defer w.Close()
+	cmd := exec.Command(logger, "logger", "", "uri", log.String())
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Setsid: true}
+	for _, name := range []string{"stdout", "stderr"} {
+		path := filepath.Join(t.Dir(), name)
+		if err := stdio.MakeFIFO(path); err != nil {
+			return err
+		}
+		r, w, err := stdio.OpenBoth(path)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		t.given = append(t.given, w) // the logger goes on until the shim has opened it
+		cmd.ExtraFiles = append(cmd.ExtraFiles, r)
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, w)
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("logger: %w", err)
+	}
+	go cmd.Wait()
+	req.Stdout = filepath.Join(t.Dir(), "stdout")
+	if !req.Terminal {
+		req.Stderr = filepath.Join(t.Dir(), "stderr")
+	}
+	w.Close()
+	_, err = ready.Read(make([]byte, 1))
+	return err
+}
+
+// closeGiven closes what a foreign shim has opened itself by now.
+func (t *Task) closeGiven() {
+	for _, f := range t.given {
+		f.Close()
+	}
+	t.given = nil
+}
+
+// unmountForeign takes away what a foreign shim has mounted below the task's directory and not unmounted. The
+// directory is never deleted through a mount of a snapshot.
+func (t *Task) unmountForeign() error {
+	rootfs := filepath.Join(t.Dir(), t.ID(), taskdir.Rootfs)
+	if _, err := os.Lstat(rootfs); err != nil {
+		return nil
+	}
+	return mount.Unmount(rootfs, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+}
+
+// introduce writes down who the foreign shim is.
+func (t *Task) introduce(ctx context.Context, b taskapi.Bootstrap) error {
+	return t.bounded(ctx, answerWithin, func(ctx context.Context) error {
+		who, err := t.api.Connect(ctx, &taskapi.ConnectRequest{ID: t.ID()})
+		if err != nil {
+			return err
+		}
+		p, err := taskdir.ProcessOf(int(who.ShimPid))
+		if err != nil {
+			return err
+		}
+		return taskdir.Write(t.Dir(), taskdir.Shim, taskdir.Supervisor{Process: p, Address: b.Address, Version: b.Version, Foreign: true})
+	})
+}
+
+// recordCreated writes down the init process of a foreign shim's task.
+func (t *Task) recordCreated() error {
+	p, err := taskdir.ProcessOf(t.pid)
+	if err != nil {
+		return err
+	}
+	return taskdir.Write(t.Dir(), taskdir.Init, p)
+}
+
+// recordStarted writes down that a foreign shim's task was started; ours does so itself.
+func (t *Task) recordStarted(context.Context) error {
+	var s taskdir.Supervisor
+	if known, err := taskdir.Read(t.Dir(), taskdir.Shim, &s); err != nil || !known || !s.Foreign {
+		return err
+	}
+	if err := taskdir.Write(t.Dir(), taskdir.Begun, taskdir.Started{At: time.Now().UTC()}); err != nil {
+		return err
+	}
+	_ = t.d.Journal().Append(t.Namespace, event.TaskStart{ContainerID: t.ID(), Pid: uint32(t.pid)})
+	return nil
+}
+
+// awaitForeign has a foreign shim tell the exit and records it.
+func (t *Task) awaitForeign(ctx context.Context) error {
+	api, err := t.connect(ctx)
+	if err != nil {
+		return pause(ctx, pollEvery) // that a shim is dead shows in its process
+	}
+	w, err := api.Wait(ctx, &taskapi.WaitRequest{ID: t.ID()})
+	if err != nil {
+		api.Close()
+		t.api = nil
+		return pause(ctx, pollEvery)
+	}
+	return t.recordExit(ctx, taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt})
+}
+
+// askExit asks a foreign shim whether the task has ended.
+func (t *Task) askExit(ctx context.Context) (exit taskdir.Exit, ended bool) {
+	short, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	api, err := t.connect(short)
+	if err != nil {
+		return exit, false
+	}
+	s, err := api.State(short, &taskapi.StateRequest{ID: t.ID()})
+	if err != nil || s.Status != taskapi.StatusStopped {
+		return exit, false
+	}
+	return taskdir.Exit{Status: int(s.ExitStatus), ExitedAt: s.ExitedAt}, true
+}
+
+// seeOff is called for a task that has ended: of a foreign shim it records the exit and lets the shim go.
+func (t *Task) seeOff(ctx context.Context, v taskdir.View) error {
+	if !v.Supervisor.Foreign || !v.Supervised {
+		return nil
+	}
+	return t.recordExit(ctx, v.Exit)
+}
+
+// recordExit records what a foreign shim told and lets the shim go. Whoever learns it first does so; all say
+// the same.
+func (t *Task) recordExit(ctx context.Context, e taskdir.Exit) error {
+	l, err := t.lock(ctx)
+	if errdefs.IsNotFound(err) {
+		return nil // it is being removed
+	}
+	if err != nil {
+		return err
+	}
+	v, err := taskdir.Look(t.Dir())
+	if err == nil && v.State != taskdir.Stopped && v.State != taskdir.None {
+		if err = taskdir.WriteExit(t.Dir(), e); err == nil {
+			_ = t.d.Journal().Append(t.Namespace, event.TaskExit{
+				ContainerID: t.ID(), ID: t.ID(), Pid: uint32(v.Init.PID), ExitStatus: uint32(e.Status), ExitedAt: e.ExitedAt,
+			})
+		}
+	}
+	if err = errors.Join(err, l.Release()); err != nil {
+		return err
+	}
+	return t.dismiss(ctx, v)
+}
+
+// dismiss has a foreign shim delete the task that has ended, and end itself; one that does not is killed.
+func (t *Task) dismiss(ctx context.Context, v taskdir.View) error {
+	fd := v.Supervisor.Open()
+	if fd < 0 {
+		return nil
+	}
+	defer unix.Close(fd)
+	short, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if api, err := taskapi.Dial(short, v.Supervisor.Address); err == nil {
+		_, _ = api.Delete(short, &taskapi.DeleteRequest{ID: t.ID()})
+		_ = api.Shutdown(short, &taskapi.ShutdownRequest{ID: t.ID()})
+		api.Close()
+	}
+	if poll(short, fd) != nil && ctx.Err() == nil {
+		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		_ = poll(ctx, fd)
+	}
+	t.removeSocket(v.Supervisor)
+	return ctx.Err()
+}
+
+// poll waits until the descriptor is readable: for a pidfd, until the process has ended.
+func poll(ctx context.Context, fd int) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(pollEvery/time.Millisecond))
+		if n > 0 || err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// cleanForeign has a foreign shim's program clean up what a shim that was killed has left: containerd's `delete`.
+func (t *Task) cleanForeign() {
+	r, err := findRuntime(t.Container.Runtime.Name, "")
+	bundle := filepath.Join(t.Dir(), t.ID())
+	if err != nil || !r.foreign {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endWithin)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.shim, "-namespace", t.Namespace, "-id", t.ID(), "-address", filepath.Join(t.Dir(), "ctrd.sock"), "-bundle", bundle, "delete")
+	cmd.Dir = bundle
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	cmd.WaitDelay = time.Second
+	_ = cmd.Run() // what it leaves, the cgroup tells
+}

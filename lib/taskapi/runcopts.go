@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package taskapi
+
+import "google.golang.org/protobuf/encoding/protowire"
+
+// RuncOptionsURL is the type of [RuncOptions] in an Any.
+const RuncOptionsURL = "containerd.runc.v1.Options"
+
+// RuncOptions are what a shim of a runc-like engine takes with Create (containerd/api,
+// types/runc/options/oci.proto).
+type RuncOptions struct {
+	BinaryName    string // name or path of the engine
+	Root          string // the engine's state directory
+	SystemdCgroup bool
+}
+
+// Any is the message as it is sent.
+func (o RuncOptions) Any() *Any {
+	var b []byte
+	for num, text := range map[protowire.Number]string{6: o.BinaryName, 7: o.Root} {
+		if text != "" {
+			b = protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), text)
+		}
+	}
+	if o.SystemdCgroup {
+		b = protowire.AppendVarint(protowire.AppendTag(b, 9, protowire.VarintType), 1)
+	}
+	return &Any{TypeURL: RuncOptionsURL, Value: b}
+}
