@@ -88,6 +88,8 @@ func (g *Global) Open() (*state.Dir, error) {
 	}
 	d, err := state.Open(state.Config{Root: g.Root, State: g.State, Wait: g.Wait, Waiting: func(b *lock.BusyError) {
 		Say("waiting: %v", b)
+	}, Warn: func(err error) {
+		Say("warning: %v", err)
 	}})
 	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
 		err = Hint(err, "run it as root, or name directories of your own with --root and --state")

@@ -7,11 +7,14 @@
 //
 // <state>/events/<first sequence number, 20 digits>: segments of JSON lines, one [Event] a line. A
 // segment ends at about one MiB; the newest eight are kept, so a reader that was away too long finds a
-// gap in the sequence numbers and must look at the state instead.
+// gap in the sequence numbers and must look at the state instead. <state>/events/lost has a byte for each
+// event that could not be appended.
 //
 // # Locks
 //
 // Appending takes the lock <state>/events/database/journal for the length of one write. Reading takes nothing.
+// No deed waits long for the lock: an event that cannot be appended within the [Patience] of its process
+// is lost. Its number is left out, and the next event says how many were lost.
 //
 // # After a crash
 //

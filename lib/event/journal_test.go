@@ -300,6 +300,74 @@ func TestDamagedLine(t *testing.T) {
 	}
 }
 
+// Lost events leave a gap of their number, over the change of segments too, and once.
+func TestLost(t *testing.T) {
+	for _, empty := range []bool{false, true} {
+		j := Journal{Dir: filepath.Join(t.TempDir(), "events")}
+		if !empty {
+			add(t, j, "1")
+		} else if err := os.Mkdir(j.Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		first := last(t, j)
+		j.lose(3, nil)
+		add(t, j, "x", "y")
+		if n := last(t, j); n != first+5 {
+			t.Errorf("empty %v: last %d, want %d", empty, n, first+5)
+		}
+		j.lose(2, nil)
+		write(t, filepath.Join(j.Dir, segmentName(first+6)), "") // killed after it was made
+		add(t, j, "z")
+		if n := last(t, j); n != first+8 {
+			t.Errorf("empty %v: last %d, want %d", empty, n, first+8)
+		}
+		for e, err := range j.Read(t.Context(), first+7, false) {
+			if err != nil || e.Field("id") != "z" || e.Lost != 5 {
+				t.Errorf("empty %v: %+v, %v", empty, e, err)
+			}
+		}
+	}
+}
+
+// Finding a place reads little, whatever the size of the lines.
+func TestSeek(t *testing.T) {
+	for _, size := range []int{1, 1 << 10, 100 << 10} {
+		j := Journal{Dir: t.TempDir()}
+		const batch = 50
+		n := uint64(0)
+		for {
+			var all []Payload
+			for range batch {
+				all = append(all, large("x", size))
+			}
+			if err := j.Append("default", all...); err != nil {
+				t.Fatal(err)
+			}
+			n += batch
+			if st, err := os.Stat(segment(t, j)); err != nil || st.Size() > segmentSize-128<<10 {
+				break
+			}
+		}
+		f, err := os.Open(segment(t, j))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for since := uint64(0); since <= n; since += 1 + n/17 {
+			offset, err := seek(f, since)
+			if err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, readSize)
+			k, _ := f.ReadAt(buf, offset)
+			seq, ok := parseSeq(buf[:k])
+			if before := since - min(since, readSize/uint64(size)+2); !ok || seq > since+1 || seq < before {
+				t.Errorf("lines of %d: since %d: begins at %d, %v", size, since, seq, ok)
+			}
+		}
+	}
+}
+
 // Following sees what is there, then what others append as they do, and ends with its context.
 func TestFollow(t *testing.T) {
 	j := Journal{Dir: filepath.Join(t.TempDir(), "events")}
@@ -367,6 +435,9 @@ func FuzzParse(f *testing.F) {
 		}
 		e.Field("container_id")
 		Decode[TaskExit](e)
+		if seq, ok := parseSeq(line); ok && seq != e.Seq && bytes.Count(line, []byte("seq")) == 1 {
+			t.Errorf("%q: number %d, read quickly %d", line, e.Seq, seq)
+		}
 		again, err := json.Marshal(e)
 		if err != nil {
 			if y := e.Time.Year(); y < 0 || y > 9999 {

@@ -6,7 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 // TestMain makes this binary a process that appends: CTRD_TEST_DIR is the journal, the first argument
@@ -14,6 +19,16 @@ import (
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("CTRD_TEST_DIR"); dir != "" {
 		j := Journal{Dir: dir}
+		if os.Args[1] == "stop" {
+			t := j.Turn()
+			fmt.Println("stopped", t.held != nil)
+			syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			if err := t.Append(Entry{"default", ContainerDelete{ID: "late"}}); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
 		for i := range appends {
 			var batch []Payload
 			for k := range 1 + i%3 {
@@ -33,6 +48,66 @@ func TestMain(m *testing.M) {
 }
 
 const appends = 200
+
+// While a holder of the journal's lock is stopped, each append ends, all of them together when their patience
+// does. What is lost is told once, counted, and shows as a gap and in the next event; then the patience is new.
+func TestStoppedHolder(t *testing.T) {
+	j := Journal{Dir: t.TempDir(), Patience: &Patience{Total: 200 * time.Millisecond}}
+	told := 0
+	j.Patience.Lost = func(err error) {
+		told++
+		if !errdefs.IsAborted(err) {
+			t.Error(err)
+		}
+	}
+	add(t, j, "first")
+	p := exec.Command("/proc/self/exe", "stop")
+	p.Env = append(os.Environ(), "CTRD_TEST_DIR="+j.Dir)
+	p.Stderr = os.Stderr
+	out, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer p.Process.Kill()
+	var held bool
+	if _, err := fmt.Fscanln(out, new(string), &held); err != nil || !held {
+		t.Fatalf("the other process has its turn: %v, %v", held, err)
+	}
+	const lost = 1000 // ten seconds for each were three hours
+	for range lost / 2 {
+		if err := j.Append("default", ContainerDelete{}, ContainerDelete{}); !errdefs.IsAborted(err) {
+			t.Fatal(err)
+		}
+	}
+	if told != 1 {
+		t.Errorf("told %d times", told)
+	}
+	if left := j.Patience.left(); left != minWait {
+		t.Errorf("patience for %s is left", left)
+	}
+	p.Process.Signal(syscall.SIGCONT)
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	j.Patience.spent = 0 // it may take the other process longer to let go than a spent patience
+	add(t, j, "last")
+	if left := j.Patience.left(); left != j.Patience.Total {
+		t.Errorf("patience for %s after a success", left)
+	}
+	var got []string
+	for e, err := range j.Read(t.Context(), 0, false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprint(e.Seq, e.Lost, e.Field("id")))
+	}
+	if want := []string{"1 0first", "1002 1000late", "1003 1000last"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
 
 // Processes append at once while one follows: the follower and a later reader see the same, without a
 // gap over several segments, the events of each process in its order, and those of one append together.

@@ -12,8 +12,8 @@ import (
 const (
 	// maxEvents bounds the events that wait for a journal that cannot be written.
 	maxEvents = 1024
-	// lastEvents bounds how long the end of the supervisor waits for them.
-	lastEvents = 2 * time.Second
+	// lastEvents bounds how long the end of the supervisor waits for them: a `run --rm` waits for that end.
+	lastEvents = time.Second / 2
 )
 
 // publisher appends events to the journal in order, without anybody waiting for its lock.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/lock"
 )
 
@@ -75,47 +76,68 @@ func (d *Dir) update(ctx context.Context, outer *lock.Lock, durable bool, fn fun
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Release()) }()
-	return guard(path, func() error { return d.commit(path, durable, fn) })
+	var events []event.Entry
+	defer func() {
+		// The place in the journal is taken before the next commit can be made, and used after.
+		publish := d.publisher(events)
+		err = errors.Join(err, l.Release())
+		publish()
+	}()
+	return guard(path, func() (err error) {
+		events, err = d.commit(path, durable, fn)
+		return err
+	})
 }
 
-// commit opens, changes and closes one database under its lock, then publishes the events.
-func (d *Dir) commit(path string, durable bool, fn func(*Tx) error) (err error) {
+// publisher takes the next place in the journal, and returns what appends the events there. They tell of a
+// change that is committed, so one that cannot be appended must not make the change look undone: see the
+// crash rules of lib/event.
+func (d *Dir) publisher(events []event.Entry) func() {
+	if len(events) == 0 {
+		return func() {}
+	}
+	turn := d.Journal().Turn()
+	return func() {
+		_ = turn.Append(events...) // Config.Warn is told
+	}
+}
+
+// commit opens, changes and closes one database under its lock. It returns the events of what is committed.
+func (d *Dir) commit(path string, durable bool, fn func(*Tx) error) (events []event.Entry, err error) {
 	db, err := openWrite(path, durable)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	w, err := db.Begin(true)
 	if err != nil {
-		return fmt.Errorf("database %s: %w", path, err)
+		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
 	defer w.Rollback()
 	tx := &Tx{d: d, write: w, durable: durable}
 	defer tx.close()
 	if err := checkSchema(w, path); err != nil {
-		return err
+		return nil, err
 	}
 	if err := fn(tx); err != nil {
-		return err
+		return nil, err
 	}
 	if tx.writes == 0 && tx.removes == 0 {
-		return nil
+		return nil, nil
 	}
 	crash.Point("state.before-commit")
 	if err := w.Commit(); err != nil {
 		err = fmt.Errorf("database %s: commit: %w", path, err)
 		if errors.Is(err, unix.ENOSPC) && durable && tx.writes == 0 {
-			return fmt.Errorf("%w: %w", errReserve, err)
+			return nil, fmt.Errorf("%w: %w", errReserve, err)
 		}
-		return err
+		return nil, err
 	}
 	crash.Point("state.after-commit")
 	if durable {
 		d.keepReserve()
 	}
-	tx.publish()
-	return nil
+	return tx.events, nil
 }
 
 var errReserve = errors.New("disk full")

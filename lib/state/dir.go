@@ -33,6 +33,8 @@ type Config struct {
 	Wait  time.Duration // see lock.Dir.Wait
 	// Waiting, when set, hears of a wait that has lasted two seconds.
 	Waiting func(*lock.BusyError)
+	// Warn, when set, hears of what went wrong beside a deed that was done, such as events that are lost.
+	Warn func(error)
 }
 
 // Dir is an open state directory. It holds no lock and no file of the directory open; copies of the
@@ -41,6 +43,8 @@ type Dir struct {
 	root, state string
 	locks       lock.Dir
 	snapshots   snapshots
+	patience    event.Patience
+	warn        func(error)
 }
 
 // Open makes what is missing of the two directories and, in the first command after a boot, throws away
@@ -48,7 +52,14 @@ type Dir struct {
 // directories of which one is the other, or lies below one of its names, are errdefs.ErrInvalidArgument; a state
 // directory with names as ctrd makes them, but without a stamp, is errdefs.ErrFailedPrecondition.
 func Open(c Config) (*Dir, error) {
-	d := &Dir{root: c.Root, state: c.State}
+	d := &Dir{root: c.Root, state: c.State, warn: c.Warn}
+	if d.warn == nil {
+		d.warn = func(error) {}
+	}
+	d.patience.Lost = d.warn
+	if d.patience.Total = maxPatience; c.Wait >= 0 {
+		d.patience.Total = min(max(c.Wait, minPatience), maxPatience)
+	}
 	if d.root == "" {
 		d.root = DefaultRoot
 	}
@@ -117,14 +128,16 @@ func (d *Dir) Lock(ctx context.Context, outer *lock.Lock, rank lock.Rank, name s
 	return d.locks.Acquire(ctx, outer, rank, name, mode)
 }
 
-// Journal is the event journal of this state directory.
+// Journal is the event journal of this state directory. All appends together wait a second for a lock of
+// it that is not had, or as long as Config.Wait says if that is less: an event that comes too late is lost.
 func (d *Dir) Journal() event.Journal {
-	j := event.Journal{Dir: d.Run("events"), Wait: d.locks.Wait}
-	if d.locks.Wait == 0 {
-		j.Wait = 1 // the least
-	}
-	return j
+	return event.Journal{Dir: d.Run("events"), Patience: &d.patience}
 }
+
+const (
+	maxPatience = time.Second
+	minPatience = 100 * time.Millisecond // in which any number of others append
+)
 
 // BootID is the kernel's random id of this boot.
 var BootID = sync.OnceValues(func() (string, error) {

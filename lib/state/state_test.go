@@ -53,6 +53,10 @@ func TestMain(m *testing.M) {
 			check(d.Update(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "counter") }))
 			check(d.UpdateRun(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "fleeting") }))
 		}
+	case "stop-in-journal":
+		mustOpenEnv().Journal().Turn()
+		fmt.Println("stopped")
+		check(syscall.Kill(os.Getpid(), syscall.SIGSTOP))
 	case "stop-in-update":
 		check(mustOpenEnv().Update(context.Background(), nil, func(tx *state.Tx) error {
 			check(bump(tx, "counter"))
@@ -81,7 +85,7 @@ func bump(tx *state.Tx, key string) error {
 		return err
 	}
 	v.N++
-	tx.Emit("default", event.ImageCreate{Name: key})
+	tx.Emit("default", event.ImageCreate{Name: fmt.Sprint(key, " ", v.N)})
 	return things.Put(tx, "default", key, v)
 }
 
@@ -144,6 +148,7 @@ func TestManyWriters(t *testing.T) {
 		t.Errorf("fleeting is %d, want %d", n, 8*25)
 	}
 	next := uint64(1)
+	counted := map[string]int{}
 	for e, err := range d.Journal().Read(context.Background(), 0, false) {
 		if err != nil {
 			t.Fatal(err)
@@ -152,6 +157,12 @@ func TestManyWriters(t *testing.T) {
 			t.Fatalf("event %d follows %d", e.Seq, next-1)
 		}
 		next++
+		var key string
+		var n int
+		if _, err := fmt.Sscan(e.Field("name"), &key, &n); err != nil || n != counted[key]+1 {
+			t.Fatalf("event %q follows %d, %v", e.Field("name"), counted[key], err)
+		}
+		counted[key] = n
 	}
 	if next != 2*8*25+1 {
 		t.Errorf("%d events, want %d", next-1, 2*8*25)
@@ -207,6 +218,42 @@ func TestStoppedWriter(t *testing.T) {
 	}
 	if n := get(t, d, "counter"); n != 2 {
 		t.Errorf("counter is %d, want 2", n)
+	}
+}
+
+// While a holder of the journal's lock is stopped, commits are made and others can commit, the events are
+// lost, and that is told.
+func TestStoppedJournal(t *testing.T) {
+	var told []error
+	root, run := t.TempDir(), t.TempDir()
+	d, err := state.Open(state.Config{Root: root, State: run, Wait: -1, Warn: func(err error) { told = append(told, err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := process(d, "stop-in-journal")
+	out, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		p.Process.Kill()
+		p.Wait()
+	}()
+	fmt.Fscanln(out, new(string))
+	const commits = 200 // of which each would wait ten seconds
+	for range commits {
+		if err := d.UpdateRun(t.Context(), nil, func(tx *state.Tx) error { return bump(tx, "counter") }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := get(t, d, "counter"); n != commits {
+		t.Errorf("counter is %d", n)
+	}
+	if len(told) != 1 || !strings.Contains(told[0].Error(), fmt.Sprintf("pid %d", p.Process.Pid)) {
+		t.Errorf("told %v", told)
 	}
 }
 

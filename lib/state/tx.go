@@ -20,12 +20,7 @@ type Tx struct {
 		opened bool
 	}
 	writes, removes int
-	events          []pending
-}
-
-type pending struct {
-	ns      string
-	payload event.Payload
+	events          []event.Entry
 }
 
 // Dir is the state directory of this transaction.
@@ -36,25 +31,7 @@ func (tx *Tx) Durable() bool { return tx.durable }
 
 // Emit appends an event to the journal when the transaction has been committed.
 func (tx *Tx) Emit(ns string, p event.Payload) {
-	tx.events = append(tx.events, pending{ns, p})
-}
-
-// publish appends what Emit collected, in order. The change is committed by now, so a journal that
-// cannot be written (its tmpfs is full) must not make it look undone: see the crash rules of lib/event.
-func (tx *Tx) publish() {
-	j := tx.d.Journal()
-	for len(tx.events) > 0 {
-		n := 1
-		for n < len(tx.events) && tx.events[n].ns == tx.events[0].ns {
-			n++
-		}
-		payloads := make([]event.Payload, n)
-		for i, e := range tx.events[:n] {
-			payloads[i] = e.payload
-		}
-		_ = j.Append(tx.events[0].ns, payloads...)
-		tx.events = tx.events[n:]
-	}
+	tx.events = append(tx.events, event.Entry{Namespace: ns, Payload: p})
 }
 
 // db gives the transaction on meta.db (durable) or run.db: the writing one, or a copy opened at the

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package event
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/lock"
+)
+
+const (
+	maxWait  = 10 * time.Second      // without Patience
+	turnWait = 20 * time.Millisecond // in Turn
+	minWait  = time.Millisecond      // when the patience is at its end
+)
+
+// Patience is how long the appends that share it wait for a lock that is not had, all together: what one
+// has waited in vain is not waited again by the next. An append that has had the lock renews it.
+type Patience struct {
+	Total time.Duration
+	// Lost, when set, is told of events that could not be appended, once.
+	Lost func(error)
+
+	mu    sync.Mutex
+	spent time.Duration
+	told  sync.Once
+}
+
+// left is how long the next append may wait.
+func (p *Patience) left() time.Duration {
+	if p == nil {
+		return maxWait
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(p.Total-p.spent, minWait)
+}
+
+// waited notes a wait.
+func (p *Patience) waited(took time.Duration, got bool) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.spent += took; got {
+		p.spent = 0
+	}
+}
+
+// An Entry is an event that is to be appended.
+type Entry struct {
+	Namespace string
+	Payload   Payload
+}
+
+// A Turn is a place in the order of appends. It must be ended by Append.
+type Turn struct {
+	journal Journal
+	held    *lock.Lock // nil: the turn has not come
+}
+
+// Turn takes the next place, if it can be had within twenty milliseconds. A writer takes it before it lets
+// others commit, so that the journal has the events of commits in the order of the commits.
+func (j Journal) Turn() *Turn {
+	t := &Turn{journal: j}
+	_ = t.take(min(turnWait, j.Patience.left())) // Append tries again
+	return t
+}
+
+func (t *Turn) take(wait time.Duration) (err error) {
+	start := time.Now()
+	t.held, err = lock.Dir{Path: t.journal.Dir, Wait: wait}.Acquire(context.Background(), nil, lock.Database, "journal", lock.Exclusive)
+	t.journal.Patience.waited(time.Since(start), err == nil)
+	return err
+}
+
+// Append adds the payloads to the journal in this order. See [Turn.Append].
+func (j Journal) Append(ns string, payloads ...Payload) error {
+	entries := make([]Entry, len(payloads))
+	for i, p := range payloads {
+		entries[i] = Entry{ns, p}
+	}
+	return (&Turn{journal: j}).Append(entries...)
+}
+
+// Append adds the entries to the journal in this order, numbered without a gap, and ends the turn. A turn
+// that has not come is waited for as long as the journal's patience lasts. Entries that cannot be added are
+// lost: they are counted, and the next event that is added says so.
+func (t *Turn) Append(entries ...Entry) (err error) {
+	j := t.journal
+	defer func() {
+		if t.held != nil {
+			err = errors.Join(err, t.held.Release())
+		}
+		if err != nil {
+			err = fmt.Errorf("event journal: events are lost (%d): %w", len(entries), err)
+			j.lose(len(entries), err)
+		}
+	}()
+	if len(entries) == 0 {
+		return nil
+	}
+	if t.held == nil {
+		if err := t.take(j.Patience.left()); err != nil {
+			return err
+		}
+	}
+	f, next, lost, err := j.tail()
+	if err != nil {
+		return err
+	}
+	lines, err := format(entries, next, lost)
+	if err == nil {
+		_, err = f.Write(lines)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// format makes the lines of entries, the first of which has the number next.
+func format(entries []Entry, next, lost uint64) ([]byte, error) {
+	var buf bytes.Buffer
+	for _, e := range entries {
+		data, err := json.Marshal(e.Payload)
+		if err != nil {
+			return nil, fmt.Errorf("event %s: %w", e.Payload.Topic(), err)
+		}
+		line, err := json.Marshal(Event{Seq: next, Time: time.Now().UTC(), Namespace: e.Namespace, Topic: e.Payload.Topic(),
+			Type: e.Payload.Type(), Data: data, Lost: lost})
+		if err != nil {
+			return nil, fmt.Errorf("event %s: %w", e.Payload.Topic(), err)
+		}
+		buf.Write(append(line, '\n'))
+		next++
+	}
+	return buf.Bytes(), nil
+}
+
+// lostName is a file that has a byte for each event that was lost. It only grows, so that nobody needs a
+// lock to add to it.
+const lostName = "lost"
+
+// lose counts events that are lost, as far as that can be written, and tells of them.
+func (j Journal) lose(n int, err error) {
+	if f, err := os.OpenFile(filepath.Join(j.Dir, lostName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
+		_, _ = f.Write(bytes.Repeat([]byte{'.'}, n)) // where there is no room even for this, the caller is told
+		f.Close()
+	}
+	if p := j.Patience; p != nil && p.Lost != nil {
+		p.told.Do(func() { p.Lost(err) })
+	}
+}
+
+func (j Journal) lost() uint64 {
+	st, err := os.Stat(filepath.Join(j.Dir, lostName))
+	if err != nil {
+		return 0
+	}
+	return uint64(st.Size())
+}
+
+// tail opens the segment to append to, with what a killed append left cut off, and tells the next
+// sequence number and how many events were lost so far. The numbers of lost events are left out.
+func (j Journal) tail() (f *os.File, next, lost uint64, err error) {
+	names, err := j.segments()
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	lost = j.lost()
+	if len(names) == 0 {
+		f, err := j.create(1 + lost)
+		return f, 1 + lost, lost, err
+	}
+	last := names[len(names)-1]
+	f, err = os.OpenFile(filepath.Join(j.Dir, last), os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	prev, size, err := lastEvent(f, last)
+	if err == nil {
+		err = cut(f, size)
+	}
+	if err == nil && size == 0 {
+		prev, err = j.lastBefore(names)
+	}
+	next = prev.Seq + 1
+	if lost > prev.Lost {
+		next += lost - prev.Lost
+	}
+	if err == nil && size < segmentSize {
+		return f, next, lost, nil
+	}
+	f.Close()
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	for ; len(names) >= segments; names = names[1:] {
+		os.Remove(filepath.Join(j.Dir, names[0]))
+	}
+	f, err = j.create(next)
+	return f, next, lost, err
+}
+
+func (j Journal) create(seq uint64) (*os.File, error) {
+	return os.OpenFile(filepath.Join(j.Dir, segmentName(seq)), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+}
+
+// cut removes the rest of a killed append, which is all that is beyond the last newline.
+func cut(f *os.File, size int64) error {
+	st, err := f.Stat()
+	if err != nil || st.Size() == size {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+// lastBefore gives the last event of the segments before the last one. Where there are none, that
+// segment's name says how far they went.
+func (j Journal) lastBefore(names []string) (Event, error) {
+	for i := len(names) - 2; i >= 0; i-- {
+		f, err := os.Open(filepath.Join(j.Dir, names[i]))
+		if err != nil {
+			return Event{}, err
+		}
+		e, size, err := lastEvent(f, names[i])
+		f.Close()
+		if size > 0 || err != nil {
+			return e, err
+		}
+	}
+	first, err := strconv.ParseUint(names[len(names)-1], 10, 64)
+	if err != nil || first == 0 {
+		return Event{}, fmt.Errorf("segment %s: %w", names[len(names)-1], errdefs.ErrDataLoss)
+	}
+	return Event{Seq: first - 1, Lost: j.lost()}, nil
+}
+
+// lastEvent reads the last whole line of a segment, and tells where that ends: at 0 when there is none.
+func lastEvent(f *os.File, name string) (e Event, size int64, err error) {
+	st, err := f.Stat()
+	if err != nil {
+		return e, 0, err
+	}
+	for chunk := int64(4 << 10); ; chunk *= 16 {
+		start := max(0, st.Size()-chunk)
+		buf := make([]byte, st.Size()-start)
+		if n, err := f.ReadAt(buf, start); err == io.EOF {
+			buf = buf[:n] // cut off by an append meanwhile
+		} else if err != nil {
+			return e, 0, err
+		}
+		end := bytes.LastIndexByte(buf, '\n') + 1
+		begin := bytes.LastIndexByte(buf[:max(0, end-1)], '\n') + 1
+		if (end == 0 || begin == 0) && start > 0 {
+			continue
+		}
+		if end == 0 {
+			return e, 0, nil
+		}
+		if e, err = parse(buf[begin:end]); err != nil {
+			return e, 0, fmt.Errorf("segment %s ends in a damaged line: %w: %w", name, err, errdefs.ErrDataLoss)
+		}
+		return e, start + int64(end), nil
+	}
+}
+
+// Last is the number of the newest event, 0 when there is none.
+func (j Journal) Last() (uint64, error) {
+	names, err := j.segments()
+	if err != nil || len(names) == 0 {
+		return 0, err
+	}
+	name := names[len(names)-1]
+	f, err := os.Open(filepath.Join(j.Dir, name))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	e, size, err := lastEvent(f, name)
+	if err == nil && size == 0 {
+		e, err = j.lastBefore(names)
+	}
+	return e.Seq, err
+}
