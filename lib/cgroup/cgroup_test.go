@@ -22,7 +22,8 @@ import (
 
 // Helpers that the test binary becomes when it is started with CGROUP_TEST_ROLE.
 func TestMain(m *testing.M) {
-	switch os.Getenv("CGROUP_TEST_ROLE") {
+	role, args, _ := strings.Cut(os.Getenv("CGROUP_TEST_ROLE"), " ")
+	switch role {
 	case "":
 		os.Exit(m.Run())
 	case "sleep":
@@ -51,12 +52,43 @@ func TestMain(m *testing.M) {
 			keep = append(keep, b)
 		}
 		fmt.Println(len(keep))
+	case "starter", "remover":
+		if err := act(role, args); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case "spin":
 		fmt.Println("up")
 		for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
 		}
 	}
 	os.Exit(0)
+}
+
+// act does something in the hierarchies that args name, v2 alone or all, with the cgroup that they name.
+func act(role, args string) error {
+	v2, path, _ := strings.Cut(args, " ")
+	h, err := mounted()
+	if err != nil {
+		return err
+	}
+	if v2 == "true" {
+		h = slices.DeleteFunc(slices.Clone(h), func(x hierarchy) bool { return !x.v2 })
+	}
+	if role == "remover" {
+		return h.removeEmpty(path, time.Second)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	c := exec.Command(self)
+	c.Env = append(os.Environ(), "CGROUP_TEST_ROLE=sleep")
+	if err := h.start(c, path); err != nil {
+		return err
+	}
+	fmt.Println("up")
+	return c.Wait()
 }
 
 // everywhere is the list of sets of hierarchies that the tests run over: those of this host, and the

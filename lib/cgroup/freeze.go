@@ -15,7 +15,7 @@ import (
 // Freeze stops every process of the cgroup and below it, and returns when all of them stand still. The
 // v1 freezer is used where the cgroup is in one (as libcontainer does on a hybrid host, so that both
 // see the same state), else cgroup.freeze of v2. When ctx ends first, the cgroup is thawed again and
-// the error is that of ctx. No freezer is errdefs.ErrNotImplemented.
+// the error is that of ctx; without an earlier end it has ten seconds. No freezer is errdefs.ErrNotImplemented.
 func Freeze(ctx context.Context, path string) error {
 	t, err := open(path)
 	if err != nil {
@@ -24,11 +24,16 @@ func Freeze(ctx context.Context, path string) error {
 	if !t.exists(path) {
 		return fmt.Errorf("freeze cgroup %q: %w", path, errdefs.ErrNotFound)
 	}
+	ctx, cancel := context.WithTimeout(ctx, freezeFor)
+	defer cancel()
 	if err := t.freeze(ctx, path); err != nil {
 		return fmt.Errorf("freeze cgroup %q: %w", path, err)
 	}
 	return nil
 }
+
+// freezeFor bounds Freeze: a process that sits in the kernel may never freeze.
+const freezeFor = 10 * time.Second
 
 // thawEvery is how many steps of a freeze may fail before everything is thawed and frozen anew.
 const thawEvery = 20

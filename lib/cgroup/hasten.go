@@ -4,7 +4,7 @@ package cgroup
 
 import (
 	"os"
-	"strings"
+	"path/filepath"
 )
 
 // Hasten makes the next moves of processes between cgroups, within some milliseconds, quick. It may take
@@ -23,19 +23,9 @@ func Hasten() {
 	if err != nil {
 		return
 	}
-	for line := range strings.Lines(string(own)) {
-		// hierarchy:controllers:path, see cgroups(7)
-		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		controllers, path, ok := strings.Cut(rest, ":")
-		if !ok {
-			continue
-		}
-		dir := t.v2(path)
-		if controllers != "" {
-			first, _, _ := strings.Cut(controllers, ",")
-			dir = t.v1(first, path)
-		}
-		if dir != "" && write(dir, "cgroup.procs", "0") == nil {
+	for _, h := range t {
+		path, ok := membership(string(own), h.name())
+		if ok && write(filepath.Join(h.dir, path), "cgroup.procs", "0") == nil {
 			return
 		}
 	}

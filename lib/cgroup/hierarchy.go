@@ -26,6 +26,14 @@ type hierarchy struct {
 	controllers []string // of v1: "memory", "cpu", "name=systemd" ...; empty for v2
 }
 
+// name is how /proc/PID/cgroup calls the hierarchy: by any of its controllers, and v2 by none.
+func (h hierarchy) name() string {
+	if h.v2 {
+		return ""
+	}
+	return h.controllers[0]
+}
+
 // tree is a set of hierarchies that are looked at together.
 type tree []hierarchy
 

@@ -14,9 +14,9 @@ import (
 // removeFor bounds Remove: a process that was just reaped is counted for a few milliseconds more.
 const removeFor = 2 * time.Second
 
-// Remove removes the cgroup and every cgroup below it from all hierarchies. What is absent is done. A
-// cgroup that stays busy for two seconds is errdefs.ErrFailedPrecondition, and the error names the
-// processes; the other hierarchies are cleared all the same.
+// Remove removes the cgroup and every cgroup below it from all hierarchies, then the cgroups above it that
+// [Make] made and that are empty. What is absent is done. A cgroup that stays busy for two seconds is
+// errdefs.ErrFailedPrecondition, and the error names the processes; the other hierarchies are cleared all the same.
 func Remove(path string) error {
 	t, err := open(path)
 	if err != nil {
@@ -41,7 +41,7 @@ func (t tree) remove(path string, limit time.Duration) error {
 			}
 		}
 		if !busy {
-			return errors.Join(errs...)
+			return errors.Join(append(errs, t.trim(path))...)
 		}
 		if time.Now().After(deadline) {
 			return errors.Join(append(errs, t.busy(path))...)

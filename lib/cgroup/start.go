@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Start starts a command in the cgroup, which it makes when it is not there, in every hierarchy: the process is
+// a member from its first instruction on, and nothing done to the caller's cgroup reaches it. Where the caller may
+// not change a hierarchy, the process stays in the caller's cgroup there. It costs a fraction of a millisecond and
+// needs Linux 5.7. The command must have no Pdeathsig: the thread that starts it ends.
+//
+// The cgroup may be shared: [RemoveEmpty] removes it behind the last process.
+func Start(cmd *exec.Cmd, path string) error {
+	t, err := open(path)
+	if err != nil {
+		return err
+	}
+	if err := t.start(cmd, path); err != nil {
+		return fmt.Errorf("start %s in cgroup %q: %w", filepath.Base(cmd.Path), path, err)
+	}
+	return nil
+}
+
+func (t tree) start(cmd *exec.Cmd, path string) error {
+	return onThread(func() error {
+		fd, err := t.enter(path)
+		for n := 0; n < makeTries && again(err); n++ {
+			fd, err = t.enter(path) // a removal was quicker
+		}
+		if err != nil {
+			return err
+		}
+		if fd < 0 {
+			return cmd.Start()
+		}
+		defer unix.Close(fd)
+		if cmd.SysProcAttr == nil {
+			cmd.SysProcAttr = new(syscall.SysProcAttr)
+		}
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
+		return cmd.Start()
+	})
+}
+
+// enter makes the cgroup and moves the calling thread into it in the v1 hierarchies, where threads have cgroups of
+// their own, which their children inherit. The kernel moves a thread that moves itself without the lock that
+// makes other moves slow (see Hasten). fd is the directory of v2, into which a process can be born; it is locked, so
+// that RemoveEmpty leaves it alone. Without such a hierarchy it is -1.
+func (t tree) enter(path string) (fd int, err error) {
+	fd = -1
+	defer func() {
+		if err != nil && fd >= 0 {
+			unix.Close(fd)
+		}
+	}()
+	// v2 first: behind its lock no removal is at work in the others.
+	for _, v2 := range []bool{true, false} {
+		for _, h := range t {
+			if h.v2 != v2 {
+				continue
+			}
+			dir := filepath.Join(h.dir, path)
+			err := h.make(path)
+			if err == nil && v2 {
+				fd, err = pin(dir, unix.LOCK_SH, pinFor)
+			} else if err == nil {
+				err = write(dir, "tasks", "0")
+			}
+			if err != nil && !forbidden(err) {
+				return fd, err
+			}
+		}
+	}
+	return fd, nil
+}
+
+// pinFor bounds how long pin waits for a removal, which takes no longer unless it is stopped.
+const pinFor = 5 * time.Second
+
+// pin opens a directory and takes a lock on it, LOCK_SH or LOCK_EX. When others do not let go within the limit it
+// is unix.EWOULDBLOCK. A directory that was removed before the lock was there is fs.ErrNotExist.
+func pin(dir string, how int, limit time.Duration) (int, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	deadline := time.Now().Add(limit)
+	for {
+		err = unix.Flock(fd, how|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	var opened, named unix.Stat_t
+	if err == nil {
+		err = errors.Join(unix.Fstat(fd, &opened), unix.Stat(dir, &named))
+	}
+	if err == nil && opened.Ino != named.Ino {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, &os.PathError{Op: "lock", Path: dir, Err: err}
+	}
+	return fd, nil
+}
+
+// again says that a cgroup was removed, or removed and made anew, while somebody was about to join it: a v1 cpuset
+// that has just been made takes nobody.
+func again(err error) bool { return gone(err) || errors.Is(err, unix.ENOSPC) }
+
+// forbidden says that the caller may not change a hierarchy, or nobody may.
+func forbidden(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS)
+}
+
+// onThread runs fn on a thread that has ended, with whatever fn has done to it, when onThread returns. The runtime
+// makes no other threads from a locked one.
+func onThread(fn func() error) error {
+	type end struct {
+		tid int
+		err error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		runtime.LockOSThread()
+		if tid := unix.Gettid(); tid != unix.Getpid() {
+			ended <- end{tid, fn()}
+			return // still locked: the thread ends with the goroutine
+		}
+		// The first thread of a process does not end before the process. While it is taken, there is another.
+		defer runtime.UnlockOSThread()
+		ended <- end{err: onThread(fn)}
+	}()
+	e := <-ended
+	for n := 0; e.tid != 0 && n < threadTries && unix.Tgkill(unix.Getpid(), e.tid, 0) == nil; n++ {
+		time.Sleep(50 * time.Microsecond)
+	}
+	return e.err
+}
+
+// threadTries bounds the wait for the end of a thread to a second or so.
+const threadTries = 10_000
+
+// Place moves a process that runs into the cgroup in every hierarchy, and makes the cgroup when it is not there.
+// Where the caller may not change a hierarchy, the process stays where it is. It waits for the kernel, some
+// ten milliseconds: for a process that is about to be started there is [Start]. A process that is gone is
+// syscall.ESRCH.
+func Place(pid int, path string) error {
+	t, err := open(path)
+	if err != nil {
+		return err
+	}
+	if err := t.place(pid, path); err != nil {
+		return fmt.Errorf("move process %d into cgroup %q: %w", pid, path, err)
+	}
+	return nil
+}
+
+func (t tree) place(pid int, path string) error {
+	for _, h := range t {
+		err := h.place(pid, path)
+		for n := 0; n < makeTries && again(err); n++ {
+			err = h.place(pid, path)
+		}
+		if err != nil && !forbidden(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h hierarchy) place(pid int, path string) error {
+	if err := h.make(path); err != nil {
+		return err
+	}
+	return write(filepath.Join(h.dir, path), "cgroup.procs", strconv.Itoa(pid))
+}
+
+// RemoveEmpty removes the cgroup from all hierarchies unless a process is in it or about to be started in it, or
+// a cgroup is below it: then it stays, and a later call removes it. That is no error. A caller that is alone in the
+// cgroup moves to the one above first. It waits at most two seconds, for processes that have just ended.
+func RemoveEmpty(path string) error {
+	t, err := open(path)
+	if err != nil {
+		return err
+	}
+	if err := t.removeEmpty(path, removeFor); err != nil {
+		return fmt.Errorf("remove cgroup %q: %w", path, err)
+	}
+	return nil
+}
+
+func (t tree) removeEmpty(path string, limit time.Duration) error {
+	locked := false
+	if dir := t.v2(path); dir != "" {
+		fd, err := pin(dir, unix.LOCK_EX, 0)
+		switch {
+		case err == nil:
+			defer unix.Close(fd)
+			locked = true
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return nil // a start is in it, or another removal
+		case !gone(err):
+			return err
+		}
+	}
+	t.stepOut(path)
+	var errs []error
+	deadline := time.Now().Add(limit)
+	for _, h := range t {
+		if h.v2 && !locked {
+			continue // absent, or made anew
+		}
+		dir := filepath.Join(h.dir, path)
+		err := rmdir(dir)
+		for errors.Is(err, unix.EBUSY) && !inUse(dir) && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
+			err = rmdir(dir)
+		}
+		if err != nil && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, t.trim(path))...)
+}
+
+// stepOut moves the calling process to the cgroup above where it is the only one in a cgroup.
+func (t tree) stepOut(path string) {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return
+	}
+	for _, h := range t {
+		dir := filepath.Join(h.dir, path)
+		if p, ok := membership(string(own), h.name()); !ok || p != path {
+			continue
+		}
+		if procs, err := read(dir, "cgroup.procs"); err == nil && strings.TrimSpace(procs) == strconv.Itoa(os.Getpid()) {
+			_ = write(filepath.Dir(dir), "cgroup.procs", "0") // else the cgroup stays
+		}
+	}
+}
+
+// inUse says whether a cgroup has a process or a cgroup below it. One that has neither is busy only because the
+// kernel has not yet forgotten a process that has ended.
+func inUse(dir string) bool {
+	procs, err := read(dir, "cgroup.procs")
+	if err != nil || strings.TrimSpace(procs) != "" {
+		return true
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return !gone(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			return true
+		}
+	}
+	return false
+}
