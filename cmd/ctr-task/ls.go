@@ -100,3 +100,11 @@ func ago(t time.Time) string {
 	}
 	return units.HumanDuration(time.Since(t)) + " ago"
 }
+
+// dash is what a table shows of a text that is not there.
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

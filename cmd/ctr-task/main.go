@@ -26,12 +26,13 @@ func main() {
 	}, nil)
 	for _, verb := range []func(*cli.Global) *cobra.Command{
 		runVerb, createVerb, startVerb, lsVerb, execVerb, attachVerb, logsVerb, killVerb, stopVerb, waitVerb,
-		rmVerb, inspectVerb, pauseVerb, resumeVerb, topVerb, statsVerb,
+		rmVerb, inspectVerb, pauseVerb, resumeVerb, topVerb, statsVerb, updateVerb, renameVerb, restartVerb,
 	} {
 		cmd := verb(g)
 		cmd.SuggestFor = otherNames[cmd.Name()]
 		root.AddCommand(cmd)
 	}
+	root.SetArgs(longSignals(os.Args[1:]))
 	cli.Main(root)
 }
 

@@ -182,6 +182,7 @@ func programStatus(err error) error {
 func startVerb(g *cli.Global) *cobra.Command {
 	var a attachFlags
 	var attach bool
+	var incarnation string
 	cmd := cli.New("start [OPTION]... CONTAINER...", "run containers that are made or have stopped", cli.About{
 		Long:  "Runs each container in the background and prints its id. With -a there is one container, whose output is passed on until it ends, as with run.",
 		Stdin: "with the operand -, names of containers, one a line; with -a, the container's input if it was made with -i", Stdout: "the id of each container; with -a, its output",
@@ -193,6 +194,15 @@ func startVerb(g *cli.Global) *cobra.Command {
 		Exit:   []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome},
 		Status: []cli.ExitStatus{{Code: "n", Meaning: "with -a, the program's own status, or 125, 126, 127 as with run"}},
 	}, func(cmd *cobra.Command, args []string) (err error) {
+		if incarnation != "" {
+			d, err := g.Open()
+			if err != nil {
+				return err
+			}
+			return ofTask(cmd.Context(), d, g.Namespace, args[0], incarnation, func(t *task.Task) error {
+				return t.StartAgain(cmd.Context(), task.StartOptions{})
+			})
+		}
 		if !attach {
 			return each(cmd.Context(), g, args, func(t *task.Task) error {
 				if err := t.Start(cmd.Context(), task.StartOptions{}); err != nil {
@@ -221,6 +231,8 @@ func startVerb(g *cli.Global) *cobra.Command {
 		}
 		return a.attach(cmd, t, session{owner: true, stdin: t.Container.Stdin, tty: s.Process.Terminal, since: began})
 	})
+	cmd.Flags().StringVar(&incarnation, "incarnation", "", "start the container with this exact id again if `TASK` was its last task; for ctr-shim")
+	cli.HideOption(cmd, "incarnation")
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "pass the output on, and the input of a container made with -i")
 	a.add(cmd)
 	return cmd

@@ -26,7 +26,7 @@ func killVerb(g *cli.Global) *cobra.Command {
 		Long: "Sends a signal, KILL unless told otherwise, to the first process of each container. It does not wait for what the signal does; see ctr-task wait.",
 		Examples: []cli.Example{
 			{Note: "kill a container", Text: "ctr-task kill r"},
-			{Note: "have nginx read its configuration again", Text: "ctr-task kill -s HUP web"},
+			{Note: "have nginx read its configuration again", Text: "ctr-task kill -HUP web"},
 		},
 		SeeAlso: []string{"ctr-task-stop", "ctr-task-wait", "signal(7)"},
 	}, cli.Tasks, func(t *task.Task, ctx context.Context) error {
@@ -61,11 +61,7 @@ func stopVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
-		own := grace
-		if s := t.Container.StopTimeout; s != nil && !cmd.Flags().Changed("time") {
-			own = time.Duration(*s) * time.Second
-		}
-		return t.Stop(ctx, sig, own)
+		return t.Stop(ctx, sig, ownGrace(cmd, t, grace))
 	})
 	cmd.Flags().VarP((*durationValue)(&grace), "time", "t", "wait this `DURATION` (10s, 1m; a number counts seconds) before killing")
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "send the signal `NAME` instead of the container's stop signal")
@@ -90,7 +86,7 @@ func resumeVerb(g *cli.Global) *cobra.Command {
 }
 
 func rmVerb(g *cli.Global) *cobra.Command {
-	var force bool
+	var force, keeper bool
 	var incarnation string
 	cmd := cli.New("rm [OPTION]... CONTAINER...", "remove containers", cli.About{
 		Long: "Removes containers that do not run, with their writable layer and their log. With -f, one that runs is killed first and one that does not exist is no error.",
@@ -106,7 +102,12 @@ func rmVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		if incarnation != "" {
-			return removeEnded(cmd.Context(), d, g.Namespace, args[0], taskdir.Incarnation(incarnation))
+			return ofTask(cmd.Context(), d, g.Namespace, args[0], incarnation, func(t *task.Task) error {
+				if keeper {
+					return t.Keep(cmd.Context())
+				}
+				return t.RemoveEnded(cmd.Context())
+			})
 		}
 		return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
 			t, err := task.Find(cmd.Context(), d, g.Namespace, name)
@@ -123,24 +124,28 @@ func rmVerb(g *cli.Global) *cobra.Command {
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill it first when it runs; absent is success")
 	cmd.Flags().StringVar(&incarnation, "incarnation", "", "remove the container with this exact id if `TASK` was its last task; for ctr-shim")
+	cmd.Flags().BoolVar(&keeper, "keeper", false, "with --incarnation: when its task has ended")
 	cli.HideOption(cmd, "incarnation")
+	cli.HideOption(cmd, "keeper")
 	return cmd
 }
 
-// removeEnded is what a supervisor asks for when the task of a transient container has ended.
-func removeEnded(ctx context.Context, d *state.Dir, ns, id string, incarnation taskdir.Incarnation) error {
+// ofTask does what a supervisor asks for when one of its tasks has ended: for the container of this exact id, if
+// that task is its last one.
+func ofTask(ctx context.Context, d *state.Dir, ns, id, incarnation string, deed func(*task.Task) error) error {
 	t, err := task.Open(ctx, d, ns, id)
 	if cli.Status(err) == cli.ExitNotFound {
 		return nil
 	}
-	if err != nil || t.Incarnation() != "" && t.Incarnation() != incarnation {
+	if err != nil || t.Incarnation() != "" && t.Incarnation() != taskdir.Incarnation(incarnation) {
 		return err
 	}
-	return errors.Join(t.RemoveEnded(ctx), t.Close())
+	return errors.Join(deed(t), t.Close())
 }
 
 func waitVerb(g *cli.Global) *cobra.Command {
 	var timeout time.Duration
+	var first bool
 	cmd := cli.New("wait [OPTION]... CONTAINER...", "wait for containers to end", cli.About{
 		Long:  "Waits until each container has ended, one after the other, and prints its exit status; 128+n stands for signal n. It can be called before the container is started, while it runs and after it has ended, from any number of processes.",
 		Stdin: "with the operand -, names of containers, one a line", Stdout: "the exit status of each, a line each",
@@ -156,6 +161,9 @@ func waitVerb(g *cli.Global) *cobra.Command {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
+		}
+		if first {
+			return waitAny(ctx, g, args)
 		}
 		last := 0
 		err := each(ctx, g, args, func(t *task.Task) error {
@@ -177,8 +185,55 @@ func waitVerb(g *cli.Global) *cobra.Command {
 		}
 		return err
 	})
+	cmd.Flags().BoolVar(&first, "any", false, "wait for the first of them to end, and print its status and, after a TAB, its id")
 	cmd.Flags().Var((*durationValue)(&timeout), "timeout", "give up after this `DURATION` (10s, 1m; a number counts seconds)")
 	return cmd
+}
+
+// waitAny waits for the first of the containers to end.
+func waitAny(ctx context.Context, g *cli.Global, args []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type ended struct {
+		id   string
+		exit taskdir.Exit
+		err  error
+	}
+	all := make(chan ended)
+	n := 0
+	err := each(ctx, g, args, func(t *task.Task) error {
+		n++
+		go func() {
+			exit, err := t.Wait(ctx)
+			select {
+			case all <- ended{t.ID(), exit, err}:
+			case <-ctx.Done():
+			}
+		}()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for range n {
+		select {
+		case e := <-all:
+			if e.err != nil {
+				err = errors.Join(err, e.err)
+				continue
+			}
+			if _, err := fmt.Printf("%d\t%s\n", e.exit.Status, e.id); err != nil {
+				return err
+			}
+			return cli.Exit(e.exit.Status)
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return cli.Exit(cli.ExitTimeout)
+			}
+			return context.Cause(ctx)
+		}
+	}
+	return err
 }
 
 // durationValue is a duration flag that also takes a bare number of seconds.

@@ -27,6 +27,7 @@ func topVerb(g *cli.Global) *cobra.Command {
 		{Name: "state", Value: func(p task.ProcessInfo) string { return p.State }, Help: "R running, S sleeping, D in the kernel, T stopped, Z ended"},
 		{Name: "rss", Value: func(p task.ProcessInfo) string { return units.BytesSize(float64(p.RSS)) }, Help: "resident memory", Right: true},
 		{Name: "cpu", Value: func(p task.ProcessInfo) string { return p.CPU.Round(10 * time.Millisecond).String() }, Help: "processor time used", Right: true},
+		{Name: "exec", Value: func(p task.ProcessInfo) string { return dash(p.Exec) }, Help: "id of the exec that it is"},
 		{Name: "command", Value: func(p task.ProcessInfo) string { return strings.Join(p.Command, " ") }},
 	}}
 	cmd := cli.New("top [OPTION]... CONTAINER", "list the processes of a running container", cli.About{

@@ -156,22 +156,7 @@ func Create(tx *state.Tx, ns string, c Container, s *specs.Spec) (Container, err
 	if err := records.Put(tx, ns, c.ID, c); err != nil {
 		return c, err
 	}
-	data, err := json.Marshal(s)
-	if err != nil {
-		return c, fmt.Errorf("spec of container %q: %w", c.ID, err)
-	}
-	var packed bytes.Buffer
-	w, err := flate.NewWriter(&packed, flate.BestSpeed)
-	if err != nil {
-		return c, err
-	}
-	if _, err := w.Write(data); err != nil {
-		return c, err
-	}
-	if err := w.Close(); err != nil {
-		return c, err
-	}
-	if err := specTab.Put(tx, ns, c.ID, packed.Bytes()); err != nil {
+	if err := PutSpec(tx, ns, c.ID, s); err != nil {
 		return c, err
 	}
 	tx.Emit(ns, event.ContainerCreate{ID: c.ID, Image: c.Image, Runtime: &event.ContainerRuntime{Name: c.Runtime.Name}})
@@ -255,4 +240,61 @@ func Find(tx *state.Tx, ns, query string) (Container, error) {
 	}
 	return Container{}, fmt.Errorf("container %q in namespace %q: %d ids begin with it, %s and %s among them: %w",
 		query, ns, len(found), found[0].ID, found[1].ID, errdefs.ErrInvalidArgument)
+}
+
+// PutSpec rewrites a container's spec.
+func PutSpec(tx *state.Tx, ns, id string, s *specs.Spec) error {
+	packed, err := pack(id, s)
+	if err != nil {
+		return err
+	}
+	return specTab.Put(tx, ns, id, packed)
+}
+
+// Rename gives a container another id, and its record and spec what fn makes of them. An id that is taken is
+// errdefs.ErrAlreadyExists.
+func Rename(tx *state.Tx, ns, from, to string, fn func(*Container, *specs.Spec)) (Container, error) {
+	c, err := records.Get(tx, ns, from)
+	if err != nil {
+		return c, err
+	}
+	s, err := Spec(tx, ns, from)
+	if err != nil {
+		return c, err
+	}
+	if _, err := records.Get(tx, ns, to); err == nil {
+		return c, fmt.Errorf("container %q in namespace %q: %w", to, ns, errdefs.ErrAlreadyExists)
+	} else if !errdefs.IsNotFound(err) {
+		return c, err
+	}
+	c.ID, c.Updated = to, time.Now().UTC()
+	fn(&c, s)
+	if err := records.Put(tx, ns, to, c); err != nil {
+		return c, err
+	}
+	if err := PutSpec(tx, ns, to, s); err != nil {
+		return c, err
+	}
+	tx.Emit(ns, event.ContainerCreate{ID: to, Image: c.Image, Runtime: &event.ContainerRuntime{Name: c.Runtime.Name}})
+	return c, Remove(tx, ns, from)
+}
+
+// pack deflates a spec.
+func pack(id string, s *specs.Spec) ([]byte, error) {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("spec of container %q: %w", id, err)
+	}
+	var packed bytes.Buffer
+	w, err := flate.NewWriter(&packed, flate.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(data); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return packed.Bytes(), nil
 }

@@ -79,3 +79,6 @@ func RestartOf(labels map[string]string) taskdir.Restart {
 	}
 	return r
 }
+
+// IsRestartLabel tells whether a label belongs to the restart policy.
+func IsRestartLabel(key string) bool { return strings.HasPrefix(key, "containerd.io/restart.") }

@@ -86,6 +86,12 @@ func (o Limits) Resources() (*specs.LinuxResources, error) {
 	return r, nil
 }
 
+// NoPidsLimit is the resource that lifts a limit of processes.
+func NoPidsLimit() *specs.LinuxPids {
+	none := int64(-1)
+	return &specs.LinuxPids{Limit: &none}
+}
+
 func (o Limits) memory() (*specs.LinuxMemory, error) {
 	limit, err := size("memory", o.Memory)
 	if err != nil {

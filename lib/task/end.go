@@ -71,7 +71,12 @@ func (t *Task) markStopping() {
 // Stop asks the task to end with a signal, of 0 the container's stop signal, and calls [Task.End] when it has
 // not after the grace, which has no end when it is negative. A container that does not run is stopped already.
 func (t *Task) Stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
-	if err := t.stop(ctx, sig, grace); err != nil {
+	t.markStopping()
+	err := t.meantToRun(ctx, false)
+	if err == nil {
+		err = t.stop(ctx, sig, grace)
+	}
+	if err != nil {
 		return fmt.Errorf("stop container %q: %w", t.ID(), err)
 	}
 	return nil

@@ -113,6 +113,51 @@ func (t *Task) unmountForeign() error {
 	return mount.Unmount(rootfs, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 }
 
+// keep starts the process that stands in for a supervisor of ours at the end of a transient container's task.
+func (t *Task) keep() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, "--root", t.d.Path(), "--state", t.d.Run(), "-n", t.Namespace, "rm", "--keeper", "--incarnation", string(t.inc), t.ID())
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go cmd.Wait()
+	return nil
+}
+
+// Keep waits until the task has ended, or the client that it depends on, and removes the container then: for a
+// transient container whose shim does not see to that.
+func (t *Task) Keep(ctx context.Context) error {
+	v, err := taskdir.Look(t.Dir())
+	if err != nil {
+		return err
+	}
+	ended, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if v.Task.Owner == taskdir.Client {
+		go func() {
+			for pause(ended, time.Second) == nil {
+				if _, err := os.Lstat(filepath.Join(t.Dir(), taskdir.ClientLock)); err != nil {
+					return // it has left the task to us
+				}
+				if lives, err := t.clientLives(); err == nil && !lives {
+					cancel()
+				}
+			}
+		}()
+	}
+	if _, err := t.Wait(ended); err != nil && ctx.Err() != nil {
+		return err
+	}
+	if lives, err := t.clientLives(); err == nil && lives {
+		return nil // it sees to it itself
+	}
+	return t.RemoveEnded(ctx)
+}
+
 // introduce writes down who the foreign shim is.
 func (t *Task) introduce(ctx context.Context, b taskapi.Bootstrap) error {
 	return t.bounded(ctx, answerWithin, func(ctx context.Context) error {

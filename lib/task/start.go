@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"ctrd.dev/ctrd/lib/cgroup"
@@ -30,6 +31,8 @@ type StartOptions struct {
 	ConsoleSize *specs.Box
 	// Shim is the path of ctr-shim; empty: beside this program, else on PATH.
 	Shim string
+
+	after *taskdir.View // the task that this one follows by the restart policy
 }
 
 // Start runs a container that is created or has stopped; a task whose init waits is let go on. What keeps the
@@ -53,7 +56,10 @@ func (t *Task) Start(ctx context.Context, o StartOptions) error {
 	if err != nil {
 		return fmt.Errorf("start container %q: %w", t.ID(), err)
 	}
-	return nil
+	if o.after != nil {
+		return nil
+	}
+	return t.meantToRun(ctx, true)
 }
 
 // Create makes a task of a container that has none or has stopped: its processes are set up, and init waits
@@ -92,6 +98,9 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	if err != nil {
 		return nil, err
 	}
+	if o.after != nil && (now.inc != t.inc || now.stopping()) {
+		return nil, fmt.Errorf("it has been started or stopped meanwhile: %w", errdefs.ErrFailedPrecondition)
+	}
 	v, err := now.settle()
 	if err != nil {
 		return nil, err
@@ -128,7 +137,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	}
 	err = errors.Join(taskdir.ReserveExit(made), taskdir.Write(made, taskdir.Record, taskdir.Task{
 		Incarnation: inc, Namespace: t.Namespace, ID: t.ID(), UID: t.Container.UID, Owner: owner,
-		Cgroup: cgroupPath(t.d, t.Container.CgroupParent, t.Namespace, t.ID()), Restart: container.RestartOf(t.Container.Labels), Created: time.Now().UTC(),
+		Cgroup: cgroupPath(t.d, t.Container.CgroupParent, t.Namespace, t.ID()), Restart: t.restart(o.after), Created: time.Now().UTC(),
 	}))
 	if o.Client && (t.Container.Transient || t.Container.Stdin) && err == nil {
 		t.client, err = lock.Hold(filepath.Join(made, taskdir.ClientLock))
@@ -171,6 +180,9 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 	if err != nil {
 		return err
 	}
+	if r.foreign && container.RestartOf(t.Container.Labels).Policy != "" {
+		return fmt.Errorf("shim %s keeps no restart policy, ctr-shim does: %w", r.shim, errdefs.ErrInvalidArgument)
+	}
 	req, shared, err := t.bundle(ctx, r, o)
 	if err != nil {
 		return err
@@ -203,6 +215,11 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 	if r.foreign {
 		if err := t.recordCreated(); err != nil {
 			return err
+		}
+		if t.Container.Transient {
+			if err := t.keep(); err != nil {
+				return err
+			}
 		}
 	}
 	crash.Point("task.created")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
@@ -17,10 +18,11 @@ import (
 type ProcessInfo struct {
 	PID     int           `json:"pid"`
 	Parent  int           `json:"ppid"`
-	UID     int           `json:"uid"`   // effective
-	State   string        `json:"state"` // the letter of proc(5)
-	RSS     uint64        `json:"rss"`   // bytes
-	CPU     time.Duration `json:"cpu"`   // nanoseconds, user and system
+	UID     int           `json:"uid"`            // effective
+	State   string        `json:"state"`          // the letter of proc(5)
+	RSS     uint64        `json:"rss"`            // bytes
+	CPU     time.Duration `json:"cpu"`            // nanoseconds, user and system
+	Exec    string        `json:"exec,omitempty"` // id of the exec whose first process it is
 	Command []string      `json:"command"`
 }
 
@@ -30,13 +32,33 @@ func (t *Task) Top(ctx context.Context) ([]ProcessInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	execs := t.execs(ctx)
 	var all []ProcessInfo
 	for _, pid := range pids {
 		if p, err := describeProcess(pid); err == nil {
+			p.Exec = execs[pid]
 			all = append(all, p)
 		}
 	}
 	return all, nil
+}
+
+// execs asks the supervisor which processes are those of execs. One that does not answer soon tells of none.
+func (t *Task) execs(ctx context.Context) map[int]string {
+	ids := map[int]string{}
+	_ = t.call(ctx, silentAfter, func(ctx context.Context, c *taskapi.Client) error {
+		r, err := c.Pids(ctx, &taskapi.PidsRequest{ID: t.ID()})
+		if err != nil {
+			return err
+		}
+		for _, p := range r.Processes {
+			if id := p.ExecID(); id != "" {
+				ids[int(p.Pid)] = id
+			}
+		}
+		return nil
+	})
+	return ids
 }
 
 // clockTick is USER_HZ, which is 100 on every architecture that Linux containers run on.

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Rename gives an active snapshot or a view another key. A committed one, which others may stand on, is
+// errdefs.ErrFailedPrecondition; a key that is taken is errdefs.ErrAlreadyExists.
+func Rename(tx *state.Tx, ns, from, to string) error {
+	s, err := Get(tx, ns, from)
+	if err != nil {
+		return err
+	}
+	if s.Kind == Committed {
+		return fmt.Errorf("rename snapshot %q: it is committed: %w", from, errdefs.ErrFailedPrecondition)
+	}
+	if _, err := Get(tx, ns, to); err == nil {
+		return fmt.Errorf("snapshot %q in namespace %q: %w", to, ns, errdefs.ErrAlreadyExists)
+	} else if !errdefs.IsNotFound(err) {
+		return err
+	}
+	if err := records.Delete(tx, ns, from); err != nil {
+		return err
+	}
+	s.Key = to
+	if err := records.Put(tx, ns, to, s); err != nil {
+		return err
+	}
+	tx.Emit(ns, event.SnapshotRemove{Key: from, Snapshotter: Overlayfs})
+	tx.Emit(ns, event.SnapshotPrepare{Key: to, Parent: s.Parent, Snapshotter: Overlayfs})
+	return nil
+}

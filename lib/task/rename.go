@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Rename gives a container that does not run another id, and its snapshot with it. One that runs is
+// errdefs.ErrFailedPrecondition: its supervisor, its cgroup and its hostname have the id. An id that is taken is
+// errdefs.ErrAlreadyExists.
+func (t *Task) Rename(ctx context.Context, id string) error {
+	if err := t.rename(ctx, id); err != nil {
+		return fmt.Errorf("rename container %q: %w", t.ID(), err)
+	}
+	return t.d.EmptyTrash()
+}
+
+func (t *Task) rename(ctx context.Context, id string) (err error) {
+	if err := container.CheckID(id); err != nil {
+		return err
+	}
+	if err := t.awaitSupervisor(ctx); err != nil {
+		return err
+	}
+	l, err := t.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	now, err := t.present()
+	if err != nil {
+		return err
+	}
+	v, err := now.settle()
+	if err != nil {
+		return err
+	}
+	if v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
+		return &RunningError{ID: t.ID()}
+	}
+	if err := snapshot.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey); err != nil {
+		return err
+	}
+	update := t.d.Update
+	if t.Container.Transient {
+		update = t.d.UpdateRun
+	}
+	err = update(ctx, l, func(tx *state.Tx) error {
+		own := cgroupPath(t.d, t.Container.CgroupParent, t.Namespace, t.ID())
+		c, err := container.Rename(tx, t.Namespace, t.ID(), id, func(c *container.Container, s *specs.Spec) {
+			if s.Linux != nil && s.Linux.CgroupsPath == own {
+				s.Linux.CgroupsPath = cgroupPath(t.d, c.CgroupParent, t.Namespace, id)
+			}
+			if c.SnapshotKey == t.ID() {
+				c.SnapshotKey = id
+			}
+		})
+		if err != nil || c.SnapshotKey == t.Container.SnapshotKey {
+			return err
+		}
+		return snapshot.Rename(tx, t.Namespace, t.Container.SnapshotKey, c.SnapshotKey)
+	})
+	if err != nil {
+		return err
+	}
+	crash.Point("task.renamed")
+	// The exit of its last task goes with it, unless the new name has been started already.
+	old := t.base()
+	t.Container.ID = id
+	if err := os.Rename(old, t.base()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return t.d.Trash(old)
+	}
+	return nil
+}
