@@ -229,7 +229,7 @@ func (c *containerFlags) options(cmd *cobra.Command, args []string) (task.Create
 			return o, err
 		}
 	}
-	if o.Spec.UserNS, err = c.userNS(); err != nil {
+	if o.Spec.UserNS, o.UserNSAuto, err = c.userNS(); err != nil {
 		return o, err
 	}
 	if o.Labels, err = c.labelSet(); err != nil {
@@ -242,30 +242,26 @@ func (c *containerFlags) options(cmd *cobra.Command, args []string) (task.Create
 	return o, err
 }
 
-// userNS joins --userns with the mappings.
-func (c *containerFlags) userNS() (spec.UserNS, error) {
-	u, auto, err := spec.ParseUserNS(c.userns)
-	if err != nil {
-		return u, err
-	}
-	c.UserNSAuto = auto
-	if len(c.uidMaps)+len(c.gidMaps) == 0 {
-		return u, nil
+// userNS joins --userns with the mappings; auto is how many users are to be found.
+func (c *containerFlags) userNS() (u spec.UserNS, auto uint32, err error) {
+	u, auto, err = spec.ParseUserNS(c.userns)
+	if err != nil || len(c.uidMaps)+len(c.gidMaps) == 0 {
+		return u, auto, err
 	}
 	if c.userns != "" {
-		return u, cli.Usagef("--userns %s makes no sense with --uidmap or --gidmap", c.userns)
+		return u, 0, cli.Usagef("--userns %s makes no sense with --uidmap or --gidmap", c.userns)
 	}
 	for _, text := range c.uidMaps {
 		m, err := spec.ParseIDMap("uidmap", text)
 		if err != nil {
-			return u, err
+			return u, 0, err
 		}
 		u.UIDs = append(u.UIDs, m)
 	}
 	for _, text := range c.gidMaps {
 		m, err := spec.ParseIDMap("gidmap", text)
 		if err != nil {
-			return u, err
+			return u, 0, err
 		}
 		u.GIDs = append(u.GIDs, m)
 	}
@@ -275,7 +271,7 @@ func (c *containerFlags) userNS() (spec.UserNS, error) {
 	if len(u.UIDs) == 0 {
 		u.UIDs = u.GIDs
 	}
-	return u, nil
+	return u, 0, nil
 }
 
 // Bounds of containerd on a label, and ours on a file of them.

@@ -54,6 +54,8 @@ type Container struct {
 	SnapshotKey string            `json:"snapshot_key,omitempty"`
 	// DefaultSeccomp says that the default profile is added to the spec when a task starts.
 	DefaultSeccomp bool `json:"default_seccomp,omitempty"`
+	// UserNS maps the container's users, so that no other is given the same ones.
+	UserNS spec.UserNS `json:"userns,omitzero"`
 	// Join names the containers whose namespaces are shared, by "net", "pid", "ipc" and "uts"; see spec.Join.
 	Join map[string]Ref `json:"join,omitempty"`
 	// Etc is what the files in /etc say that are made at each start.

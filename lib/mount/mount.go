@@ -55,8 +55,12 @@ func one(m Mount, target string) error {
 		}
 	}
 	switch {
+	case m.Type != "overlay" && !p.ids.none():
+		err = fmt.Errorf("uidmap and gidmap of what is no overlay: %w", errdefs.ErrNotImplemented)
 	case p.flags&unix.MS_BIND != 0 && p.flags&unix.MS_REMOUNT == 0:
 		err = unix.Mount(m.Source, procPath(at), "", p.flags&(unix.MS_BIND|unix.MS_REC), "")
+	case m.Type == "overlay" && !p.ids.none():
+		err = overlayMapped(m.Source, at.Name(), at, p.flags, p.data, p.ids)
 	case m.Type == "overlay":
 		err = overlay(m.Source, procPath(at), p.flags, p.data)
 	default:

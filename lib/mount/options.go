@@ -16,6 +16,7 @@ type parsed struct {
 	propagation uintptr
 	recursiveRO bool // rro
 	data        []string
+	ids         idMaps
 }
 
 // flagOptions maps option words to flags to set or, for words that undo another, to clear.
@@ -64,8 +65,7 @@ var propagationOptions = map[string]uintptr{
 }
 
 // parse splits options. Of options that contradict each other the last one counts.
-func parse(options []string) (parsed, error) {
-	var p parsed
+func parse(options []string) (p parsed, err error) {
 	for _, o := range options {
 		if f, ok := flagOptions[o]; ok {
 			if f.clear {
@@ -83,7 +83,15 @@ func parse(options []string) (parsed, error) {
 		case o == "rro":
 			p.recursiveRO = true
 		case o == "":
-		case o == "loop" || strings.HasPrefix(o, "loop=") || strings.HasPrefix(o, "uidmap=") || strings.HasPrefix(o, "gidmap="):
+		case strings.HasPrefix(o, "uidmap="):
+			if p.ids.uids, err = parseIDMaps(o[len("uidmap="):]); err != nil {
+				return p, err
+			}
+		case strings.HasPrefix(o, "gidmap="):
+			if p.ids.gids, err = parseIDMaps(o[len("gidmap="):]); err != nil {
+				return p, err
+			}
+		case o == "loop" || strings.HasPrefix(o, "loop="):
 			return p, fmt.Errorf("mount option %q: %w", o, errdefs.ErrNotImplemented)
 		default:
 			p.data = append(p.data, o)

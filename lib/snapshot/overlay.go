@@ -128,6 +128,7 @@ func Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
 		upper := []string{"workdir=" + mount.Escape(Path(d, s.ID, "work")), "upperdir=" + mount.Escape(FS(d, s.ID))}
 		m[0].Options = append(upper, m[0].Options...)
 	}
+	mapLayers(&m[0], s.Labels)
 	return m, nil
 }
 

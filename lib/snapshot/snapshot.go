@@ -152,6 +152,11 @@ func add(tx *state.Tx, ns string, s Info) (Info, error) {
 			return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
 		}
 	}
+	if s.Kind == Active {
+		if err := shift(tx.Dir(), s.ID, s.Labels); err != nil {
+			return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
+		}
+	}
 	s.Created = time.Now().UTC()
 	s.Updated = s.Created
 	if err := records.Put(tx, ns, s.Key, s); err != nil {

@@ -46,6 +46,7 @@ func suite(t *testing.T, d driver) {
 		{"Labels", labels},
 		{"Usage", usage},
 		{"Root", rootOwner},
+		{"Mapped", mapped},
 		{"Deep", deep},
 		{"Events", events},
 	} {
@@ -544,6 +545,36 @@ func usage(t *testing.T, b *bench) {
 }
 
 // rootOwner: the root directory of an image stays what it was in every snapshot above.
+// mapped: the layers below are seen as a user namespace has them, and so is the root of what is on top.
+func mapped(t *testing.T, b *bench) {
+	b.layer("base", "")
+	b.layer("more", "base")
+	prepare := func(key string, labels map[string]string) error {
+		id := b.staged()
+		return b.d.Update(t.Context(), nil, func(tx *state.Tx) error {
+			_, err := snapshot.Prepare(tx, "ns", key, "more", id, labels)
+			return err
+		})
+	}
+	if err := prepare("c", map[string]string{snapshot.LabelUIDMapping: "0:100000:65536", snapshot.LabelGIDMapping: "0:200000:65536"}); err != nil {
+		t.Fatal(err)
+	}
+	b.in("c", func(dir string) {
+		for _, name := range []string{"", "f", "only-base"} {
+			var st unix.Stat_t
+			if err := unix.Stat(filepath.Join(dir, name), &st); err != nil || st.Uid != 100000 || st.Gid != 200000 {
+				t.Errorf("%q: %d:%d %v", name, st.Uid, st.Gid, err)
+			}
+		}
+	})
+	if err := prepare("bad", map[string]string{snapshot.LabelUIDMapping: "0:1"}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("%v", err)
+	}
+	if got := b.read("c", "f"); got != "more" {
+		t.Errorf("%q", got)
+	}
+}
+
 func rootOwner(t *testing.T, b *bench) {
 	b.prepare("a", "")
 	b.in("a", func(dir string) {

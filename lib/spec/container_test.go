@@ -181,32 +181,22 @@ func TestUserNamespace(t *testing.T) {
 }
 
 func TestFreeIDs(t *testing.T) {
-	pool := specs.LinuxIDMapping{HostID: 1000, Size: 100}
-	used := func(pairs ...uint32) (list []specs.LinuxIDMapping) {
-		for i := 0; i < len(pairs); i += 2 {
-			list = append(list, specs.LinuxIDMapping{HostID: pairs[i], Size: pairs[i+1]})
+	pool := specs.LinuxIDMapping{HostID: 1000, Size: 105}
+	var used []specs.LinuxIDMapping
+	for range 10 {
+		first, ok := FreeIDs(pool, used, 10)
+		if !ok || first < 1000 || first+10 > 1105 || Overlap(used, first, 10) {
+			t.Fatalf("%v: %d, %v", used, first, ok)
 		}
-		return list
+		used = append(used, specs.LinuxIDMapping{HostID: first, Size: 10})
 	}
-	for _, c := range []struct {
-		used []specs.LinuxIDMapping
-		size uint32
-		want uint32
-		ok   bool
-	}{
-		{nil, 100, 1000, true},
-		{nil, 101, 0, false},
-		{used(1000, 10), 10, 1010, true},
-		{used(1050, 10, 1000, 10), 40, 1010, true},
-		{used(1050, 10, 1000, 10), 41, 0, false},
-		{used(1050, 10, 1000, 10), 40, 1010, true},
-		{used(900, 101), 10, 1001, true},
-		{used(1000, 60, 1010, 5), 40, 1060, true},
-		{used(5000, 10), 100, 1000, true},
-		{used(0, 4294967295), 1, 0, false},
-	} {
-		if got, ok := FreeIDs(pool, c.used, c.size); got != c.want || ok != c.ok {
-			t.Errorf("%v, %d: %d, %v", c.used, c.size, got, ok)
-		}
+	if first, ok := FreeIDs(pool, used, 10); ok {
+		t.Errorf("%d of a full pool", first)
+	}
+	if _, ok := FreeIDs(pool, nil, 106); ok {
+		t.Error("more than the pool has")
+	}
+	if _, ok := FreeIDs(pool, []specs.LinuxIDMapping{{HostID: 0, Size: 4294967295}}, 1); ok {
+		t.Error("all are used")
 	}
 }

@@ -164,11 +164,28 @@ func WriteFiles(bundle string, s *specs.Spec, e Etc, init string) error {
 		if err := os.Chmod(path, 0o644); err != nil {
 			return err
 		}
+		if s.Linux == nil || len(s.Linux.UIDMappings) == 0 {
+			continue
+		}
+		// The container's root may write them.
+		if err := os.Lchown(path, hostID(s.Linux.UIDMappings), hostID(s.Linux.GIDMappings)); err != nil {
+			return err
+		}
 	}
 	if slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return m.Source == initFile }) {
 		return os.Symlink(init, filepath.Join(bundle, initFile))
 	}
 	return nil
+}
+
+// hostID is what 0 of a container is on the host.
+func hostID(list []specs.LinuxIDMapping) int {
+	for _, m := range list {
+		if m.ContainerID == 0 {
+			return int(m.HostID)
+		}
+	}
+	return 0
 }
 
 // MakeDirs makes directories and their missing parents, each 0755 whatever the caller's umask. One that is

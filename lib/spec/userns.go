@@ -5,6 +5,7 @@ package spec
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,8 @@ import (
 // UserNS maps the users and groups of a container to others of the host. The zero value is no user
 // namespace: the container's users are the host's.
 type UserNS struct {
-	UIDs, GIDs []specs.LinuxIDMapping
+	UIDs []specs.LinuxIDMapping `json:"uids,omitempty"`
+	GIDs []specs.LinuxIDMapping `json:"gids,omitempty"`
 }
 
 // Private says whether the container has a user namespace of its own.
@@ -96,21 +98,26 @@ func overlap(a, aSize, b, bSize uint32) bool {
 	return uint64(a) < uint64(b)+uint64(bSize) && uint64(b) < uint64(a)+uint64(aSize)
 }
 
-// FreeIDs finds the first range of size ids of the host within pool that none of used has a part of.
+// FreeIDs finds a range of size ids of the host within pool that none of used has a part of. It begins to look at a
+// random place, so that two that look at the same moment mostly find two.
 func FreeIDs(pool specs.LinuxIDMapping, used []specs.LinuxIDMapping, size uint32) (first uint32, ok bool) {
-	used = slices.Clone(used)
-	slices.SortFunc(used, func(a, b specs.LinuxIDMapping) int { return int(int64(a.HostID) - int64(b.HostID)) })
-	next, end := uint64(pool.HostID), uint64(pool.HostID)+uint64(pool.Size)
-	for _, u := range used {
-		if uint64(u.HostID) >= next+uint64(size) {
-			break
-		}
-		next = max(next, uint64(u.HostID)+uint64(u.Size))
-	}
-	if next+uint64(size) > end {
+	slots := pool.Size / max(size, 1)
+	if slots == 0 {
 		return 0, false
 	}
-	return uint32(next), true
+	start := rand.Uint32N(slots)
+	for i := range slots {
+		first = pool.HostID + (start+i)%slots*size
+		if !Overlap(used, first, size) {
+			return first, true
+		}
+	}
+	return 0, false
+}
+
+// Overlap says whether one of the mappings has a part of a range of the host's ids.
+func Overlap(list []specs.LinuxIDMapping, first, size uint32) bool {
+	return slices.ContainsFunc(list, func(m specs.LinuxIDMapping) bool { return overlap(m.HostID, m.Size, first, size) })
 }
 
 // mapsTo says whether the mappings have the id of a container.
@@ -127,7 +134,7 @@ func (u UserNS) check(o Options) error {
 		name string
 		list []specs.LinuxIDMapping
 	}{{"users", u.UIDs}, {"groups", u.GIDs}} {
-		text := mapText(kind.list)
+		text := MapText(kind.list)
 		if len(kind.list) > maxMappings {
 			return invalid("userns", text[:64], "%d mappings of %s, the kernel takes %d", len(kind.list), kind.name, maxMappings)
 		}
@@ -150,7 +157,9 @@ func (u UserNS) check(o Options) error {
 	return nil
 }
 
-func mapText(list []specs.LinuxIDMapping) string {
+// MapText writes mappings as containerd's labels and mount options have them: CONTAINER:HOST:SIZE, separated by
+// commas.
+func MapText(list []specs.LinuxIDMapping) string {
 	var parts []string
 	for _, m := range list {
 		parts = append(parts, fmt.Sprintf("%d:%d:%d", m.ContainerID, m.HostID, m.Size))
@@ -164,11 +173,11 @@ func (u UserNS) checkUser(p specs.User) error {
 		return nil
 	}
 	if !mapsTo(u.UIDs, p.UID) {
-		return invalid("userns", mapText(u.UIDs), "it does not have the user %d, which the program is to run as", p.UID)
+		return invalid("userns", MapText(u.UIDs), "it does not have the user %d, which the program is to run as", p.UID)
 	}
 	for _, gid := range append([]uint32{p.GID}, p.AdditionalGids...) {
 		if !mapsTo(u.GIDs, gid) {
-			return invalid("userns", mapText(u.GIDs), "it does not have the group %d, which the program is to run with", gid)
+			return invalid("userns", MapText(u.GIDs), "it does not have the group %d, which the program is to run with", gid)
 		}
 	}
 	return nil

@@ -67,6 +67,11 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 			return nil, nil, err
 		}
 	}
+	if t.Container.UserNS.Private() {
+		if err := checkPassable(t.d.Run()); err != nil {
+			return nil, nil, err
+		}
+	}
 	shared, err := t.join(ctx, s)
 	if err != nil {
 		return nil, nil, err

@@ -118,6 +118,11 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if err != nil {
 		return nil, nil, err
 	}
+	if o.UserNSAuto > 0 {
+		if o.Spec.UserNS, err = ownIDs(ctx, d, o.UserNSAuto); err != nil {
+			return nil, nil, err
+		}
+	}
 	made, err := generate(d, ns, o, src)
 	if err != nil {
 		return nil, nil, err
@@ -131,7 +136,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		Runtime:     container.Runtime{Name: cmp.Or(o.Runtime, container.DefaultRuntime)},
 		Snapshotter: snapshot.Overlayfs, SnapshotKey: o.ID,
 		DefaultSeccomp: made.DefaultSeccomp,
-		Join:           join, Etc: made.Etc,
+		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, Transient: o.Transient,
 		CgroupParent: o.CgroupParent, LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
 	}
@@ -145,14 +150,14 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+o.ID, lock.Exclusive); err != nil {
 		return nil, nil, fmt.Errorf("create container %q: %w", o.ID, err)
 	}
-	if c, err = record(ctx, d, ns, l, c, made.Spec, src, le); err != nil {
+	if c, err = record(ctx, d, ns, l, c, made.Spec, src, le, o.UserNSAuto > 0); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("create container %q: %w", o.ID, err), l.Release())
 	}
 	return &Task{Container: c, Namespace: ns, d: d}, l, nil
 }
 
 // record stages the snapshot's directory and writes all records in one commit.
-func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c container.Container, s *specs.Spec, src source, le *lease.Lease) (made container.Container, err error) {
+func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c container.Container, s *specs.Spec, src source, le *lease.Lease, ownIDs bool) (made container.Container, err error) {
 	id := snapshot.NewID()
 	if err := le.Hold(ctx, l, lease.Snapshot, string(id)); err != nil {
 		return c, err
@@ -168,10 +173,15 @@ func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c contai
 	}
 	crash.Point("task.staged")
 	err = update(ctx, l, func(tx *state.Tx) error {
+		if ownIDs {
+			if err := checkOwnIDs(tx, c.UserNS); err != nil {
+				return err
+			}
+		}
 		if made, err = container.Create(tx, ns, c, s); err != nil {
 			return err
 		}
-		_, err := snapshot.Prepare(tx, ns, c.SnapshotKey, src.snapshot, id, nil)
+		_, err := snapshot.Prepare(tx, ns, c.SnapshotKey, src.snapshot, id, idLabels(s))
 		return err
 	})
 	crash.Point("task.recorded")
@@ -179,6 +189,17 @@ func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c contai
 		return c, errors.Join(err, snapshot.Drop(d, id))
 	}
 	return made, nil
+}
+
+// idLabels are the labels of the snapshot of a container with a user namespace.
+func idLabels(s *specs.Spec) map[string]string {
+	if len(s.Linux.UIDMappings) == 0 {
+		return nil
+	}
+	return map[string]string{
+		snapshot.LabelUIDMapping: spec.MapText(s.Linux.UIDMappings),
+		snapshot.LabelGIDMapping: spec.MapText(s.Linux.GIDMappings),
+	}
 }
 
 // ImageError says that a container's image is not here or is incomplete.

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// idMaps are the options uidmap= and gidmap= of containerd's mounts: the owners of files in the lower directories of
+// an overlay are shown as those to which a user namespace maps them.
+type idMaps struct {
+	uids, gids []syscall.SysProcIDMap
+}
+
+func (m idMaps) none() bool { return len(m.uids) == 0 && len(m.gids) == 0 }
+
+// parseIDMaps reads a list of CONTAINER:HOST:SIZE, separated by commas.
+func parseIDMaps(text string) ([]syscall.SysProcIDMap, error) {
+	var list []syscall.SysProcIDMap
+	for part := range strings.SplitSeq(text, ",") {
+		var n [3]uint64
+		fields := strings.Split(part, ":")
+		ok := len(fields) == len(n)
+		for i := range n {
+			if ok {
+				var err error
+				n[i], err = strconv.ParseUint(fields[i], 10, 32)
+				ok = err == nil
+			}
+		}
+		if !ok || n[2] == 0 {
+			return nil, fmt.Errorf("mapping of ids %q: want CONTAINER:HOST:SIZE: %w", part, errdefs.ErrInvalidArgument)
+		}
+		list = append(list, syscall.SysProcIDMap{ContainerID: int(n[0]), HostID: int(n[1]), Size: int(n[2])})
+	}
+	return list, nil
+}
+
+// overlayMapped mounts an overlay whose lower directories are seen through a mapping of ids (Linux 5.19). target
+// is the path of at.
+func overlayMapped(source, target string, at *os.File, flags uintptr, data []string, m idMaps) error {
+	target, err := filepath.Abs(target)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(data, func(o string) bool { return strings.HasPrefix(o, "lowerdir=") })
+	if i < 0 {
+		return fmt.Errorf("uidmap and gidmap of an overlay without lowerdir: %w", errdefs.ErrInvalidArgument)
+	}
+	lower := splitLower(strings.TrimPrefix(data[i], "lowerdir="))
+	for j := range lower {
+		lower[j] = unescape(lower[j])
+		if !filepath.IsAbs(lower[j]) {
+			return fmt.Errorf("lower directory %q is not absolute: %w", lower[j], errdefs.ErrInvalidArgument)
+		}
+	}
+	dir := shared(lower)
+	clone, err := mapped(dir, m)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(clone)
+	// A lower directory is told by a path, so the clone needs a place in the tree until the overlay has taken its own
+	// clones of it. The target has one: the overlay comes on top, is cloned, and takes the place of both.
+	if err := unix.MoveMount(clone, "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach %s: %w", dir, err)
+	}
+	undo := func(n int) (err error) {
+		for range n {
+			err = errors.Join(err, unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+		}
+		return err
+	}
+	for j := range lower {
+		lower[j] = Escape(filepath.Join(target, strings.TrimPrefix(lower[j], dir)))
+	}
+	data = slices.Clone(data)
+	data[i] = "lowerdir=" + strings.Join(lower, ":")
+	if err := overlay(source, procPath(at), flags, data); err != nil {
+		return errors.Join(err, undo(1))
+	}
+	top, err := unix.OpenTree(unix.AT_FDCWD, target, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err := errors.Join(err, undo(2)); err != nil {
+		return err
+	}
+	defer unix.Close(top)
+	return unix.MoveMount(top, "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// shared gives the deepest directory that has all of some absolute paths below it.
+func shared(paths []string) string {
+	dir := filepath.Dir(filepath.Clean(paths[0]))
+	for _, p := range paths {
+		for dir != "/" && !strings.HasPrefix(filepath.Clean(p), dir+"/") {
+			dir = filepath.Dir(dir)
+		}
+	}
+	return dir
+}
+
+// mapped clones the mount of a directory, detached, with other owners.
+func mapped(dir string, m idMaps) (fd int, err error) {
+	ns, err := userNamespace(m)
+	if err != nil {
+		return -1, err
+	}
+	defer ns.Close()
+	fd, err = unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		unix.Close(fd)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+			err = fmt.Errorf("this kernel, or the file system, cannot map ids (Linux 5.19, ext4, xfs, btrfs): %w: %w", err, errdefs.ErrNotImplemented)
+		}
+		return -1, fmt.Errorf("map ids of %s: %w", dir, err)
+	}
+	return fd, nil
+}
+
+// userNamespace makes a user namespace with mappings. A process is needed to make one; it is stopped before its first
+// instruction, and killed.
+func userNamespace(m idMaps) (*os.File, error) {
+	runtime.LockOSThread() // the tracer of a process is a thread
+	defer runtime.UnlockOSThread()
+	p, err := os.StartProcess("/proc/self/exe", []string{"ids"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER, UidMappings: m.uids, GidMappings: m.gids, Ptrace: true,
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace: %w", err)
+	}
+	defer func() {
+		p.Kill()
+		p.Wait()
+	}()
+	return os.Open("/proc/" + strconv.Itoa(p.Pid) + "/ns/user")
+}

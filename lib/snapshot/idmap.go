@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Labels of containerd's snapshots: the layers below are seen with the owners that a user namespace maps theirs
+// to. A value is a list of CONTAINER:HOST:SIZE, separated by commas.
+const (
+	LabelUIDMapping = "containerd.io/snapshot/uidmapping"
+	LabelGIDMapping = "containerd.io/snapshot/gidmapping"
+)
+
+// shift gives the root of a new tree to the user and the group to which the labels map its owner.
+func shift(d *state.Dir, id ID, labels map[string]string) error {
+	uids, gids := labels[LabelUIDMapping], labels[LabelGIDMapping]
+	if uids == "" && gids == "" {
+		return nil
+	}
+	root := FS(d, id)
+	st, err := os.Stat(root)
+	if err != nil {
+		return fmt.Errorf("root of snapshot: %w", err)
+	}
+	owner := st.Sys().(*syscall.Stat_t)
+	uid, err := mapID(uids, owner.Uid)
+	if err != nil {
+		return err
+	}
+	gid, err := mapID(gids, owner.Gid)
+	if err != nil {
+		return err
+	}
+	if err := os.Lchown(root, int(uid), int(gid)); err != nil {
+		return fmt.Errorf("root of snapshot: %w", err)
+	}
+	// Changing the owner takes the set-group-ID bit.
+	if err := os.Chmod(root, st.Mode()); err != nil {
+		return fmt.Errorf("root of snapshot: %w", err)
+	}
+	return nil
+}
+
+// mapID finds an id of a container in a list of mappings. One that is not there stays what it is.
+func mapID(list string, id uint32) (uint32, error) {
+	for part := range strings.SplitSeq(list, ",") {
+		var n [3]uint64
+		fields := strings.Split(part, ":")
+		for i := range n {
+			var err error
+			if len(fields) == len(n) {
+				n[i], err = strconv.ParseUint(fields[i], 10, 32)
+			}
+			if err != nil || len(fields) != len(n) {
+				return 0, fmt.Errorf("mapping of ids %q: want CONTAINER:HOST:SIZE: %w", part, errdefs.ErrInvalidArgument)
+			}
+		}
+		if uint64(id) >= n[0] && uint64(id) < n[0]+n[2] && n[1]+uint64(id)-n[0] < 1<<32-1 {
+			return uint32(n[1] + uint64(id) - n[0]), nil
+		}
+	}
+	return id, nil
+}
+
+// mapLayers has an overlay show its lower layers as the labels say.
+func mapLayers(m *mount.Mount, labels map[string]string) {
+	for label, option := range map[string]string{LabelUIDMapping: "uidmap=", LabelGIDMapping: "gidmap="} {
+		if value := labels[label]; value != "" && m.Type == "overlay" {
+			m.Options = append(m.Options, option+value)
+		}
+	}
+}
