@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 			keep = append(keep, b)
 		}
 		fmt.Println(len(keep))
-	case "starter", "remover":
+	case "starter", "leaver":
 		if err := act(role, args); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -75,8 +75,8 @@ func act(role, args string) error {
 	if v2 == "true" {
 		h = slices.DeleteFunc(slices.Clone(h), func(x hierarchy) bool { return !x.v2 })
 	}
-	if role == "remover" {
-		return h.removeEmpty(path, time.Second)
+	if role == "leaver" {
+		return h.leave()
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -17,7 +17,7 @@
 //
 // [Start] gives a process a cgroup of its own from birth, outside of its starter's: the end of a unit or a login
 // session, and the kill of a cgroup, do not reach it. All supervisors of one state directory may share one
-// cgroup, which [RemoveEmpty] takes away behind the last of them.
+// cgroup, which the last of them takes away ([Leave]).
 //
 // In a unit of systemd that has Delegate=yes ([OwnUnit]), a process that runs a container in the foreground keeps it
 // in the unit instead: [Unit.Split] gives the container's path, below the unit's. The supervisor is then started
@@ -32,12 +32,13 @@
 //
 // # Locks
 //
-// Start holds a shared flock(2) on the cgroup's directory in the v2 hierarchy until the process is in it, and
-// RemoveEmpty an exclusive one while it removes; neither waits for longer than five seconds.
+// Start holds a shared flock(2) on the cgroup's directory in the v2 hierarchy until the process is in it, RemoveEmpty
+// and Leave an exclusive one while they remove; none waits for longer than five seconds.
 //
 // # Crashes
 //
-// Nothing is kept between calls but the list of mounts, read once, and an attribute of cgroups that [Make] has made on
-// the way to another (trusted.ctrd.parent). Each call may be killed anywhere and made again, by any process. A kill
-// of Make may leave an empty cgroup without that attribute, which then stays until the next boot.
+// Nothing is kept between calls but the list of mounts, read once, and an attribute of cgroups that go when they are
+// empty (trusted.ctrd). Each call may be killed anywhere and made again, by any process. A kill of Make may leave
+// an empty cgroup without that attribute, which then stays until the next boot. A process that is killed before it
+// calls Leave leaves its cgroup to RemoveEmpty.
 package cgroup

@@ -13,9 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ours marks a cgroup that [Make] has made on the way to another. Both versions take attributes that only
-// the privileged can set.
-const ours = "trusted.ctrd.parent"
+// ours marks a cgroup that goes when it is empty: [Make] has made it on the way to another, or [Start] for a process.
+// Both versions of cgroups take attributes that only the privileged can set.
+const ours = "trusted.ctrd"
+
+// mark sets ours. Where it cannot be set, the cgroup stays when it is empty: no more is lost.
+func mark(dir string) { _ = unix.Setxattr(dir, ours, []byte("1"), 0) }
+
+func marked(dir string) bool {
+	n, err := unix.Getxattr(dir, ours, nil)
+	return err == nil && n > 0
+}
 
 // makeTries bounds how often a cgroup above may vanish while one below it is made.
 const makeTries = 100
@@ -36,27 +44,32 @@ func Make(path string) error {
 
 func (t tree) make(path string) error {
 	for _, h := range t {
-		if err := h.make(path); err != nil {
+		if err := h.make(path, false); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (h hierarchy) make(path string) error {
-	err := h.makeOnce(path)
+// make makes the cgroup in one hierarchy. A passing one goes when it is empty, like those on the way to it.
+func (h hierarchy) make(path string, passing bool) error {
+	err := h.makeOnce(path, passing)
 	for n := 0; n < makeTries && gone(err); n++ {
-		err = h.makeOnce(path) // a removal took a cgroup above
+		err = h.makeOnce(path, passing) // a removal took a cgroup above
 	}
 	return err
 }
 
-func (h hierarchy) makeOnce(path string) error {
-	err := mkdir(filepath.Join(h.dir, path))
+func (h hierarchy) makeOnce(path string, passing bool) error {
+	dir := filepath.Join(h.dir, path)
+	err := mkdir(dir)
 	if errors.Is(err, unix.ENOENT) {
 		if err = h.makeParents(path); err == nil {
-			err = mkdir(filepath.Join(h.dir, path))
+			err = mkdir(dir)
 		}
+	}
+	if err == nil && passing {
+		mark(dir)
 	}
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
@@ -75,8 +88,7 @@ func (h hierarchy) makeParents(path string) error {
 		case err != nil:
 			return err
 		default:
-			// Without the mark it stays when it is empty: a kernel or a user that cannot set it loses no more.
-			_ = unix.Setxattr(dir, ours, []byte("1"), 0)
+			mark(dir)
 		}
 	}
 	return nil
@@ -127,7 +139,7 @@ func (t tree) trim(path string) error {
 	for _, h := range t {
 		for _, p := range slices.Backward(above(path)) {
 			dir := filepath.Join(h.dir, p)
-			if n, err := unix.Getxattr(dir, ours, nil); err != nil || n == 0 {
+			if !marked(dir) {
 				break
 			}
 			if err := rmdir(dir); errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {

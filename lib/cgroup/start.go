@@ -22,7 +22,8 @@ import (
 // not change a hierarchy, the process stays in the caller's cgroup there. It costs a fraction of a millisecond and
 // needs Linux 5.7. The command must have no Pdeathsig: the thread that starts it ends.
 //
-// The cgroup may be shared: [RemoveEmpty] removes it behind the last process.
+// Processes may share the cgroup. Each calls [Leave] as its last act, so that the last one removes it; of one that
+// was killed, [RemoveEmpty] removes it.
 func Start(cmd *exec.Cmd, path string) error {
 	t, err := open(path)
 	if err != nil {
@@ -73,7 +74,7 @@ func (t tree) enter(path string) (fd int, err error) {
 				continue
 			}
 			dir := filepath.Join(h.dir, path)
-			err := h.make(path)
+			err := h.make(path, true)
 			if err == nil && v2 {
 				fd, err = pin(dir, unix.LOCK_SH, pinFor)
 			} else if err == nil {
@@ -87,7 +88,7 @@ func (t tree) enter(path string) (fd int, err error) {
 	return fd, nil
 }
 
-// pinFor bounds how long pin waits for a removal, which takes no longer unless it is stopped.
+// pinFor bounds how long a start and a removal wait for each other. Neither takes as long unless it is stopped.
 const pinFor = 5 * time.Second
 
 // pin opens a directory and takes a lock on it, LOCK_SH or LOCK_EX. When others do not let go within the limit it
@@ -185,15 +186,53 @@ func (t tree) place(pid int, path string) error {
 }
 
 func (h hierarchy) place(pid int, path string) error {
-	if err := h.make(path); err != nil {
+	if err := h.make(path, false); err != nil {
 		return err
 	}
 	return write(filepath.Join(h.dir, path), "cgroup.procs", strconv.Itoa(pid))
 }
 
+// Leave moves the calling process out of the cgroup that [Start] started it in, to the one above, and removes the cgroup
+// unless others are in it. One that was not started so, or was moved since, stays where it is. It waits for the
+// kernel, some ten milliseconds, and for what RemoveEmpty waits.
+func Leave() error {
+	t, err := mounted()
+	if err != nil {
+		return err
+	}
+	if err := t.leave(); err != nil {
+		return fmt.Errorf("leave our own cgroup: %w", err)
+	}
+	return nil
+}
+
+func (t tree) leave() error {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return err
+	}
+	left := make(map[string]bool)
+	for _, h := range t {
+		path, ok := membership(string(own), h.name())
+		dir := filepath.Join(h.dir, path)
+		if !ok || path == "/" || !marked(dir) {
+			continue
+		}
+		// Each of those that end at once is out before it looks whether any is in.
+		if err := write(filepath.Dir(dir), "cgroup.procs", "0"); err == nil {
+			left[path] = true
+		}
+	}
+	var errs []error
+	for path := range left {
+		errs = append(errs, t.removeEmpty(path, removeFor))
+	}
+	return errors.Join(errs...)
+}
+
 // RemoveEmpty removes the cgroup from all hierarchies unless a process is in it or about to be started in it, or
-// a cgroup is below it: then it stays, and a later call removes it. That is no error. A caller that is alone in the
-// cgroup moves to the one above first. It waits at most two seconds, for processes that have just ended.
+// a cgroup is below it: then it stays, and a later call removes it. That is no error. It waits at most a few
+// seconds, for processes that have just ended and for another removal.
 func RemoveEmpty(path string) error {
 	t, err := open(path)
 	if err != nil {
@@ -208,18 +247,17 @@ func RemoveEmpty(path string) error {
 func (t tree) removeEmpty(path string, limit time.Duration) error {
 	locked := false
 	if dir := t.v2(path); dir != "" {
-		fd, err := pin(dir, unix.LOCK_EX, 0)
+		fd, err := pin(dir, unix.LOCK_EX, pinFor)
 		switch {
 		case err == nil:
 			defer unix.Close(fd)
 			locked = true
 		case errors.Is(err, unix.EWOULDBLOCK):
-			return nil // a start is in it, or another removal
+			return nil // a start, which takes no longer unless it is stopped
 		case !gone(err):
 			return err
 		}
 	}
-	t.stepOut(path)
 	var errs []error
 	deadline := time.Now().Add(limit)
 	for _, h := range t {
@@ -237,23 +275,6 @@ func (t tree) removeEmpty(path string, limit time.Duration) error {
 		}
 	}
 	return errors.Join(append(errs, t.trim(path))...)
-}
-
-// stepOut moves the calling process to the cgroup above where it is the only one in a cgroup.
-func (t tree) stepOut(path string) {
-	own, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return
-	}
-	for _, h := range t {
-		dir := filepath.Join(h.dir, path)
-		if p, ok := membership(string(own), h.name()); !ok || p != path {
-			continue
-		}
-		if procs, err := read(dir, "cgroup.procs"); err == nil && strings.TrimSpace(procs) == strconv.Itoa(os.Getpid()) {
-			_ = write(filepath.Dir(dir), "cgroup.procs", "0") // else the cgroup stays
-		}
-	}
 }
 
 // inUse says whether a cgroup has a process or a cgroup below it. One that has neither is busy only because the

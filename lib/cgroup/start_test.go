@@ -7,8 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -81,7 +81,7 @@ func TestStart(t *testing.T) {
 		wantAll(t, "the process, of whose cgroup somebody tried to get rid", where(t, h, strconv.Itoa(c.Process.Pid)), path)
 		c.Process.Kill()
 		c.Wait()
-		if got := where(t, h, "self"); strings.Join(got, " ") != strings.Join(home, " ") {
+		if got := where(t, h, "self"); !slices.Equal(got, home) {
 			t.Errorf("this process is in %v, was in %v", got, home)
 		}
 		if err := h.removeEmpty(path, 5*time.Second); err != nil {
@@ -160,18 +160,32 @@ func TestPlace(t *testing.T) {
 	})
 }
 
-// A process that is the last of a cgroup leaves it in order to remove it.
-func TestRemoveOwn(t *testing.T) {
+// Whichever of those that share a cgroup ends last removes it.
+func TestLeave(t *testing.T) {
 	everywhere(t, func(t *testing.T, h tree) {
 		path := newGroup(t, h)
-		c := helper(t, "remover "+strconv.FormatBool(len(h) == 1)+" "+path+"/own")
-		if err := h.start(c, path+"/own"); err != nil {
-			t.Fatal(err)
+		for range 5 {
+			var work sync.WaitGroup
+			for range 4 {
+				work.Go(func() {
+					c := helper(t, "leaver "+strconv.FormatBool(len(h) == 1))
+					if err := h.start(c, path+"/own"); err != nil {
+						t.Error(err)
+					} else if err := c.Wait(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			work.Wait()
+			vanished(t, h, path+"/own")
 		}
-		if err := c.Wait(); err != nil {
-			t.Fatal(err)
+		home := where(t, h, "self")
+		if err := h.leave(); err != nil {
+			t.Error(err)
 		}
-		vanished(t, h, path+"/own")
+		if got := where(t, h, "self"); !slices.Equal(got, home) {
+			t.Errorf("a process that has no cgroup of its own left %v for %v", home, got)
+		}
 	})
 }
 
