@@ -4,16 +4,12 @@ package spec
 
 import (
 	"fmt"
-	"math"
-	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -165,47 +161,4 @@ func workdir(dir string) (string, error) {
 		return "", invalid("workdir", dir, "want an absolute path")
 	}
 	return path.Clean(dir), nil
-}
-
-// ParseUlimit parses docker's --ulimit: NAME=SOFT[:HARD] with the names of limits.conf(5) in lower case, -1
-// for no limit. A limit above the caller's own is no error here; the kernel refuses it at the start.
-func ParseUlimit(text string) (specs.POSIXRlimit, error) {
-	u, err := units.ParseUlimit(text)
-	if err != nil {
-		return specs.POSIXRlimit{}, invalid("ulimit", text, "%v; want NAME=SOFT[:HARD] such as nofile=1024:4096, -1 for no limit", err)
-	}
-	if u.Soft < -1 || u.Hard < -1 {
-		return specs.POSIXRlimit{}, invalid("ulimit", text, "a limit is -1 (none) or not negative")
-	}
-	return specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)}, nil
-}
-
-// rlimits takes the last of equals: the engine refuses duplicates.
-func rlimits(values []string) ([]specs.POSIXRlimit, error) {
-	var list []specs.POSIXRlimit
-	for _, v := range values {
-		r, err := ParseUlimit(v)
-		if err != nil {
-			return nil, err
-		}
-		if most := openFiles(); r.Type == "RLIMIT_NOFILE" && (r.Soft > most || r.Hard > most) {
-			return nil, invalid("ulimit", v, "this machine allows %d open files (sysctl fs.nr_open)", most)
-		}
-		list = slices.DeleteFunc(list, func(old specs.POSIXRlimit) bool { return old.Type == r.Type })
-		list = append(list, r)
-	}
-	return list, nil
-}
-
-// openFiles is the kernel's bound on RLIMIT_NOFILE.
-func openFiles() uint64 {
-	b, err := os.ReadFile("/proc/sys/fs/nr_open")
-	if err != nil {
-		return math.MaxUint64
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
-	if err != nil {
-		return math.MaxUint64
-	}
-	return n
 }
