@@ -10,7 +10,9 @@ import (
 	"math"
 	"net"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -29,9 +31,15 @@ type Client struct {
 	// Namespace is sent with every call, if not empty. It is to be set before
 	// the first call.
 	Namespace string
+	// Version is the version of the task API that the server speaks, 2 or 3; 0
+	// is 3. It is to be set before the first call. A server that does not know
+	// version 3 is from then on called in version 2: what a new shim says of
+	// itself may be the address of an old one that serves the pod.
+	Version int
 
 	path string
 	conn net.Conn
+	old  atomic.Bool   // there is no task service of version 3
 	send chan struct{} // holds a token while nobody sends
 
 	mu      sync.Mutex
@@ -113,26 +121,51 @@ func (c *Client) fail(err error) {
 	c.waiting = nil
 }
 
+// call calls a method of the task service.
 func (c *Client) call(ctx context.Context, method string, q, r message) error {
-	body, err := c.exchange(ctx, method, q)
+	if c.Version == 2 || c.old.Load() {
+		return c.invoke(ctx, oldTaskService, method, q, r)
+	}
+	err := c.invoke(ctx, taskService, method, q, r)
+	if unserved(err, taskService) {
+		older := c.invoke(ctx, oldTaskService, method, q, r)
+		if !unserved(older, oldTaskService) {
+			c.old.Store(true)
+			return older
+		}
+	}
+	return err
+}
+
+// unserved tells whether err is what a server says that does not have the
+// service: Go's ttrpc calls that not implemented, Rust's an invalid argument,
+// and both name the service. Rust's says the same of a method.
+func unserved(err error, service string) bool {
+	e, ok := errors.AsType[*remoteError](err)
+	return ok && (e.kind == errdefs.ErrNotImplemented || e.kind == errdefs.ErrInvalidArgument) && strings.Contains(e.text, service)
+}
+
+// invoke calls a method of a service.
+func (c *Client) invoke(ctx context.Context, service, method string, q, r message) error {
+	body, err := c.exchange(ctx, service, method, q)
 	if err != nil {
-		return fmt.Errorf("task call %s: %w", method, err)
+		return fmt.Errorf("call %s: %w", method, err)
 	}
 	var a response
 	if err := decode(body, &a); err != nil {
-		return fmt.Errorf("task call %s: read response: %w: %w", method, err, errdefs.ErrInternal)
+		return fmt.Errorf("call %s: read response: %w: %w", method, err, errdefs.ErrInternal)
 	}
 	if err := a.status.err(); err != nil {
 		return err
 	}
 	if err := decode(a.payload, r); err != nil {
-		return fmt.Errorf("task call %s: read response: %w: %w", method, err, errdefs.ErrInternal)
+		return fmt.Errorf("call %s: read response: %w: %w", method, err, errdefs.ErrInternal)
 	}
 	return nil
 }
 
 // exchange sends a call and waits for the body of its response.
-func (c *Client) exchange(ctx context.Context, method string, q message) ([]byte, error) {
+func (c *Client) exchange(ctx context.Context, service, method string, q message) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

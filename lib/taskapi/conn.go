@@ -112,7 +112,7 @@ func (c *conn) answer(ctx context.Context, stream uint32, body []byte) {
 		c.respond(stream, nil, badRequest(err))
 		return
 	}
-	if q.service != service {
+	if q.service != taskService && q.service != oldTaskService {
 		c.respond(stream, nil, fmt.Errorf("service %q: %w", q.service, errdefs.ErrNotImplemented))
 		return
 	}

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package taskapi is containerd's task API, version 3 (the ttrpc service
-// containerd.task.v3.Task), client and server: what a shim answers and what
-// its callers ask.
+// Package taskapi is what containerd and its shims say to each other, both
+// sides of it: the task API (the ttrpc services containerd.task.v3.Task and
+// containerd.task.v2.Task, which differ in the name alone), the answer of a
+// shim that was started, its options, and the events that it publishes.
 //
 // Messages are plain structs with an encoding of their own over protowire, and
 // the ttrpc framing is written here, unary calls only: a supervisor lives as
 // long as its container, so neither gRPC nor protobuf's registry may be linked
-// into it. The field numbers are those of containerd's
-// api/runtime/task/v3/shim.proto and of ttrpc's request.proto.
+// into it. The field numbers are those of containerd's api directory and of
+// ttrpc's request.proto.
 //
 // In every message an empty field and an absent one are the same, as proto3
 // has it; a zero time.Time is an absent Timestamp.

@@ -6,11 +6,10 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"reflect"
 	"testing"
 
-	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/ttrpc"
-	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // fake answers every method by one function, which gets and gives the structs
@@ -103,8 +102,8 @@ func dial(t *testing.T, address string) *Client {
 	return c
 }
 
-// dialReal is the client that containerd generates, on the real ttrpc.
-func dialReal(t *testing.T, address string) task.TTRPCTaskService {
+// dialReal is a client of the real ttrpc, for a generated one.
+func dialReal(t *testing.T, address string) *ttrpc.Client {
 	t.Helper()
 	conn, err := net.Dial("unix", address[len("unix://"):])
 	if err != nil {
@@ -112,11 +111,33 @@ func dialReal(t *testing.T, address string) task.TTRPCTaskService {
 	}
 	c := ttrpc.NewClient(conn)
 	t.Cleanup(func() { c.Close() })
-	return task.NewTTRPCTaskClient(c)
+	return c
 }
 
-// serveReal serves the generated service on the real ttrpc.
-func serveReal(t *testing.T, s task.TTRPCTaskService) (address string) {
+// realFake is fake with the generated types.
+type realFake func(ctx context.Context, method string, q any) (any, error)
+
+// register serves the methods of a generated service by f.
+func (f realFake) register(s *ttrpc.Server, name string, service reflect.Type) {
+	methods := make(map[string]ttrpc.Method)
+	for m := range service.Methods() {
+		methods[m.Name] = func(ctx context.Context, unmarshal func(any) error) (any, error) {
+			q := reflect.New(m.Type.In(1).Elem()).Interface()
+			if err := unmarshal(q); err != nil {
+				return nil, err
+			}
+			r, err := f(ctx, m.Name, q)
+			if r == nil {
+				r = reflect.New(m.Type.Out(0).Elem()).Interface()
+			}
+			return r, err
+		}
+	}
+	s.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods})
+}
+
+// serveReal serves generated services, by name, on the real ttrpc.
+func serveReal(t *testing.T, f realFake, services map[string]reflect.Type) (address string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
@@ -127,7 +148,9 @@ func serveReal(t *testing.T, s task.TTRPCTaskService) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task.RegisterTTRPCTaskService(srv, s)
+	for name, service := range services {
+		f.register(srv, name, service)
+	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(context.Background(), l) }()
 	t.Cleanup(func() {
@@ -135,70 +158,4 @@ func serveReal(t *testing.T, s task.TTRPCTaskService) (address string) {
 		<-done
 	})
 	return "unix://" + path
-}
-
-// realFake is fake with the generated types.
-type realFake func(ctx context.Context, method string, q any) (any, error)
-
-func giveReal[R any](f realFake, ctx context.Context, method string, q any) (*R, error) {
-	r, err := f(ctx, method, q)
-	if err != nil {
-		return nil, err
-	}
-	if p, ok := r.(*R); ok {
-		return p, nil
-	}
-	return new(R), nil
-}
-
-func (f realFake) State(ctx context.Context, r *task.StateRequest) (*task.StateResponse, error) {
-	return giveReal[task.StateResponse](f, ctx, "State", r)
-}
-func (f realFake) Create(ctx context.Context, r *task.CreateTaskRequest) (*task.CreateTaskResponse, error) {
-	return giveReal[task.CreateTaskResponse](f, ctx, "Create", r)
-}
-func (f realFake) Start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
-	return giveReal[task.StartResponse](f, ctx, "Start", r)
-}
-func (f realFake) Delete(ctx context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
-	return giveReal[task.DeleteResponse](f, ctx, "Delete", r)
-}
-func (f realFake) Pids(ctx context.Context, r *task.PidsRequest) (*task.PidsResponse, error) {
-	return giveReal[task.PidsResponse](f, ctx, "Pids", r)
-}
-func (f realFake) Pause(ctx context.Context, r *task.PauseRequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "Pause", r)
-}
-func (f realFake) Resume(ctx context.Context, r *task.ResumeRequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "Resume", r)
-}
-func (f realFake) Checkpoint(ctx context.Context, r *task.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "Checkpoint", r)
-}
-func (f realFake) Kill(ctx context.Context, r *task.KillRequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "Kill", r)
-}
-func (f realFake) Exec(ctx context.Context, r *task.ExecProcessRequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "Exec", r)
-}
-func (f realFake) ResizePty(ctx context.Context, r *task.ResizePtyRequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "ResizePty", r)
-}
-func (f realFake) CloseIO(ctx context.Context, r *task.CloseIORequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "CloseIO", r)
-}
-func (f realFake) Update(ctx context.Context, r *task.UpdateTaskRequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "Update", r)
-}
-func (f realFake) Wait(ctx context.Context, r *task.WaitRequest) (*task.WaitResponse, error) {
-	return giveReal[task.WaitResponse](f, ctx, "Wait", r)
-}
-func (f realFake) Stats(ctx context.Context, r *task.StatsRequest) (*task.StatsResponse, error) {
-	return giveReal[task.StatsResponse](f, ctx, "Stats", r)
-}
-func (f realFake) Connect(ctx context.Context, r *task.ConnectRequest) (*task.ConnectResponse, error) {
-	return giveReal[task.ConnectResponse](f, ctx, "Connect", r)
-}
-func (f realFake) Shutdown(ctx context.Context, r *task.ShutdownRequest) (*emptypb.Empty, error) {
-	return giveReal[emptypb.Empty](f, ctx, "Shutdown", r)
 }

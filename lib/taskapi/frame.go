@@ -12,7 +12,9 @@ import (
 )
 
 const (
-	service = "containerd.task.v3.Task"
+	// The two versions of the task service differ in nothing but the name.
+	taskService    = "containerd.task.v3.Task"
+	oldTaskService = "containerd.task.v2.Task"
 	// namespaceKey is the metadata key by which containerd names a namespace.
 	namespaceKey = "containerd-namespace-ttrpc"
 )

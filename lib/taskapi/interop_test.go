@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	task2 "github.com/containerd/containerd/api/runtime/task/v2"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -31,7 +32,7 @@ func full(of reflect.Type) proto.Message {
 func sent(t *testing.T, theirs proto.Message) message {
 	t.Helper()
 	for _, p := range pairs {
-		if reflect.TypeOf(p.theirs()) != reflect.TypeOf(theirs) {
+		if p.theirs().ProtoReflect().Descriptor().Name() != theirs.ProtoReflect().Descriptor().Name() {
 			continue
 		}
 		b, err := proto.Marshal(theirs)
@@ -48,9 +49,30 @@ func sent(t *testing.T, theirs proto.Message) message {
 	return nil
 }
 
+// A generated service, as the services of both task API versions are.
+type generated struct {
+	name    string
+	service reflect.Type
+	client  func(*ttrpc.Client) any
+}
+
+var taskServices = map[int]generated{
+	2: {"containerd.task.v2.Task", reflect.TypeFor[task2.TTRPCTaskService](), func(c *ttrpc.Client) any { return task2.NewTTRPCTaskClient(c) }},
+	3: {"containerd.task.v3.Task", reflect.TypeFor[task.TTRPCTaskService](), func(c *ttrpc.Client) any { return task.NewTTRPCTaskClient(c) }},
+}
+
+// real says which services of the task API a real server is to have.
+func real(versions ...int) map[string]reflect.Type {
+	m := make(map[string]reflect.Type)
+	for _, v := range versions {
+		m[taskServices[v].name] = taskServices[v].service
+	}
+	return m
+}
+
 // methods calls fn with each method of the service and full messages.
-func methods(t *testing.T, fn func(t *testing.T, name string, q, r proto.Message)) {
-	for m := range reflect.TypeFor[task.TTRPCTaskService]().Methods() {
+func methods(t *testing.T, service reflect.Type, fn func(t *testing.T, name string, q, r proto.Message)) {
+	for m := range service.Methods() {
 		t.Run(m.Name, func(t *testing.T) { fn(t, m.Name, full(m.Type.In(1)), full(m.Type.Out(0))) })
 	}
 }
@@ -69,26 +91,37 @@ func TestRealClientOurServer(t *testing.T) {
 	var got message
 	var give message
 	var method string
-	client := dialReal(t, serve(t, fake(func(ctx context.Context, m string, q message) (message, error) {
+	address := serve(t, fake(func(ctx context.Context, m string, q message) (message, error) {
 		method, got = m, q
 		return give, nil
-	})))
-	methods(t, func(t *testing.T, name string, q, r proto.Message) {
-		give = sent(t, r)
-		back, err := invokeMethod(t.Context(), client, name, q)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if method != name || !reflect.DeepEqual(got, sent(t, q)) {
-			t.Errorf("server got %s %+v", method, got)
-		}
-		if !proto.Equal(back.(proto.Message), r) {
-			t.Errorf("client got %v, want %v", back, r)
-		}
-	})
+	}))
+	// All over one connection, as one of containerd's.
+	conn := dialReal(t, address)
+	for _, of := range taskServices {
+		client := of.client(conn)
+		methods(t, of.service, func(t *testing.T, name string, q, r proto.Message) {
+			give = sent(t, r)
+			back, err := invokeMethod(t.Context(), client, name, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if method != name || !reflect.DeepEqual(got, sent(t, q)) {
+				t.Errorf("server got %s %+v", method, got)
+			}
+			if !proto.Equal(back.(proto.Message), r) {
+				t.Errorf("client got %v, want %v", back, r)
+			}
+		})
+	}
 }
 
 func TestOurClientRealServer(t *testing.T) {
+	for version, of := range taskServices {
+		t.Run(of.name, func(t *testing.T) { ourClientRealServer(t, version, of.service) })
+	}
+}
+
+func ourClientRealServer(t *testing.T, version int, service reflect.Type) {
 	var got, give any
 	var method string
 	var namespace []string
@@ -96,9 +129,9 @@ func TestOurClientRealServer(t *testing.T) {
 		md, _ := ttrpc.GetMetadata(ctx)
 		method, got, namespace = m, q, md["containerd-namespace-ttrpc"]
 		return give, nil
-	})))
-	client.Namespace = "k8s.io"
-	methods(t, func(t *testing.T, name string, q, r proto.Message) {
+	}), real(version)))
+	client.Namespace, client.Version = "k8s.io", version
+	methods(t, service, func(t *testing.T, name string, q, r proto.Message) {
 		give = r
 		back, err := invokeMethod(t.Context(), client, name, sent(t, q))
 		if err != nil {
@@ -114,7 +147,7 @@ func TestOurClientRealServer(t *testing.T) {
 			t.Errorf("client got %+v, want %v", back, r)
 		}
 	})
-	client.Namespace = ""
+	client.Namespace, give = "", nil
 	if _, err := client.State(t.Context(), &StateRequest{}); err != nil || namespace != nil {
 		t.Errorf("without a namespace: %q, %v", namespace, err)
 	}
@@ -145,8 +178,8 @@ func TestErrors(t *testing.T) {
 	address := serve(t, fake(func(context.Context, string, message) (message, error) { return nil, failure }))
 	realAddress := serveReal(t, realFake(func(context.Context, string, any) (any, error) {
 		return nil, errgrpc.ToGRPC(failure)
-	}))
-	ours, theirs, across := dial(t, address), dialReal(t, address), dial(t, realAddress)
+	}), real(3))
+	ours, theirs, across := dial(t, address), task.NewTTRPCTaskClient(dialReal(t, address)), dial(t, realAddress)
 	for code, kinds := range errorKinds {
 		for _, kind := range kinds {
 			failure = fmt.Errorf("kill process %q: %w", "x", kind)
@@ -205,13 +238,56 @@ func TestUnknownMethodAndService(t *testing.T) {
 	}
 }
 
+// TestOldServer: a server that has the task service of version 2 alone is
+// found out by the first call, whose request is not lost.
+func TestOldServer(t *testing.T) {
+	var calls []string
+	f := realFake(func(_ context.Context, m string, q any) (any, error) {
+		calls = append(calls, m)
+		if q, ok := q.(*task2.KillRequest); ok {
+			return nil, errgrpc.ToGRPC(fmt.Errorf("process %q: %w", q.ID, errdefs.ErrNotFound))
+		}
+		return nil, nil
+	})
+	for _, version := range []int{0, 3} {
+		calls = nil
+		c := dial(t, serveReal(t, f, real(2)))
+		c.Version = version
+		if err := c.Kill(t.Context(), &KillRequest{ID: "x"}); !errors.Is(err, errdefs.ErrNotFound) || err.Error() != `process "x": not found` {
+			t.Errorf("kill: %v", err)
+		}
+		if err := c.Pause(t.Context(), &PauseRequest{}); err != nil || !c.old.Load() {
+			t.Errorf("pause: %v", err)
+		}
+		if !reflect.DeepEqual(calls, []string{"Kill", "Pause"}) {
+			t.Errorf("calls are %q", calls)
+		}
+	}
+	// A server of version 3 stays one, whatever it does not implement, also where
+	// it names the service in that (Rust's ttrpc does).
+	c := dial(t, serve(t, fake(func(context.Context, string, message) (message, error) {
+		return nil, fmt.Errorf("/%s/Pause does not exist: %w", taskService, errdefs.ErrInvalidArgument)
+	})))
+	if err := c.Pause(t.Context(), &PauseRequest{}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("method that does not exist: %v", err)
+	}
+	none := dial(t, serveReal(t, f, nil))
+	if err := none.Pause(t.Context(), &PauseRequest{}); !errors.Is(err, errdefs.ErrNotImplemented) || none.old.Load() {
+		t.Errorf("no task service: %v", err)
+	}
+	none.Version = 2
+	if err := none.Pause(t.Context(), &PauseRequest{}); !errors.Is(err, errdefs.ErrNotImplemented) {
+		t.Errorf("no task service of version 2: %v", err)
+	}
+}
+
 func TestTimeoutReachesRealServer(t *testing.T) {
 	var left time.Duration
 	c := dial(t, serveReal(t, realFake(func(ctx context.Context, m string, q any) (any, error) {
 		until, _ := ctx.Deadline()
 		left = time.Until(until)
 		return nil, nil
-	})))
+	}), real(3)))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
 	if err := c.Pause(ctx, &PauseRequest{}); err != nil {

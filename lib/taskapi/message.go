@@ -3,9 +3,6 @@
 package taskapi
 
 import (
-	"maps"
-	"slices"
-
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -37,11 +34,7 @@ func (m *mountMessage) append(b []byte) []byte {
 	b = putString(b, 1, m.Type)
 	b = putString(b, 2, m.Source)
 	b = putString(b, 3, m.Target)
-	for _, o := range m.Options {
-		b = protowire.AppendTag(b, 4, protowire.BytesType)
-		b = protowire.AppendString(b, o)
-	}
-	return b
+	return putStrings(b, 4, m.Options)
 }
 
 func (m *mountMessage) set(f field) error {
@@ -76,9 +69,7 @@ func (m *ProcessInfo) set(f field) error {
 func (m *CreateTaskRequest) append(b []byte) []byte {
 	b = putString(b, 1, m.ID)
 	b = putString(b, 2, m.Bundle)
-	for i := range m.Rootfs {
-		b = putMessage(b, 3, (*mountMessage)(&m.Rootfs[i]))
-	}
+	b = putMounts(b, 3, m.Rootfs)
 	b = putBool(b, 4, m.Terminal)
 	b = putString(b, 5, m.Stdin)
 	b = putString(b, 6, m.Stdout)
@@ -304,10 +295,7 @@ func (m *CheckpointTaskRequest) set(f field) error {
 func (m *UpdateTaskRequest) append(b []byte) []byte {
 	b = putString(b, 1, m.ID)
 	b = putAny(b, 2, m.Resources)
-	for _, k := range slices.Sorted(maps.Keys(m.Annotations)) {
-		b = putMessage(b, 3, &pair{k, m.Annotations[k]})
-	}
-	return b
+	return putMap(b, 3, m.Annotations)
 }
 
 func (m *UpdateTaskRequest) set(f field) error {
@@ -317,17 +305,7 @@ func (m *UpdateTaskRequest) set(f field) error {
 	case 2:
 		return f.any(&m.Resources)
 	case 3:
-		if f.typ != protowire.BytesType {
-			return nil
-		}
-		var p pair
-		if err := decode(f.b, &p); err != nil {
-			return err
-		}
-		if m.Annotations == nil {
-			m.Annotations = make(map[string]string)
-		}
-		m.Annotations[p.key] = p.value
+		return f.strmap(&m.Annotations)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package taskapi
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -13,10 +14,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/api/events"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
+	ttrpcevents "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	apitypes "github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/runc/options"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
+	"github.com/containerd/typeurl/v2"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -60,6 +67,26 @@ var pairs = []struct {
 	{func() message { return new(Any) }, func() proto.Message { return new(anypb.Any) }},
 	{func() message { return new(timestamp) }, func() proto.Message { return new(timestamppb.Timestamp) }},
 	{func() message { return new(empty) }, func() proto.Message { return new(emptypb.Empty) }},
+	{func() message { return new(TaskCreate) }, func() proto.Message { return new(events.TaskCreate) }},
+	{func() message { return new(TaskIO) }, func() proto.Message { return new(events.TaskIO) }},
+	{func() message { return new(TaskStart) }, func() proto.Message { return new(events.TaskStart) }},
+	{func() message { return new(TaskDelete) }, func() proto.Message { return new(events.TaskDelete) }},
+	{func() message { return new(TaskExit) }, func() proto.Message { return new(events.TaskExit) }},
+	{func() message { return new(TaskOOM) }, func() proto.Message { return new(events.TaskOOM) }},
+	{func() message { return new(TaskExecAdded) }, func() proto.Message { return new(events.TaskExecAdded) }},
+	{func() message { return new(TaskExecStarted) }, func() proto.Message { return new(events.TaskExecStarted) }},
+	{func() message { return new(TaskPaused) }, func() proto.Message { return new(events.TaskPaused) }},
+	{func() message { return new(TaskResumed) }, func() proto.Message { return new(events.TaskResumed) }},
+	{func() message { return new(TaskCheckpointed) }, func() proto.Message { return new(events.TaskCheckpointed) }},
+	{func() message { return new(Envelope) }, func() proto.Message { return new(apitypes.Envelope) }},
+	{func() message { return new(forwardRequest) }, func() proto.Message { return new(ttrpcevents.ForwardRequest) }},
+	{func() message { return new(Options) }, func() proto.Message { return new(options.Options) }},
+	{func() message { return new(CheckpointOptions) }, func() proto.Message { return new(options.CheckpointOptions) }},
+	{func() message { return new(ProcessDetails) }, func() proto.Message { return new(options.ProcessDetails) }},
+	{func() message { return new(ConfigOptions) }, func() proto.Message { return new(runtimeoptions.Options) }},
+	{func() message { return new(RuntimeInfo) }, func() proto.Message { return new(apitypes.RuntimeInfo) }},
+	{func() message { return new(RuntimeVersion) }, func() proto.Message { return new(apitypes.RuntimeVersion) }},
+	{func() message { return new(MountCapabilities) }, func() proto.Message { return new(apitypes.MountCapabilities) }},
 	{func() message { return new(pair) }, func() proto.Message { return new(ttrpc.KeyValue) }},
 }
 
@@ -228,6 +255,58 @@ func TestMessagesEqualGenerated(t *testing.T) {
 	}
 }
 
+func TestTypeNames(t *testing.T) {
+	n := 0
+	for _, p := range pairs {
+		m, ok := p.ours().(typed)
+		if !ok {
+			continue
+		}
+		n++
+		theirs, err := typeurl.MarshalAnyToProto(full(reflect.TypeOf(p.theirs())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Unmarshal(theirs.Value, m); err != nil {
+			t.Fatal(err)
+		}
+		ours := NewAny(m)
+		if ours.TypeURL != theirs.TypeUrl || !ours.Is(m.typeName()) {
+			t.Errorf("%T is %q, want %q", m, ours.TypeURL, theirs.TypeUrl)
+		}
+		back := p.ours().(typed)
+		for _, url := range []string{theirs.TypeUrl, "type.googleapis.com/" + theirs.TypeUrl} {
+			if err := (&Any{TypeURL: url, Value: ours.Value}).To(back); err != nil || !proto.Equal(unmarshal(t, p.theirs(), Marshal(back)), unmarshal(t, p.theirs(), theirs.Value)) {
+				t.Errorf("%s: %v, %+v", url, err, back)
+			}
+			back = p.ours().(typed)
+		}
+		for _, a := range []*Any{nil, {}, {TypeURL: "x" + ours.TypeURL}, {TypeURL: ours.TypeURL + "/"}} {
+			if err := a.To(back); !errors.Is(err, errdefs.ErrNotFound) {
+				t.Errorf("%v: %v", a, err)
+			}
+		}
+		if err := (&Any{TypeURL: ours.TypeURL, Value: []byte{0xff}}).To(back); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("rubbish: %v", err)
+		}
+	}
+	if n != 15 {
+		t.Errorf("%d types compared", n)
+	}
+	if err := Unmarshal(make([]byte, maxMessage+1), new(empty)); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("large message: %v", err)
+	}
+}
+
+// unmarshal is b as a generated message.
+func unmarshal(t *testing.T, m proto.Message, b []byte) proto.Message {
+	t.Helper()
+	if err := proto.Unmarshal(b, m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 func TestEveryMethodsMessagesAreCompared(t *testing.T) {
 	known := map[reflect.Type]bool{}
 	for _, p := range pairs {
@@ -386,7 +465,7 @@ func FuzzMessages(f *testing.F) {
 }
 
 func FuzzEnvelope(f *testing.F) {
-	q := request{service: service, method: "Start", payload: []byte("p"), timeout: 1, metadata: []pair{{"k", "v"}}}
+	q := request{service: taskService, method: "Start", payload: []byte("p"), timeout: 1, metadata: []pair{{"k", "v"}}}
 	f.Add(q.append(nil))
 	a := response{status: status{code: 5, text: "gone"}, payload: []byte("p")}
 	f.Add(a.append(nil))

@@ -167,8 +167,8 @@ func TestProtocolErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	good := request{service: service, method: "Start"}
-	bad := request{service: service, method: "Start", payload: []byte{0x0a}}
+	good := request{service: taskService, method: "Start"}
+	bad := request{service: taskService, method: "Start", payload: []byte{0x0a}}
 	// All on one connection: none of them costs it.
 	for i, step := range []struct {
 		kind, stream uint32
@@ -200,7 +200,7 @@ func TestTimeoutEndsTheCall(t *testing.T) {
 		return nil, ctx.Err()
 	}))
 	for _, timeout := range []int64{-1, 1, int64(10 * time.Millisecond)} {
-		q := request{service: service, method: "Wait", timeout: timeout}
+		q := request{service: taskService, method: "Wait", timeout: timeout}
 		a := talk(t, address, kindRequest, 1, 0, q.append(nil))
 		if err := a.status.err(); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("timeout %d: %v", timeout, err)
@@ -305,7 +305,7 @@ func TestShutdownDoesNotWaitForReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	b, _ := frame(kindRequest, &request{service: service, method: "Stats"})
+	b, _ := frame(kindRequest, &request{service: taskService, method: "Stats"})
 	setStream(b, 1)
 	if _, err := c.Write(b); err != nil {
 		t.Fatal(err)
@@ -433,8 +433,8 @@ func (s *stream) SetWriteDeadline(time.Time) error { return nil }
 
 func FuzzServerFrames(f *testing.F) {
 	for _, q := range []request{
-		{service: service, method: "Kill", payload: (&KillRequest{ID: "x", Signal: 9}).append(nil)},
-		{service: service, method: "Wait", timeout: 1},
+		{service: taskService, method: "Kill", payload: (&KillRequest{ID: "x", Signal: 9}).append(nil)},
+		{service: taskService, method: "Wait", timeout: 1},
 		{service: "other", method: "Wait"},
 	} {
 		b, _ := frame(kindRequest, &q)

@@ -5,6 +5,8 @@ package taskapi
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -134,14 +136,32 @@ func (f field) message(m message) error {
 	return decode(f.b, m)
 }
 
-func (f field) any(p **Any) error {
+func (f field) any(p **Any) error { return sub(f, p) }
+
+// sub is f.message for a message that may be absent.
+func sub[T any, P pointer[T]](f field, p *P) error {
 	if f.typ != protowire.BytesType {
 		return nil
 	}
 	if *p == nil {
-		*p = new(Any)
+		*p = new(T)
 	}
 	return f.message(*p)
+}
+
+func (f field) strmap(p *map[string]string) error {
+	if f.typ != protowire.BytesType {
+		return nil
+	}
+	var e pair
+	if err := f.message(&e); err != nil {
+		return err
+	}
+	if *p == nil {
+		*p = make(map[string]string)
+	}
+	(*p)[e.key] = e.value
+	return nil
 }
 
 func (f field) mount(p *[]Mount) error {
@@ -236,6 +256,28 @@ func putAny(b []byte, num protowire.Number, a *Any) []byte {
 		return b
 	}
 	return putMessage(b, num, a)
+}
+
+func putStrings(b []byte, num protowire.Number, all []string) []byte {
+	for _, s := range all {
+		b = protowire.AppendTag(b, num, protowire.BytesType)
+		b = protowire.AppendString(b, s)
+	}
+	return b
+}
+
+func putMounts(b []byte, num protowire.Number, all []Mount) []byte {
+	for i := range all {
+		b = putMessage(b, num, (*mountMessage)(&all[i]))
+	}
+	return b
+}
+
+func putMap(b []byte, num protowire.Number, m map[string]string) []byte {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		b = putMessage(b, num, &pair{k, m[k]})
+	}
+	return b
 }
 
 func putTime(b []byte, num protowire.Number, t time.Time) []byte {
