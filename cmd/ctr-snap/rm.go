@@ -39,11 +39,7 @@ func rmVerb(g *cli.Global) *cobra.Command {
 			}
 			return err
 		})
-		if err := d.EmptyTrash(); err != nil && failed == nil {
-			return err
-		} else if err != nil {
-			cli.Warn(err)
-		}
+		d.EmptyTrash()
 		return failed
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a snapshot that is not here is no failure")

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,7 +23,7 @@ import (
 
 const (
 	maxWait  = 10 * time.Second      // without Patience
-	turnWait = 20 * time.Millisecond // in Turn
+	turnWait = 20 * time.Millisecond // in Turn, before the holder is looked at
 	minWait  = time.Millisecond      // when the patience is at its end
 )
 
@@ -72,12 +73,23 @@ type Turn struct {
 	held    *lock.Lock // nil: the turn has not come
 }
 
-// Turn takes the next place, if it can be had within twenty milliseconds. A writer takes it before it lets
-// others commit, so that the journal has the events of commits in the order of the commits.
+// Turn takes the next place. A writer takes it before it lets others commit, so that the journal has the
+// events of commits in the order of the commits. When the holder of the journal's lock is stopped, Turn
+// gives up after twenty milliseconds and leaves it to Append, so that the writer holds up no other.
 func (j Journal) Turn() *Turn {
 	t := &Turn{journal: j}
-	_ = t.take(min(turnWait, j.Patience.left())) // Append tries again
+	var busy *lock.BusyError
+	if err := t.take(min(turnWait, j.Patience.left())); errors.As(err, &busy) && !slices.ContainsFunc(busy.Owners, isStopped) {
+		_ = t.take(j.Patience.left())
+	}
 	return t
+}
+
+// isStopped tells whether a process is stopped, by a signal or a debugger: see proc_pid_stat(5).
+func isStopped(o lock.Owner) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", o.PID))
+	state := stat[bytes.LastIndexByte(stat, ')')+1:]
+	return err == nil && (bytes.HasPrefix(state, []byte(" T")) || bytes.HasPrefix(state, []byte(" t")))
 }
 
 func (t *Turn) take(wait time.Duration) (err error) {

@@ -75,7 +75,9 @@ func Collect(ctx context.Context, d *state.Dir) (r Removed, err error) {
 	}
 	crash.Point("gc.collected")
 	_, err = d.Locks().Sweep()
-	return r, errors.Join(err, task.Tidy(ctx, d), d.EmptyTrash())
+	err = errors.Join(err, task.Tidy(ctx, d))
+	d.SweepTrash()
+	return r, err
 }
 
 func collect(ctx context.Context, d *state.Dir, l *lock.Lock, r *Removed) error {

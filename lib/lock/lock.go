@@ -55,6 +55,8 @@ type Dir struct {
 	Wait time.Duration
 	// Waiting, when set, is told once about a wait that has lasted two seconds.
 	Waiting func(*BusyError)
+	// Room, when set, is called when the file system has no room for a lock file. It tells whether it made some.
+	Room func() bool
 }
 
 // noticeAfter is how long a wait may last before Dir.Waiting hears of it.
@@ -84,7 +86,7 @@ func (d Dir) Acquire(ctx context.Context, outer *Lock, rank Rank, name string, m
 	var f *os.File
 	var err error
 	if d.Wait == 0 || !isQueued(path) { // who waits already comes first
-		f, err = try(path, mode)
+		f, err = d.try(path, mode)
 	}
 	switch {
 	case f == nil && err == nil && d.Wait == 0:
@@ -123,17 +125,20 @@ func (l *Lock) Release() error {
 }
 
 // open opens or makes a lock file, and the folder of its rank when that is missing.
-func open(path string) (*os.File, error) {
-	for range 2 {
+func (d Dir) open(path string) (*os.File, error) {
+	for attempt := 0; ; attempt++ {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-		if !errors.Is(err, os.ErrNotExist) {
-			return f, err
+		if errors.Is(err, os.ErrNotExist) {
+			err = os.MkdirAll(filepath.Dir(path), 0o700)
+			if err == nil && attempt < 3 {
+				continue
+			}
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, err
+		if errors.Is(err, unix.ENOSPC) && d.Room != nil && d.Room() {
+			continue
 		}
+		return f, err
 	}
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 }
 
 // unlock lets go before it closes: a child that is between fork and exec has a copy of the descriptor,

@@ -103,11 +103,11 @@ func (d Dir) await(ctx context.Context, rank Rank, path string, mode Mode, busy 
 	}
 	defer func() { q.turn <- struct{}{} }()
 	for pause := minPause; ; {
-		f, err := try(path, mode)
+		f, err := d.try(path, mode)
 		if f != nil || err != nil {
 			return f, err
 		}
-		k, err := q.ask(rank, mode)
+		k, err := d.ask(q, rank, mode)
 		if err != nil {
 			return nil, err
 		}
@@ -134,7 +134,7 @@ func (d Dir) await(ctx context.Context, rank Rank, path string, mode Mode, busy 
 
 // ask begins a wait in the kernel, or takes over the one that is there. It returns nil when there is no
 // thread for one, or one of another mode is there.
-func (q *queue) ask(rank Rank, mode Mode) (*kernelWait, error) {
+func (d Dir) ask(q *queue, rank Rank, mode Mode) (*kernelWait, error) {
 	queues.Lock()
 	defer queues.Unlock()
 	if k := q.pending; k != nil {
@@ -152,7 +152,7 @@ func (q *queue) ask(rank Rank, mode Mode) (*kernelWait, error) {
 			return nil, nil
 		}
 	}
-	f, err := open(q.path)
+	f, err := d.open(q.path)
 	if err != nil {
 		if counted {
 			<-threads
@@ -238,9 +238,9 @@ func (c *caller) wait(ready <-chan struct{}, pause time.Duration) error {
 }
 
 // try takes a lock file if it is free, and returns nil if it is busy.
-func try(path string, mode Mode) (*os.File, error) {
+func (d Dir) try(path string, mode Mode) (*os.File, error) {
 	for {
-		f, err := open(path)
+		f, err := d.open(path)
 		if err != nil {
 			return nil, err
 		}

@@ -29,9 +29,8 @@ func (p *puller) layer(ctx context.Context, n int) error {
 	if again {
 		// The bytes that an earlier process had left were wrong, as they can be after a power cut or when
 		// another registry had sent them. What they unpacked to makes room first.
-		if err = p.clean(); err == nil {
-			_, err = p.tryLayer(ctx, n, desc, true)
-		}
+		p.d.EmptyTrash()
+		_, err = p.tryLayer(ctx, n, desc, true)
 	}
 	return err
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -81,7 +80,9 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 		return img, err
 	}
 	img, err = p.run(ctx)
-	return img, errors.Join(err, p.lease.Release(), p.clean())
+	err = errors.Join(err, p.lease.Release())
+	d.EmptyTrash()
+	return img, err
 }
 
 // puller is one pull of one image.
@@ -100,7 +101,6 @@ type puller struct {
 	labels   labels
 	layers   []unpacked // as far as they were unpacked
 	damaged  bool       // a document in the store was, and has been replaced
-	trashed  atomic.Bool
 }
 
 func (p *puller) run(ctx context.Context) (image.Image, error) {
@@ -142,14 +142,6 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 	}
 	crash.Point("pull.after-sync")
 	return p.record(ctx, p.recordBlobs, p.recordLayers, p.recordName)
-}
-
-// clean deletes what was thrown away, outside all locks.
-func (p *puller) clean() error {
-	if !p.trashed.Load() {
-		return nil
-	}
-	return p.d.EmptyTrash()
 }
 
 // hold puts all that the image consists of on the lease, before any of it is looked for.

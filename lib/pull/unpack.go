@@ -153,7 +153,6 @@ func (p *puller) drop(ctx context.Context, id snapshot.ID, chain digest.Digest) 
 	if err != nil {
 		return err
 	}
-	p.trashed.Store(true)
 	return snapshot.Drop(p.d, id)
 }
 
@@ -170,7 +169,6 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	}
 	defer func() {
 		if err != nil {
-			p.trashed.Store(true)
 			err = errors.Join(err, snapshot.Drop(p.d, staged(id)))
 		}
 	}()

@@ -45,18 +45,20 @@ func (d *Dir) View(ctx context.Context, fn func(*Tx) error) error {
 // Update calls fn with a transaction that writes the durable database, and commits it when fn returns
 // nil. outer is the innermost lock the caller holds, or nil. fn may be called again after a full disk.
 func (d *Dir) Update(ctx context.Context, outer *lock.Lock, fn func(*Tx) error) error {
-	err := d.update(ctx, outer, true, fn)
-	if errors.Is(err, errReserve) {
-		// The write was a removal and the disk is full: give up the reserve and try once more.
-		os.Remove(d.Path(reserveName))
-		err = d.update(ctx, outer, true, fn)
-	}
-	return err
+	return d.updateOrMakeRoom(ctx, outer, true, fn)
 }
 
 // UpdateRun is Update for the database of this boot. It costs no fsync.
 func (d *Dir) UpdateRun(ctx context.Context, outer *lock.Lock, fn func(*Tx) error) error {
-	return d.update(ctx, outer, false, fn)
+	return d.updateOrMakeRoom(ctx, outer, false, fn)
+}
+
+func (d *Dir) updateOrMakeRoom(ctx context.Context, outer *lock.Lock, durable bool, fn func(*Tx) error) error {
+	err := d.update(ctx, outer, durable, fn)
+	if errors.Is(err, errReserve) && d.giveUpReserve(durable) {
+		err = d.update(ctx, outer, durable, fn)
+	}
+	return err
 }
 
 func (d *Dir) dbPath(durable bool) string {
@@ -128,35 +130,52 @@ func (d *Dir) commit(path string, durable bool, fn func(*Tx) error) (events []ev
 	crash.Point("state.before-commit")
 	if err := w.Commit(); err != nil {
 		err = fmt.Errorf("database %s: commit: %w", path, err)
-		if errors.Is(err, unix.ENOSPC) && durable && tx.writes == 0 {
+		if noRoom(err) && tx.writes == 0 {
 			return nil, fmt.Errorf("%w: %w", errReserve, err)
 		}
 		return nil, err
 	}
 	crash.Point("state.after-commit")
-	if durable {
-		d.keepReserve()
-	}
+	d.keepReserve(durable)
 	return tx.events, nil
 }
 
+// errReserve is the failure of a removal for which there was no room.
 var errReserve = errors.New("disk full")
 
+// The reserve lets a removal commit on a full file system: some pages of a database, and an inode.
 const (
-	reserveName = "reserve"
-	reserveSize = 1 << 20
+	reserveName     = "reserve"
+	reserveSize     = 1 << 20
+	reserveSizeBoot = 256 << 10 // in the state directory, which is memory
 )
 
-// keepReserve sets aside the space that lets a removal commit on a full disk.
-func (d *Dir) keepReserve() {
-	f, err := os.OpenFile(d.Path(reserveName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (d *Dir) reservePath(durable bool) string {
+	if durable {
+		return d.Path(reserveName)
+	}
+	return d.Run(reserveName)
+}
+
+// keepReserve sets the reserve aside.
+func (d *Dir) keepReserve(durable bool) {
+	f, err := os.OpenFile(d.reservePath(durable), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return
 	}
-	if unix.Fallocate(int(f.Fd()), 0, 0, reserveSize) != nil {
+	size := int64(reserveSizeBoot)
+	if durable {
+		size = reserveSize
+	}
+	if unix.Fallocate(int(f.Fd()), 0, 0, size) != nil {
 		os.Remove(f.Name())
 	}
 	f.Close()
+}
+
+// giveUpReserve makes room. It reports false when there is none to give up.
+func (d *Dir) giveUpReserve(durable bool) bool {
+	return os.Remove(d.reservePath(durable)) == nil
 }
 
 // openWrite opens a database for writing, under our lock. A missing one is made whole beside its name
@@ -220,8 +239,11 @@ type DamagedError struct {
 	Err  error
 }
 
+// damaged is the error for a database that cannot be used. What the kernel refuses, such as a write to a
+// read-only file system, is no damage.
 func damaged(path string, err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, os.ErrPermission) {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
 		return fmt.Errorf("database %s: %w", path, err)
 	}
 	return &DamagedError{path, err}

@@ -4,7 +4,6 @@ package state
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -45,6 +44,7 @@ type Dir struct {
 	snapshots   snapshots
 	patience    event.Patience
 	warn        func(error)
+	trashed     trashed
 }
 
 // Open makes what is missing of the two directories and, in the first command after a boot, throws away
@@ -84,7 +84,7 @@ func Open(c Config) (*Dir, error) {
 			return nil, fmt.Errorf("state directory: %w", err)
 		}
 	}
-	d.locks = lock.Dir{Path: filepath.Join(d.state, "locks"), Wait: c.Wait, Waiting: c.Waiting}
+	d.locks = lock.Dir{Path: filepath.Join(d.state, "locks"), Wait: c.Wait, Waiting: c.Waiting, Room: func() bool { return d.giveUpReserve(false) }}
 	if err := d.checkBoot(); err != nil {
 		return nil, fmt.Errorf("state directory %s: %w", d.state, err)
 	}
@@ -192,49 +192,10 @@ func (d *Dir) checkBoot() error {
 
 // bootNames is what ends with the boot in a state directory, beside the stamp and the temporary names
 // of WriteFile.
-var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "s"}
+var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "s", reserveName}
 
 // rootNames is what the root has.
-var rootNames = []string{"meta.db", "meta.db.new", "reserve", "content", "snapshots", "containers", "trash"}
-
-// Trash moves a file or directory of either directory out of the way with one rename; EmptyTrash
-// deletes it later, outside every lock. What is not there is trashed already.
-func (d *Dir) Trash(path string) error {
-	bin := d.Path("trash")
-	if strings.HasPrefix(path, d.state+"/") {
-		bin = d.Run("trash")
-	}
-	if err := os.MkdirAll(bin, 0o700); err != nil {
-		return err
-	}
-	err := os.Rename(path, filepath.Join(bin, rand.Text()))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// EmptyTrash deletes what Trash moved away, by whichever process, and nothing else.
-func (d *Dir) EmptyTrash() error {
-	var errs []error
-	for _, bin := range []string{d.Path("trash"), d.Run("trash")} {
-		entries, err := os.ReadDir(bin)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		for _, e := range entries {
-			if isTrash(e.Name()) {
-				errs = append(errs, os.RemoveAll(filepath.Join(bin, e.Name())))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// isTrash tells whether a name is one that Trash gives: of rand.Text.
-func isTrash(name string) bool {
-	return len(name) == 26 && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
-}
+var rootNames = []string{"meta.db", "meta.db.new", reserveName, "content", "snapshots", "containers", "trash"}
 
 // newPrefix begins the temporary names of WriteFile.
 const newPrefix = ".new-"

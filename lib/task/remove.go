@@ -27,20 +27,22 @@ import (
 // meanwhile is errdefs.ErrNotFound.
 func (t *Task) Remove(ctx context.Context, force bool) error {
 	err := t.remove(ctx, force, false)
+	t.d.EmptyTrash()
 	if err != nil {
 		return fmt.Errorf("remove container %q: %w", t.ID(), err)
 	}
-	return t.d.EmptyTrash()
+	return nil
 }
 
 // RemoveEnded removes the container if the task that is meant is still its last one and has ended: what a
 // supervisor or a client does for a transient container. When another start has come in between it does nothing.
 func (t *Task) RemoveEnded(ctx context.Context) error {
 	err := t.remove(ctx, true, true)
+	t.d.EmptyTrash()
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %q: %w", t.ID(), err)
 	}
-	return t.d.EmptyTrash()
+	return nil
 }
 
 // remove does the work of Remove. With only, it concerns the task that is meant alone.

@@ -21,10 +21,12 @@ import (
 // errdefs.ErrFailedPrecondition: its supervisor, its cgroup and its hostname have the id. An id that is taken is
 // errdefs.ErrAlreadyExists.
 func (t *Task) Rename(ctx context.Context, id string) error {
-	if err := t.rename(ctx, id); err != nil {
+	err := t.rename(ctx, id)
+	t.d.EmptyTrash()
+	if err != nil {
 		return fmt.Errorf("rename container %q: %w", t.ID(), err)
 	}
-	return t.d.EmptyTrash()
+	return nil
 }
 
 func (t *Task) rename(ctx context.Context, id string) (err error) {

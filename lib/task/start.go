@@ -276,6 +276,7 @@ func (t *Task) discardEnded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = t.discardDir()
-	return errors.Join(err, l.Release(), t.d.EmptyTrash())
+	err = errors.Join(t.discardDir(), l.Release())
+	t.d.EmptyTrash()
+	return err
 }
