@@ -6,6 +6,10 @@
 // that are flags to the kernel become flags and the rest the file system's own options. Everything works
 // in the mount namespace of the process and needs nothing newer than Linux 5.4.
 //
+// mount(2) takes one page of options, which the names of some 75 layers fill. An overlay of more is made with the
+// layers one by one where the kernel has that (fsconfig(2), Linux 6.7), and else by a thread whose working directory
+// is that of its descriptors, so that a layer's name is a number. The kernel stacks 500 layers ([MaxLayers]).
+//
 // A target is used by a descriptor of it, so that it cannot become a symbolic link between the look and
 // the mount; a target that is one is refused.
 package mount

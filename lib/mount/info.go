@@ -98,7 +98,22 @@ func unoctal(s string) string {
 // entry is what At and From need of a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 type entry struct {
 	id, device, root, point, fstype, source string
-	options                                 []string // of the file system
+	options                                 []string // of the file system, with overlayfs's own escapes
+}
+
+// overlaid tells whether one of the overlay's directories of that kind is accepted. Whether the kernel tells a
+// path with the escapes of [Escape] or without depends on how it was given; both readings are tried.
+func (e entry) overlaid(key string, accept func(path string) bool) bool {
+	return slices.ContainsFunc(e.options, func(o string) bool {
+		k, value, _ := strings.Cut(o, "=")
+		if k == "lowerdir+" && key == "lowerdir" {
+			k = key
+		}
+		if k != key {
+			return false
+		}
+		return accept(value) || slices.ContainsFunc(splitLower(value), func(l layer) bool { return accept(l.path) })
+	})
 }
 
 // table reads the mounts of this mount namespace, of those at one place the topmost last.
@@ -119,8 +134,12 @@ func parseTable(info string) []entry {
 		}
 		all = append(all, entry{
 			id: f[0], device: f[2], root: unoctal(f[3]), point: unoctal(f[4]),
-			fstype: super[0], source: unoctal(super[1]), options: superOptions(super[2]),
+			fstype: super[0], source: unoctal(super[1]),
 		})
+		for o := range strings.SplitSeq(super[2], ",") {
+			e := &all[len(all)-1]
+			e.options = append(e.options, unoctal(o))
+		}
 	}
 	return all
 }
@@ -165,10 +184,8 @@ func From(target, tree string) (bool, error) {
 		if e.fstype != "overlay" {
 			return e.device == device && in(e.root, root), nil
 		}
-		return in(e.source, tree) || slices.ContainsFunc(e.options, func(o string) bool {
-			key, path, _ := strings.Cut(o, "=")
-			return (key == "upperdir" || key == "lowerdir" || key == "lowerdir+") && in(path, tree)
-		}), nil
+		inTree := func(path string) bool { return in(path, tree) }
+		return inTree(e.source) || e.overlaid("upperdir", inTree) || e.overlaid("lowerdir", inTree), nil
 	}
 	return false, nil
 }
@@ -176,6 +193,7 @@ func From(target, tree string) (bool, error) {
 // At lists the mount points, in this mount namespace, of a directory: bind mounts of it, and overlays with
 // it as the upper directory or named after it.
 func At(dir string) ([]string, error) {
+	dir = filepath.Clean(dir)
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -195,27 +213,10 @@ func At(dir string) ([]string, error) {
 		if e.id == strconv.Itoa(on) {
 			continue
 		}
-		if e.device == device && e.root == root || slices.Contains(e.options, "upperdir="+dir) || e.fstype == "overlay" && e.source == dir {
+		itself := func(path string) bool { return path == dir }
+		if e.device == device && e.root == root || e.fstype == "overlay" && (e.source == dir || e.overlaid("upperdir", itself)) {
 			at = append(at, e.point)
 		}
 	}
 	return at, nil
-}
-
-// superOptions splits the options of a file system at the commas that no backslash escapes, and undoes
-// the escapes of the kernel and those of [Escape].
-func superOptions(s string) []string {
-	s = unoctal(s)
-	var all []string
-	start := 0
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case ',':
-			all = append(all, unescape(s[start:i]))
-			start = i + 1
-		case '\\':
-			i++
-		}
-	}
-	return append(all, unescape(s[start:]))
 }

@@ -62,7 +62,7 @@ func one(m Mount, target string) error {
 	case m.Type == "overlay" && !p.ids.none():
 		err = overlayMapped(m.Source, at.Name(), at, p.flags, p.data, p.ids)
 	case m.Type == "overlay":
-		err = overlay(m.Source, procPath(at), p.flags, p.data)
+		err = overlay(m.Source, at, p.flags, p.data)
 	default:
 		err = plain(m.Source, procPath(at), m.Type, p.flags, p.data)
 	}

@@ -3,15 +3,17 @@
 package mount
 
 import (
+	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
+
+// MaxLayers is the number of lower directories that the kernel stacks in one overlay (OVL_MAX_STACK).
+const MaxLayers = 500
 
 func plain(source, target, fstype string, flags uintptr, data []string) error {
 	joined := strings.Join(data, ",")
@@ -21,72 +23,134 @@ func plain(source, target, fstype string, flags uintptr, data []string) error {
 	return unix.Mount(source, target, fstype, flags, joined)
 }
 
-// overlay mounts an overlay. mount(2) takes one page of options, which 128 absolute names do not fit, so
-// they are made relative to the directory they share when they must be.
-func overlay(source, target string, flags uintptr, data []string) error {
-	if len(strings.Join(data, ",")) < os.Getpagesize() {
-		return plain(source, target, "overlay", flags, data)
+// A way mounts an overlay at a directory. Its error is EINVAL, ENOSYS or EPERM when this kernel, or a filter of
+// system calls, does not let it.
+type way func(source string, at *os.File, flags uintptr, s *stack) error
+
+// ways to mount an overlay whose options do not fit the page that mount(2) takes, in the order in which they are
+// tried: [byDescriptor] (Linux 6.13) and [byName] (6.7) add one layer after the other, [byNumber] needs 5.4.
+var ways = []way{byDescriptor, byName, byNumber}
+
+// overlay mounts an overlay of any number of layers up to MaxLayers.
+func overlay(source string, at *os.File, flags uintptr, data []string) error {
+	if flags&unix.MS_REMOUNT != 0 || len(strings.Join(data, ",")) < os.Getpagesize() {
+		return plain(source, procPath(at), "overlay", flags, data)
 	}
-	dir, short := relative(data)
-	if dir == "" {
-		return plain(source, target, "overlay", flags, data)
-	}
-	return onThread(func() error {
-		// The working directory belongs to the process; this thread gets one of its own.
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return fmt.Errorf("unshare working directory: %w", err)
-		}
-		if err := unix.Chdir(dir); err != nil {
-			return fmt.Errorf("change to %s: %w", dir, err)
-		}
-		return plain(source, target, "overlay", flags, short)
-	})
+	return stacked(source, at, flags, data)
 }
 
-// relative cuts the directory that all lower directories share off their names. dir is empty when they
-// share none.
-func relative(data []string) (dir string, short []string) {
-	short = slices.Clone(data)
-	for i, o := range short {
-		list, ok := strings.CutPrefix(o, "lowerdir=")
-		if !ok {
-			continue
-		}
-		names := splitLower(list)
-		prefix := names[0]
-		for _, n := range names {
-			for !strings.HasPrefix(n, prefix) {
-				prefix = prefix[:max(0, strings.LastIndexByte(strings.TrimSuffix(prefix, "/"), '/')+1)]
-			}
-		}
-		prefix = prefix[:strings.LastIndexByte(prefix, '/')+1]
-		if len(prefix) < 2 || prefix[0] != '/' {
-			return "", nil
-		}
-		for j := range names {
-			if names[j] = names[j][len(prefix):]; names[j] == "" {
-				names[j] = "."
-			}
-		}
-		dir, short[i] = unescape(prefix), "lowerdir="+strings.Join(names, ":")
+// stacked mounts an overlay in the first way that works.
+func stacked(source string, at *os.File, flags uintptr, data []string) (err error) {
+	s, err := parseStack(data)
+	if err == nil {
+		err = s.open()
 	}
-	return dir, short
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	for _, mount := range ways {
+		err = mount(source, at, flags, s)
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+			break
+		}
+	}
+	return err
 }
 
-// splitLower splits at the colons that no backslash escapes.
-func splitLower(list string) []string {
-	var names []string
+// stack is an overlay's list of options, taken apart.
+type stack struct {
+	layers []layer  // lower directories, the top first, then upper and work
+	lower  int      // how many of them are lower ones
+	rest   []string // other options: key=value or a word
+}
+
+// layer is a directory of an overlay.
+type layer struct {
+	key  string // as fsconfig(2) takes it: lowerdir+, datadir+, upperdir, workdir
+	path string
+	file *os.File // opened with O_PATH
+}
+
+// parseStack understands what the kernel does: options in one string or in several, lowerdir with escaped
+// colons, data-only layers behind a double colon, and layers one by one (lowerdir+).
+func parseStack(data []string) (*stack, error) {
+	s := new(stack)
+	var below []layer // upper and work
+	for _, o := range splitOptions(strings.Join(data, ",")) {
+		key, value, _ := strings.Cut(o, "=")
+		switch key {
+		case "lowerdir":
+			s.layers = splitLower(value)
+		case "lowerdir+", "datadir+":
+			s.layers = append(s.layers, layer{key: key, path: value})
+		case "upperdir", "workdir":
+			below = append(below, layer{key: key, path: unescape(value)})
+		case "":
+		default:
+			s.rest = append(s.rest, o)
+		}
+	}
+	s.lower = len(s.layers)
+	s.layers = append(s.layers, below...)
+	if s.lower > MaxLayers {
+		return nil, fmt.Errorf("overlay of %d layers, but the kernel stacks %d: %w", s.lower, MaxLayers, errdefs.ErrInvalidArgument)
+	}
+	return s, nil
+}
+
+// open opens the directories, so that no path is too long to be named.
+func (s *stack) open() error {
+	for i := range s.layers {
+		l := &s.layers[i]
+		fd, err := unix.Open(l.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			s.close()
+			return &os.PathError{Op: "open layer", Path: l.path, Err: err}
+		}
+		l.file = os.NewFile(uintptr(fd), l.path)
+	}
+	return nil
+}
+
+func (s *stack) close() {
+	for _, l := range s.layers {
+		if l.file != nil {
+			l.file.Close()
+		}
+	}
+}
+
+// splitOptions splits at the commas that no backslash escapes, as overlayfs does.
+func splitOptions(s string) []string { return splitEscaped(s, ',') }
+
+func splitEscaped(s string, at byte) []string {
+	var all []string
 	start := 0
-	for i := 0; i < len(list); i++ {
-		switch list[i] {
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
 		case '\\':
 			i++
-		case ':':
-			names = append(names, list[start:i])
+		case at:
+			all = append(all, s[start:i])
 			start = i + 1
 		}
 	}
-	return append(names, list[start:])
+	return append(all, s[start:])
+}
+
+// splitLower gives the layers that a value of lowerdir names. Those behind a double colon are data-only.
+func splitLower(list string) []layer {
+	var all []layer
+	key := "lowerdir+"
+	for _, name := range splitEscaped(list, ':') {
+		if name == "" {
+			key = "datadir+"
+			continue
+		}
+		all = append(all, layer{key: key, path: unescape(name)})
+	}
+	return all
 }
 
 // Escape writes a path as overlayfs reads it in a mount option.
@@ -103,20 +167,4 @@ func unescape(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-// onThread runs fn on a thread that is not used again.
-func onThread(fn func() error) error {
-	c := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread cannot end. While this goroutine keeps it, another one gets another.
-			c <- onThread(fn)
-			runtime.UnlockOSThread()
-			return
-		}
-		c <- fn() // ends locked, and so does the thread
-	}()
-	return <-c
 }

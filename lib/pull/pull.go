@@ -19,6 +19,7 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/registry"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -114,6 +115,10 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 	}, p.target, p.platform)
 	if err != nil {
 		return image.Image{}, blame(ctx, err)
+	}
+	if n := len(p.image.Manifest.Layers); n > mount.MaxLayers && !p.opt.NoUnpack {
+		return image.Image{}, fmt.Errorf("an image of %d layers can never run, the kernel stacks %d in an overlay: %w",
+			n, mount.MaxLayers, errdefs.ErrNotImplemented)
 	}
 	if err := p.hold(ctx); err != nil {
 		return image.Image{}, err

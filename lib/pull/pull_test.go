@@ -16,6 +16,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -198,6 +199,31 @@ func TestOddImages(t *testing.T) {
 	plain := built{ref: s.host + "/test/plain:1", diffIDs: []digest.Digest{digest.FromBytes(same)}}
 	plain.layers = []ocispec.Descriptor{s.blob("test/plain", ocispec.MediaTypeImageLayer, same)}
 	if _, err := Image(ctx, d, s.push(plain, "test/plain", "1").ref, options()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTooManyLayers: an image that can never run is refused before its layers are fetched. Its blobs can be had.
+func TestTooManyLayers(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	s := newServer(t)
+	b := built{ref: s.host + "/test/many:1"}
+	same := files("a", "1")
+	layer := s.blob("test/many", ocispec.MediaTypeImageLayerGzip, zipped(same))
+	for range mount.MaxLayers + 1 {
+		b.layers, b.diffIDs = append(b.layers, layer), append(b.diffIDs, digest.FromBytes(same))
+	}
+	s.push(b, "test/many", "1")
+	_, err := Image(ctx, d, b.ref, options())
+	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "501 layers") || !strings.Contains(err.Error(), "500") {
+		t.Errorf("%v", err)
+	}
+	if gets, _ := s.count(layer.Digest); gets != 0 {
+		t.Errorf("%d downloads of its layer", gets)
+	}
+	opt := options()
+	opt.NoUnpack = true
+	if _, err := Image(ctx, d, b.ref, opt); err != nil {
 		t.Error(err)
 	}
 }

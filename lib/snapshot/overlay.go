@@ -31,8 +31,7 @@ var ErrCommitted = fmt.Errorf("it is committed; prepare or view one on top of it
 // Overlayfs is the name of the driver.
 const Overlayfs = "overlayfs"
 
-// ID names the directory of a snapshot: 16 hexadecimal digits. 128 of them fit into the options of an
-// overlay mount.
+// ID names the directory of a snapshot: 16 hexadecimal digits.
 type ID string
 
 // NewID makes a random id.

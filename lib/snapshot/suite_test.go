@@ -589,10 +589,10 @@ func rootOwner(t *testing.T, b *bench) {
 	})
 }
 
-// deep: a chain of 128 layers mounts.
+// deep: a chain of as many layers as the kernel stacks mounts.
 func deep(t *testing.T, b *bench) {
 	var parent string
-	for i := range 128 {
+	for i := range mount.MaxLayers {
 		id := b.staged()
 		key := fmt.Sprintf("l%d", i)
 		b.update(func(tx *state.Tx) error {

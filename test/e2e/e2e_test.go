@@ -75,6 +75,7 @@ func TestScripts(t *testing.T) {
 			"fault":     fault,
 			"traffic":   traffic,
 			"hostile":   hostile,
+			"layers":    layers,
 			"tab":       tab,
 			"nothing":   nothing,
 			"processes": processes,
