@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,15 +53,17 @@ func overlayMapped(source, target string, at *os.File, flags uintptr, data []str
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(data, func(o string) bool { return strings.HasPrefix(o, "lowerdir=") })
-	if i < 0 {
+	s, err := parseStack(data)
+	if err != nil {
+		return err
+	}
+	lower := s.layers[:s.lower]
+	if len(lower) == 0 {
 		return fmt.Errorf("uidmap and gidmap of an overlay without lowerdir: %w", errdefs.ErrInvalidArgument)
 	}
-	lower := splitLower(strings.TrimPrefix(data[i], "lowerdir="))
-	for j := range lower {
-		lower[j] = unescape(lower[j])
-		if !filepath.IsAbs(lower[j]) {
-			return fmt.Errorf("lower directory %q is not absolute: %w", lower[j], errdefs.ErrInvalidArgument)
+	for _, l := range lower {
+		if !filepath.IsAbs(l.path) {
+			return fmt.Errorf("lower directory %q is not absolute: %w", l.path, errdefs.ErrInvalidArgument)
 		}
 	}
 	dir := shared(lower)
@@ -73,7 +74,7 @@ func overlayMapped(source, target string, at *os.File, flags uintptr, data []str
 	defer unix.Close(clone)
 	// A lower directory is told by a path, so the clone needs a place in the tree until the overlay has taken its own
 	// clones of it. The target has one: the overlay comes on top, is cloned, and takes the place of both.
-	if err := unix.MoveMount(clone, "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+	if err := attach(clone, at); err != nil {
 		return fmt.Errorf("attach %s: %w", dir, err)
 	}
 	undo := func(n int) (err error) {
@@ -83,11 +84,9 @@ func overlayMapped(source, target string, at *os.File, flags uintptr, data []str
 		return err
 	}
 	for j := range lower {
-		lower[j] = Escape(filepath.Join(target, strings.TrimPrefix(lower[j], dir)))
+		lower[j].path = filepath.Join(target, strings.TrimPrefix(filepath.Clean(lower[j].path), dir))
 	}
-	data = slices.Clone(data)
-	data[i] = "lowerdir=" + strings.Join(lower, ":")
-	if err := overlay(source, procPath(at), flags, data); err != nil {
+	if err := s.mount(source, at, flags); err != nil {
 		return errors.Join(err, undo(1))
 	}
 	top, err := unix.OpenTree(unix.AT_FDCWD, target, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
@@ -95,14 +94,14 @@ func overlayMapped(source, target string, at *os.File, flags uintptr, data []str
 		return err
 	}
 	defer unix.Close(top)
-	return unix.MoveMount(top, "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return attach(top, at)
 }
 
-// shared gives the deepest directory that has all of some absolute paths below it.
-func shared(paths []string) string {
-	dir := filepath.Dir(filepath.Clean(paths[0]))
-	for _, p := range paths {
-		for dir != "/" && !strings.HasPrefix(filepath.Clean(p), dir+"/") {
+// shared gives the deepest directory that has all of some layers below it. Their paths are absolute.
+func shared(layers []layer) string {
+	dir := filepath.Dir(filepath.Clean(layers[0].path))
+	for _, l := range layers {
+		for dir != "/" && !strings.HasPrefix(filepath.Clean(l.path), dir+"/") {
 			dir = filepath.Dir(dir)
 		}
 	}

@@ -39,12 +39,18 @@ func overlay(source string, at *os.File, flags uintptr, data []string) error {
 	return stacked(source, at, flags, data)
 }
 
-// stacked mounts an overlay in the first way that works.
-func stacked(source string, at *os.File, flags uintptr, data []string) (err error) {
+// stacked mounts an overlay that is not left to mount(2).
+func stacked(source string, at *os.File, flags uintptr, data []string) error {
 	s, err := parseStack(data)
-	if err == nil {
-		err = s.open()
+	if err != nil {
+		return err
 	}
+	return s.mount(source, at, flags)
+}
+
+// mount mounts the overlay in the first way that works.
+func (s *stack) mount(source string, at *os.File, flags uintptr) error {
+	err := s.open()
 	if err != nil {
 		return err
 	}
