@@ -95,6 +95,7 @@ func (c *containerFlags) addFiles(f *pflag.FlagSet) {
 	f.BoolVar(&s.ReadOnly, "read-only", false, "mount the root filesystem read-only")
 	f.StringVar(&s.ShmSize, "shm-size", "", "give /dev/shm this `SIZE` (default: 64m)")
 	f.StringArrayVar(&s.Devices, "device", nil, "allow and show a device: `SOURCE[:TARGET[:rwm]]`")
+	f.StringArrayVar(&s.DeviceRules, "device-cgroup-rule", nil, "allow devices by number: `RULE` such as \"c 1:3 mr\"")
 }
 
 // addNamespaces declares what the container shares with others, and its names.
@@ -172,7 +173,7 @@ func (x *limitFlags) finish(f *pflag.FlagSet, l *spec.Limits) {
 func (c *containerFlags) complete(cmd *cobra.Command) {
 	none := []string{"name", "env", "workdir", "user", "group-add", "mount", "tmpfs", "shm-size", "hostname", "domainname", "add-host", "dns", "dns-search",
 		"dns-option", "cap-add", "cap-drop", "sysctl", "ulimit", "oom-score-adj", "label", "annotation", "cgroup-parent", "log-max-size", "log-max-files",
-		"entrypoint", "stop-timeout", "uidmap", "gidmap"}
+		"entrypoint", "stop-timeout", "uidmap", "gidmap", "device-cgroup-rule"}
 	for _, name := range append(none, limitNames...) {
 		cli.CompleteOption(cmd, name, cobra.NoFileCompletions)
 	}

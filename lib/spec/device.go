@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -42,6 +43,38 @@ func ParseDevice(text string) (Device, error) {
 	}
 	d.Source, d.Destination = filepath.Clean(d.Source), filepath.Clean(d.Destination)
 	return d, nil
+}
+
+// ParseDeviceRule parses docker's --device-cgroup-rule: a, b or c, MAJOR:MINOR of which each may be *, and some of
+// rwm, as in "c 1:3 mr".
+func ParseDeviceRule(text string) (specs.LinuxDeviceCgroup, error) {
+	fields := strings.Fields(text)
+	want := func() (specs.LinuxDeviceCgroup, error) {
+		return specs.LinuxDeviceCgroup{}, invalid("device-cgroup-rule", text, "want a type, numbers and access such as \"c 1:3 mr\" or \"b 8:* rwm\"")
+	}
+	if len(fields) != 3 || !slices.Contains([]string{"a", "b", "c"}, fields[0]) || !validAccess(fields[2]) {
+		return want()
+	}
+	r := specs.LinuxDeviceCgroup{Allow: true, Type: fields[0], Access: fields[2]}
+	major, minor, ok := strings.Cut(fields[1], ":")
+	if !ok {
+		return want()
+	}
+	for _, n := range []struct {
+		text string
+		to   **int64
+	}{{major, &r.Major}, {minor, &r.Minor}} {
+		if n.text == "*" {
+			continue
+		}
+		v, err := strconv.ParseUint(n.text, 10, 20) // the kernel's minors have 20 bits
+		if err != nil {
+			return want()
+		}
+		number := int64(v)
+		*n.to = &number
+	}
+	return r, nil
 }
 
 func validAccess(s string) bool {
@@ -86,6 +119,13 @@ func devices(o Options, l *specs.Linux) error {
 				rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: dev.Type, Major: &dev.Major, Minor: &dev.Minor, Access: d.Access})
 			}
 		}
+	}
+	for _, text := range o.DeviceRules {
+		r, err := ParseDeviceRule(text)
+		if err != nil {
+			return err
+		}
+		rules = append(rules, r)
 	}
 	l.Resources.Devices = rules
 	return nil

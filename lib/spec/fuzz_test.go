@@ -246,3 +246,15 @@ func FuzzCPUList(f *testing.F) {
 		}
 	})
 }
+
+func FuzzDeviceRule(f *testing.F) {
+	for _, s := range []string{"c 1:3 mr", "b *:* rwm", "a 1:* r", "c 1:3", "c 1:3 x", "  c\t1:3 r "} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := ParseDeviceRule(s)
+		if err == nil && (!r.Allow || !validAccess(r.Access) || r.Major != nil && *r.Major < 0 || r.Minor != nil && *r.Minor >= 1<<20) {
+			t.Errorf("%q: %+v", s, r)
+		}
+	})
+}

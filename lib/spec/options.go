@@ -30,6 +30,8 @@ type Options struct {
 	ReadOnly bool     // --read-only
 	ShmSize  string   // --shm-size; "" is 64m
 	Devices  []string // --device
+	// DeviceRules are those of --device-cgroup-rule: TYPE MAJOR:MINOR ACCESS.
+	DeviceRules []string
 
 	// The kinds of sharing: "host" shares the host's, "container:ID" another container's (see Result.Join).
 	Net        string // --net: "host", "container:ID", "none" or "" (none)

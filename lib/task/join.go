@@ -32,6 +32,33 @@ func references(ctx context.Context, d *state.Dir, ns string, names map[string]s
 	return refs, nil
 }
 
+// referred finds the container that is meant, also when it has another name by now.
+func referred(ctx context.Context, d *state.Dir, ns string, ref container.Ref) (*Task, error) {
+	t, err := Open(ctx, d, ns, ref.ID)
+	if err == nil && t.Container.UID == ref.UID || err != nil && !errdefs.IsNotFound(err) {
+		return t, err
+	}
+	id := ""
+	err = d.View(ctx, func(tx *state.Tx) error {
+		for c, err := range container.All(tx, ns) {
+			if err != nil {
+				return err
+			}
+			if ref.UID != "" && c.UID == ref.UID {
+				id = c.ID
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if id == "" {
+		return nil, fmt.Errorf("container %q has been removed: %w", ref.ID, errdefs.ErrNotFound)
+	}
+	return Open(ctx, d, ns, id)
+}
+
 // joined is what a task shares the namespaces of.
 type joined struct {
 	kind string
@@ -44,10 +71,7 @@ type joined struct {
 func (t *Task) join(ctx context.Context, s *specs.Spec) ([]joined, error) {
 	var list []joined
 	for kind, ref := range t.Container.Join {
-		other, err := Open(ctx, t.d, t.Namespace, ref.ID)
-		if err == nil && other.Container.UID != ref.UID {
-			err = fmt.Errorf("container %q has been removed, and another has its name: %w", ref.ID, errdefs.ErrNotFound)
-		}
+		other, err := referred(ctx, t.d, t.Namespace, ref)
 		var v taskdir.View
 		if err == nil {
 			v, err = other.view(ctx)
