@@ -5,9 +5,13 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +28,8 @@ const usage = `ctr-shim supervises containers. Other commands start it; there is
 
 Usage:
   ctr-shim -namespace NS -id ID [OPTION]... serve
+  ctr-shim -namespace NS -id ID [OPTION]... start | delete
+  ctr-shim -info
   ctr-shim logger "" uri URI
   ctr-shim -h | -v
 
@@ -34,6 +40,10 @@ created with further bundles, and ends by itself after all of them have ended. O
 
 and closes its stdout. When it cannot serve, stderr says why and the exit status is not 0.
 
+It is also a shim for containerd (docs/runtime-v2.md there): start forks the supervisor of the container's pod, or
+finds it, and tells its address; that one lives until Shutdown. delete removes what a killed supervisor has left
+of a container. -info tells what the engine can do. These three and their answers are containerd's.
+
 As "logger" it is a logging program of containerd's binary scheme (binary:///PATH/ctr-shim?logger=&uri=URI):
 it reads stdout at descriptor 3 and stderr at 4, and writes the log log:///PATH?max-size=BYTES&max-files=N.
 
@@ -41,10 +51,14 @@ Options (with one hyphen or two):
   -namespace NS   the containers' namespace
   -id ID          the id of the first container
   -bundle DIR     its bundle (default: the working directory)
-  -sockets DIR    the directory of the socket (default /run/ctrd/s)
+  -sockets DIR    the directory of the socket (default /run/ctrd/s, of start /run/containerd/s)
   -events DIR     the directory of the event journal (none: no events are written)
+  -socket PATH    the socket itself
   -root R         the durable state directory, for what follows the end of a task
   -state S        the state directory of this boot, for the same
+  -address A      containerd's address, a part of the socket's name
+  -publish-binary, -debug
+                  taken because containerd gives them
 
 Files in a bundle that has a task.json, which says what follows the end of the task:
   config.json     read: the OCI bundle; rootfs/ is where its root is mounted
@@ -57,6 +71,7 @@ Files in a bundle that has a task.json, which says what follows the end of the t
   shim.log        what the supervisor has to say (its stderr)
 
 Environment:
+  TTRPC_ADDRESS   where containerd takes events
   GOMAXPROCS=1    keeps the supervisor a third smaller; the programs that it starts do not see it
 
 Exit status:
@@ -100,14 +115,81 @@ func (o options) run() error {
 	case "version":
 		fmt.Println("ctr-shim", version)
 		return nil
+	case "info":
+		return o.writeInfo()
+	case "start":
+		return o.start()
+	case "delete":
+		answer, err := shim.Delete(o.bootstrap())
+		return write(answer, err)
 	}
 	return o.serve()
 }
 
+func write(answer []byte, err error) error {
+	if err == nil {
+		_, err = os.Stdout.Write(answer)
+	}
+	return err
+}
+
+// maxInput bounds what containerd may write to stdin.
+const maxInput = 10 << 20
+
+func readInput() ([]byte, error) { return io.ReadAll(io.LimitReader(os.Stdin, maxInput)) }
+
+func (o options) writeInfo() error {
+	input, err := readInput()
+	if err != nil {
+		return err
+	}
+	return write(shim.Info(version, input, func(binary string) ([]byte, error) {
+		return engine.Features(context.Background(), binary)
+	}))
+}
+
+func (o options) bootstrap() shim.Bootstrap {
+	b := shim.Bootstrap{
+		Namespace: o.namespace, ID: o.id, Bundle: o.bundle, Address: o.address, TTRPC: os.Getenv("TTRPC_ADDRESS"),
+		Sockets: o.sockets, Debug: o.debug,
+	}
+	if os.Getenv("MAX_SHIM_VERSION") != "" {
+		b.Answer = shim.AnswerJSON
+	}
+	return b
+}
+
+// start starts the supervisor of the container's pod, unless it lives, and tells its address.
+func (o options) start() error {
+	b := o.bootstrap()
+	input, err := readInput()
+	if err == nil {
+		err = b.ReadInput(input)
+	}
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return write(shim.Start(context.Background(), b, []string{
+		self, "-namespace", b.Namespace, "-id", b.ID, "-address", b.Address, "-containerd", "serve",
+	}))
+}
+
 // serve becomes the supervisor.
 func (o options) serve() error {
-	c := shim.Config{Namespace: o.namespace, ID: o.id, Bundle: o.bundle, Events: o.events}
-	c.Socket = filepath.Join(o.sockets, taskapi.SocketName(c.Bundle))
+	c := shim.Config{Namespace: o.namespace, ID: o.id, Bundle: o.bundle, Socket: o.socket, Events: o.events, Containerd: o.containerd}
+	if c.Socket == "" {
+		c.Socket = filepath.Join(cmp.Or(o.sockets, defaultSockets), taskapi.SocketName(c.Bundle))
+	}
+	if c.Containerd {
+		c.TTRPC = os.Getenv("TTRPC_ADDRESS")
+		if c.TTRPC != "" && !strings.Contains(c.TTRPC, "://") {
+			c.TTRPC = "unix://" + c.TTRPC
+		}
+	}
 	if o.state != "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -118,13 +200,41 @@ func (o options) serve() error {
 	if o.old {
 		return o.serveOld(c)
 	}
-	return shim.Serve(c, func() error {
+	if c.Containerd {
+		// Before the engine is started, which keeps stderr. What goes wrong until the answer is given is told
+		// in the answer's place.
+		if err := logTo(filepath.Join(c.Bundle, "log")); err != nil {
+			return err
+		}
+	}
+	answered := false
+	err := shim.Serve(c, func() error {
+		answered = true
 		_, err := fmt.Printf("{\"version\":%d,\"address\":\"unix://%s\",\"protocol\":\"ttrpc\"}\n", shim.Version, c.Socket)
 		if err != nil {
 			return err
 		}
 		return unix.Dup2(2, 1) // closes it for the reader
 	})
+	if err != nil && c.Containerd && !answered {
+		fmt.Println(err)
+	}
+	return err
+}
+
+// logTo makes stderr the FIFO from which containerd reads what its shims have to say, or nothing when there is
+// none. Both ends are open here: a containerd that is away neither ends nor stops the writer.
+func logTo(path string) error {
+	flags := unix.O_RDWR | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := unix.Open(path, flags, 0)
+	if err != nil {
+		fd, err = unix.Open(os.DevNull, flags, 0)
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	return unix.Dup2(fd, 2)
 }
 
 // serveOld is serve for a starter that keeps no record of the task and reads descriptor 3.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -14,10 +15,12 @@ type options struct {
 	action           string
 	namespace, id    string
 	bundle           string
-	sockets, events  string
+	sockets, socket  string
+	events           string
 	root, state      string
 	address, publish string
-	debug            bool
+	debug, info      bool
+	containerd       bool
 	old, remove      bool
 }
 
@@ -29,8 +32,9 @@ func parse(args []string) (o options, err error) {
 	values := map[string]*string{
 		"namespace": &o.namespace, "id": &o.id, "bundle": &o.bundle, "sockets": &o.sockets, "events": &o.events,
 		"root": &o.root, "state": &o.state, "address": &o.address, "publish-binary": &o.publish,
+		"socket": &o.socket,
 	}
-	switches := map[string]*bool{"debug": &o.debug, "rm": &o.remove}
+	switches := map[string]*bool{"debug": &o.debug, "info": &o.info, "containerd": &o.containerd, "rm": &o.remove}
 	o.old = len(args) > 0 && args[0] == "serve"
 	for len(args) > 0 {
 		name, value, joined := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(args[0], "-"), "-"), "=")
@@ -63,10 +67,14 @@ func parse(args []string) (o options, err error) {
 // complete checks the options and adds what is not said.
 func (o *options) complete() (err error) {
 	switch o.action {
-	case "serve":
+	case "serve", "start", "delete":
 	case "help":
 		return nil
 	case "":
+		if o.info {
+			o.action = "info"
+			return nil
+		}
 		return errors.New("no action: see ctr-shim -h")
 	default:
 		return fmt.Errorf("unknown action %q: see ctr-shim -h", o.action)
@@ -79,9 +87,10 @@ func (o *options) complete() (err error) {
 			return err
 		}
 	}
-	if o.sockets == "" {
-		o.sockets = defaultSockets
+	if !filepath.IsAbs(o.bundle) {
+		return fmt.Errorf("bundle %q is not an absolute path", o.bundle)
 	}
+	o.bundle = filepath.Clean(o.bundle)
 	return nil
 }
 

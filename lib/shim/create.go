@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -120,7 +121,7 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 		e.close()
 		return fmt.Errorf("set aside the room for the exit record: %w", err)
 	}
-	err = mountRootfs(t.path(taskdir.Rootfs), r.Rootfs, t.hello.Shared)
+	err = t.mount(r.Rootfs)
 	if err == nil {
 		crash.Point("shim.rootfs")
 		p.io, err = t.openStreams(p)
@@ -148,6 +149,30 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	go p.watchClient()
 	crash.Point("shim.init-recorded")
 	return nil
+}
+
+// mount mounts the container's rootfs: in the supervisor's own mount namespace, or for containerd in the one
+// that both have.
+func (t *task) mount(mounts []taskapi.Mount) error {
+	rootfs := t.path(taskdir.Rootfs)
+	if !t.s.config.Containerd {
+		return mountRootfs(rootfs, mounts, t.hello.Shared)
+	}
+	if len(mounts) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(rootfs, 0o711); err != nil {
+		return err
+	}
+	return mountAll(rootfs, mounts)
+}
+
+func mountAll(rootfs string, mounts []taskapi.Mount) error {
+	all := make([]mount.Mount, len(mounts))
+	for i, m := range mounts {
+		all[i] = mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options}
+	}
+	return mount.All(all, rootfs)
 }
 
 // undo takes back what a Create that failed has made.

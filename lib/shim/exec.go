@@ -207,6 +207,10 @@ func (s *server) Delete(_ context.Context, r *taskapi.DeleteRequest) (*taskapi.D
 		if st == taskapi.StatusCreated {
 			return &taskapi.DeleteResponse{}, nil
 		}
+		if s.config.Containerd {
+			// Its shims tell nothing of this.
+			return &taskapi.DeleteResponse{Pid: uint32(p.pid), ExitStatus: end.status, ExitedAt: end.at}, nil
+		}
 	} else {
 		s.forget(p.t)
 		close(p.t.deleted)

@@ -32,8 +32,10 @@ type Config struct {
 	// Command is ctr-task with its global options: what removes or restarts a container whose record asks for
 	// that, with the verb and its operands added. Empty: nothing does.
 	Command []string
-	// Containerd says that the client is containerd: the supervisor lives until Shutdown.
+	// Containerd says that the client is containerd: the supervisor lives until Shutdown, and mounts where
+	// containerd sees it.
 	Containerd bool
+	TTRPC      string // address of containerd's event service; empty: no events are sent there
 }
 
 // Version is the version of the task API that the supervisor speaks.
@@ -87,7 +89,10 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 		helpers: make(map[int]bool), loggers: make(map[int]chan struct{}),
 	}
 	s.events.logf = s.logf
-	if c.Events != "" {
+	switch {
+	case c.TTRPC != "":
+		s.events.send = s.forward(c.TTRPC)
+	case c.Events != "":
 		s.events.send = event.Journal{Dir: c.Events}.Append
 	}
 	s.life, s.end = context.WithCancel(context.Background())

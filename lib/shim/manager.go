@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// groupAnnotations name the pod of a container, as containerd's shims look for it: containers of one pod have
+// one supervisor.
+var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}
+
+// bundleSpec is the part of config.json that is looked at without the engine.
+type bundleSpec struct {
+	Annotations map[string]string `json:"annotations"`
+	Linux       struct {
+		CgroupsPath string `json:"cgroupsPath"`
+	} `json:"linux"`
+}
+
+// startLock bounds how long start waits for another start of the same pod.
+const startLock = 30 * time.Second
+
+// Start gives the answer that containerd reads: the address of the supervisor of the container's pod, which it
+// starts unless it lives. argv is the command that serves, in the bundle; it is given -socket PATH.
+func Start(ctx context.Context, b Bootstrap, argv []string) ([]byte, error) {
+	var spec bundleSpec
+	if _, err := taskdir.Read(b.Bundle, taskdir.Config, &spec); err != nil {
+		return nil, err
+	}
+	group := b.ID
+	for _, name := range groupAnnotations {
+		if value := spec.Annotations[name]; value != "" {
+			group = value
+			break
+		}
+	}
+	socket := b.socket(group)
+	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
+		return nil, err
+	}
+	l, err := lock.Dir{Path: filepath.Dir(socket), Wait: startLock}.Acquire(ctx, nil, lock.Container, filepath.Base(socket), lock.Exclusive)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release()
+	if !listens(ctx, socket) {
+		if err := b.fork(append(argv, "-socket", socket)); err != nil {
+			return nil, err
+		}
+	}
+	address := "unix://" + socket
+	err = errors.Join(
+		os.WriteFile(filepath.Join(b.Bundle, "address"), []byte(address), 0o644),
+		os.WriteFile(filepath.Join(b.Bundle, "bootstrap.json"), answerJSON(address), 0o644),
+	)
+	return b.answer(socket), err
+}
+
+// listens tells whether a supervisor answers at a socket.
+func listens(ctx context.Context, socket string) bool {
+	c, err := taskapi.Dial(ctx, "unix://"+socket)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// fork starts the supervisor and returns once it listens.
+func (b *Bootstrap) fork(argv []string) error {
+	// The core scheduling group that containerd asks for is the thread's, and is inherited.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if os.Getenv("SCHED_CORE") != "" {
+		const processGroup = 2
+		if err := unix.Prctl(unix.PR_SCHED_CORE, unix.PR_SCHED_CORE_CREATE, 0, processGroup, 0); err != nil {
+			return os.NewSyscallError("make a core scheduling group", err)
+		}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = b.Bundle, w, w
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "TTRPC_ADDRESS="+b.TTRPC)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return err
+	}
+	said, err := io.ReadAll(r)
+	if err == nil && !bytes.HasPrefix(said, []byte("{")) {
+		err = errors.New(strings.TrimSpace(string(said)))
+	}
+	if err == nil {
+		err = b.place(cmd.Process.Pid)
+	}
+	if err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	return cmd.Process.Release()
+}
+
+// place moves the supervisor to the cgroup that the options name, and makes the kernel end it rather than
+// containerd when memory is short.
+func (b *Bootstrap) place(pid int) error {
+	o, err := readOptions(b.Options)
+	if err != nil {
+		return err
+	}
+	if o.shimCgroup != "" {
+		if err := cgroup.Join(o.shimCgroup, pid); err != nil {
+			return err
+		}
+	}
+	const ownScore, maxScore = "/proc/self/oom_score_adj", 1000
+	text, err := os.ReadFile(ownScore)
+	if err != nil {
+		return err
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", ownScore, err)
+	}
+	return os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(min(score+1, maxScore))), 0)
+}
+
+// Delete removes what a supervisor that was killed has left of a container of containerd's, and gives the
+// message that containerd reads (containerd.task.v3.DeleteResponse).
+func Delete(b Bootstrap) ([]byte, error) {
+	if err := deleteLeft(b); err != nil {
+		return nil, fmt.Errorf("delete container %q: %w", b.ID, err)
+	}
+	text, _ := os.ReadFile(filepath.Join(b.Bundle, initPid))
+	pid, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	now := time.Now()
+	var stamp []byte
+	stamp = protowire.AppendVarint(protowire.AppendTag(stamp, 1, protowire.VarintType), uint64(now.Unix()))
+	stamp = protowire.AppendVarint(protowire.AppendTag(stamp, 2, protowire.VarintType), uint64(now.Nanosecond()))
+	var m []byte
+	for num, v := range []uint64{1: pid, 2: 128 + uint64(unix.SIGKILL)} {
+		if v != 0 {
+			m = protowire.AppendVarint(protowire.AppendTag(m, protowire.Number(num), protowire.VarintType), v)
+		}
+	}
+	return protowire.AppendBytes(protowire.AppendTag(m, 3, protowire.BytesType), stamp), nil
+}
+
+func deleteLeft(b Bootstrap) error {
+	if alive, err := taskdir.Supervised(b.Bundle); alive || err != nil {
+		return errors.Join(err, errors.New("its supervisor lives"))
+	}
+	var spec bundleSpec
+	known, err := taskdir.Read(b.Bundle, taskdir.Config, &spec)
+	if err != nil {
+		return err
+	}
+	if known {
+		cg, err := cgroupOf(spec.Linux.CgroupsPath, b.ID)
+		if err == nil {
+			err = errors.Join(cgroup.Kill(cg), cgroup.Remove(cg))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	rootfs := filepath.Join(b.Bundle, taskdir.Rootfs)
+	for {
+		more, err := mount.UnmountTop(rootfs, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(b.Bundle, taskdir.Engine)); err != nil {
+		return err
+	}
+	address, err := os.ReadFile(filepath.Join(b.Bundle, "address"))
+	socket, ok := strings.CutPrefix(string(address), "unix://")
+	if err == nil && ok && !listens(context.Background(), socket) {
+		os.Remove(socket)
+	}
+	return nil
+}
+
+// cgroupOf is the container's cgroup below the hierarchies.
+func cgroupOf(spec, id string) (string, error) {
+	if spec == "" {
+		spec = id
+	}
+	return path.Join("/", spec), nil
+}
