@@ -109,6 +109,7 @@ func TestClientDies(t *testing.T) {
 			t.Errorf("exit %+v", e)
 		}
 		k.succeeded(marker, "rm -f")
+		k.until("the successor's end", func() bool { return len(processesOf(k.id)) == 0 })
 		k.nothingLeft()
 	}
 }
@@ -146,6 +147,7 @@ func TestRestart(t *testing.T) {
 			if c.again {
 				k.wait()
 				k.succeeded(marker, "start")
+				k.until("the successor's end", func() bool { return len(processesOf(k.id)) == 0 })
 			} else {
 				k.notSucceeded(marker)
 			}
