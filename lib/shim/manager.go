@@ -4,13 +4,13 @@ package shim
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -137,7 +137,7 @@ func (b *Bootstrap) place(pid int) error {
 		return err
 	}
 	if o.shimCgroup != "" {
-		if err := cgroup.Join(o.shimCgroup, pid); err != nil {
+		if err := cgroup.Place(pid, o.shimCgroup); err != nil {
 			return err
 		}
 	}
@@ -184,7 +184,7 @@ func deleteLeft(b Bootstrap) error {
 		return err
 	}
 	if known {
-		cg, err := cgroupOf(spec.Linux.CgroupsPath, b.ID)
+		cg, err := cgroup.Path(cmp.Or(spec.Linux.CgroupsPath, "/"+b.ID))
 		if err == nil {
 			err = errors.Join(cgroup.Kill(cg), cgroup.Remove(cg))
 		}
@@ -211,12 +211,4 @@ func deleteLeft(b Bootstrap) error {
 		os.Remove(socket)
 	}
 	return nil
-}
-
-// cgroupOf is the container's cgroup below the hierarchies.
-func cgroupOf(spec, id string) (string, error) {
-	if spec == "" {
-		spec = id
-	}
-	return path.Join("/", spec), nil
 }

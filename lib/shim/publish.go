@@ -58,7 +58,7 @@ func forwardAll(address, ns string, all []event.Payload) (int, error) {
 	defer c.Close()
 	c.Namespace = ns
 	for i, p := range all {
-		e := taskapi.Envelope{Time: time.Now(), Namespace: ns, Topic: p.Topic(), Event: &taskapi.Any{TypeURL: p.Type(), Value: encode(p)}}
+		e := taskapi.Envelope{Timestamp: time.Now(), Namespace: ns, Topic: p.Topic(), Event: &taskapi.Any{TypeURL: p.Type(), Value: encode(p)}}
 		if err := c.Forward(ctx, e); err != nil {
 			return i, fmt.Errorf("event %s: %w", p.Topic(), err)
 		}
