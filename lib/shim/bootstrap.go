@@ -89,7 +89,7 @@ func (b *Bootstrap) ReadInput(input []byte) error {
 	b.Address = cmp.Or(string(fields[6]), b.Address)
 	b.Sockets = cmp.Or(string(fields[9]), b.Sockets)
 	for _, e := range extensions {
-		if a := extension(e); a != nil && a.TypeURL == optionsURL {
+		if a := extension(e); a != nil && a.TypeURL == taskapi.RuncOptionsURL {
 			b.Options = a
 		}
 	}
@@ -103,16 +103,11 @@ func badInput(n int) error {
 // extension reads the value of a containerd.runtime.bootstrap.v1.Extension; nil when it has none.
 func extension(b []byte) *taskapi.Any {
 	for _, f := range bytesFields(b) {
-		if f.num == 1 {
-			a := new(taskapi.Any)
-			for _, f := range bytesFields(f.b) {
-				switch f.num {
-				case 1:
-					a.TypeURL = string(f.b)
-				case 2:
-					a.Value = append([]byte(nil), f.b...)
-				}
-			}
+		if f.num != 1 {
+			continue
+		}
+		a := new(taskapi.Any)
+		if taskapi.Unmarshal(f.b, a) == nil {
 			return a
 		}
 	}
@@ -173,27 +168,26 @@ func answerJSON(address string) []byte {
 // Info is what -info writes (containerd.types.RuntimeInfo): who the shim is and what its engine can do. options is
 // what came on stdin, a google.protobuf.Any or nothing; features tells what the engine that they name can do.
 func Info(version string, options []byte, features func(binary string) ([]byte, error)) ([]byte, error) {
-	a := extension(fields(nil).message(1, options))
-	o, err := readOptions(a)
-	if err != nil {
-		return nil, err
-	}
-	json, err := features(o.binary)
-	if err != nil {
-		return nil, err
-	}
-	m := fields(nil).text(1, runtimeName).message(2, fields(nil).text(1, version))
+	info := taskapi.RuntimeInfo{Name: runtimeName, Version: &taskapi.RuntimeVersion{Version: version}}
 	if len(options) > 0 {
-		m = m.message(3, options)
+		info.Options = new(taskapi.Any)
+		if err := taskapi.Unmarshal(options, info.Options); err != nil {
+			return nil, err
+		}
 	}
-	return m.message(4, fields(nil).text(1, featuresURL).text(2, string(json))), nil
+	o, err := readOptions(info.Options)
+	if err != nil {
+		return nil, err
+	}
+	value, err := features(o.BinaryName)
+	if err != nil {
+		return nil, err
+	}
+	info.Features = &taskapi.Any{TypeURL: taskapi.OCIFeatures, Value: value}
+	return taskapi.Marshal(&info), nil
 }
 
-const (
-	runtimeName = "io.ctrd.ctr.v1"
-	// featuresURL is the type by which containerd knows the features of the OCI runtime specification.
-	featuresURL = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
-)
+const runtimeName = "io.ctrd.ctr.v1"
 
 // socket is the path of the socket of the supervisor of a group of containers.
 func (b *Bootstrap) socket(group string) string {

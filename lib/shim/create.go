@@ -112,7 +112,7 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 		e.close()
 		return err
 	}
-	req := ask.Request{Terminal: r.Terminal, NoPivotRoot: t.options.noPivotRoot, NoNewKeyring: t.options.noNewKeyring}
+	req := ask.Request{Terminal: r.Terminal, NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring}
 	if _, err := ask.Receive(e.conn, &t.hello); err != nil {
 		e.close()
 		return fmt.Errorf("engine: %w", err)

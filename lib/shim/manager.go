@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/lock"
@@ -136,8 +135,8 @@ func (b *Bootstrap) place(pid int) error {
 	if err != nil {
 		return err
 	}
-	if o.shimCgroup != "" {
-		if err := cgroup.Place(pid, o.shimCgroup); err != nil {
+	if o.ShimCgroup != "" {
+		if err := cgroup.Place(pid, o.ShimCgroup); err != nil {
 			return err
 		}
 	}
@@ -161,17 +160,7 @@ func Delete(b Bootstrap) ([]byte, error) {
 	}
 	text, _ := os.ReadFile(filepath.Join(b.Bundle, initPid))
 	pid, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
-	now := time.Now()
-	var stamp []byte
-	stamp = protowire.AppendVarint(protowire.AppendTag(stamp, 1, protowire.VarintType), uint64(now.Unix()))
-	stamp = protowire.AppendVarint(protowire.AppendTag(stamp, 2, protowire.VarintType), uint64(now.Nanosecond()))
-	var m []byte
-	for num, v := range []uint64{1: pid, 2: 128 + uint64(unix.SIGKILL)} {
-		if v != 0 {
-			m = protowire.AppendVarint(protowire.AppendTag(m, protowire.Number(num), protowire.VarintType), v)
-		}
-	}
-	return protowire.AppendBytes(protowire.AppendTag(m, 3, protowire.BytesType), stamp), nil
+	return taskapi.Marshal(&taskapi.DeleteResponse{Pid: uint32(pid), ExitStatus: 128 + uint32(unix.SIGKILL), ExitedAt: time.Now()}), nil
 }
 
 func deleteLeft(b Bootstrap) error {

@@ -11,20 +11,20 @@ import (
 	"ctrd.dev/ctrd/lib/taskapi"
 )
 
-// someOptions: no_pivot_root, no_new_keyring, io_uid 300, an unknown string field 12, root "/r".
-var someOptions = []byte{0x08, 1, 0x10, 1, 0x20, 0xac, 2, 0x62, 2, 'a', 'b', 0x3a, 2, '/', 'r'}
+// someOptions: no_pivot_root, no_new_keyring, io_uid 300, an unknown string field 15, root "/r".
+var someOptions = []byte{0x08, 1, 0x10, 1, 0x20, 0xac, 2, 0x7a, 2, 'a', 'b', 0x3a, 2, '/', 'r'}
 
 func TestReadOptions(t *testing.T) {
-	want := runcOptions{noPivotRoot: true, noNewKeyring: true, ioUID: 300, root: "/r"}
-	if o, err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: someOptions}); err != nil || o != want {
+	want := taskapi.Options{NoPivotRoot: true, NoNewKeyring: true, IoUID: 300, Root: "/r"}
+	if o, err := readOptions(&taskapi.Any{TypeURL: taskapi.RuncOptionsURL, Value: someOptions}); err != nil || o != want {
 		t.Errorf("%+v %v", o, err)
 	}
 	for _, a := range []*taskapi.Any{nil, {}, {TypeURL: "other", Value: someOptions}} {
-		if o, err := readOptions(a); err != nil || o != (runcOptions{}) {
+		if o, err := readOptions(a); err != nil || o != (taskapi.Options{}) {
 			t.Errorf("%+v: %+v %v", a, o, err)
 		}
 	}
-	if _, err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: someOptions[:6]}); !errdefs.IsInvalidArgument(err) {
+	if _, err := readOptions(&taskapi.Any{TypeURL: taskapi.RuncOptionsURL, Value: someOptions[:6]}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("cut off: %v", err)
 	}
 }
@@ -32,7 +32,7 @@ func TestReadOptions(t *testing.T) {
 func FuzzReadOptions(f *testing.F) {
 	f.Add(someOptions)
 	f.Fuzz(func(t *testing.T, value []byte) {
-		if _, err := readOptions(&taskapi.Any{TypeURL: optionsURL, Value: value}); err != nil && !errdefs.IsInvalidArgument(err) {
+		if _, err := readOptions(&taskapi.Any{TypeURL: taskapi.RuncOptionsURL, Value: value}); err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Error(err)
 		}
 	})

@@ -87,7 +87,7 @@ func (st *streams) openOutput(p *process, uri string, stream stdio.Stream) (*os.
 // chown gives the process's ends to the user and the group that the options of Create name, so that a
 // program that is not root can open /dev/stdout again.
 func (st *streams) chown() error {
-	uid, gid := st.t.options.ioUID, st.t.options.ioGID
+	uid, gid := int(st.t.options.IoUID), int(st.t.options.IoGID)
 	if uid == 0 && gid == 0 {
 		return nil
 	}

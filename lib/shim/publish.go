@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -58,76 +57,44 @@ func forwardAll(address, ns string, all []event.Payload) (int, error) {
 	defer c.Close()
 	c.Namespace = ns
 	for i, p := range all {
-		e := taskapi.Envelope{Timestamp: time.Now(), Namespace: ns, Topic: p.Topic(), Event: &taskapi.Any{TypeURL: p.Type(), Value: encode(p)}}
-		if err := c.Forward(ctx, e); err != nil {
+		m := message(p)
+		if m == nil {
+			continue
+		}
+		if err := c.Forward(ctx, taskapi.NewEnvelope(time.Now(), ns, m)); err != nil {
 			return i, fmt.Errorf("event %s: %w", p.Topic(), err)
 		}
 	}
 	return len(all), nil
 }
 
-// fields is the encoding of a message (containerd/api/events/task.proto), built field by field.
-type fields []byte
-
-func (b fields) text(num protowire.Number, s string) fields {
-	if s == "" {
-		return b
-	}
-	return protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), s)
-}
-
-func (b fields) number(num protowire.Number, n uint32) fields {
-	if n == 0 {
-		return b
-	}
-	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), uint64(n))
-}
-
-func (b fields) message(num protowire.Number, m fields) fields {
-	return protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), m)
-}
-
-// time adds a google.protobuf.Timestamp.
-func (b fields) time(num protowire.Number, t time.Time) fields {
-	if t.IsZero() {
-		return b
-	}
-	m := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), uint64(t.Unix()))
-	return b.message(num, fields(m).number(2, uint32(t.Nanosecond())))
-}
-
-// encode gives an event of a task as a protobuf message.
-func encode(p event.Payload) []byte {
-	var b fields
+// message gives an event of a task as containerd's message; nil for another event.
+func message(p event.Payload) taskapi.Event {
 	switch e := p.(type) {
 	case event.TaskCreate:
-		b = b.text(1, e.ContainerID).text(2, e.Bundle)
-		if o := e.IO; o != nil {
-			terminal := uint32(0)
-			if o.Terminal {
-				terminal = 1
-			}
-			b = b.message(4, fields(nil).text(1, o.Stdin).text(2, o.Stdout).text(3, o.Stderr).number(4, terminal))
+		m := &taskapi.TaskCreate{ContainerID: e.ContainerID, Bundle: e.Bundle, Pid: e.Pid}
+		if e.IO != nil {
+			m.IO = &taskapi.TaskIO{Stdin: e.IO.Stdin, Stdout: e.IO.Stdout, Stderr: e.IO.Stderr, Terminal: e.IO.Terminal}
 		}
-		return b.number(6, e.Pid)
+		return m
 	case event.TaskStart:
-		return b.text(1, e.ContainerID).number(2, e.Pid)
+		return &taskapi.TaskStart{ContainerID: e.ContainerID, Pid: e.Pid}
 	case event.TaskDelete:
-		return b.text(1, e.ContainerID).number(2, e.Pid).number(3, e.ExitStatus).time(4, e.ExitedAt).text(5, e.ID)
+		return &taskapi.TaskDelete{ContainerID: e.ContainerID, ID: e.ID, Pid: e.Pid, ExitStatus: e.ExitStatus, ExitedAt: e.ExitedAt}
 	case event.TaskExit:
-		return b.text(1, e.ContainerID).text(2, e.ID).number(3, e.Pid).number(4, e.ExitStatus).time(5, e.ExitedAt)
+		return &taskapi.TaskExit{ContainerID: e.ContainerID, ID: e.ID, Pid: e.Pid, ExitStatus: e.ExitStatus, ExitedAt: e.ExitedAt}
 	case event.TaskOOM:
-		return b.text(1, e.ContainerID)
+		return &taskapi.TaskOOM{ContainerID: e.ContainerID}
 	case event.TaskExecAdded:
-		return b.text(1, e.ContainerID).text(2, e.ExecID)
+		return &taskapi.TaskExecAdded{ContainerID: e.ContainerID, ExecID: e.ExecID}
 	case event.TaskExecStarted:
-		return b.text(1, e.ContainerID).text(2, e.ExecID).number(3, e.Pid)
+		return &taskapi.TaskExecStarted{ContainerID: e.ContainerID, ExecID: e.ExecID, Pid: e.Pid}
 	case event.TaskPaused:
-		return b.text(1, e.ContainerID)
+		return &taskapi.TaskPaused{ContainerID: e.ContainerID}
 	case event.TaskResumed:
-		return b.text(1, e.ContainerID)
+		return &taskapi.TaskResumed{ContainerID: e.ContainerID}
 	case event.TaskCheckpointed:
-		return b.text(1, e.ContainerID).text(2, e.Checkpoint)
+		return &taskapi.TaskCheckpointed{ContainerID: e.ContainerID, Checkpoint: e.Checkpoint}
 	}
 	return nil
 }

@@ -14,10 +14,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/taskapi"
 )
 
-// TestEncode: our encoding of each event says the same as containerd's own types.
-func TestEncode(t *testing.T) {
+// TestMessage: each event as it is sent says the same as containerd's own types.
+func TestMessage(t *testing.T) {
 	at := time.Date(2024, 5, 6, 7, 8, 9, 123456789, time.UTC)
 	for _, c := range []struct {
 		ours   event.Payload
@@ -34,7 +35,8 @@ func TestEncode(t *testing.T) {
 		{event.TaskResumed{ContainerID: "c"}, new(events.TaskResumed)},
 		{event.TaskCheckpointed{ContainerID: "c", Checkpoint: "/p"}, new(events.TaskCheckpointed)},
 	} {
-		if err := proto.Unmarshal(encode(c.ours), c.theirs); err != nil {
+		packed := taskapi.NewAny(message(c.ours))
+		if err := proto.Unmarshal(packed.Value, c.theirs); err != nil {
 			t.Errorf("%T: %v", c.ours, err)
 			continue
 		}
@@ -46,7 +48,7 @@ func TestEncode(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%T: got %v, want %v", c.ours, got, want)
 		}
-		if name := string(c.theirs.ProtoReflect().Descriptor().FullName()); name != c.ours.Type() || !strings.HasPrefix(c.ours.Topic(), "/tasks/") {
+		if name := string(c.theirs.ProtoReflect().Descriptor().FullName()); name != c.ours.Type() || name != packed.TypeURL || !strings.HasPrefix(c.ours.Topic(), "/tasks/") {
 			t.Errorf("%s, %s", name, c.ours.Type())
 		}
 	}

@@ -27,7 +27,7 @@ type task struct {
 	held    *lock.Held    // shim.lock of a task that has a record
 	log     logs
 	hello   ask.Hello // what the engine read in config.json
-	options runcOptions
+	options taskapi.Options
 
 	started time.Time     // guarded by init's op; zero before Start
 	deleted chan struct{} // closed by Delete
