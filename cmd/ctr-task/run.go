@@ -126,6 +126,7 @@ func createVerb(g *cli.Global) *cobra.Command {
 		return printMade(made.ID(), "is made")
 	})
 	c.add(cmd)
+	cli.ExplainAbsent(cmd, cli.Absent{"rm": "run --rm makes a container that is removed when it ends", "detach": "create runs nothing", "d": "create runs nothing"})
 	return cmd
 }
 

@@ -57,32 +57,35 @@ func Generate(img ocispec.ImageConfig, o Options) (Result, error) {
 	if s.Annotations, err = annotations(o.Annotations); err != nil {
 		return Result{}, err
 	}
-	if s.Linux.Resources, err = o.Resources(); err != nil {
+	if r.Mkdir, err = addMounts(s, o, r.Etc, volumes); err != nil {
 		return Result{}, err
+	}
+	if err := confine(s, o, sec); err != nil {
+		return Result{}, err
+	}
+	r.DefaultSeccomp = sec.seccomp == "" && !o.Privileged
+	return r, nil
+}
+
+// confine fills in what the container may use, see and do.
+func confine(s *specs.Spec, o Options, sec security) (err error) {
+	if s.Linux.Resources, err = o.Resources(); err != nil {
+		return err
 	}
 	if err := devices(o, s.Linux); err != nil {
-		return Result{}, err
+		return err
 	}
 	if s.Linux.Sysctl, err = sysctls(o); err != nil {
-		return Result{}, err
+		return err
 	}
 	if !o.Privileged && !sec.unmask {
 		s.Linux.MaskedPaths = slices.Concat(maskedPaths, thermal())
 		s.Linux.ReadonlyPaths = slices.Clone(readonlyPaths)
 	}
-	if r.Mkdir, err = addMounts(s, o, r.Etc, volumes); err != nil {
-		return Result{}, err
+	if sec.seccomp != "" && sec.seccomp != "unconfined" {
+		s.Linux.Seccomp, err = loadProfile(sec.seccomp, s)
 	}
-	switch {
-	case sec.seccomp == "unconfined":
-	case sec.seccomp != "":
-		if s.Linux.Seccomp, err = loadProfile(sec.seccomp, s); err != nil {
-			return Result{}, err
-		}
-	default:
-		r.DefaultSeccomp = !o.Privileged
-	}
-	return r, nil
+	return err
 }
 
 // annotations parses the values of --annotation.

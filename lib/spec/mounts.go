@@ -3,6 +3,7 @@
 package spec
 
 import (
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,8 +92,10 @@ func addMounts(s *specs.Spec, o Options, e Etc, volumes []Volume) (mkdir []strin
 	for _, v := range sorted(volumes) {
 		s.Mounts = append(s.Mounts, v.Mount)
 	}
-	if o.Init && (asked[InitPath] || !slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == InitPath })) {
-		return nil, invalid("init", "true", "something else is mounted at %s", InitPath)
+	for _, dir := range []string{InitPath, path.Dir(InitPath)} {
+		if o.Init && asked[dir] {
+			return nil, invalid("init", "true", "something else is mounted at %s", dir)
+		}
 	}
 	return mkdir, nil
 }

@@ -122,24 +122,8 @@ func (o Limits) memory() (*specs.LinuxMemory, error) {
 		swap = 2 * limit
 	}
 	m := &specs.LinuxMemory{}
-	switch n := o.MemorySwappiness; {
-	case n == nil || *n == -1: // docker's "unset"
-	case *n < 0 || *n > 100:
-		return nil, invalid("memory-swappiness", itoa(*n), "want a number from 0 to 100")
-	case unified():
-		return nil, invalid("memory-swappiness", itoa(*n), "cgroup v2, which this machine has, knows no swappiness")
-	default:
-		swappiness := uint64(*n)
-		m.Swappiness = &swappiness
-	}
-	if o.OOMKillDisable {
-		if unified() {
-			return nil, invalid("oom-kill-disable", "true", "cgroup v2, which this machine has, cannot do it")
-		}
-		if limit == 0 {
-			return nil, invalid("oom-kill-disable", "true", "give --memory too: the machine would run out of memory")
-		}
-		m.DisableOOMKiller = &o.OOMKillDisable
+	if err := o.shortage(m); err != nil {
+		return nil, err
 	}
 	set := func(to **int64, n int64) {
 		if n != 0 {
@@ -153,6 +137,30 @@ func (o Limits) memory() (*specs.LinuxMemory, error) {
 		return nil, nil
 	}
 	return m, nil
+}
+
+// shortage fills in what cgroup v1 can do when memory is short.
+func (o Limits) shortage(m *specs.LinuxMemory) error {
+	switch n := o.MemorySwappiness; {
+	case n == nil || *n == -1: // docker's "unset"
+	case *n < 0 || *n > 100:
+		return invalid("memory-swappiness", itoa(*n), "want a number from 0 to 100")
+	case unified():
+		return invalid("memory-swappiness", itoa(*n), "cgroup v2, which this machine has, knows no swappiness")
+	default:
+		swappiness := uint64(*n)
+		m.Swappiness = &swappiness
+	}
+	switch {
+	case !o.OOMKillDisable:
+	case unified():
+		return invalid("oom-kill-disable", "true", "cgroup v2, which this machine has, cannot do it")
+	case o.Memory == "":
+		return invalid("oom-kill-disable", "true", "give --memory too: the machine would run out of memory")
+	default:
+		m.DisableOOMKiller = &o.OOMKillDisable
+	}
+	return nil
 }
 
 // swapLimited says whether the kernel can limit swap: a default must not make a start fail.

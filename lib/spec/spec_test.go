@@ -296,6 +296,7 @@ func TestRefusals(t *testing.T) {
 		{"userns", "0:5:10,5:100:1", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}, {ContainerID: 5, HostID: 100, Size: 1}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
 		{"net", "host", Options{Net: "host", UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
 		{"init", "true", Options{Init: true, Tmpfs: []string{InitPath}}},
+		{"init", "true", Options{Init: true, Tmpfs: []string{"/sbin"}}},
 		{"hostname", "h", Options{Hostname: "h", UTS: "host"}},
 		{"hostname", strings.Repeat("h", 65), Options{Hostname: strings.Repeat("h", 65)}},
 		{"workdir", "data", Options{Workdir: "data"}},
