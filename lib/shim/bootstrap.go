@@ -148,17 +148,20 @@ func (b *Bootstrap) answer(socket string) []byte {
 		m = protowire.AppendString(protowire.AppendTag(m, 2, protowire.BytesType), address)
 		return protowire.AppendString(protowire.AppendTag(m, 3, protowire.BytesType), "ttrpc")
 	case AnswerJSON:
-		return answerJSON(address)
+		return answerJSON(address, oldVersion)
 	}
 	return []byte(address)
 }
 
-func answerJSON(address string) []byte {
+// oldVersion is the version of the task API that containerd 1.7 takes; the supervisor answers to both.
+const oldVersion = 2
+
+func answerJSON(address string, version int) []byte {
 	j, err := json.Marshal(struct {
 		Version  int    `json:"version"`
 		Address  string `json:"address"`
 		Protocol string `json:"protocol"`
-	}{Version, address, "ttrpc"})
+	}{version, address, "ttrpc"})
 	if err != nil {
 		return nil // three plain values
 	}

@@ -188,11 +188,17 @@ func (t *task) enter(p *process) error {
 	return nil
 }
 
-// Delete removes an exec that does not run, or takes note that the caller has seen the end of init.
-func (s *server) Delete(_ context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+// Delete removes an exec that does not run, or takes note that the caller has seen the end of init. A container
+// that waits for Start is ended first.
+func (s *server) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	p, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
+	}
+	if r.ExecID == "" {
+		if err := p.endWaiting(ctx); err != nil {
+			return nil, err
+		}
 	}
 	p.op.Lock()
 	defer p.op.Unlock()

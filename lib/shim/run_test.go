@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -73,9 +74,6 @@ func TestWaitAndState(t *testing.T) {
 		w, _ := k.client.Wait(context.Background(), &taskapi.WaitRequest{ID: k.id})
 		waited <- w
 	}()
-	if _, err := k.client.Delete(ctx, &taskapi.DeleteRequest{ID: k.id}); !errdefs.IsFailedPrecondition(err) {
-		t.Errorf("delete of created: %v", err)
-	}
 	s, err := k.client.Start(ctx, &taskapi.StartRequest{ID: k.id})
 	must(t, err)
 	must(t, k.starts.Release())
@@ -327,4 +325,40 @@ func TestUpdateAndStats(t *testing.T) {
 	if err := k.client.Update(ctx, &taskapi.UpdateTaskRequest{ID: k.id, Resources: &taskapi.Any{Value: []byte(`{"pids":`)}}); err == nil {
 		t.Error("bad resources were taken")
 	}
+}
+
+// TestDeleteOfCreated: a container that waits for Start can be deleted.
+func TestDeleteOfCreated(t *testing.T) {
+	k := newTask(t, "true")
+	k.serve()
+	_, err := k.client.Create(t.Context(), k.request())
+	must(t, err)
+	d, err := k.client.Delete(t.Context(), &taskapi.DeleteRequest{ID: k.id})
+	if err != nil || d.ExitStatus != 137 {
+		t.Errorf("delete: %+v, %v", d, err)
+	}
+	if e := k.wait(); e.Status != 137 || e.Reason == "" {
+		t.Errorf("exit %+v", e)
+	}
+	if _, err := os.Lstat(filepath.Join(k.dir, taskdir.Begun)); err == nil {
+		t.Error("it is recorded as started")
+	}
+	k.nothingLeft()
+}
+
+// TestJournalHeld: who holds the journal's lock delays neither a call nor the end of the supervisor for long.
+func TestJournalHeld(t *testing.T) {
+	k := newTask(t, "sleep", "1000")
+	l, err := lock.Dir{Path: k.journal().Dir}.Acquire(t.Context(), nil, lock.Database, "journal", lock.Exclusive)
+	must(t, err)
+	defer l.Release()
+	k.start()
+	if got := k.run("one", "echo", "hello"); got != "hello\n" {
+		t.Errorf("exec %q", got)
+	}
+	must(t, k.client.Kill(t.Context(), &taskapi.KillRequest{ID: k.id, Signal: 9}))
+	if e := k.wait(); e.Status != 137 {
+		t.Errorf("exit %+v", e)
+	}
+	k.nothingLeft()
 }

@@ -88,6 +88,25 @@ func (p *process) killWaiting(sig unix.Signal) (bool, error) {
 	return true, nil
 }
 
+// endWaiting ends an init that waits for Start, and leaves any other alone.
+func (p *process) endWaiting(ctx context.Context) error {
+	p.t.s.mu.Lock()
+	waits := p.status == taskapi.StatusCreated
+	if waits {
+		p.t.kill("deleted before it was started")
+	}
+	p.t.s.mu.Unlock()
+	if !waits {
+		return nil
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("delete container %q: it does not end: %w", p.t.id, ctx.Err())
+	}
+}
+
 // programWait bounds how long a signal waits for init to become the program.
 const programWait = 5 * time.Second
 
