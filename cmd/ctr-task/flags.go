@@ -109,7 +109,7 @@ func (c *containerFlags) addNamespaces(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.DNSSearch, "dns-search", nil, "look for short names in this `DOMAIN`; . is none")
 	f.StringArrayVar(&s.DNSOptions, "dns-option", nil, "set an `OPTION` of resolv.conf(5)")
 	f.StringVar(&s.PID, "pid", "", "share the process ids of the host or a container: `host|private|container:NAME`")
-	f.StringVar(&s.IPC, "ipc", "", "share System V IPC and /dev/shm: `host|private|none|container:NAME`")
+	f.StringVar(&s.IPC, "ipc", "", "share System V IPC and message queues, and with host /dev/shm: `host|private|none|container:NAME`")
 	f.StringVar(&s.UTS, "uts", "", "share the host's name: `host|private|container:NAME`")
 	f.StringVar(&s.Cgroupns, "cgroupns", "", "cgroup namespace: `host|private`")
 	f.StringVar(&c.userns, "userns", "", "map its users to others of the host: `host|auto|FIRST-LAST[:FIRST-LAST]`, users and groups")

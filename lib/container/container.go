@@ -98,7 +98,7 @@ const maxID = 76
 // CheckID refuses what containerd refuses as an id of a container or a namespace.
 func CheckID(id string) error {
 	if !validID(id) {
-		return fmt.Errorf("%q is no identifier: letters and digits, joined by single '.', '_' or '-', at most %d characters: %w", id, maxID, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%.100q is no identifier: letters and digits, joined by single '.', '_' or '-', at most %d characters: %w", id, maxID, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

@@ -88,8 +88,12 @@ type Result struct {
 	Etc Etc
 }
 
-// invalid is the one form of an error about a flag.
+// invalid is the one form of an error about a flag. Of a long value the beginning is shown.
 func invalid(flag, value, format string, args ...any) error {
+	const most = 200
+	if len(value) > most {
+		value = value[:most] + "..."
+	}
 	return fmt.Errorf("--%s %q: %s: %w", flag, value, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
 }
 

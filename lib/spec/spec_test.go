@@ -289,8 +289,8 @@ func TestRefusals(t *testing.T) {
 		{"device-read-iops", "sda:1", Options{Limits: Limits{DeviceReadIOps: []string{"sda:1"}}}},
 		{"ulimit", "nofile=9999999999", Options{Ulimits: []string{"nofile=9999999999"}}},
 		{"volume", "/tmp:/x:idmap", Options{Volumes: []string{"/tmp:/x:idmap"}}},
-		{"volume", "/tmp:/" + strings.Repeat("x", 300), Options{Volumes: []string{"/tmp:/" + strings.Repeat("x", 300)}}},
-		{"tmpfs", strings.Repeat("/abc", 2000), Options{Tmpfs: []string{strings.Repeat("/abc", 2000)}}},
+		{"volume", "/tmp:/" + strings.Repeat("x", 194) + "...", Options{Volumes: []string{"/tmp:/" + strings.Repeat("x", 300)}}},
+		{"tmpfs", strings.Repeat("/abc", 50) + "...", Options{Tmpfs: []string{strings.Repeat("/abc", 2000)}}},
 		{"userns", "1:5:10", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{ContainerID: 1, HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
 		{"userns", "0:5:10", Options{User: "100:1", UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
 		{"userns", "0:5:10,5:100:1", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}, {ContainerID: 5, HostID: 100, Size: 1}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
@@ -653,6 +653,14 @@ func TestFiles(t *testing.T) {
 		if !maps.Equal(got, c.want) {
 			t.Errorf("%+v: %q", c.o, got)
 		}
+	}
+}
+
+// TestLongValue: an error does not show ten thousand characters.
+func TestLongValue(t *testing.T) {
+	_, err := Generate(redis, Options{Open: etc, Workdir: strings.Repeat("x", 10000)})
+	if err == nil || len(err.Error()) > 400 {
+		t.Errorf("%v", err)
 	}
 }
 
