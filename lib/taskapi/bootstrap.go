@@ -6,107 +6,107 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Bootstrap is what a shim says on its stdout when it has been started (containerd, docs/runtime-v2.md).
+// Bootstrap is what a shim says on its stdout when it has been started: the
+// socket of its server, the version of the task API and the protocol there. Up
+// to containerd 1.6 that is the bare address, up to 2.2 a JSON object, since
+// then a protobuf message (containerd's docs/runtime-v2.md and
+// api/runtime/bootstrap/v1). Of the message, capabilities, which nobody
+// defines yet, and metadata are dropped.
 type Bootstrap struct {
-	Version  int    `json:"version"` // of the task API: 2 or 3
-	Address  string `json:"address"` // unix:///path
-	Protocol string `json:"protocol"`
+	Version    int    `json:"version"`  // of the task API: 2 or 3
+	Address    string `json:"address"`  // unix:///path
+	Protocol   string `json:"protocol"` // ttrpc
+	Extensions []Any  `json:"-"`        // MountCapabilities may be there
 }
 
 // maxBootstrap bounds what a shim may say, in bytes.
 const maxBootstrap = 64 << 10
 
-// ParseBootstrap reads what a shim says: a BootstrapResult message (containerd 2.3 and later), a JSON object,
-// or a bare address, which stands for version 2. A
-// protocol other than ttrpc is errdefs.ErrNotImplemented; anything else is errdefs.ErrInvalidArgument.
+// ParseBootstrap reads what a shim says, in any of the three forms. A protocol
+// other than ttrpc and a version other than 2 and 3 are
+// errdefs.ErrNotImplemented; anything else, and more than 64 KiB, is
+// errdefs.ErrInvalidArgument, with an error that quotes the beginning.
 func ParseBootstrap(b []byte) (Bootstrap, error) {
-	s := Bootstrap{Version: 2, Protocol: "ttrpc"}
-	result, ok := parseResult(b)
-	b = bytes.TrimSpace(b)
+	var s Bootstrap
+	text := bytes.TrimSpace(b)
 	switch {
-	case ok && len(b) <= maxBootstrap:
-		s = result
-	case len(b) == 0:
+	case len(text) == 0:
 		return s, fmt.Errorf("it said nothing: %w", errdefs.ErrInvalidArgument)
 	case len(b) > maxBootstrap:
 		return s, fmt.Errorf("it said more than %d bytes: %w", maxBootstrap, errdefs.ErrInvalidArgument)
-	case b[0] == '{':
-		if err := json.Unmarshal(b, &s); err != nil {
+	case text[0] == '{':
+		// Some shims leave out what is a matter of course.
+		s.Version, s.Protocol = 2, protocol
+		if err := json.Unmarshal(text, &s); err != nil {
 			return s, fmt.Errorf("it said %.100q: %w: %w", b, err, errdefs.ErrInvalidArgument)
 		}
+	case bytes.HasPrefix(text, []byte("unix:")):
+		s = Bootstrap{Version: 2, Protocol: protocol, Address: string(text)}
 	default:
-		s.Address = string(b)
-	}
-	if s.Protocol != "ttrpc" && s.Protocol != "" {
-		return s, fmt.Errorf("it speaks %.20q, not ttrpc: %w", s.Protocol, errdefs.ErrNotImplemented)
-	}
-	if s.Version != 2 && s.Version != 3 {
-		return s, fmt.Errorf("it speaks version %d of the task API, not 2 or 3: %w", s.Version, errdefs.ErrNotImplemented)
-	}
-	if _, err := socketPath(s.Address); err != nil {
-		return s, err
-	}
-	return s, nil
-}
-
-// BootstrapParams is what a shim is told on its stdin when it is started (containerd/api,
-// runtime/bootstrap/v1/bootstrap.proto). Older shims do not read it.
-type BootstrapParams struct {
-	ID, Namespace             string
-	GRPCAddress, TTRPCAddress string // of the daemon
-	SocketDir                 string // where the shim's socket is to be; empty: the shim's default
-}
-
-// Encode gives the message, with the options of the runtime as an extension; nil is none.
-func (p BootstrapParams) Encode(options *Any) []byte {
-	var b []byte
-	text := func(num protowire.Number, s string) {
-		if s != "" {
-			b = protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), s)
+		// No field of the message makes it begin like one of the texts.
+		if err := decode(b, (*bootstrapMessage)(&s)); err != nil || s.Address == "" {
+			return s, fmt.Errorf("it said %.100q, not where it listens: %w", b, errdefs.ErrInvalidArgument)
 		}
 	}
-	text(1, p.ID)
-	text(2, p.Namespace)
-	text(5, p.TTRPCAddress)
-	text(6, p.GRPCAddress)
-	if options != nil {
-		var value []byte
-		value = protowire.AppendString(protowire.AppendTag(value, 1, protowire.BytesType), options.TypeURL)
-		value = protowire.AppendBytes(protowire.AppendTag(value, 2, protowire.BytesType), options.Value)
-		extension := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), value)
-		b = protowire.AppendBytes(protowire.AppendTag(b, 8, protowire.BytesType), extension)
+	return s, s.check()
+}
+
+// protocol is the only one that is spoken here.
+const protocol = "ttrpc"
+
+func (s *Bootstrap) check() error {
+	switch s.Protocol = strings.ToLower(s.Protocol); s.Protocol {
+	case "":
+		s.Protocol = protocol
+	case protocol:
+	default:
+		return fmt.Errorf("it speaks %.20q, not ttrpc: %w", s.Protocol, errdefs.ErrNotImplemented)
 	}
-	text(9, p.SocketDir)
+	if s.Version != 2 && s.Version != 3 {
+		return fmt.Errorf("it speaks version %d of the task API, not 2 or 3: %w", s.Version, errdefs.ErrNotImplemented)
+	}
+	_, err := socketPath(s.Address)
+	return err
+}
+
+// Message gives s in the form that containerd reads since 2.3.
+func (s Bootstrap) Message() []byte { return Marshal((*bootstrapMessage)(&s)) }
+
+// JSON gives s in the form that containerd reads since 1.7, without the
+// extensions. 1.7 refuses any version but 2.
+func (s Bootstrap) JSON() []byte {
+	b, _ := json.Marshal(s) // a number and two strings cannot fail
 	return b
 }
 
-// parseResult reads the BootstrapResult message that shims of containerd 2.3 and later answer with. It
-// reports false when b is no such message.
-func parseResult(b []byte) (s Bootstrap, ok bool) {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return s, false
-		}
-		b = b[n:]
-		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
-			return s, false
-		}
-		switch {
-		case num == 1 && typ == protowire.VarintType:
-			v, _ := protowire.ConsumeVarint(b)
-			s.Version = int(int32(v))
-		case num == 2 && typ == protowire.BytesType:
-			s.Address, _ = protowire.ConsumeString(b)
-		case num == 3 && typ == protowire.BytesType:
-			s.Protocol, _ = protowire.ConsumeString(b)
-		}
-		b = b[n:]
+// bootstrapMessage is containerd.runtime.bootstrap.v1.BootstrapResult.
+type bootstrapMessage Bootstrap
+
+func (m *bootstrapMessage) append(b []byte) []byte {
+	b = putUint(b, 1, uint64(int64(m.Version)))
+	b = putString(b, 2, m.Address)
+	b = putString(b, 3, m.Protocol)
+	return putExtensions(b, 6, m.Extensions)
+}
+
+func (m *bootstrapMessage) set(f field) error {
+	switch f.num {
+	case 1:
+		v := int32(m.Version)
+		err := f.int32(&v)
+		m.Version = int(v)
+		return err
+	case 2:
+		return f.string(&m.Address)
+	case 3:
+		return f.string(&m.Protocol)
+	case 6:
+		return f.extension(&m.Extensions)
 	}
-	return s, s.Version != 0 && s.Address != ""
+	return nil
 }
