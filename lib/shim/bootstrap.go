@@ -4,13 +4,8 @@ package shim
 
 import (
 	"cmp"
-	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"strings"
-
-	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"ctrd.dev/ctrd/lib/taskapi"
 )
@@ -47,125 +42,44 @@ const containerdSockets = "/run/containerd/s"
 // (containerd.runtime.bootstrap.v1.BootstrapParams), or, before 2.3, the options alone or nothing. What the
 // message says wins.
 func (b *Bootstrap) ReadInput(input []byte) error {
-	var first string
-	fields := map[protowire.Number][]byte{}
-	var extensions [][]byte
-	for rest := input; len(rest) > 0; {
-		num, typ, n := protowire.ConsumeTag(rest)
-		if n < 0 {
-			return badInput(n)
-		}
-		rest = rest[n:]
-		if n = protowire.ConsumeFieldValue(num, typ, rest); n < 0 {
-			return badInput(n)
-		}
-		if typ == protowire.BytesType {
-			v, _ := protowire.ConsumeBytes(rest)
-			if num == 1 {
-				first = string(v)
-			}
-			if num == 8 {
-				extensions = append(extensions, v)
-			}
-			fields[num] = v
-		}
-		if typ == protowire.VarintType && num == 3 {
-			level, _ := protowire.ConsumeVarint(rest)
-			b.Debug = b.Debug || int32(level) < 0
-		}
-		rest = rest[n:]
+	p, message, err := taskapi.ParseStart(input, b.ID, b.Namespace)
+	if err != nil {
+		return err
 	}
-	switch {
-	case len(input) == 0:
-		return nil
-	case first != b.ID:
-		// google.protobuf.Any: type_url, value
-		b.Options = &taskapi.Any{TypeURL: first, Value: append([]byte(nil), fields[2]...)}
+	for i := range p.Extensions {
+		if p.Extensions[i].Is(taskapi.RuncOptionsURL) {
+			b.Options = &p.Extensions[i]
+		}
+	}
+	if !message {
 		return nil
 	}
 	b.Answer = AnswerMessage
-	b.Namespace = cmp.Or(string(fields[2]), b.Namespace)
-	b.TTRPC = cmp.Or(string(fields[5]), b.TTRPC)
-	b.Address = cmp.Or(string(fields[6]), b.Address)
-	b.Sockets = cmp.Or(string(fields[9]), b.Sockets)
-	for _, e := range extensions {
-		if a := extension(e); a != nil && a.TypeURL == taskapi.RuncOptionsURL {
-			b.Options = a
-		}
-	}
+	b.Debug = b.Debug || p.LogLevel < 0
+	b.TTRPC = cmp.Or(p.TTRPCAddress, b.TTRPC)
+	b.Address = cmp.Or(p.GRPCAddress, b.Address)
+	b.Sockets = cmp.Or(p.SocketDir, b.Sockets)
 	return nil
 }
 
-func badInput(n int) error {
-	return fmt.Errorf("bootstrap message: %w: %w", protowire.ParseError(n), errdefs.ErrInvalidArgument)
-}
-
-// extension reads the value of a containerd.runtime.bootstrap.v1.Extension; nil when it has none.
-func extension(b []byte) *taskapi.Any {
-	for _, f := range bytesFields(b) {
-		if f.num != 1 {
-			continue
-		}
-		a := new(taskapi.Any)
-		if taskapi.Unmarshal(f.b, a) == nil {
-			return a
-		}
+// result tells where the supervisor listens. containerd 1.7 refuses any version of the task API but 2.
+func (b *Bootstrap) result(address string) taskapi.Bootstrap {
+	r := taskapi.Bootstrap{Version: 2, Address: address, Protocol: "ttrpc"}
+	if b.Answer == AnswerMessage {
+		r.Version = Version
 	}
-	return nil
-}
-
-type bytesField struct {
-	num protowire.Number
-	b   []byte
-}
-
-// bytesFields gives the fields of a message that are strings, bytes or messages, up to what is malformed.
-func bytesFields(b []byte) (all []bytesField) {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return all
-		}
-		b = b[n:]
-		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
-			return all
-		}
-		if typ == protowire.BytesType {
-			v, _ := protowire.ConsumeBytes(b)
-			all = append(all, bytesField{num, v})
-		}
-		b = b[n:]
-	}
-	return all
+	return r
 }
 
 // answer is what start writes to stdout.
-func (b *Bootstrap) answer(socket string) []byte {
-	address := "unix://" + socket
+func (b *Bootstrap) answer(address string) []byte {
 	switch b.Answer {
-	case AnswerMessage: // containerd.runtime.bootstrap.v1.BootstrapResult
-		m := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), Version)
-		m = protowire.AppendString(protowire.AppendTag(m, 2, protowire.BytesType), address)
-		return protowire.AppendString(protowire.AppendTag(m, 3, protowire.BytesType), "ttrpc")
+	case AnswerMessage:
+		return b.result(address).Message()
 	case AnswerJSON:
-		return answerJSON(address, oldVersion)
+		return b.result(address).JSON()
 	}
 	return []byte(address)
-}
-
-// oldVersion is the version of the task API that containerd 1.7 takes; the supervisor answers to both.
-const oldVersion = 2
-
-func answerJSON(address string, version int) []byte {
-	j, err := json.Marshal(struct {
-		Version  int    `json:"version"`
-		Address  string `json:"address"`
-		Protocol string `json:"protocol"`
-	}{version, address, "ttrpc"})
-	if err != nil {
-		return nil // three plain values
-	}
-	return j
 }
 
 // Info is what -info writes (containerd.types.RuntimeInfo): who the shim is and what its engine can do. options is

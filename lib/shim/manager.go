@@ -73,9 +73,9 @@ func Start(ctx context.Context, b Bootstrap, argv []string) ([]byte, error) {
 	address := "unix://" + socket
 	err = errors.Join(
 		os.WriteFile(filepath.Join(b.Bundle, "address"), []byte(address), 0o644),
-		os.WriteFile(filepath.Join(b.Bundle, "bootstrap.json"), answerJSON(address, Version), 0o644),
+		os.WriteFile(filepath.Join(b.Bundle, "bootstrap.json"), b.result(address).JSON(), 0o644),
 	)
-	return b.answer(socket), err
+	return b.answer(address), err
 }
 
 // listens tells whether a supervisor answers at a socket.

@@ -323,8 +323,14 @@ func TestContainerdBefore23(t *testing.T) {
 		must(t, err)
 		out := string(c.call(k, options, env, "start", "-sockets", filepath.Join(c.dir, "s")))
 		if c17 {
-			var a struct{ Address string }
+			var a struct {
+				Version int
+				Address string
+			}
 			must(t, json.Unmarshal([]byte(out), &a))
+			if a.Version != 2 {
+				t.Errorf("version %d, which containerd 1.7 refuses", a.Version)
+			}
 			out = a.Address
 		}
 		k.client, err = taskapi.Dial(t.Context(), out)

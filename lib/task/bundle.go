@@ -105,11 +105,11 @@ func (t *Task) options(r runtime) *taskapi.Any {
 	if !r.foreign && r.engine == "" {
 		return nil
 	}
-	o := taskapi.RuncOptions{BinaryName: r.engine}
+	o := taskapi.Options{BinaryName: r.engine}
 	if r.foreign {
 		o.Root = filepath.Join(t.Dir(), taskdir.Engine)
 	}
-	return o.Any()
+	return taskapi.NewAny(&o)
 }
 
 // streams makes the FIFO of stdin and the directory of the log, and names both in the request.

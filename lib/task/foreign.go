@@ -37,7 +37,8 @@ func (t *Task) startForeign(cmd *exec.Cmd) error {
 	// Its mounts are the host's, as under containerd.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	params := taskapi.BootstrapParams{ID: t.ID(), Namespace: t.Namespace, GRPCAddress: address, TTRPCAddress: address + ".ttrpc", SocketDir: t.d.Run("s")}
-	cmd.Stdin = bytes.NewReader(params.Encode(t.options(runtime{foreign: true})))
+	params.Extensions = append(params.Extensions, *t.options(runtime{foreign: true}))
+	cmd.Stdin = bytes.NewReader(taskapi.Marshal(&params))
 	// It opens what containerd makes a FIFO there, and takes a file as well.
 	log, err := os.OpenFile(filepath.Join(t.bundleDir(), "log"), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {

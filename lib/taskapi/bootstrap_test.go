@@ -161,11 +161,11 @@ func TestParseStart(t *testing.T) {
 	// Before 2.3: options, not always UTF-8 where a namespace would be, or nothing.
 	old := NewAny(&Options{IoUID: 1 << 31, BinaryName: "crun"})
 	p, message, err = ParseStart(Marshal(old), "c1", "k8s.io")
-	if err != nil || message || !reflect.DeepEqual(p, BootstrapParams{InstanceID: "c1", Namespace: "k8s.io", Extensions: []Any{*old}}) {
+	if err != nil || message || !reflect.DeepEqual(p, BootstrapParams{ID: "c1", Namespace: "k8s.io", Extensions: []Any{*old}}) {
 		t.Errorf("old: %+v, %v, %v", p, message, err)
 	}
 	p, message, err = ParseStart(nil, "c1", "k8s.io")
-	if err != nil || message || !reflect.DeepEqual(p, BootstrapParams{InstanceID: "c1", Namespace: "k8s.io"}) {
+	if err != nil || message || !reflect.DeepEqual(p, BootstrapParams{ID: "c1", Namespace: "k8s.io"}) {
 		t.Errorf("nothing: %+v, %v, %v", p, message, err)
 	}
 
@@ -231,7 +231,7 @@ func FuzzParseStart(f *testing.F) {
 			}
 			return
 		}
-		if p.InstanceID != "c1" || p.Namespace != "k8s.io" {
+		if p.ID != "c1" || p.Namespace != "k8s.io" {
 			t.Fatalf("%+v", p)
 		}
 		if !message {

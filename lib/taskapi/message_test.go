@@ -369,6 +369,26 @@ func TestEnvelopeEqualsGenerated(t *testing.T) {
 	}
 }
 
+func TestExecID(t *testing.T) {
+	theirs, err := typeurl.MarshalAnyToProto(&options.ProcessDetails{ExecID: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, info := range map[string]*Any{
+		"x": {TypeURL: theirs.TypeUrl, Value: theirs.Value},
+		"":  {TypeURL: "other", Value: theirs.Value},
+	} {
+		if id := (&ProcessInfo{Info: info}).ExecID(); id != want {
+			t.Errorf("%v is exec %q", info, id)
+		}
+	}
+	for _, info := range []*Any{nil, {TypeURL: theirs.TypeUrl, Value: theirs.Value[:2]}} {
+		if id := (&ProcessInfo{Info: info}).ExecID(); id != "" {
+			t.Errorf("%v is exec %q", info, id)
+		}
+	}
+}
+
 func TestStatusNumbers(t *testing.T) {
 	for n, name := range tasktypes.Status_name {
 		if s := Status(n).String(); s != strings.ToLower(name) {

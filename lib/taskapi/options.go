@@ -48,7 +48,20 @@ type ConfigOptions struct {
 	ConfigBody []byte // used when ConfigPath is empty
 }
 
-func (*Options) typeName() string           { return "containerd.runc.v1.Options" }
+// RuncOptionsURL is the type of Options in an Any.
+const RuncOptionsURL = "containerd.runc.v1.Options"
+
+// ExecID is the exec whose first process p is, where the shim tells that; it is
+// empty for init and for what a program has started.
+func (p *ProcessInfo) ExecID() string {
+	var d ProcessDetails
+	if p.Info.To(&d) != nil {
+		return ""
+	}
+	return d.ExecID
+}
+
+func (*Options) typeName() string           { return RuncOptionsURL }
 func (*CheckpointOptions) typeName() string { return "containerd.runc.v1.CheckpointOptions" }
 func (*ProcessDetails) typeName() string    { return "containerd.runc.v1.ProcessDetails" }
 func (*ConfigOptions) typeName() string     { return "runtimeoptions.v1.Options" }

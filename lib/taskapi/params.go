@@ -14,22 +14,22 @@ import (
 // are built with that package refuse to start without it, and older ones
 // ignore it.
 type BootstrapParams struct {
-	InstanceID             string // of the container or the sandbox
-	Namespace              string
-	LogLevel               int32 // 0 is info, -4 debug, 4 warn, 8 error
-	ContainerdVersion      string
-	ContainerdTTRPCAddress string // where events go
-	ContainerdGRPCAddress  string
-	ContainerdBinary       string
-	Extensions             []Any  // options of the runtime among them
-	SocketDir              string // where the socket is to be; empty: the shim's choice
+	ID                string // of the container or the sandbox
+	Namespace         string
+	LogLevel          int32 // 0 is info, -4 debug, 4 warn, 8 error
+	ContainerdVersion string
+	TTRPCAddress      string // where events go
+	GRPCAddress       string
+	ContainerdBinary  string
+	Extensions        []Any  // options of the runtime among them
+	SocketDir         string // where the socket is to be; empty: the shim's choice
 }
 
 // ParseStart reads what a shim finds on the stdin of start, as the shim of
 // container id in a namespace. From containerd 2.3 and later that is
 // BootstrapParams, and message is true: the answer is to be
 // [Bootstrap.Message]. From earlier ones it is the options of the runtime, an
-// Any, or nothing: then only InstanceID, Namespace and Extensions are set.
+// Any, or nothing: then only ID, Namespace and Extensions are set.
 // Bytes that are neither, or are for another container, are
 // errdefs.ErrInvalidArgument.
 func ParseStart(stdin []byte, id, namespace string) (p BootstrapParams, message bool, err error) {
@@ -45,7 +45,7 @@ func ParseStart(stdin []byte, id, namespace string) (p BootstrapParams, message 
 		}
 		return p, true, nil
 	}
-	old := BootstrapParams{InstanceID: id, Namespace: namespace}
+	old := BootstrapParams{ID: id, Namespace: namespace}
 	switch {
 	case len(stdin) == 0:
 		return old, false, nil
@@ -78,12 +78,12 @@ func extension(all []Any, m typed) (bool, error) {
 }
 
 func (m *BootstrapParams) append(b []byte) []byte {
-	b = putString(b, 1, m.InstanceID)
+	b = putString(b, 1, m.ID)
 	b = putString(b, 2, m.Namespace)
 	b = putUint(b, 3, uint64(int64(m.LogLevel)))
 	b = putString(b, 4, m.ContainerdVersion)
-	b = putString(b, 5, m.ContainerdTTRPCAddress)
-	b = putString(b, 6, m.ContainerdGRPCAddress)
+	b = putString(b, 5, m.TTRPCAddress)
+	b = putString(b, 6, m.GRPCAddress)
 	b = putString(b, 7, m.ContainerdBinary)
 	b = putExtensions(b, 8, m.Extensions)
 	return putString(b, 9, m.SocketDir)
@@ -92,7 +92,7 @@ func (m *BootstrapParams) append(b []byte) []byte {
 func (m *BootstrapParams) set(f field) error {
 	switch f.num {
 	case 1:
-		return f.string(&m.InstanceID)
+		return f.string(&m.ID)
 	case 2:
 		return f.string(&m.Namespace)
 	case 3:
@@ -100,9 +100,9 @@ func (m *BootstrapParams) set(f field) error {
 	case 4:
 		return f.string(&m.ContainerdVersion)
 	case 5:
-		return f.string(&m.ContainerdTTRPCAddress)
+		return f.string(&m.TTRPCAddress)
 	case 6:
-		return f.string(&m.ContainerdGRPCAddress)
+		return f.string(&m.GRPCAddress)
 	case 7:
 		return f.string(&m.ContainerdBinary)
 	case 8:
