@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/lock"
@@ -48,9 +49,12 @@ type Dir struct {
 }
 
 // Open makes what is missing of the two directories and, in the first command after a boot, throws away
-// what the boot before left in the state directory. It touches nothing in them that is not ctrd's. Two
-// directories of which one is the other, or lies below one of its names, are errdefs.ErrInvalidArgument; a state
-// directory with names as ctrd makes them, but without a stamp, is errdefs.ErrFailedPrecondition.
+// what the boot before left in the state directory, and makes the two a pair. It touches nothing in them that is
+// not ctrd's. On a read-only file system it writes nothing.
+//
+// Two directories of which one is the other, or lies below one of its names, are errdefs.ErrInvalidArgument. A
+// state directory with names as ctrd makes them, but without a stamp, is errdefs.ErrFailedPrecondition, and
+// so are two directories of which one is in use with another: a [*PairError].
 func Open(c Config) (*Dir, error) {
 	d := &Dir{root: c.Root, state: c.State, warn: c.Warn}
 	if d.warn == nil {
@@ -73,20 +77,19 @@ func Open(c Config) (*Dir, error) {
 		}
 		*p = abs
 	}
-	if r, s := resolve(d.root), resolve(d.state); lies(r, s, slices.Concat(bootNames, []string{"boot", "locks", "trash"})) || lies(s, r, rootNames) {
+	if r, s := resolve(d.root), resolve(d.state); lies(r, s, slices.Concat(bootNames, []string{"boot", pairName, pairingName, "locks", "trash"})) || lies(s, r, rootNames) {
 		return nil, fmt.Errorf("root %s and state directory %s: neither can be the other or lie where the other keeps its own: %w", d.root, d.state, errdefs.ErrInvalidArgument)
 	}
-	for _, p := range []string{d.root, d.state} {
-		if err := os.MkdirAll(p, 0o711); err != nil {
-			if errors.Is(err, os.ErrPermission) {
-				err = fmt.Errorf("%w: %w", err, errdefs.ErrPermissionDenied)
-			}
-			return nil, fmt.Errorf("state directory: %w", err)
-		}
-	}
 	d.locks = lock.Dir{Path: filepath.Join(d.state, "locks"), Wait: c.Wait, Waiting: c.Waiting, Room: func() bool { return d.giveUpReserve(false) }}
-	if err := d.checkBoot(); err != nil {
-		return nil, fmt.Errorf("state directory %s: %w", d.state, err)
+	if err := d.begin(); err != nil {
+		var apart *PairError
+		if errors.As(err, &apart) {
+			return nil, apart
+		}
+		if errors.Is(err, os.ErrPermission) {
+			err = fmt.Errorf("%w: %w", err, errdefs.ErrPermissionDenied)
+		}
+		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	return d, nil
 }
@@ -145,41 +148,89 @@ var BootID = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(id)), err
 })
 
-// checkBoot compares the stamp in the state directory with this boot. The stamp is there before anything
-// else but locks, and is replaced in place when the rest is gone. So what lies beside no stamp is not
-// ctrd's, or is of a directory whose stamp somebody removed while containers may run: it is left alone.
-func (d *Dir) checkBoot() error {
-	id, err := BootID()
+// begin makes sure that the directories are there, of this boot, and a pair. Usually it reads three small
+// files to see that. What is wrong is found before anything is written.
+func (d *Dir) begin() error {
+	boot, err := BootID()
 	if err != nil {
 		return err
 	}
-	stamp := d.Run("boot")
-	if got, err := os.ReadFile(stamp); err == nil && string(got) == id {
-		return nil
+	stamp, err := d.readStamp()
+	if err != nil {
+		return err
+	}
+	p, err := d.readPairs(boot)
+	if err != nil || stamp == boot && p.paired() {
+		return err
+	}
+	for _, dir := range []string{d.root, d.state} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	if stamp == boot && (readOnly(d.root) || readOnly(d.state)) {
+		return nil // nothing can be begun that another root or state directory would be in the way of
 	}
 	l, err := d.Lock(context.Background(), nil, lock.Database, "boot", lock.Exclusive)
 	if err != nil {
 		return err
 	}
-	defer l.Release()
-	got, err := os.ReadFile(stamp)
-	if err == nil && string(got) == id {
+	return errors.Join(d.beginLocked(boot), l.Release())
+}
+
+func (d *Dir) beginLocked(boot string) error {
+	if err := d.checkBoot(boot); err != nil {
+		return fmt.Errorf("%s: %w", d.state, err)
+	}
+	// A removal must not need room for a trash.
+	for _, bin := range []string{d.bin(true), d.bin(false)} {
+		if err := os.Mkdir(bin, 0o700); err != nil && !errors.Is(err, os.ErrExist) && !noRoom(err) && !errors.Is(err, unix.EROFS) {
+			return err
+		}
+	}
+	if readOnly(d.root) {
 		return nil
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	err := d.join(boot)
+	if noRoom(err) && d.giveUpReserve(true) {
+		err = d.join(boot)
+	}
+	if noRoom(err) {
+		return nil // they stay what they were, so that a removal can make room
+	}
+	return err
+}
+
+// readOnly tells whether a directory is on a read-only file system.
+func readOnly(dir string) bool { return unix.Access(dir, unix.W_OK) == unix.EROFS }
+
+// readStamp reads the boot id that the state directory was stamped with; it is empty when there is none.
+func (d *Dir) readStamp() (string, error) {
+	stamp, _, err := readSmall(d.Run("boot"))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return stamp, err
+}
+
+// checkBoot compares the stamp in the state directory with this boot. The stamp is there before anything
+// else but locks, and is replaced in place when the rest is gone. So what lies beside no stamp is not
+// ctrd's, or is of a directory whose stamp somebody removed while containers may run: it is left alone.
+func (d *Dir) checkBoot(boot string) error {
+	stamp, err := d.readStamp()
+	if err != nil || stamp == boot {
 		return err
 	}
-	stamped := err == nil
 	entries, err := os.ReadDir(d.state)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		n := e.Name()
-		if temporary := strings.HasPrefix(n, newPrefix); !slices.Contains(bootNames, n) && !(temporary && stamped) {
+		if temporary := strings.HasPrefix(n, newPrefix); !slices.Contains(bootNames, n) && !(temporary && stamp != "") {
 			continue
 		}
-		if !stamped {
+		if stamp == "" {
 			return fmt.Errorf("it has %q but no stamp of a boot: it is not ctrd's, or the file %q was removed: %w", n, "boot", errdefs.ErrFailedPrecondition)
 		}
 		if err := d.Trash(d.Run(n)); err != nil {
@@ -187,7 +238,7 @@ func (d *Dir) checkBoot() error {
 		}
 	}
 	// A power cut must not take the stamp and leave what is made after it.
-	return WriteFile(stamp, []byte(id), true)
+	return WriteFile(d.Run("boot"), []byte(boot), true)
 }
 
 // bootNames is what ends with the boot in a state directory, beside the stamp and the temporary names
@@ -195,7 +246,7 @@ func (d *Dir) checkBoot() error {
 var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "s", reserveName}
 
 // rootNames is what the root has.
-var rootNames = []string{"meta.db", "meta.db.new", reserveName, "content", "snapshots", "containers", "trash"}
+var rootNames = []string{"meta.db", "meta.db.new", reserveName, pairName, "content", "snapshots", "containers", "locks", "trash"}
 
 // newPrefix begins the temporary names of WriteFile.
 const newPrefix = ".new-"
@@ -203,11 +254,19 @@ const newPrefix = ".new-"
 // WriteFile replaces the file at path in one step: no reader sees half of it, no crash leaves half of
 // it. With durable it is on the disk when WriteFile returns; without, a power cut may lose it.
 func WriteFile(path string, data []byte, durable bool) error {
+	return writeFile(path, durable, func(*os.File) ([]byte, error) { return data, nil })
+}
+
+// writeFile is WriteFile of what content gives for the new file.
+func writeFile(path string, durable bool, content func(*os.File) ([]byte, error)) error {
 	f, err := os.CreateTemp(filepath.Dir(path), newPrefix)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	data, err := content(f)
+	if err == nil {
+		_, err = f.Write(data)
+	}
 	if err == nil {
 		err = f.Chmod(0o644)
 	}

@@ -9,6 +9,10 @@
 // tasks, events. Both databases are bbolt files with the same shape: bucket kind / bucket namespace /
 // key -> JSON record. Only relative names are stored, so either directory can be moved.
 //
+// The first command of a boot makes a root and a state directory a pair: a file pair in each has the same
+// random id. From then on neither opens with another one, which would know nothing of the locks, tasks and
+// records of the first. A root that several machines share is not protected so: each machine has its own boot.
+//
 // Everything that is kept obeys two sentences. Write: file, fsync, rename, fsync directory, then the
 // record. Remove: the record, then the file. So a crash can leave a file that no record names, never a
 // record whose file is missing.

@@ -69,3 +69,9 @@ func Misplace(t *testing.T, path, key string) {
 		t.Fatal(err)
 	}
 }
+
+// ParsePair is parsePair, for its fuzz target.
+func ParsePair(text, boot string, inode uint64) (id, other string, copied bool) {
+	p := parsePair(text, boot, inode)
+	return p.id, p.other, p.copied
+}

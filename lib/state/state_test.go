@@ -53,6 +53,8 @@ func TestMain(m *testing.M) {
 			check(d.Update(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "counter") }))
 			check(d.UpdateRun(context.Background(), nil, func(tx *state.Tx) error { return bump(tx, "fleeting") }))
 		}
+	case "open":
+		mustOpenEnv()
 	case "stop-in-journal":
 		mustOpenEnv().Journal().Turn()
 		fmt.Println("stopped")
@@ -472,7 +474,7 @@ func tree(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
 		name, _ := filepath.Rel(dir, path)
-		if err == nil && !e.IsDir() && name != "boot" && !strings.HasPrefix(name, "locks/") {
+		if err == nil && !e.IsDir() && name != "boot" && name != "pair" && !strings.HasPrefix(name, "locks/") {
 			list = append(list, name)
 		}
 		return err
