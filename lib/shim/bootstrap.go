@@ -4,6 +4,8 @@ package shim
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"path/filepath"
 	"strings"
 
@@ -106,8 +108,9 @@ func Info(version string, options []byte, features func(binary string) ([]byte, 
 
 const runtimeName = "io.ctrd.ctr.v1"
 
-// socket is the path of the socket of the supervisor of a group of containers.
+// socket is the path of the socket of the supervisor of a group of containers. Names that clients have chosen must
+// not be able to lead to another supervisor's.
 func (b *Bootstrap) socket(group string) string {
-	key := strings.Join([]string{b.Address, b.Namespace, group}, "\x00")
-	return filepath.Join(cmp.Or(b.Sockets, containerdSockets), taskapi.SocketName(key))
+	sum := sha256.Sum256([]byte(strings.Join([]string{b.Address, b.Namespace, group}, "\x00")))
+	return filepath.Join(cmp.Or(b.Sockets, containerdSockets), hex.EncodeToString(sum[:16]))
 }

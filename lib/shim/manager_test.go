@@ -285,7 +285,7 @@ func TestContainerdDelete(t *testing.T) {
 		t.Errorf("%v", &r)
 	}
 	k.nothingLeft()
-	if left, _ := filepath.Glob(filepath.Join(c.dir, "s", strings.Repeat("[0-9a-f]", 16))); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(c.dir, "s", strings.Repeat("[0-9a-f]", 32))); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	c.call(k, nil, nil, "delete", "-bundle", k.dir) // again
