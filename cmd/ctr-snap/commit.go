@@ -3,14 +3,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/snapshot"
 )
 
@@ -59,15 +58,12 @@ func commitVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		at, err := mount.At(snapshot.FS(d, s.ID))
-		if err != nil {
-			return err
-		}
-		if len(at) > 0 && !force {
-			return cli.Hint(fmt.Errorf("commit of snapshot %q: mounted at %s: %w", s.Key, at[0], errdefs.ErrFailedPrecondition),
-				"ctr-snap unmount %s, or commit with --force if nobody writes there", at[0])
-		}
+		o.Mounted = force
 		_, err = snapshot.Seal(cmd.Context(), d, g.Namespace, args[0], s.Key, o, usedBy(g.Namespace))
+		var mounted *snapshot.MountedError
+		if errors.As(err, &mounted) {
+			return fmt.Errorf("%w (--force commits it all the same)", err)
+		}
 		return err
 	})
 	cmd.Flags().StringVar(&below, "parent", "", "put it on top of the committed `SNAPSHOT`")

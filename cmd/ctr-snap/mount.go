@@ -3,22 +3,16 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/mount"
-	"ctrd.dev/ctrd/lib/snapshot"
-	"ctrd.dev/ctrd/lib/state"
-	"ctrd.dev/ctrd/lib/taskdir"
+	"ctrd.dev/ctrd/lib/task"
 )
 
 func mountVerb(g *cli.Global) *cobra.Command {
@@ -46,40 +40,9 @@ func mountVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return mountAt(cmd.Context(), d, g.Namespace, s.Key, args[1])
+		return committed(task.MountSnapshot(cmd.Context(), d, g.Namespace, s.Key, args[1]), s.Key)
 	})
 	return cmd
-}
-
-// mountAt mounts a snapshot, unless a container runs on it.
-func mountAt(ctx context.Context, d *state.Dir, ns, key, dir string) error {
-	err := snapshot.Mount(ctx, d, ns, key, dir, func(tx *state.Tx, s snapshot.Info) error {
-		for c, err := range container.All(tx, ns) {
-			if err != nil {
-				return err
-			}
-			if c.SnapshotKey != s.Key || s.Kind != snapshot.Active {
-				continue
-			}
-			if live, err := runs(d, ns, c.ID); err != nil || live {
-				return errors.Join(err, cli.Hint(fmt.Errorf("snapshot %q: container %q runs on it: %w", s.Key, c.ID, errdefs.ErrFailedPrecondition),
-					"ctr-task exec %s sh looks into it", c.ID))
-			}
-		}
-		return nil
-	})
-	return committed(err, key)
-}
-
-// runs tells whether a container has a task that may use its snapshot.
-func runs(d *state.Dir, ns, id string) (bool, error) {
-	base := d.Run("tasks", ns, id)
-	inc, err := taskdir.Current(base)
-	if err != nil || inc == "" {
-		return false, err
-	}
-	v, err := taskdir.Look(filepath.Join(base, string(inc)))
-	return v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped, err
 }
 
 func unmountVerb(g *cli.Global) *cobra.Command {

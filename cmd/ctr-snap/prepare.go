@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
 )
 
 func prepareVerb(g *cli.Global) *cobra.Command {
@@ -144,7 +145,7 @@ func create(ctx context.Context, d *state.Dir, ns string, s snapshot.Info, targe
 	if target == "" {
 		return nil
 	}
-	if err := mountAt(ctx, d, ns, s.Key, target); err != nil {
+	if err := task.MountSnapshot(ctx, d, ns, s.Key, target); err != nil {
 		none := func(*state.Tx, snapshot.Info) error { return nil }
 		err = errors.Join(err, snapshot.Delete(context.WithoutCancel(ctx), d, ns, s.Key, none))
 		d.EmptyTrash()

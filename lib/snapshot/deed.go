@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lease"
@@ -58,33 +59,28 @@ func Create(ctx context.Context, d *state.Dir, ns string, s Info) (made Info, er
 }
 
 // Seal commits the active snapshot key under name: what is in it is measured and made durable, then the
-// record changes. Whoever still has it mounted can go on writing into it; that is the caller's care. used
-// may object to the change.
+// record changes. Nobody mounts it meanwhile; one that is mounted already is a [*MountedError], unless
+// o.Mounted says that nobody writes there. used may object to the change.
 func Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptions, used func(*state.Tx, Info) error) (s Info, err error) {
 	l, err := lease.Take(d)
 	if err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
+	s, own, err := take(ctx, d, nil, ns, key)
+	if err != nil {
+		return s, fmt.Errorf("commit of snapshot %q: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, own.Release()) }()
 	hold := []string{ns + "/" + name}
 	if o.Parent != "" {
 		hold = append(hold, ns+"/"+o.Parent)
 	}
-	if err := l.Hold(ctx, nil, lease.Snapshot, hold...); err != nil {
+	if err := l.Hold(ctx, own, lease.Snapshot, hold...); err != nil {
 		return s, err
 	}
-	err = d.View(ctx, func(tx *state.Tx) (err error) {
-		if s, err = Get(tx, ns, key); err != nil {
-			return err
-		}
-		transient, err := Transient(tx, ns, key)
-		if err == nil && transient {
-			err = fmt.Errorf("commit of snapshot %q: it ends with this boot: %w", key, errdefs.ErrFailedPrecondition)
-		}
-		return err
-	})
-	if err != nil {
-		return s, err
+	if err := d.View(ctx, func(tx *state.Tx) error { return sealable(tx, ns, s, o) }); err != nil {
+		return s, fmt.Errorf("commit of %w", err)
 	}
 	if o.Size, o.Inodes, err = Usage(ctx, d, s.ID); err != nil {
 		return s, err
@@ -93,7 +89,7 @@ func Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptio
 		return s, err
 	}
 	crash.Point("snapshot.synced")
-	err = d.Update(ctx, nil, func(tx *state.Tx) error {
+	err = d.Update(ctx, own, func(tx *state.Tx) error {
 		if err := used(tx, s); err != nil {
 			return err
 		}
@@ -107,47 +103,107 @@ func Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptio
 	return s, err
 }
 
+// sealable tells why a snapshot cannot be committed now. What outlives the boot is no part of what does not.
+func sealable(tx *state.Tx, ns string, s Info, o CommitOptions) error {
+	transient, err := Transient(tx, ns, s.Key)
+	switch {
+	case err != nil:
+		return err
+	case transient:
+		return fmt.Errorf("snapshot %q: it ends with this boot: %w", s.Key, errdefs.ErrFailedPrecondition)
+	case o.Mounted || s.Kind != Active:
+		return nil
+	}
+	return notMounted(FS(tx.Dir(), s.ID), s.Key)
+}
+
+// take gives a snapshot and its lock. outer is the innermost lock that the caller holds, or nil.
+func take(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string) (s Info, l *lock.Lock, err error) {
+	look := func(tx *state.Tx) error {
+		s, err = Get(tx, ns, key)
+		return err
+	}
+	if err := d.View(ctx, look); err != nil {
+		return s, nil, err
+	}
+	was := s.ID
+	if l, err = d.Lock(ctx, outer, lock.Snapshot, string(was), lock.Exclusive); err != nil {
+		return s, nil, err
+	}
+	err = d.View(ctx, look)
+	if err == nil && s.ID != was {
+		err = fmt.Errorf("snapshot %q has just been made anew: %w", key, errdefs.ErrAborted)
+	}
+	if err != nil {
+		return s, nil, errors.Join(err, l.Release())
+	}
+	return s, l, nil
+}
+
 // Mount mounts an active snapshot or a view at target, a directory that exists. What is mounted is known by
-// [mount.At] as the snapshot's own tree. An active snapshot that is mounted is errdefs.ErrFailedPrecondition:
-// the kernel does not keep two overlays of one tree apart. used may object.
-func Mount(ctx context.Context, d *state.Dir, ns, key, target string, used func(*state.Tx, Info) error) (err error) {
-	// Nobody deletes it, or mounts it too, between the look and the mount.
-	l, err := d.Lock(ctx, nil, lock.Collect, "collect", lock.Exclusive)
+// [mount.At] as the snapshot's own tree. An active snapshot that is mounted is a [*MountedError]: the kernel
+// does not keep two overlays of one tree apart. outer is the innermost lock that the caller holds, or nil.
+//
+// used may object. It is asked before the mount and again after it, which is then undone: who first says that he
+// uses a snapshot, and then looks whether it is mounted ([NotMounted]), is seen by one of the two.
+func Mount(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key, target string, used func(*state.Tx, Info) error) (err error) {
+	s, own, err := take(ctx, d, outer, ns, key) // nobody commits it
+	if err != nil {
+		return fmt.Errorf("mount snapshot %q: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, own.Release()) }()
+	// Nobody deletes it between the look and the mount.
+	l, err := d.Lock(ctx, own, lock.Collect, "collect", lock.Exclusive)
 	if err != nil {
 		return fmt.Errorf("mount snapshot %q: %w", key, err)
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
 	var m []mount.Mount
 	err = d.View(ctx, func(tx *state.Tx) error {
-		if m, err = Mounts(tx, d, ns, key); err != nil {
+		if m, err = ownMounts(tx, d, ns, s); err != nil {
 			return err
 		}
-		s, err := Get(tx, ns, key)
-		if err != nil {
-			return err
-		}
-		own := FS(d, s.ID)
-		if s.Kind == View {
-			// A bind mount of the parent would not tell whose it is.
-			if layers, err := Layers(tx, d, ns, key); err != nil {
+		if s.Kind == Active {
+			if err := notMounted(FS(d, s.ID), key); err != nil {
 				return err
-			} else if len(layers) == 2 {
-				m = overlayOf(layers[1], own)
 			}
-			if m[0].Type == "overlay" {
-				m[0].Source = own
-			}
-			return used(tx, s)
-		}
-		if err := notMounted(own, key); err != nil {
-			return err
 		}
 		return used(tx, s)
 	})
 	if err != nil {
 		return err
 	}
-	return mount.All(m, target)
+	if err := mount.All(m, target); err != nil {
+		return err
+	}
+	if err := d.View(ctx, func(tx *state.Tx) error { return used(tx, s) }); err != nil {
+		_, uerr := mount.UnmountTop(target, unix.MNT_DETACH)
+		return errors.Join(err, uerr)
+	}
+	return nil
+}
+
+// ownMounts is Mounts, with mounts that tell whose they are.
+func ownMounts(tx *state.Tx, d *state.Dir, ns string, s Info) ([]mount.Mount, error) {
+	m, err := Mounts(tx, d, ns, s.Key)
+	if err != nil {
+		return nil, err
+	}
+	own := FS(d, s.ID)
+	if s.Kind == View {
+		// A bind mount of the parent would not.
+		layers, err := Layers(tx, d, ns, s.Key)
+		if err != nil {
+			return nil, err
+		}
+		if len(layers) == 2 {
+			m = overlayOf(layers[1], own)
+		}
+	}
+	if m[0].Type == "overlay" {
+		m[0].Source = own
+	}
+	return m, nil
 }
 
 // MountedError says that a snapshot is mounted. Its kind is errdefs.ErrFailedPrecondition.

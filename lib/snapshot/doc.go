@@ -10,12 +10,22 @@
 // that namespaces share it; other ids are random. An active snapshot of a transient container has its
 // record in run.db, on top of parents in meta.db.
 //
+// A tree is mounted as an overlay of the layers below it, or, where there are none or a view has one, by a bind
+// mount. Mounts describes the mount and makes none: a container's is made by its supervisor's engine, out of
+// the host's sight. Mount makes one in the mount namespace of the caller; nothing is recorded of it, and
+// /proc/self/mountinfo tells whether a snapshot is mounted there.
+//
 // # Locks
 //
-// None of its own: records change in the caller's transaction. Unpacking a layer is done under the lock
-// snapshot <chain id> (lib/pull). Whoever is about to refer to a snapshot takes a lease first.
+// Records change in the caller's transaction. The lock snapshot <id> is held by Seal from the look to the
+// commit, by Mount from the look to the mount, and by lib/pull while a layer is unpacked. The collect lock is
+// held exclusively by Delete and by Mount. Whoever is about to refer to a snapshot takes a lease first.
+//
+// An active snapshot has one user: a mount, a commit, a removal or the task of its container. A task is
+// reserved under the lock of its container, which lib/task holds also while it mounts the snapshot elsewhere.
 //
 // # After a crash
 //
-// A directory is made before its record and removed after it, so one without a record is garbage.
+// A directory is made before its record and removed after it, so one without a record is garbage. A mount that
+// Mount made stays until it is unmounted, and keeps the snapshot.
 package snapshot

@@ -217,6 +217,8 @@ type CommitOptions struct {
 	Parent       string
 	Labels       map[string]string // replace those of the active snapshot
 	Size, Inodes int64
+	// Mounted lets Seal commit a snapshot that is mounted.
+	Mounted bool
 }
 
 // Commit turns the active snapshot key into the committed snapshot name. The key is free afterwards.
