@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/engine"
 	"ctrd.dev/ctrd/lib/shim"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -88,9 +89,13 @@ func main() {
 		engine.Init()
 	case len(args) == 3 && args[0] == "engine":
 		os.Exit(engine.Main(args[1], args[2]))
+	case len(args) == 4 && args[0] == "scope":
+		os.Exit(makeScope(args[1], args[2], args[3]))
 	}
 	if uri := loggerURI(args); uri != "" {
-		if err := shim.Log(uri); err != nil {
+		err := shim.Log(uri)
+		leave()
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "ctr-shim:", err)
 			os.Exit(1)
 		}
@@ -178,8 +183,13 @@ func (o options) start() error {
 	}))
 }
 
+// leave removes the cgroup that supervisors share if this process is the last in it. When that fails it is left to
+// ctr-task.
+func leave() { _ = cgroup.Leave() }
+
 // serve becomes the supervisor.
 func (o options) serve() error {
+	defer leave()
 	c := shim.Config{Namespace: o.namespace, ID: o.id, Bundle: o.bundle, Socket: o.socket, Events: o.events, Containerd: o.containerd}
 	if c.Socket == "" {
 		c.Socket = filepath.Join(cmp.Or(o.sockets, defaultSockets), taskapi.SocketName(c.Bundle))

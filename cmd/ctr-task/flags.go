@@ -48,7 +48,8 @@ func (c *containerFlags) add(cmd *cobra.Command) {
 	f.StringVar(&c.StopSignal, "stop-signal", "", "stop it with this `SIGNAL` (default: the image's, or TERM)")
 	f.IntVar(&c.stopTimeout, "stop-timeout", 0, "wait this many `SECONDS` before a stop kills it; -1 waits for ever (default: 10)")
 	f.StringVar(&c.restart, "restart", "no", "run it again when it has ended: `no|always|on-failure[:MAX]|unless-stopped`")
-	f.StringVar(&c.CgroupParent, "cgroup-parent", "", "make its cgroup below `CGROUP`")
+	f.StringVar(&c.CgroupParent, "cgroup-parent", "", "make its cgroup below `CGROUP`; with the systemd driver a slice, such as machine.slice")
+	f.StringVar(&c.CgroupDriver, "cgroup-driver", "", "who makes its cgroup: `cgroupfs|systemd` (default: cgroupfs)")
 	f.StringVar(&c.logMaxSize, "log-max-size", "", "rotate the log at this `SIZE` (default: never); a client that is attached misses what is removed before it has come to it")
 	f.IntVar(&c.LogMaxFiles, "log-max-files", stdio.DefaultFiles, "keep this `NUMBER` of log files when it is rotated, the one that is written included")
 	f.StringVar(&c.cidfile, "cidfile", "", "write the container's id to `FILE`, which must not exist")
@@ -180,7 +181,8 @@ func (c *containerFlags) complete(cmd *cobra.Command) {
 	for name, values := range map[string][]string{
 		"net": {"host", "none", "container:"}, "pid": {"host", "private", "container:"}, "ipc": {"host", "private", "none", "container:"},
 		"uts": {"host", "private", "container:"}, "cgroupns": {"host", "private"}, "userns": {"host", "auto"},
-		"platform": {"linux/amd64", "linux/arm64"}, "stop-signal": signalNames, "runtime": {"ctr", "runc", "crun", "youki", "io.containerd.runc.v2"},
+		"cgroup-driver": {"cgroupfs", "systemd"},
+		"platform":      {"linux/amd64", "linux/arm64"}, "stop-signal": signalNames, "runtime": {"ctr", "runc", "crun", "youki", "io.containerd.runc.v2"},
 		"security-opt": {"seccomp=unconfined", "no-new-privileges", "systempaths=unconfined"},
 		"restart":      {"no", "always", "on-failure", "unless-stopped"},
 	} {

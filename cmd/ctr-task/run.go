@@ -29,6 +29,7 @@ var programStatuses = []cli.ExitStatus{
 func runVerb(g *cli.Global) *cobra.Command {
 	var c containerFlags
 	var a attachFlags
+	var cgroups cgroupsFlag
 	var detach bool
 	var pidfile string
 	cmd := cli.New("run [OPTION]... IMAGE [PROGRAM [ARGUMENT]...]", "make a container and run it", cli.About{
@@ -53,6 +54,13 @@ func runVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		where, err := cgroups.value()
+		if err == nil {
+			err = checkCgroup(o.CgroupDriver, o.CgroupParent, where)
+		}
+		if err != nil {
+			return err
+		}
 		if !detach && o.Stdin && o.Spec.TTY {
 			if err := needTerminal(); err != nil {
 				return err
@@ -70,11 +78,14 @@ func runVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		defer files.discard()
-		t, err := task.Run(cmd.Context(), d, g.Namespace, o, task.StartOptions{Client: !detach, ConsoleSize: consoleSize(o.Spec.TTY && !detach)})
+		t, err := task.Run(cmd.Context(), d, g.Namespace, o, task.StartOptions{
+			Client: !detach, ConsoleSize: consoleSize(o.Spec.TTY && !detach), Cgroups: where,
+		})
 		if err != nil {
 			return programStatus(createHint(err, g, o))
 		}
 		defer t.Close()
+		tellOutside(t)
 		if err := files.write(t.ID(), strconv.Itoa(t.PID())); err != nil {
 			return errors.Join(err, t.Remove(context.WithoutCancel(cmd.Context()), true))
 		}
@@ -86,6 +97,7 @@ func runVerb(g *cli.Global) *cobra.Command {
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run in the background and print the container's id")
 	cmd.Flags().BoolVar(&c.Transient, "rm", false, "remove the container when it ends")
 	cmd.Flags().StringVar(&pidfile, "pidfile", "", "write the pid of the program to `FILE`, which must not exist")
+	cgroups.add(cmd)
 	c.add(cmd)
 	a.add(cmd)
 	return cmd
@@ -104,6 +116,9 @@ func createVerb(g *cli.Global) *cobra.Command {
 		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy}, SeeAlso: []string{"ctr-task-run", "ctr-task-start"},
 	}, func(cmd *cobra.Command, args []string) error {
 		o, err := c.options(cmd, args)
+		if err == nil {
+			err = checkCgroup(o.CgroupDriver, o.CgroupParent, "")
+		}
 		if err != nil {
 			return err
 		}
@@ -182,6 +197,7 @@ func programStatus(err error) error {
 
 func startVerb(g *cli.Global) *cobra.Command {
 	var a attachFlags
+	var cgroups cgroupsFlag
 	var attach bool
 	var incarnation string
 	cmd := cli.New("start [OPTION]... CONTAINER...", "run containers that are made or have stopped", cli.About{
@@ -204,9 +220,13 @@ func startVerb(g *cli.Global) *cobra.Command {
 				return t.StartAgain(cmd.Context(), task.StartOptions{})
 			})
 		}
+		where, err := cgroups.value()
+		if err != nil {
+			return err
+		}
 		if !attach {
 			return each(cmd.Context(), g, args, func(t *task.Task) error {
-				if err := t.Start(cmd.Context(), task.StartOptions{}); err != nil {
+				if err := t.Start(cmd.Context(), task.StartOptions{Cgroups: where}); err != nil {
 					return err
 				}
 				fmt.Println(t.ID())
@@ -223,9 +243,10 @@ func startVerb(g *cli.Global) *cobra.Command {
 		}
 		defer t.Close()
 		began := time.Now()
-		if err := t.Start(cmd.Context(), task.StartOptions{Client: true, ConsoleSize: consoleSize(true)}); err != nil {
+		if err := t.Start(cmd.Context(), task.StartOptions{Client: true, ConsoleSize: consoleSize(true), Cgroups: where}); err != nil {
 			return programStatus(err)
 		}
+		tellOutside(t)
 		s, err := t.Spec(cmd.Context())
 		if err != nil {
 			return err
@@ -235,6 +256,7 @@ func startVerb(g *cli.Global) *cobra.Command {
 	cmd.Flags().StringVar(&incarnation, "incarnation", "", "start the container with this exact id again if `TASK` was its last task; for ctr-shim")
 	cli.HideOption(cmd, "incarnation")
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "pass the output on, and the input of a container made with -i")
+	cgroups.add(cmd)
 	a.add(cmd)
 	return cmd
 }

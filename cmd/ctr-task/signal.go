@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
@@ -131,8 +132,9 @@ func rmVerb(g *cli.Global) *cobra.Command {
 }
 
 // ofTask does what a supervisor asks for when one of its tasks has ended: for the container of this exact id, if
-// that task is its last one.
+// that task is its last one. This process has been started in the cgroup of the supervisors, and may be its last.
 func ofTask(ctx context.Context, d *state.Dir, ns, id, incarnation string, deed func(*task.Task) error) error {
+	defer func() { _ = cgroup.Leave() }()
 	t, err := task.Open(ctx, d, ns, id)
 	if cli.Status(err) == cli.ExitNotFound {
 		return nil

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,8 +20,9 @@ import (
 
 // Start starts a command in the cgroup, which it makes when it is not there, in every hierarchy: the process is
 // a member from its first instruction on, and nothing done to the caller's cgroup reaches it. Where the caller may
-// not change a hierarchy, the process stays in the caller's cgroup there. It costs a fraction of a millisecond and
-// needs Linux 5.7. The command must have no Pdeathsig: the thread that starts it ends.
+// not change a hierarchy, the process stays in the caller's cgroup there. It costs a fraction of a millisecond; before
+// Linux 5.7 the process is moved in the v2 hierarchy after its start, which costs more. The command must have no
+// Pdeathsig: the thread that starts it ends.
 //
 // Processes may share the cgroup. Each calls [Leave] as its last act, so that the last one removes it; of one that
 // was killed, [RemoveEmpty] removes it.
@@ -48,12 +50,38 @@ func (t tree) start(cmd *exec.Cmd, path string) error {
 			return cmd.Start()
 		}
 		defer unix.Close(fd)
+		if !bornInto() {
+			return t.startMove(cmd, path)
+		}
 		if cmd.SysProcAttr == nil {
 			cmd.SysProcAttr = new(syscall.SysProcAttr)
 		}
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
 		return cmd.Start()
 	})
+}
+
+// bornInto says whether the kernel has CLONE_INTO_CGROUP: Linux 5.7.
+var bornInto = sync.OnceValue(func() bool {
+	var u unix.Utsname
+	var major, minor int
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	_, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	return err == nil && (major > 5 || major == 5 && minor >= 7)
+})
+
+// startMove starts a command and then moves it in the v2 hierarchy.
+func (t tree) startMove(cmd *exec.Cmd, path string) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err := write(t.v2(path), "cgroup.procs", strconv.Itoa(cmd.Process.Pid))
+	if err != nil && !errors.Is(err, unix.ESRCH) && !forbidden(err) {
+		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	return nil
 }
 
 // enter makes the cgroup and moves the calling thread into it in the v1 hierarchies, where threads have cgroups of

@@ -94,6 +94,28 @@ func TestStart(t *testing.T) {
 	})
 }
 
+// Kernels before 5.7 move the process once it runs.
+func TestStartMove(t *testing.T) {
+	everywhere(t, func(t *testing.T, h tree) {
+		if h.v2("/") == "" {
+			return
+		}
+		alone := slices.DeleteFunc(slices.Clone(h), func(x hierarchy) bool { return !x.v2 })
+		path := newGroup(t, alone)
+		c := helper(t, "sleep")
+		if err := alone.startMove(c, path); err != nil {
+			t.Fatal(err)
+		}
+		wantAll(t, "the process", where(t, alone, strconv.Itoa(c.Process.Pid)), path)
+		c.Process.Kill()
+		c.Wait()
+		c = helper(t, "sleep")
+		if err := alone.startMove(c, path+"/absent"); err == nil || c.ProcessState == nil {
+			t.Errorf("into a cgroup that is not there: %v, %v", err, c.ProcessState)
+		}
+	})
+}
+
 // What kills the cgroup of a starter does not reach what it has started.
 func TestStartSurvives(t *testing.T) {
 	everywhere(t, func(t *testing.T, h tree) {

@@ -61,8 +61,10 @@ type Container struct {
 	// Etc is what the files in /etc say that are made at each start.
 	Etc        spec.Etc `json:"etc,omitzero"`
 	StopSignal string   `json:"stop_signal,omitempty"`
-	// CgroupParent is below which its cgroup is made.
+	// CgroupParent is below which its cgroup is made; for the systemd driver a slice.
 	CgroupParent string `json:"cgroup_parent,omitempty"`
+	// CgroupDriver is who makes its cgroup: "systemd", or "" for cgroupfs.
+	CgroupDriver string `json:"cgroup_driver,omitempty"`
 	// StopTimeout is how many seconds a stop waits before it kills: nil is the default, -1 no bound.
 	StopTimeout *int      `json:"stop_timeout,omitempty"`
 	Stdin       bool      `json:"stdin,omitempty"`         // stdin is kept open for clients

@@ -4,8 +4,6 @@ package task
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -20,18 +18,6 @@ import (
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
-
-// cgroupPath names the cgroup of a container. It is flat: a parent that containers share could be
-// removed by one while another is made in it. Another state directory than the usual one marks its
-// cgroups, so that two of them never meet.
-func cgroupPath(d *state.Dir, parent, ns, id string) string {
-	mark := ""
-	if d.Run() != state.DefaultState {
-		h := sha256.Sum256([]byte(d.Run()))
-		mark = "-" + hex.EncodeToString(h[:3])
-	}
-	return filepath.Join("/", parent, "ctrd"+mark+"--"+ns+"--"+id)
-}
 
 // bundleDir is the OCI bundle: the task's directory, or of a foreign shim a directory below it with the
 // container's name, because containerd's shims find the bundle by that.
@@ -79,6 +65,9 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 	if s.Process.Terminal {
 		s.Process.ConsoleSize = o.ConsoleSize
 	}
+	if err := t.place(s, o); err != nil {
+		return nil, nil, err
+	}
 	data, err := json.Marshal(s)
 	if err != nil {
 		return nil, nil, err
@@ -102,10 +91,10 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 // options tells an engine's shim what to run and where its state goes: below the task's directory, so that no
 // two containers of one name, of whatever state directory, meet there.
 func (t *Task) options(r runtime) *taskapi.Any {
-	if !r.foreign && r.engine == "" {
+	if !r.foreign && r.engine == "" && !t.systemd {
 		return nil
 	}
-	o := taskapi.Options{BinaryName: r.engine}
+	o := taskapi.Options{BinaryName: r.engine, SystemdCgroup: t.systemd}
 	if r.foreign {
 		o.Root = filepath.Join(t.Dir(), taskdir.Engine)
 	}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -44,8 +43,9 @@ type CreateOptions struct {
 	// UserNSAuto asks for a range of this many users of the host that no other container has; 0: Spec.UserNS says.
 	UserNSAuto   uint32
 	CgroupParent string
-	LogMaxSize   int64 // bytes at which the log is rotated; 0: never
-	LogMaxFiles  int   // log files that are kept, the one that is written included
+	CgroupDriver string // "systemd"; empty: cgroupfs
+	LogMaxSize   int64  // bytes at which the log is rotated; 0: never
+	LogMaxFiles  int    // log files that are kept, the one that is written included
 }
 
 // Create makes a container from an image: a snapshot on top of the image's, a spec, a record. It is
@@ -101,8 +101,8 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if err := container.CheckID(o.ID); err != nil {
 		return nil, nil, fmt.Errorf("container name: %w", err)
 	}
-	if strings.Contains("/"+o.CgroupParent+"/", "/../") {
-		return nil, nil, fmt.Errorf("cgroup parent %q: want a path without \"..\": %w", o.CgroupParent, errdefs.ErrInvalidArgument)
+	if err := checkDriver(o.CgroupDriver); err != nil {
+		return nil, nil, err
 	}
 	if o.StopSignal != "" {
 		if _, err := ParseSignal(o.StopSignal); err != nil {
@@ -138,7 +138,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		DefaultSeccomp: made.DefaultSeccomp,
 		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, Transient: o.Transient,
-		CgroupParent: o.CgroupParent, LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
+		CgroupParent: o.CgroupParent, CgroupDriver: o.CgroupDriver, LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
 	}
 	if restart := container.RestartLabels(o.Restart); restart != nil {
 		maps.Copy(restart, o.Labels)
@@ -253,11 +253,14 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 // generate makes the spec, and the directories of volumes that are not there yet, as docker does.
 func generate(d *state.Dir, ns string, o CreateOptions, src source) (spec.Result, error) {
 	so := o.Spec
-	so.CgroupsPath = cgroupPath(d, o.CgroupParent, ns, o.ID)
 	so.Open = spec.LayerFS(src.layers).Open
 	so.ID = o.ID
-	r, err := spec.Generate(src.config, so)
-	if err != nil {
+	var r spec.Result
+	var err error
+	if so.CgroupsPath, err = cgroupsPath(d, ns, container.Container{ID: o.ID, CgroupDriver: o.CgroupDriver, CgroupParent: o.CgroupParent}); err != nil {
+		return r, err
+	}
+	if r, err = spec.Generate(src.config, so); err != nil {
 		return r, err
 	}
 	r.Spec.Root.Path = taskdir.Rootfs

@@ -232,6 +232,7 @@ func (t *Task) settle() (taskdir.View, error) {
 	if err := cgroup.Remove(cg); err != nil {
 		return v, err
 	}
+	t.sweep()
 	crash.Point("task.finish-removed")
 	if v.Init.PID == 0 {
 		return taskdir.View{}, t.discardDir()

@@ -83,7 +83,7 @@ func (t *Task) foreignLog(req *taskapi.CreateTaskRequest, log stdio.Log) error {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, r)
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, w)
-	if err := cmd.Start(); err != nil {
+	if err := t.startOut(cmd); err != nil {
 		return fmt.Errorf("logger: %w", err)
 	}
 	go cmd.Wait()
@@ -122,7 +122,7 @@ func (t *Task) keep() error {
 	}
 	cmd := exec.Command(self, "--root", t.d.Path(), "--state", t.d.Run(), "-n", t.Namespace, "rm", "--keeper", "--incarnation", string(t.inc), t.ID())
 	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := t.startOut(cmd); err != nil {
 		return err
 	}
 	go cmd.Wait()

@@ -141,6 +141,7 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 	if err := t.trashTasks(); err != nil {
 		return err
 	}
+	t.sweep()
 	crash.Point("task.removed-task")
 	if err := t.d.Trash(t.d.Path("containers", t.Namespace, t.Container.Files())); err != nil {
 		return err

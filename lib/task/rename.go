@@ -60,10 +60,19 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 		update = t.d.UpdateRun
 	}
 	err = update(ctx, l, func(tx *state.Tx) error {
-		own := cgroupPath(t.d, t.Container.CgroupParent, t.Namespace, t.ID())
+		own, err := cgroupsPath(t.d, t.Namespace, t.Container)
+		if err != nil {
+			return err
+		}
+		renamed := t.Container
+		renamed.ID = id
+		next, err := cgroupsPath(t.d, t.Namespace, renamed)
+		if err != nil {
+			return err
+		}
 		c, err := container.Rename(tx, t.Namespace, t.ID(), id, func(c *container.Container, s *specs.Spec) {
 			if s.Linux != nil && s.Linux.CgroupsPath == own {
-				s.Linux.CgroupsPath = cgroupPath(t.d, c.CgroupParent, t.Namespace, id)
+				s.Linux.CgroupsPath = next
 			}
 			if c.SnapshotKey == t.ID() {
 				c.SnapshotKey = id

@@ -34,6 +34,15 @@ func (s *supervisor) kill() {
 	<-s.reaped
 }
 
+// pid is the supervisor's: of a foreign shim, the server's that the process has forked.
+func (s *supervisor) pid(dir string) int {
+	var known taskdir.Supervisor
+	if ok, err := taskdir.Read(dir, taskdir.Shim, &known); err == nil && ok {
+		return known.PID
+	}
+	return s.cmd.Process.Pid
+}
+
 // spawn starts the supervisor and returns once it has said where it listens, on its stdout as containerd's
 // shims do. It has its own session and none of our files. Ours has its own mount namespace, so that the
 // container's overlay mount never shows in the host's table.
@@ -88,7 +97,7 @@ func (t *Task) run(ctx context.Context, cmd *exec.Cmd) (*supervisor, []byte, err
 		return nil, nil, err
 	}
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = w, log, []*os.File{alive.File()}
-	err = cmd.Start()
+	err = t.startOut(cmd)
 	w.Close()
 	alive.File().Close() // not Release, which would let go for the supervisor, too
 	if err != nil {

@@ -29,6 +29,8 @@ type StartOptions struct {
 	Client bool
 	// ConsoleSize is that of the terminal when the program starts; nil: 0 rows and columns.
 	ConsoleSize *specs.Box
+	// Cgroups says where container and supervisor live.
+	Cgroups Cgroups
 	// Shim is the path of ctr-shim; empty: beside this program, else on PATH.
 	Shim string
 
@@ -137,7 +139,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	}
 	err = errors.Join(taskdir.ReserveExit(made), taskdir.Write(made, taskdir.Record, taskdir.Task{
 		Incarnation: inc, Namespace: t.Namespace, ID: t.ID(), UID: t.Container.UID, Owner: owner,
-		Cgroup: cgroupPath(t.d, t.Container.CgroupParent, t.Namespace, t.ID()), Restart: t.restart(o.after), Created: time.Now().UTC(),
+		Cgroup: t.ownCgroup(), Restart: t.restart(o.after), Created: time.Now().UTC(),
 	}))
 	if o.Client && (t.Container.Transient || t.Container.Stdin) && err == nil {
 		t.client, err = lock.Hold(filepath.Join(made, taskdir.ClientLock))
@@ -200,11 +202,15 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 			return fmt.Errorf("shim %s: %w", r.shim, err)
 		}
 	}
+	adopted := t.adopt(ctx, r, shim.pid(t.Dir()))
 	var made *taskapi.CreateTaskResponse
 	err = t.bounded(ctx, t.patience(), func(ctx context.Context) error {
 		made, err = t.api.Create(ctx, req)
 		return err
 	})
+	if e := adopted(); err == nil && e != nil {
+		return fmt.Errorf("shim: %w", e)
+	}
 	if err == nil {
 		err = checkJoined(shared)
 	}

@@ -151,5 +151,5 @@ func (t *Task) cgroup(v taskdir.View) string {
 	if v.Task.Cgroup != "" {
 		return v.Task.Cgroup
 	}
-	return cgroupPath(t.d, t.Container.CgroupParent, t.Namespace, t.Container.ID)
+	return t.ownCgroup()
 }

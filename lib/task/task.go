@@ -32,6 +32,9 @@ type Task struct {
 	pid     int                 // of init, once this handle has created the task
 	api     *taskapi.Client     // nil until it is needed
 	foreign bool                // the task's shim is not ours
+	systemd bool                // systemd makes the cgroup of the task that this handle starts
+	inUnit  bool                // that task stays in the systemd unit of this process
+	outside string              // unit of this process that does not have the task
 	given   []*os.File          // write ends of FIFOs that a foreign shim is about to open
 	client  *lock.Held          // says that this process lives, to a task that depends on it
 }

@@ -56,7 +56,10 @@ func TestCgroupPaths(t *testing.T) {
 	seen := map[string]string{}
 	for _, d := range []*state.Dir{a, b} {
 		for _, name := range [][2]string{{"a", "b-c"}, {"a-b", "c"}, {"a", "b.c"}, {"a.b", "c"}, {"a", "b"}} {
-			p := cgroupPath(d, "", name[0], name[1])
+			p, err := cgroupsPath(d, name[0], container.Container{ID: name[1]})
+			if err != nil {
+				t.Fatal(err)
+			}
 			who := d.Run() + name[0] + "/" + name[1]
 			if other, ok := seen[p]; ok {
 				t.Errorf("%s and %s both have the cgroup %s", other, who, p)

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Cgroups says where a task lives.
+type Cgroups string
+
+// The values of Cgroups, named as podman names them.
+const (
+	// CgroupsAuto is Split for a client that stays, in a unit of systemd with Delegate=yes, unless the container has a
+	// cgroup parent or the systemd driver; else it is Enabled.
+	CgroupsAuto Cgroups = ""
+	// CgroupsEnabled gives the container the cgroup that its record says, and the supervisor one outside of the
+	// caller's.
+	CgroupsEnabled Cgroups = "enabled"
+	// CgroupsSplit keeps both in the systemd unit of the caller, which must have Delegate=yes.
+	CgroupsSplit Cgroups = "split"
+)
+
+// cgroupPrefix begins the names of cgroups and units. Another state directory than the usual one marks its own, so
+// that two of them never meet.
+func cgroupPrefix(d *state.Dir) string {
+	if d.Run() == state.DefaultState {
+		return "ctrd"
+	}
+	h := sha256.Sum256([]byte(d.Run()))
+	return "ctrd-" + hex.EncodeToString(h[:3])
+}
+
+// cgroupsPath is linux.cgroupsPath of a container: flat without a parent, so that no two containers share one.
+func cgroupsPath(d *state.Dir, ns string, c container.Container) (string, error) {
+	return cgroup.Spec(cgroup.Driver(c.CgroupDriver), c.CgroupParent, cgroupPrefix(d), ns+"--"+c.ID)
+}
+
+// ownCgroup is the path of cgroupsPath.
+func (t *Task) ownCgroup() string {
+	s, err := cgroupsPath(t.d, t.Namespace, t.Container)
+	if err == nil {
+		s, err = cgroup.Path(s)
+	}
+	if err != nil {
+		return "" // of a damaged record: what is asked of it fails
+	}
+	return s
+}
+
+// supervisors is the cgroup that the supervisors of a state directory share. No container has its name.
+func supervisors(d *state.Dir) string { return "/" + cgroupPrefix(d) + "--shims" }
+
+// sweep removes the cgroup of the supervisors if none is left. Each that ends by itself does so; this is for those
+// that were killed. One that stays harms nobody.
+func (t *Task) sweep() { _ = cgroup.RemoveEmpty(supervisors(t.d)) }
+
+// UnitError says that a task cannot stay in the systemd unit of its starter. Its kind is that of the cause.
+type UnitError struct {
+	Unit string // empty: there is none
+	Err  error
+}
+
+// Error says what was tried.
+func (e *UnitError) Error() string {
+	return fmt.Sprintf("keep the container in the unit of this command: %v", e.Err)
+}
+
+// Unwrap gives the cause.
+func (e *UnitError) Unwrap() error { return e.Err }
+
+// Hint names the next step.
+func (e *UnitError) Hint() string {
+	if e.Unit == "" {
+		return "--cgroups enabled gives it a cgroup of its own"
+	}
+	return fmt.Sprintf("add Delegate=yes to %s, or give the container a cgroup of its own with --cgroups enabled", e.Unit)
+}
+
+// place decides where the task lives: it sets the cgroup of its spec, writes it into the task's record, and makes
+// what must be there first.
+func (t *Task) place(s *specs.Spec, o StartOptions) error {
+	if s.Linux == nil {
+		s.Linux = new(specs.Linux)
+	}
+	if err := t.split(s, o); err != nil {
+		return err
+	}
+	s.Linux.CgroupsPath = cmp.Or(s.Linux.CgroupsPath, t.ID())
+	t.systemd = cgroup.UsesSystemd(s.Linux.CgroupsPath)
+	p, err := cgroup.Path(s.Linux.CgroupsPath)
+	if err != nil {
+		return err
+	}
+	if p != t.ownCgroup() {
+		var r taskdir.Task
+		if _, err := taskdir.Read(t.Dir(), taskdir.Record, &r); err != nil {
+			return err
+		}
+		r.Cgroup = p
+		if err := taskdir.Write(t.Dir(), taskdir.Record, r); err != nil {
+			return err
+		}
+	}
+	if t.systemd || path.Dir(p) == "/" {
+		return nil
+	}
+	// Before the engine does: so the parent is known to be ours, and is never removed between its making and that of
+	// the container's.
+	return cgroup.Make(p)
+}
+
+// split gives the task a place in the caller's unit where that is asked for.
+func (t *Task) split(s *specs.Spec, o StartOptions) error {
+	name := cgroupPrefix(t.d) + "--" + t.Namespace + "--" + t.ID()
+	auto := o.Cgroups == CgroupsAuto && s.Linux.CgroupsPath == "/"+name
+	if o.Cgroups != CgroupsSplit && !auto {
+		return nil
+	}
+	// A supervisor that starts its container again keeps it where it was.
+	again := o.after != nil && path.Dir(o.after.Task.Cgroup) != "/"
+	if auto && !o.Client && !again {
+		return nil
+	}
+	u, err := cgroup.OwnUnit()
+	switch {
+	case err != nil && auto:
+		return nil
+	case err != nil:
+		return &UnitError{Err: err}
+	case auto && !u.Delegated:
+		if u.Started {
+			t.outside = u.Name
+		}
+		return nil
+	case again && path.Dir(o.after.Task.Cgroup) != u.Path:
+		return nil
+	}
+	p, err := u.Split(name)
+	if err != nil {
+		return &UnitError{Unit: u.Name, Err: err}
+	}
+	s.Linux.CgroupsPath, t.inUnit = p, true
+	return nil
+}
+
+// Outside names the systemd unit that runs the calling process and does not have the container, because it has no
+// Delegate=yes; empty when there is none.
+func (t *Task) Outside() string { return t.outside }
+
+// startOut starts a process that outlives this one where its end does not follow from ours: not in our cgroup,
+// unless the whole task stays in our unit.
+func (t *Task) startOut(cmd *exec.Cmd) error {
+	if t.inUnit {
+		return cmd.Start()
+	}
+	return cgroup.Start(cmd, supervisors(t.d))
+}
+
+// adopt has systemd make a scope for the supervisor, with the systemd driver, and gives what waits for that.
+// ctr-shim does it, which speaks D-Bus.
+func (t *Task) adopt(ctx context.Context, r runtime, pid int) (wait func() error) {
+	if !t.systemd || t.inUnit {
+		return func() error { return nil }
+	}
+	name := fmt.Sprintf("%s-shim-%s--%s-%s.scope", cgroupPrefix(t.d), t.Namespace, t.ID(), t.inc)
+	cmd := exec.CommandContext(ctx, r.init, "scope", name, "Supervisor of container "+t.Namespace+"/"+t.ID(), strconv.Itoa(pid))
+	var text bytes.Buffer
+	cmd.Stderr = &text
+	err := cmd.Start()
+	return func() error {
+		if err == nil {
+			err = cmd.Wait()
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if said := strings.TrimSpace(text.String()); err != nil && said != "" {
+			return errors.New(strings.TrimPrefix(said, "ctr-shim: "))
+		}
+		return err
+	}
+}
+
+// checkDriver refuses a cgroup driver that this machine does not have.
+func checkDriver(d string) error {
+	if cgroup.Driver(d) == cgroup.Systemd && !cgroup.Booted() {
+		return fmt.Errorf("cgroup driver systemd: systemd does not run this machine: %w", errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
