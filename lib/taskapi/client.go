@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Client calls a task service over one connection. It may be used
+// Client calls the services of a shim over one connection. It may be used
 // concurrently. Every call ends with its context; when the connection is gone,
 // all calls, waiting and new, fail with errdefs.ErrUnavailable. An error that
 // the server sent has the server's text and errdefs kind.
@@ -54,7 +54,10 @@ type reply struct {
 	err  error
 }
 
-var _ Server = (*Client)(nil)
+var (
+	_ Server        = (*Client)(nil)
+	_ SandboxServer = (*Client)(nil)
+)
 
 // Dial connects to the socket of address (unix:///path, of any length). Nobody
 // listening there, or no socket at all, is errdefs.ErrUnavailable. The client

@@ -244,7 +244,7 @@ func TestListen(t *testing.T) {
 			if _, err := Listen("unix://" + path); !errors.Is(err, errdefs.ErrAlreadyExists) {
 				t.Errorf("second listener: %v", err)
 			}
-			go Serve(t.Context(), l, fake(func(context.Context, string, message) (message, error) { return nil, nil }))
+			go Serve(t.Context(), l, fake(func(context.Context, string, message) (message, error) { return nil, nil }), nil)
 			if err := dial(t, "unix://"+path).Pause(t.Context(), &PauseRequest{}); err != nil {
 				t.Errorf("call: %v", err)
 			}

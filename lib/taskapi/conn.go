@@ -25,7 +25,8 @@ const (
 // a descriptor and a goroutine that waits for ten bytes.
 type conn struct {
 	net.Conn
-	server  Server
+	task    Server
+	sandbox SandboxServer   // nil when there is none
 	stop    context.Context // ends when the server is to end
 	running atomic.Int32
 	calls   sync.WaitGroup
@@ -34,8 +35,8 @@ type conn struct {
 
 // serveConn answers the calls of nc until the peer has gone or ctx ends, and
 // until the last of them is answered.
-func serveConn(ctx context.Context, nc net.Conn, s Server) {
-	c := &conn{Conn: nc, server: s, stop: ctx}
+func serveConn(ctx context.Context, nc net.Conn, task Server, sandbox SandboxServer) {
+	c := &conn{Conn: nc, task: task, sandbox: sandbox, stop: ctx}
 	defer c.Close()
 	unwatch := context.AfterFunc(ctx, func() {
 		c.SetReadDeadline(time.Unix(1, 0))
@@ -112,16 +113,21 @@ func (c *conn) answer(ctx context.Context, stream uint32, body []byte) {
 		c.respond(stream, nil, badRequest(err))
 		return
 	}
-	if q.service != taskService && q.service != oldTaskService {
-		c.respond(stream, nil, fmt.Errorf("service %q: %w", q.service, errdefs.ErrNotImplemented))
-		return
-	}
 	if q.timeout != 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(q.timeout))
 		defer cancel()
 	}
-	r, err := dispatch(ctx, c.server, q.method, q.payload)
+	var r message
+	var err error
+	switch {
+	case q.service == taskService || q.service == oldTaskService:
+		r, err = dispatch(ctx, c.task, q.method, q.payload)
+	case q.service == sandboxService && c.sandbox != nil:
+		r, err = dispatchSandbox(ctx, c.sandbox, q.method, q.payload)
+	default:
+		err = fmt.Errorf("service %q: %w", q.service, errdefs.ErrNotImplemented)
+	}
 	c.respond(stream, r, err)
 }
 

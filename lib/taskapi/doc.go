@@ -2,8 +2,9 @@
 
 // Package taskapi is what containerd and its shims say to each other, both
 // sides of it: the task API (the ttrpc services containerd.task.v3.Task and
-// containerd.task.v2.Task, which differ in the name alone), the answer of a
-// shim that was started, its options, and the events that it publishes.
+// containerd.task.v2.Task, which differ in the name alone), the sandbox API, what
+// a shim is told and answers when it is started, its options, and the events
+// that it publishes.
 //
 // Messages are plain structs with an encoding of their own over protowire, and
 // the ttrpc framing is written here, unary calls only: a supervisor lives as

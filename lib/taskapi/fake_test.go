@@ -71,9 +71,46 @@ func (f fake) Shutdown(ctx context.Context, r *ShutdownRequest) error {
 	return f.none(ctx, "Shutdown", r)
 }
 
+// sandboxFake is fake for the sandbox service.
+type sandboxFake fake
+
+func (f sandboxFake) CreateSandbox(ctx context.Context, r *CreateSandboxRequest) error {
+	return fake(f).none(ctx, "CreateSandbox", r)
+}
+func (f sandboxFake) StartSandbox(ctx context.Context, r *StartSandboxRequest) (*StartSandboxResponse, error) {
+	return give[StartSandboxResponse](fake(f), ctx, "StartSandbox", r)
+}
+func (f sandboxFake) Platform(ctx context.Context, r *PlatformRequest) (*PlatformResponse, error) {
+	return give[PlatformResponse](fake(f), ctx, "Platform", r)
+}
+func (f sandboxFake) StopSandbox(ctx context.Context, r *StopSandboxRequest) error {
+	return fake(f).none(ctx, "StopSandbox", r)
+}
+func (f sandboxFake) WaitSandbox(ctx context.Context, r *WaitSandboxRequest) (*WaitSandboxResponse, error) {
+	return give[WaitSandboxResponse](fake(f), ctx, "WaitSandbox", r)
+}
+func (f sandboxFake) SandboxStatus(ctx context.Context, r *SandboxStatusRequest) (*SandboxStatusResponse, error) {
+	return give[SandboxStatusResponse](fake(f), ctx, "SandboxStatus", r)
+}
+func (f sandboxFake) PingSandbox(ctx context.Context, r *PingRequest) error {
+	return fake(f).none(ctx, "PingSandbox", r)
+}
+func (f sandboxFake) ShutdownSandbox(ctx context.Context, r *ShutdownSandboxRequest) error {
+	return fake(f).none(ctx, "ShutdownSandbox", r)
+}
+func (f sandboxFake) SandboxMetrics(ctx context.Context, r *SandboxMetricsRequest) (*SandboxMetricsResponse, error) {
+	return give[SandboxMetricsResponse](fake(f), ctx, "SandboxMetrics", r)
+}
+
 // serve serves s on a new socket until the test ends, and checks that Serve
 // then returns without an error.
 func serve(t *testing.T, s Server) (address string) {
+	t.Helper()
+	return serveBoth(t, s, nil)
+}
+
+// serveBoth is serve with the sandbox service.
+func serveBoth(t *testing.T, s Server, sandbox SandboxServer) (address string) {
 	t.Helper()
 	address = "unix://" + filepath.Join(t.TempDir(), "s")
 	l, err := Listen(address)
@@ -82,7 +119,7 @@ func serve(t *testing.T, s Server) (address string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, s) }()
+	go func() { done <- Serve(ctx, l, s, sandbox) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

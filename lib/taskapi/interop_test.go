@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/api/runtime/sandbox/v1"
 	task2 "github.com/containerd/containerd/api/runtime/task/v2"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
@@ -61,6 +62,11 @@ var taskServices = map[int]generated{
 	3: {"containerd.task.v3.Task", reflect.TypeFor[task.TTRPCTaskService](), func(c *ttrpc.Client) any { return task.NewTTRPCTaskClient(c) }},
 }
 
+const notServed = "UpdateSandbox"
+
+var sandboxes = generated{"containerd.runtime.sandbox.v1.Sandbox", reflect.TypeFor[sandbox.TTRPCSandboxService](),
+	func(c *ttrpc.Client) any { return sandbox.NewTTRPCSandboxClient(c) }}
+
 // real says which services of the task API a real server is to have.
 func real(versions ...int) map[string]reflect.Type {
 	m := make(map[string]reflect.Type)
@@ -73,6 +79,9 @@ func real(versions ...int) map[string]reflect.Type {
 // methods calls fn with each method of the service and full messages.
 func methods(t *testing.T, service reflect.Type, fn func(t *testing.T, name string, q, r proto.Message)) {
 	for m := range service.Methods() {
+		if m.Name == notServed {
+			continue
+		}
 		t.Run(m.Name, func(t *testing.T) { fn(t, m.Name, full(m.Type.In(1)), full(m.Type.Out(0))) })
 	}
 }
@@ -91,13 +100,13 @@ func TestRealClientOurServer(t *testing.T) {
 	var got message
 	var give message
 	var method string
-	address := serve(t, fake(func(ctx context.Context, m string, q message) (message, error) {
+	f := fake(func(ctx context.Context, m string, q message) (message, error) {
 		method, got = m, q
 		return give, nil
-	}))
+	})
 	// All over one connection, as one of containerd's.
-	conn := dialReal(t, address)
-	for _, of := range taskServices {
+	conn := dialReal(t, serveBoth(t, f, sandboxFake(f)))
+	for _, of := range []generated{taskServices[2], taskServices[3], sandboxes} {
 		client := of.client(conn)
 		methods(t, of.service, func(t *testing.T, name string, q, r proto.Message) {
 			give = sent(t, r)
@@ -117,11 +126,12 @@ func TestRealClientOurServer(t *testing.T) {
 
 func TestOurClientRealServer(t *testing.T) {
 	for version, of := range taskServices {
-		t.Run(of.name, func(t *testing.T) { ourClientRealServer(t, version, of.service) })
+		t.Run(of.name, func(t *testing.T) { ourClientRealServer(t, version, of) })
 	}
+	t.Run(sandboxes.name, func(t *testing.T) { ourClientRealServer(t, 3, sandboxes) })
 }
 
-func ourClientRealServer(t *testing.T, version int, service reflect.Type) {
+func ourClientRealServer(t *testing.T, version int, of generated) {
 	var got, give any
 	var method string
 	var namespace []string
@@ -129,9 +139,9 @@ func ourClientRealServer(t *testing.T, version int, service reflect.Type) {
 		md, _ := ttrpc.GetMetadata(ctx)
 		method, got, namespace = m, q, md["containerd-namespace-ttrpc"]
 		return give, nil
-	}), real(version)))
+	}), map[string]reflect.Type{of.name: of.service}))
 	client.Namespace, client.Version = "k8s.io", version
-	methods(t, service, func(t *testing.T, name string, q, r proto.Message) {
+	methods(t, of.service, func(t *testing.T, name string, q, r proto.Message) {
 		give = r
 		back, err := invokeMethod(t.Context(), client, name, sent(t, q))
 		if err != nil {
@@ -148,8 +158,36 @@ func ourClientRealServer(t *testing.T, version int, service reflect.Type) {
 		}
 	})
 	client.Namespace, give = "", nil
+	if of.name == sandboxes.name {
+		return
+	}
 	if _, err := client.State(t.Context(), &StateRequest{}); err != nil || namespace != nil {
 		t.Errorf("without a namespace: %q, %v", namespace, err)
+	}
+}
+
+// TestWithoutSandboxes: what is not served is not implemented, and that says
+// nothing of the task service.
+func TestWithoutSandboxes(t *testing.T) {
+	f := fake(func(context.Context, string, message) (message, error) { return nil, nil })
+	for name, c := range map[string]*Client{
+		"ours": dial(t, serve(t, f)),
+		"real": dial(t, serveReal(t, func(context.Context, string, any) (any, error) { return nil, nil }, real(3))),
+	} {
+		if err := c.PingSandbox(t.Context(), &PingRequest{}); !errors.Is(err, errdefs.ErrNotImplemented) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if r, err := c.WaitSandbox(t.Context(), &WaitSandboxRequest{}); r != nil || !errors.Is(err, errdefs.ErrNotImplemented) {
+			t.Errorf("%s: %v, %v", name, r, err)
+		}
+		if err := c.Pause(t.Context(), &PauseRequest{}); err != nil || c.old.Load() {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	theirs := sandbox.NewTTRPCSandboxClient(dialReal(t, serveBoth(t, f, sandboxFake(f))))
+	_, err := theirs.UpdateSandbox(t.Context(), &sandbox.UpdateSandboxRequest{})
+	if err := errgrpc.ToNative(err); !errors.Is(err, errdefs.ErrNotImplemented) {
+		t.Errorf("update: %v", err)
 	}
 }
 

@@ -10,11 +10,13 @@ import (
 	"math"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/api/runtime/sandbox/v1"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	ttrpcevents "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	apitypes "github.com/containerd/containerd/api/types"
@@ -87,6 +89,26 @@ var pairs = []struct {
 	{func() message { return new(RuntimeInfo) }, func() proto.Message { return new(apitypes.RuntimeInfo) }},
 	{func() message { return new(RuntimeVersion) }, func() proto.Message { return new(apitypes.RuntimeVersion) }},
 	{func() message { return new(MountCapabilities) }, func() proto.Message { return new(apitypes.MountCapabilities) }},
+	{func() message { return new(CreateSandboxRequest) }, func() proto.Message { return new(sandbox.CreateSandboxRequest) }},
+	{func() message { return new(StartSandboxRequest) }, func() proto.Message { return new(sandbox.StartSandboxRequest) }},
+	{func() message { return new(StartSandboxResponse) }, func() proto.Message { return new(sandbox.StartSandboxResponse) }},
+	{func() message { return new(PlatformRequest) }, func() proto.Message { return new(sandbox.PlatformRequest) }},
+	{func() message { return new(PlatformResponse) }, func() proto.Message { return new(sandbox.PlatformResponse) }},
+	{func() message { return new(StopSandboxRequest) }, func() proto.Message { return new(sandbox.StopSandboxRequest) }},
+	{func() message { return new(WaitSandboxRequest) }, func() proto.Message { return new(sandbox.WaitSandboxRequest) }},
+	{func() message { return new(WaitSandboxResponse) }, func() proto.Message { return new(sandbox.WaitSandboxResponse) }},
+	{func() message { return new(SandboxStatusRequest) }, func() proto.Message { return new(sandbox.SandboxStatusRequest) }},
+	{func() message { return new(SandboxStatusResponse) }, func() proto.Message { return new(sandbox.SandboxStatusResponse) }},
+	{func() message { return new(PingRequest) }, func() proto.Message { return new(sandbox.PingRequest) }},
+	{func() message { return new(ShutdownSandboxRequest) }, func() proto.Message { return new(sandbox.ShutdownSandboxRequest) }},
+	{func() message { return new(SandboxMetricsRequest) }, func() proto.Message { return new(sandbox.SandboxMetricsRequest) }},
+	{func() message { return new(SandboxMetricsResponse) }, func() proto.Message { return new(sandbox.SandboxMetricsResponse) }},
+	{func() message { return new(empty) }, func() proto.Message { return new(sandbox.CreateSandboxResponse) }},
+	{func() message { return new(empty) }, func() proto.Message { return new(sandbox.StopSandboxResponse) }},
+	{func() message { return new(empty) }, func() proto.Message { return new(sandbox.PingResponse) }},
+	{func() message { return new(empty) }, func() proto.Message { return new(sandbox.ShutdownSandboxResponse) }},
+	{func() message { return new(Platform) }, func() proto.Message { return new(apitypes.Platform) }},
+	{func() message { return new(Metric) }, func() proto.Message { return new(apitypes.Metric) }},
 	{func() message { return new(pair) }, func() proto.Message { return new(ttrpc.KeyValue) }},
 }
 
@@ -312,11 +334,18 @@ func TestEveryMethodsMessagesAreCompared(t *testing.T) {
 	for _, p := range pairs {
 		known[reflect.TypeOf(p.ours())] = true
 	}
-	server := reflect.TypeFor[Server]()
+	server, sandboxes := reflect.TypeFor[Server](), reflect.TypeFor[SandboxServer]()
 	if server.NumMethod() != reflect.TypeFor[task.TTRPCTaskService]().NumMethod() {
 		t.Errorf("server has %d methods", server.NumMethod())
 	}
-	for m := range server.Methods() {
+	// All but UpdateSandbox.
+	if sandboxes.NumMethod() != reflect.TypeFor[sandbox.TTRPCSandboxService]().NumMethod()-1 {
+		t.Errorf("sandbox server has %d methods", sandboxes.NumMethod())
+	}
+	var methods []reflect.Method
+	methods = slices.AppendSeq(methods, server.Methods())
+	methods = slices.AppendSeq(methods, sandboxes.Methods())
+	for _, m := range methods {
 		for in := range m.Type.Ins() {
 			if in.Kind() == reflect.Pointer && !known[in] {
 				t.Errorf("%s is not in pairs", in)

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Server is the service containerd.task.v3.Task. Its methods are called
+// Server is the task service, of both versions. Its methods are called
 // concurrently. An error reaches the caller as its errdefs kind and its text;
 // a nil response without an error is an empty one.
 type Server interface {
@@ -37,16 +37,16 @@ type Server interface {
 	Shutdown(ctx context.Context, r *ShutdownRequest) error
 }
 
-// Serve answers calls on l, a unix socket, with s until ctx ends or accepting
-// becomes impossible; it closes l. Only peers of the server's own uid and root
-// are served.
+// Serve answers calls on l, a unix socket, with task and, unless that is nil,
+// sandbox, until ctx ends or accepting becomes impossible; it closes l. Only
+// peers of the server's own uid and root are served.
 //
 // A call's context ends when its connection goes away, when the caller's
 // timeout passes and when ctx ends. After ctx has ended, Serve takes no more
 // calls, waits for those that run, sends their responses (each connection has
 // two seconds for that), and returns nil: Shutdown may end ctx and its caller
 // still gets an answer.
-func Serve(ctx context.Context, l net.Listener, s Server) error {
+func Serve(ctx context.Context, l net.Listener, task Server, sandbox SandboxServer) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	// Ends the connections too when accepting is what failed.
@@ -80,7 +80,7 @@ func Serve(ctx context.Context, l net.Listener, s Server) error {
 			c.Close()
 			continue
 		}
-		conns.Go(func() { serveConn(ctx, c, s) })
+		conns.Go(func() { serveConn(ctx, c, task, sandbox) })
 	}
 }
 

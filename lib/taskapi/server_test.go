@@ -251,7 +251,7 @@ func TestShutdownIsAnswered(t *testing.T) {
 			close(waits)
 			<-ctx.Done()
 			return &WaitResponse{ExitStatus: 7}, nil
-		}))
+		}), nil)
 	}()
 	c := dial(t, address)
 	idle := dial(t, address)
@@ -298,7 +298,7 @@ func TestShutdownDoesNotWaitForReaders(t *testing.T) {
 		done <- Serve(ctx, l, fake(func(context.Context, string, message) (message, error) {
 			once.Do(func() { close(asked) })
 			return &StatsResponse{Stats: &Any{Value: make([]byte, 1<<20)}}, nil
-		}))
+		}), nil)
 	}()
 	c, err := net.Dial("unix", strings.TrimPrefix(address, "unix://"))
 	if err != nil {
@@ -323,7 +323,7 @@ func TestServeWithoutListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	if err := Serve(t.Context(), l, fake(nil)); !errors.Is(err, net.ErrClosed) {
+	if err := Serve(t.Context(), l, fake(nil), nil); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("serve: %v", err)
 	}
 }
@@ -435,6 +435,8 @@ func FuzzServerFrames(f *testing.F) {
 	for _, q := range []request{
 		{service: taskService, method: "Kill", payload: (&KillRequest{ID: "x", Signal: 9}).append(nil)},
 		{service: taskService, method: "Wait", timeout: 1},
+		{service: oldTaskService, method: "Create", payload: (&CreateTaskRequest{ID: "x", Rootfs: []Mount{{}}}).append(nil)},
+		{service: sandboxService, method: "CreateSandbox", payload: (&CreateSandboxRequest{SandboxID: "x", Annotations: map[string]string{"a": "b"}}).append(nil)},
 		{service: "other", method: "Wait"},
 	} {
 		b, _ := frame(kindRequest, &q)
@@ -447,7 +449,8 @@ func FuzzServerFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := &stream{Reader: bytes.NewReader(b)}
 		n := allocatedBy(func() {
-			serveConn(t.Context(), s, fake(func(context.Context, string, message) (message, error) { return nil, nil }))
+			nothing := func(context.Context, string, message) (message, error) { return nil, nil }
+			serveConn(t.Context(), s, fake(nothing), sandboxFake(nothing))
 		})
 		if n > uint64(512*len(b)+(1<<20)) {
 			t.Errorf("%d bytes allocated for %d", n, len(b))
