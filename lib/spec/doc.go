@@ -15,12 +15,19 @@
 //
 // # Outside bytes
 //
-// /etc/passwd and /etc/group come from the image. [LayerFS] reads them out of the layers of an overlay
+// /etc/passwd and /etc/group come from the image, or from the volume that covers them. [LayerFS] reads them out of the layers of an overlay
 // that need not be mounted, and follows links within those layers only. What is read is bounded, and
 // is a regular file.
+//
+// # At each start
+//
+// Some of what a container gets follows from the moment of its start and is no part of the kept specification:
+// the seccomp profile ([WithSeccomp]), the namespaces of other containers ([Join]), and the files that lie in the
+// bundle ([WriteFiles]).
 //
 // # Errors
 //
 // Everything wrong with an option is errdefs.ErrInvalidArgument; the text names the flag, the value and
-// what would be right.
+// what would be right. What is wrong with the image's configuration names the image's field and is
+// errdefs.ErrNotImplemented.
 package spec

@@ -15,8 +15,8 @@ import (
 const ociVersion = "1.1.0"
 
 // Generate makes the specification of a container; its root is "rootfs", relative to the bundle. It looks
-// at the host (sources of mounts, devices, what the kernel can) and changes nothing. What is wrong
-// with an option is errdefs.ErrInvalidArgument.
+// at the host (sources of mounts, devices, what the kernel can) and changes nothing. For its errors see the
+// package.
 func Generate(img ocispec.ImageConfig, o Options) (Result, error) {
 	if err := o.normalize(); err != nil {
 		return Result{}, err
