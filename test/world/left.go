@@ -144,14 +144,14 @@ func hostMounts(dir string) []string {
 	return found
 }
 
-// Residue lists the files of the state directory that are not the databases, the journal or locks: in a
-// world without image, snapshot and container there are none. The lock file of a process that was killed
-// stays for the next who takes that lock, or until the machine is started again.
+// Residue lists the files of the root and the state directory that are not the databases, the journal, locks or
+// what each says of the other: in a world without image, snapshot and container there are none. The lock file of a
+// process that was killed stays for the next who takes that lock, or until a collection finds it ten seconds old.
 func (w *World) Residue() []string {
 	var left []string
 	for dir, own := range map[string][]string{
-		w.Root:  {"meta.db", "reserve"},
-		w.State: {"run.db", "boot", "events", "locks"},
+		w.Root:  {"meta.db", "reserve", "pair", "locks"},
+		w.State: {"run.db", "reserve", "boot", "pair", "events", "locks"},
 	} {
 		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
