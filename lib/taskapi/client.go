@@ -240,6 +240,13 @@ func (c *Client) open() (uint32, chan reply, error) {
 	return uint32(next), answer, nil
 }
 
+// opened tells whether a call was made on the stream, ever.
+func (c *Client) opened(stream uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return stream%2 == 1 && uint64(stream) <= c.stream
+}
+
 // take removes and gives the waiter of a stream, nil if there is none.
 func (c *Client) take(stream uint32) chan reply {
 	c.mu.Lock()
@@ -286,6 +293,11 @@ func (c *Client) receive() {
 				err = errors.New("closed by the server")
 			}
 			c.fail(bare(err))
+			return
+		}
+		if h.length > maxMessage && !c.opened(h.stream) {
+			// What is read as a length is something else, and no message would end.
+			c.fail(errors.New("the server does not speak ttrpc"))
 			return
 		}
 		w := c.take(h.stream)
