@@ -23,7 +23,7 @@
 // Create fails, and when its starter dies before Create. A created container is kept until it is started or
 // deleted; only the death of a client that owns it (task.json) ends it. Wait, State and Delete find a
 // container until the supervisor ends; afterwards exit.json tells. One that serves containerd lives until
-// Shutdown.
+// Shutdown, one that has a sandbox until ShutdownSandbox.
 //
 // After the end of a task the supervisor does what task.json asks for: it has the container removed, or, after
 // a back-off, started again. Before that it lets go of shim.lock.

@@ -30,6 +30,7 @@ type server struct {
 
 	mu       sync.Mutex
 	tasks    map[string]*task      // by container id
+	sandbox  *sandbox              // nil when there is none
 	prepared *engineProcess        // for the Create of the container that it was started for
 	engines  int                   // engines that may still tell a pid
 	early    map[int]ending        // children that ended before the engine told whose they are
@@ -75,7 +76,7 @@ func (s *server) byPid(pid int) *process {
 func (s *server) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if (isClosed(s.closing) || !s.config.Containerd) && s.idle() {
+	if (isClosed(s.closing) || !s.config.Containerd && s.sandbox == nil) && s.idle() {
 		s.end()
 	}
 }
@@ -130,6 +131,7 @@ func (s *server) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) error {
 	if s.config.Containerd {
 		idle = len(s.tasks) == 0 || len(s.tasks) == 1 && s.first() != nil
 	}
+	idle = idle && s.sandbox == nil
 	s.mu.Unlock()
 	if idle || r.Now {
 		s.abandon("shut down")

@@ -67,7 +67,7 @@ func Serve(c Config, ready func() error) error {
 		// The starter is gone; the watch for that ends it all.
 		s.logf("tell that the supervisor is ready: %v", err)
 	}
-	err = taskapi.Serve(s.life, l, s, nil)
+	err = taskapi.Serve(s.life, l, s, s)
 	if err != nil {
 		s.logf("%v", err)
 		s.abandon("supervisor: " + err.Error())
