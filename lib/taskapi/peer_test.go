@@ -78,22 +78,25 @@ func TestBadPeers(t *testing.T) {
 		kind error // nil: an answer
 		text string
 	}{
-		"hangs":                  {func(c net.Conn, _ uint32) { silence(c) }, context.DeadlineExceeded, ""},
-		"closes":                 {func(net.Conn, uint32) {}, errdefs.ErrUnavailable, "closed by the server"},
-		"half a header":          {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, ok)[:7]) }, errdefs.ErrUnavailable, "unexpected EOF"},
-		"half a header, hangs":   {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, ok)[:7]); silence(c) }, context.DeadlineExceeded, ""},
-		"half a body":            {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, ok)[:12]) }, errdefs.ErrUnavailable, "unexpected EOF"},
-		"half a body, hangs":     {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, ok)[:12]); silence(c) }, context.DeadlineExceeded, ""},
-		"text":                   {func(c net.Conn, _ uint32) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n"); silence(c) }, errdefs.ErrUnavailable, "does not speak ttrpc"},
-		"huge for nobody":        {func(c net.Conn, _ uint32) { c.Write(raw(1<<32-1, 99, kindResponse, nil)); silence(c) }, errdefs.ErrUnavailable, "does not speak ttrpc"},
-		"huge, hangs":            {func(c net.Conn, s uint32) { c.Write(raw(1<<32-1, s, kindResponse, nil)); silence(c) }, context.DeadlineExceeded, ""},
-		"huge, closes":           {func(c net.Conn, s uint32) { c.Write(raw(1<<32-1, s, kindResponse, ok)) }, errdefs.ErrResourceExhausted, "4294967295 bytes"},
-		"too long":               {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, make([]byte, maxMessage+1))); silence(c) }, errdefs.ErrResourceExhausted, ""},
-		"long, closes":           {func(c net.Conn, s uint32) { c.Write(raw(maxMessage, s, kindResponse, ok)) }, errdefs.ErrUnavailable, "unexpected EOF"},
-		"rubbish in the frame":   {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, []byte("rubbish"))); silence(c) }, errdefs.ErrInternal, "malformed"},
-		"rubbish in the payload": {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, (&response{payload: []byte{0xff}}).append(nil))); silence(c) }, errdefs.ErrInternal, "malformed"},
-		"data":                   {func(c net.Conn, s uint32) { c.Write(whole(s, kindData, ok)); silence(c) }, errdefs.ErrInternal, "message of kind 3"},
-		"a request":              {func(c net.Conn, s uint32) { c.Write(whole(s, kindRequest, ok)); silence(c) }, errdefs.ErrInternal, "message of kind 1"},
+		"hangs":                {func(c net.Conn, _ uint32) { silence(c) }, context.DeadlineExceeded, ""},
+		"closes":               {func(net.Conn, uint32) {}, errdefs.ErrUnavailable, "closed by the server"},
+		"half a header":        {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, ok)[:7]) }, errdefs.ErrUnavailable, "unexpected EOF"},
+		"half a header, hangs": {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, ok)[:7]); silence(c) }, context.DeadlineExceeded, ""},
+		"half a body":          {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, ok)[:12]) }, errdefs.ErrUnavailable, "unexpected EOF"},
+		"half a body, hangs":   {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, ok)[:12]); silence(c) }, context.DeadlineExceeded, ""},
+		"text":                 {func(c net.Conn, _ uint32) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n"); silence(c) }, errdefs.ErrUnavailable, "does not speak ttrpc"},
+		"huge for nobody":      {func(c net.Conn, _ uint32) { c.Write(raw(1<<32-1, 99, kindResponse, nil)); silence(c) }, errdefs.ErrUnavailable, "does not speak ttrpc"},
+		"huge, hangs":          {func(c net.Conn, s uint32) { c.Write(raw(1<<32-1, s, kindResponse, nil)); silence(c) }, context.DeadlineExceeded, ""},
+		"huge, closes":         {func(c net.Conn, s uint32) { c.Write(raw(1<<32-1, s, kindResponse, ok)) }, errdefs.ErrResourceExhausted, "4294967295 bytes"},
+		"too long":             {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, make([]byte, maxMessage+1))); silence(c) }, errdefs.ErrResourceExhausted, ""},
+		"long, closes":         {func(c net.Conn, s uint32) { c.Write(raw(maxMessage, s, kindResponse, ok)) }, errdefs.ErrUnavailable, "unexpected EOF"},
+		"rubbish in the frame": {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, []byte("rubbish"))); silence(c) }, errdefs.ErrInternal, "malformed"},
+		"rubbish in the payload": {func(c net.Conn, s uint32) {
+			c.Write(whole(s, kindResponse, (&response{payload: []byte{0xff}}).append(nil)))
+			silence(c)
+		}, errdefs.ErrInternal, "malformed"},
+		"data":      {func(c net.Conn, s uint32) { c.Write(whole(s, kindData, ok)); silence(c) }, errdefs.ErrInternal, "message of kind 3"},
+		"a request": {func(c net.Conn, s uint32) { c.Write(whole(s, kindRequest, ok)); silence(c) }, errdefs.ErrInternal, "message of kind 1"},
 		"other streams": {func(c net.Conn, s uint32) {
 			for _, other := range []uint32{0, 2, s + 2, 1<<32 - 1} {
 				c.Write(whole(other, kindResponse, ok))
@@ -108,7 +111,10 @@ func TestBadPeers(t *testing.T) {
 			silence(c)
 		}, nil, ""},
 		"nothing as an answer": {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, nil)); silence(c) }, nil, ""},
-		"OK as a status":       {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, append([]byte{0x0a, 0}, ok...))); silence(c) }, nil, ""},
+		"OK as a status": {func(c net.Conn, s uint32) {
+			c.Write(whole(s, kindResponse, append([]byte{0x0a, 0}, ok...)))
+			silence(c)
+		}, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
