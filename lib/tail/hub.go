@@ -4,7 +4,11 @@ package tail
 
 import (
 	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -20,9 +24,40 @@ type hub struct {
 	file     *os.File // nil: not open
 	watchers map[int32]map[*Watcher]bool
 	of       map[*Watcher]int32
+	share    int // what takeShare gave
 }
 
-var theHub = hub{watchers: map[int32]map[*Watcher]bool{}, of: map[*Watcher]int32{}}
+var theHub = hub{watchers: map[int32]map[*Watcher]bool{}, of: map[*Watcher]int32{}, share: -1}
+
+// shareProbes is how many of the shares are tried.
+const shareProbes = 8
+
+// takeShare gives the right to an inotify instance: one of as many as a quarter of the instances that a
+// user may have, so that our processes leave the rest to other programs. A share is a socket with a name
+// of its own in the abstract namespace, see unix(7): it ends with its process. It returns the socket, or -1.
+func takeShare() int {
+	limit := 128
+	if text, err := os.ReadFile("/proc/sys/fs/inotify/max_user_instances"); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			limit = n
+		}
+	}
+	shares := max(1, limit/4)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	first := rand.IntN(shares)
+	for i := range min(shares, shareProbes) {
+		if unix.Bind(fd, &unix.SockaddrUnix{Name: shareName((first + i) % shares)}) == nil {
+			return fd
+		}
+	}
+	unix.Close(fd)
+	return -1
+}
+
+func shareName(i int) string { return fmt.Sprintf("@ctrd/inotify/%d/%d", os.Geteuid(), i) }
 
 func (h *hub) open() bool {
 	h.mu.Lock()
@@ -31,11 +66,17 @@ func (h *hub) open() bool {
 }
 
 // add lets the hub tell w of changes in its directory. It reports false when the kernel refuses: it has no
-// instance or watch left for this user, or no inotify.
+// instance or watch left for this user, or no inotify. So it is when this process gets no share.
 func (h *hub) add(w *Watcher) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.file == nil {
+		if h.share < 0 {
+			h.share = takeShare()
+		}
+		if h.share < 0 {
+			return false
+		}
 		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 		if err != nil {
 			return false

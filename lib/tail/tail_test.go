@@ -157,15 +157,15 @@ func TestManyWaits(t *testing.T) {
 	}
 }
 
-// A lone wait for a process uses no inotify instance, and a process for which the kernel has none left
-// waits all the same.
+// A lone wait for a process uses no inotify instance, and a process for which the kernel has none left, or
+// which would take more than our share, waits all the same.
 func TestWithoutInotify(t *testing.T) {
-	for _, role := range []string{"alone", "refused"} {
+	for _, role := range []string{"alone", "refused", "shared"} {
 		c := exec.Command("/proc/self/exe", "-test.run=^$")
 		c.Env = append(os.Environ(), "CTRD_TEST_ROLE="+role, "CTRD_TEST_DIR="+t.TempDir())
-		if role == "refused" {
+		if role != "alone" {
 			ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-			c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+			c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET, UidMappings: ids, GidMappings: ids}
 		}
 		if out, err := c.CombinedOutput(); err != nil || string(out) != "done\n" {
 			t.Errorf("%s: %v: %s", role, err, out)
@@ -188,7 +188,22 @@ func TestMain(m *testing.M) {
 
 func withoutInotify(role, dir string) error {
 	pidfd := -1
-	if role == "refused" {
+	switch role {
+	case "shared":
+		taken := 0
+		for i := range 1 << 10 {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+			if err != nil {
+				return err
+			}
+			if unix.Bind(fd, &unix.SockaddrUnix{Name: shareName(i)}) == nil {
+				taken++
+			}
+		}
+		if taken != 1<<10 {
+			return errors.New("not all shares were free")
+		}
+	case "refused":
 		// The limit of this user namespace.
 		if err := os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0); err != nil {
 			return err
@@ -196,7 +211,7 @@ func withoutInotify(role, dir string) error {
 		if _, err := unix.InotifyInit1(unix.IN_CLOEXEC); err == nil {
 			return errors.New("there is an instance in spite of the limit")
 		}
-	} else {
+	case "alone":
 		var err error
 		if pidfd, err = unix.PidfdOpen(os.Getpid(), 0); err != nil {
 			return err

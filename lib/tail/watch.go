@@ -3,15 +3,16 @@
 // Package tail waits for files that other processes write: for one to appear, and for one to grow.
 //
 // A wait holds no thread, and a process has at most one inotify(7) instance, however many waits it has.
-// Instances are scarce: Linux gives a user 128 by default, and each process that uses one counts. So
-// a wait looks again and again where that is enough:
+// Instances are scarce: Linux gives a user 128 by default, for all programs together. So a wait looks again
+// and again where that is enough:
 //
 //   - for its first tenth of a second. Closing an inotify instance, or exiting with one open, costs
 //     some ten milliseconds (the kernel waits for a grace period), more than all else that a short
 //     command does.
 //   - when it also waits for the end of a process, which the kernel tells by a pidfd. A process with
 //     more than a few such waits uses inotify for all of them.
-//   - when the kernel has no instance left. That is no error.
+//   - when the processes that use this package have a quarter of the user's instances, or the kernel has
+//     none left. That is no error.
 package tail
 
 import (
