@@ -19,7 +19,6 @@ import (
 	"ctrd.dev/ctrd/lib/engine"
 	"ctrd.dev/ctrd/lib/shim"
 	"ctrd.dev/ctrd/lib/taskapi"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // version is set by the build.
@@ -207,9 +206,6 @@ func (o options) serve() error {
 		}
 		c.Command = []string{filepath.Join(filepath.Dir(self), "ctr-task"), "--root", o.root, "--state", o.state, "-n", c.Namespace}
 	}
-	if o.old {
-		return o.serveOld(c)
-	}
 	if c.Containerd {
 		// Before the engine is started, which keeps stderr. What goes wrong until the answer is given is told
 		// in the answer's place.
@@ -245,31 +241,4 @@ func logTo(path string) error {
 	}
 	defer unix.Close(fd)
 	return unix.Dup2(fd, 2)
-}
-
-// serveOld is serve for a starter that keeps no record of the task and reads descriptor 3.
-func (o options) serveOld(c shim.Config) error {
-	const fd = 3
-	unix.CloseOnExec(fd)
-	ready := os.NewFile(fd, "ready")
-	if _, err := os.Lstat(filepath.Join(c.Bundle, taskdir.Record)); err != nil {
-		t := taskdir.Task{Namespace: c.Namespace, ID: c.ID, Owner: taskdir.Kept}
-		if o.remove {
-			t.Owner = taskdir.ByShim
-			if _, err := os.Lstat(filepath.Join(c.Bundle, taskdir.ClientLock)); err == nil {
-				t.Owner = taskdir.Client
-			}
-		}
-		if err := taskdir.Write(c.Bundle, taskdir.Record, t); err != nil {
-			return err
-		}
-	}
-	err := shim.Serve(c, func() error {
-		ready.WriteString("ok\n")
-		return ready.Close()
-	})
-	if err != nil {
-		ready.WriteString(err.Error())
-	}
-	return err
 }

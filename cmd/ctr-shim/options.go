@@ -21,7 +21,6 @@ type options struct {
 	address, publish string
 	debug, info      bool
 	containerd       bool
-	old, remove      bool
 }
 
 const defaultSockets = "/run/ctrd/s"
@@ -34,8 +33,7 @@ func parse(args []string) (o options, err error) {
 		"root": &o.root, "state": &o.state, "address": &o.address, "publish-binary": &o.publish,
 		"socket": &o.socket,
 	}
-	switches := map[string]*bool{"debug": &o.debug, "info": &o.info, "containerd": &o.containerd, "rm": &o.remove}
-	o.old = len(args) > 0 && args[0] == "serve"
+	switches := map[string]*bool{"debug": &o.debug, "info": &o.info, "containerd": &o.containerd}
 	for len(args) > 0 {
 		name, value, joined := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(args[0], "-"), "-"), "=")
 		isOption := strings.HasPrefix(args[0], "-")

@@ -61,10 +61,7 @@ func (t *task) next(e taskdir.Exit) []string {
 
 // command completes a verb of ctr-task so that it concerns this incarnation alone.
 func (t *task) command(verb ...string) []string {
-	if inc := string(t.record.Incarnation); inc != "" {
-		verb = append(verb, "--incarnation", inc)
-	}
-	return append(verb, t.id)
+	return append(verb, "--incarnation", string(t.record.Incarnation), t.id)
 }
 
 // policy reads the task's restart policy. A record that is gone asks for nothing.

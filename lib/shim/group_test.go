@@ -85,7 +85,7 @@ func TestTwoContainers(t *testing.T) {
 	if s, err := a.client.State(ctx, &taskapi.StateRequest{ID: a.id}); err != nil || s.Status != taskapi.StatusRunning {
 		t.Errorf("the other one: %+v, %v", s, err)
 	}
-	a.run("go", "sh", "-c", "echo >/go")
+	a.letGo()
 	if e := a.wait(); e.Status != 3 {
 		t.Errorf("exit %+v", e)
 	}
