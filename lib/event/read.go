@@ -44,8 +44,12 @@ func (j Journal) read(ctx context.Context, since uint64, follow bool, yield func
 	}
 	defer w.Close()
 	for {
+		before := r.since
 		if more, err := r.drain(yield); !more || err != nil {
 			return err
+		}
+		if r.since != before {
+			w.Saw()
 		}
 		if err := w.Wait(ctx); err != nil {
 			return err

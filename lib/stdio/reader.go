@@ -143,6 +143,7 @@ func (r *Reader) fill() error {
 	ended := r.ended.Err() != nil
 	n, err := r.file.ReadAt(r.buf[r.w:], r.off)
 	if n > 0 {
+		r.watch.Saw()
 		r.w += n
 		r.off += int64(n)
 		return nil

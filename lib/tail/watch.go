@@ -28,16 +28,16 @@ const (
 	lookFor   = 100 * time.Millisecond // how long inotify is put off
 	lookEvery = 300 * time.Microsecond // the first pause; the pauses grow with the time that has passed
 
-	maxPause        = 50 * time.Millisecond  // between two looks without inotify: output should not seem to stall
-	maxPatientPause = 250 * time.Millisecond // the same where a pidfd tells of most changes
-	joinEvery       = 10 * time.Second       // how often inotify is tried again after it was refused
-	fewPatient      = 4                      // as many patient watchers do without inotify
+	maxPause   = 250 * time.Millisecond // between two looks without inotify, when nothing has changed for long
+	joinEvery  = 10 * time.Second       // how often inotify is tried again after it was refused
+	fewPatient = 4                      // as many patient watchers do without inotify
 )
 
 // Watcher tells that something may have changed in a directory. It is for one goroutine.
 type Watcher struct {
 	dir     string
 	since   time.Time
+	changes time.Time // when the last change was seen
 	patient bool      // something else tells of most changes
 	counted bool      // in patientWatchers
 	tryNext time.Time // when inotify may be tried again
@@ -55,7 +55,15 @@ func Watch(dir string) (*Watcher, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, err
 	}
-	return &Watcher{dir: dir, since: time.Now()}, nil
+	now := time.Now()
+	return &Watcher{dir: dir, since: now, changes: now}, nil
+}
+
+// Saw says that the caller has found a change: more may follow soon. A nil Watcher may be told.
+func (w *Watcher) Saw() {
+	if w != nil && !w.joined {
+		w.changes = time.Now()
+	}
 }
 
 // Wait returns nil once something has changed since the last Wait that returned nil (at first: since
@@ -99,11 +107,7 @@ func (w *Watcher) there() error {
 
 // pause is how long to wait before the next look.
 func (w *Watcher) pause() time.Duration {
-	longest := maxPause
-	if w.patient {
-		longest = maxPatientPause
-	}
-	return min(max(lookEvery, time.Since(w.since)/8), longest)
+	return min(max(lookEvery, time.Since(w.changes)/8), maxPause)
 }
 
 // join changes over to inotify when it is time to, and tells whether it did.
