@@ -29,8 +29,9 @@ import (
 
 // startForeign makes the command the start of a foreign shim, which forks its server and ends (containerd,
 // docs/runtime-v2.md). The address stands for this task alone: shims name their socket after it, so that no two
-// incarnations share one.
-func (t *Task) startForeign(cmd *exec.Cmd) error {
+// incarnations share one. A shim of containerd 1.6 or earlier (old) reads the options of the runtime alone from
+// stdin; one of 2.3 or later does not start without the message that they are a part of.
+func (t *Task) startForeign(cmd *exec.Cmd, old bool) error {
 	address := filepath.Join(t.Dir(), "ctrd.sock")
 	cmd.Args = []string{cmd.Path, "-namespace", t.Namespace, "-id", t.ID(), "-address", address, "start"}
 	cmd.Env = []string{"GRPC_ADDRESS=" + address, "TTRPC_ADDRESS=" + address + ".ttrpc", "NAMESPACE=" + t.Namespace, "MAX_SHIM_VERSION=3"}
@@ -39,12 +40,23 @@ func (t *Task) startForeign(cmd *exec.Cmd) error {
 	params := taskapi.BootstrapParams{ID: t.ID(), Namespace: t.Namespace, GRPCAddress: address, TTRPCAddress: address + ".ttrpc", SocketDir: t.d.Run("s")}
 	params.Extensions = append(params.Extensions, *t.options(runtime{foreign: true}))
 	cmd.Stdin = bytes.NewReader(taskapi.Marshal(&params))
+	if old {
+		cmd.Stdin = bytes.NewReader(params.Old())
+	}
 	// It opens what containerd makes a FIFO there, and takes a file as well.
 	log, err := os.OpenFile(filepath.Join(t.bundleDir(), "log"), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
 	return errors.Join(log.Close(), os.MkdirAll(t.d.Run("s"), 0o700))
+}
+
+// refusedParams tells whether a foreign shim that has failed took the message on its stdin for options of a type
+// that it does not know, and forgets that it failed.
+func (t *Task) refusedParams() bool {
+	path := filepath.Join(t.Dir(), taskdir.ShimLog)
+	text, err := os.ReadFile(path)
+	return err == nil && bytes.Contains(text, []byte("type with url")) && os.Truncate(path, 0) == nil
 }
 
 // foreignLog has a foreign shim's output written to our log, by ctr-shim as a logging program. The shim starts it

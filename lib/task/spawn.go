@@ -47,17 +47,11 @@ func (s *supervisor) pid(dir string) int {
 // shims do. It has its own session and none of our files. Ours has its own mount namespace, so that the
 // container's overlay mount never shows in the host's table.
 func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
-	cmd := exec.Command(r.shim, "-namespace", t.Namespace, "-id", t.ID(), "-bundle", t.bundleDir(), "-sockets", t.d.Run("s"),
-		"-events", t.d.Journal().Dir, "-root", t.d.Path(), "-state", t.d.Run(), "serve")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
-	if r.foreign {
-		if err := t.startForeign(cmd); err != nil {
-			return nil, err
-		}
+	s, answer, err := t.startShim(ctx, r, false)
+	if err == nil && r.foreign && len(answer) == 0 && t.refusedParams() {
+		s.kill()
+		s, answer, err = t.startShim(ctx, r, true)
 	}
-	// One processor is enough to supervise; each more costs the supervisor memory as long as it lives.
-	cmd.Dir, cmd.Env = t.bundleDir(), append(append(os.Environ(), "GOMAXPROCS=1"), cmd.Env...)
-	s, answer, err := t.run(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +68,21 @@ func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
 		err = errors.New(string(bytes.TrimSpace(text)))
 	}
 	return nil, fmt.Errorf("shim %s: %w", r.shim, err)
+}
+
+// startShim runs the shim's command and gives what it says. old is for a foreign one: see startForeign.
+func (t *Task) startShim(ctx context.Context, r runtime, old bool) (*supervisor, []byte, error) {
+	cmd := exec.Command(r.shim, "-namespace", t.Namespace, "-id", t.ID(), "-bundle", t.bundleDir(), "-sockets", t.d.Run("s"),
+		"-events", t.d.Journal().Dir, "-root", t.d.Path(), "-state", t.d.Run(), "serve")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
+	if r.foreign {
+		if err := t.startForeign(cmd, old); err != nil {
+			return nil, nil, err
+		}
+	}
+	// One processor is enough to supervise; each more costs the supervisor memory as long as it lives.
+	cmd.Dir, cmd.Env = t.bundleDir(), append(append(os.Environ(), "GOMAXPROCS=1"), cmd.Env...)
+	return t.run(ctx, cmd)
 }
 
 // run starts a supervisor and reads what it says before it closes its stdout.

@@ -164,9 +164,15 @@ func TestParseStart(t *testing.T) {
 	if err != nil || message || !reflect.DeepEqual(p, BootstrapParams{ID: "c1", Namespace: "k8s.io", Extensions: []Any{*old}}) {
 		t.Errorf("old: %+v, %v, %v", p, message, err)
 	}
+	if back := p.Old(); !bytes.Equal(back, Marshal(old)) {
+		t.Errorf("old options are %q", back)
+	}
 	p, message, err = ParseStart(nil, "c1", "k8s.io")
 	if err != nil || message || !reflect.DeepEqual(p, BootstrapParams{ID: "c1", Namespace: "k8s.io"}) {
 		t.Errorf("nothing: %+v, %v, %v", p, message, err)
+	}
+	if back := p.Old(); back != nil {
+		t.Errorf("no options are %q", back)
 	}
 
 	for name, b := range map[string][]byte{

@@ -11,8 +11,8 @@ import (
 
 // BootstrapParams is containerd.runtime.bootstrap.v1.BootstrapParams: what
 // containerd 2.3 and later writes to the stdin of a shim's start. Shims that
-// are built with that package refuse to start without it, and older ones
-// ignore it.
+// are built with that package refuse to start without it; see
+// [BootstrapParams.Old] for older ones.
 type BootstrapParams struct {
 	ID                string // of the container or the sandbox
 	Namespace         string
@@ -54,6 +54,17 @@ func ParseStart(stdin []byte, id, namespace string) (p BootstrapParams, message 
 	}
 	old.Extensions = []Any{options}
 	return old, false, nil
+}
+
+// Old gives what containerd 2.2 and earlier write to the stdin of a shim's
+// start: the options of the runtime, which are the first extension, or nothing.
+// The shims of containerd 1.6 and earlier fail on any other message: "type with
+// url ID: not found".
+func (p *BootstrapParams) Old() []byte {
+	if len(p.Extensions) == 0 {
+		return nil
+	}
+	return Marshal(&p.Extensions[0])
 }
 
 // Extension decodes the first extension of m's type into m, a pointer to a
