@@ -204,9 +204,16 @@ func TestFullStateDirectory(t *testing.T) {
 	k := newTask(t, "sleep", "1000")
 	must(t, unix.Mount("tmpfs", k.dir, "tmpfs", 0, "size=256k"))
 	must(t, os.Mkdir(filepath.Join(k.dir, "rootfs"), 0o755))
+	// At that point nothing more becomes free before the exit is recorded.
+	k.env = []string{"CTRD_STOP=shim.cleaned"}
 	k.start()
-	fill(t, filepath.Join(k.dir, "fill"))
 	must(t, k.client.Kill(t.Context(), &taskapi.KillRequest{ID: k.id, Signal: 9}))
+	k.until("the stop", func() bool {
+		b, _ := os.ReadFile(filepath.Join("/proc", itoa(k.shim.Process.Pid), "stat"))
+		return strings.Contains(string(b), ") T ")
+	})
+	fill(t, filepath.Join(k.dir, "fill"))
+	must(t, k.shim.Process.Signal(unix.SIGCONT))
 	if e := k.wait(); e.Status != 137 || e.Reason != "" {
 		t.Errorf("exit %+v", e)
 	}
