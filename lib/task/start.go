@@ -42,7 +42,7 @@ type StartOptions struct {
 // fails, a task that it has made is gone again.
 func (t *Task) Start(ctx context.Context, o StartOptions) error {
 	v, err := t.view(ctx)
-	if err == nil && v.State == taskdir.Created {
+	if err == nil && v.State == taskdir.Created && !v.Starting {
 		if err = t.begin(ctx); err != nil {
 			return fmt.Errorf("start container %q: %w", t.ID(), err)
 		}

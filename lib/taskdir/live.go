@@ -35,6 +35,7 @@ type View struct {
 	Started    time.Time  // zero before Running
 	Exit       Exit       // of Stopped
 	Supervised bool       // the supervisor has not let go of the task
+	Starting   bool       // its starter is still at it
 }
 
 // Look reads what the task in a directory is doing. It takes no lock, waits for nobody and changes nothing.
@@ -43,8 +44,7 @@ func Look(dir string) (v View, err error) {
 		return v, nil
 	}
 	// The locks first: a supervisor records the exit before it lets go.
-	starting, err := lock.IsHeld(filepath.Join(dir, StartLock))
-	if err != nil {
+	if v.Starting, err = lock.IsHeld(filepath.Join(dir, StartLock)); err != nil {
 		return v, err
 	}
 	if _, err := Read(dir, Shim, &v.Supervisor); err != nil {
@@ -72,7 +72,7 @@ func Look(dir string) (v View, err error) {
 		return v, err
 	case ended:
 		v.State = Stopped
-	case !starting && !v.Supervised:
+	case !v.Starting && !v.Supervised:
 		v.State = Orphaned
 		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 			v.State = None // removed while it was looked at
