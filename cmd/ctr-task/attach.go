@@ -128,12 +128,13 @@ func (e leftError) of(what, end string) error {
 
 // proxy passes the signals that reach this process on to a program.
 type proxy struct {
-	send  func(context.Context, unix.Signal) error
-	ctx   context.Context // ends when the passing on does
-	end   context.CancelCauseFunc
-	ended atomic.Bool // the program has ended
-	taken int         // how many INT and TERM have been passed on
-	last  map[syscall.Signal]time.Time
+	send   func(context.Context, unix.Signal) error
+	ctx    context.Context // ends when the passing on does
+	end    context.CancelCauseFunc
+	ended  atomic.Bool  // the program has ended
+	passed atomic.Int32 // the last INT or TERM that was passed on; 0: none
+	taken  int          // how many INT and TERM have been passed on
+	last   map[syscall.Signal]time.Time
 }
 
 // together is how close two signals of a kind count as one: timeout(1) and a shell send theirs to the process
@@ -184,6 +185,7 @@ func (p *proxy) pass(sig syscall.Signal) {
 			p.end(cli.SignalError{Signal: sig})
 			return
 		}
+		p.passed.Store(int32(sig))
 		if p.taken++; p.taken == patience {
 			p.end(leftError{sig})
 			return
@@ -193,8 +195,14 @@ func (p *proxy) pass(sig syscall.Signal) {
 	go func() { _ = p.send(p.ctx, sig) }() // the program may have ended
 }
 
-// programEnded says that there is no program to pass signals on to: the next one ends this command.
-func (p *proxy) programEnded() { p.ended.Store(true) }
+// programEnded says that there is no program to pass signals on to: the next one ends this command. When one has
+// been passed on already it counts for us too, if the reader of our output does not let us end.
+func (p *proxy) programEnded() {
+	p.ended.Store(true)
+	if sig := p.passed.Load(); sig != 0 {
+		time.AfterFunc(time.Second, func() { p.end(cli.SignalError{Signal: syscall.Signal(sig)}) })
+	}
+}
 
 func (p *proxy) close() { p.end(nil) }
 
@@ -254,8 +262,10 @@ func execVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		defer t.Close()
-		ctx, cancel := context.WithCancelCause(cmd.Context())
+		// A signal that comes before the program runs ends the start; one that comes later is the program's.
+		ctx, cancel := context.WithCancelCause(context.WithoutCancel(cmd.Context()))
 		defer cancel(nil)
+		takeOver := context.AfterFunc(cmd.Context(), func() { cancel(context.Cause(cmd.Context())) })
 		started := make(chan *task.ExecProcess, 1)
 		if interactive {
 			o.Stdin = os.Stdin
@@ -278,11 +288,17 @@ func execVerb(g *cli.Global) *cobra.Command {
 			defer restore()
 			o.Stdin = in
 		}
+		var passing atomic.Pointer[proxy]
+		o.Ended = func() {
+			if p := passing.Load(); p != nil {
+				p.programEnded()
+			}
+		}
 		o.Started = func(p *task.ExecProcess) {
 			started <- p
-			if !o.Detach {
-				passed, proxy := a.passSignals(ctx, p.Signal)
-				o.Ended = proxy.programEnded
+			if !o.Detach && takeOver() {
+				passed, proxy := a.passSignals(cmd.Context(), p.Signal)
+				passing.Store(proxy)
 				context.AfterFunc(passed, func() { cancel(context.Cause(passed)) })
 				context.AfterFunc(ctx, proxy.close)
 			}

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -101,11 +102,14 @@ func (p *process) watch(cancel context.CancelCauseFunc) {
 	}(p.signals)
 }
 
-// Signals hands the signals over to the command: from now on Main cancels nothing and sig receives what
-// comes of the given ones. It is for commands that pass them on to the program they run.
+// Signals hands the given signals over to the command: sig receives what comes of them. When INT or TERM are among
+// them, Main cancels nothing from now on. It is for commands that pass them on to the program they run.
 func Signals(sigs ...os.Signal) (sig <-chan os.Signal) {
 	c := make(chan os.Signal, 32)
 	signal.Notify(c, sigs...)
+	if !slices.Contains(sigs, os.Signal(syscall.SIGINT)) && !slices.Contains(sigs, os.Signal(syscall.SIGTERM)) {
+		return c
+	}
 	current.mu.Lock()
 	defer current.mu.Unlock()
 	if current.signals != nil {

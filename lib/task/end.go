@@ -107,16 +107,36 @@ func (t *Task) stop(ctx context.Context, sig unix.Signal, grace time.Duration) e
 	if err != nil && !errdefs.IsNotFound(err) { // the program has ended; the rest may still have to
 		return err
 	}
+	if ended, err := t.awaitGrace(ctx, v, grace); ended || err != nil {
+		return err
+	}
+	return t.End(ctx)
+}
+
+// awaitGrace waits for the task to end, for as long as grace says; it reports false when that has passed, or when the
+// program has ended and its supervisor, which is stopped, does not see to the rest. A failure to wait is not taken for
+// the end of the grace.
+func (t *Task) awaitGrace(ctx context.Context, v taskdir.View, grace time.Duration) (ended bool, err error) {
 	short, cancel := ctx, func() {}
 	if grace >= 0 {
 		short, cancel = context.WithTimeout(ctx, grace)
 	}
 	defer cancel()
-	err = t.awaitEnd(short)
-	if err == nil || short.Err() == nil || ctx.Err() != nil {
-		return err
+	for {
+		slice, done := context.WithTimeout(short, silentAfter)
+		err := t.awaitEnd(slice)
+		late := slice.Err() != nil
+		done()
+		if err == nil || ctx.Err() != nil || !late {
+			return err == nil, err
+		}
+		if short.Err() != nil {
+			return false, nil
+		}
+		if _, stopped := t.supervisorStopped(); stopped && !v.Init.Alive() {
+			return false, nil
+		}
 	}
-	return t.End(ctx)
 }
 
 func stopSignal(name string) unix.Signal {

@@ -135,7 +135,20 @@ func (t *Task) exec(ctx context.Context, o ExecOptions) (exit taskdir.Exit, err 
 	if o.Detach {
 		return exit, nil
 	}
+	if ctx.Err() != nil {
+		p.kill()
+		return exit, context.Cause(ctx)
+	}
 	return s.run(ctx, p, o)
+}
+
+// kill ends the exec and waits for that, within a bound.
+func (p *ExecProcess) kill() {
+	_ = p.Signal(context.Background(), unix.SIGKILL) // it may have ended
+	_ = p.t.call(context.Background(), answerWithin, func(ctx context.Context, c *taskapi.Client) error {
+		_, err := c.Wait(ctx, &taskapi.WaitRequest{ID: p.t.ID(), ExecID: p.ExecID})
+		return err
+	})
 }
 
 // start adds the exec to the container and runs it. When it fails, or ctx ends meanwhile, nothing of it runs.
@@ -165,11 +178,7 @@ func (p *ExecProcess) start(ctx context.Context, o ExecOptions, process *taskapi
 		return nil
 	}
 	if p.PID != 0 {
-		_ = p.Signal(calm, unix.SIGKILL) // it may have ended
-		_ = t.call(calm, answerWithin, func(ctx context.Context, c *taskapi.Client) error {
-			_, err := c.Wait(ctx, &taskapi.WaitRequest{ID: t.ID(), ExecID: p.ExecID})
-			return err
-		})
+		p.kill()
 	}
 	_ = p.delete(calm)
 	if err == nil {
