@@ -35,6 +35,7 @@ var only = map[string][]string{
 	"net/http":         {"registry"},
 	"github.com/google/go-containerregistry/": {"registry"},
 	"github.com/opencontainers/runc/":         {"engine"},
+	"github.com/containerd/go-runc":           {"engine"},
 	"github.com/coreos/go-systemd/v22/dbus":   {"cgroup"}, // lib/cgroup/scope
 	"github.com/godbus/":                      {"cgroup"},
 	"google.golang.org/grpc/":                 {},

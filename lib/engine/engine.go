@@ -4,6 +4,7 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,118 +13,142 @@ import (
 	"path"
 	"runtime/debug"
 	"slices"
-	"strings"
-	"sync/atomic"
+	"time"
 
-	"github.com/moby/sys/userns"
-	_ "github.com/opencontainers/cgroups/devices" // lets the cgroup managers write device rules
-	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/configs"
-	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters namespaces before the Go runtime starts
-	"github.com/opencontainers/runc/libcontainer/specconv"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// stateDir is libcontainer's state root, below the working directory.
+// engine makes and changes one container, whose bundle is the working directory. The processes that it
+// starts are not its children for longer than its own process lives. A call that fails leaves nothing that
+// remove, and the removal of cgroup and state directory, do not take away.
+type engine interface {
+	// create makes the container and its init, which waits before it becomes the program.
+	create(ctx context.Context, spec *specs.Spec, st stdio) (made, error)
+	// start lets init become the program. It is not called when create has given a FIFO for that.
+	start(ctx context.Context) error
+	// exec starts one more process and waits until it is the program.
+	exec(ctx context.Context, p *specs.Process, st stdio) (pid int, err error)
+	// update sets the limits that res names and leaves all others as they are.
+	update(ctx context.Context, res *specs.LinuxResources) error
+	// remove takes away what is left of the container; one that is not there is success.
+	remove(ctx context.Context) error
+}
+
+// made is what create tells of a container.
+type made struct {
+	pid    int
+	fifo   string   // see ask.Result
+	delete bool     // see ask.Result
+	status *os.File // see ask.Result; nil: init cannot tell
+}
+
+// stdio is what a process gets.
+type stdio struct {
+	files    []*os.File // stdin, stdout and stderr
+	terminal *os.File   // instead of files: the socket that its terminal's master is sent to
+}
+
+// stateDir is the state root of an engine that was not given another, below the working directory.
 const stateDir = taskdir.Engine
 
-// Init is the first life of a process in a container: libcontainer starts the program again with
-// "init" as its only argument, and it sets itself up and becomes the container's program. It does not
-// return. Only one goroutine may run.
-func Init() {
-	debug.SetGCPercent(-1)
-	libcontainer.Init()
+// job is one request and the container that it is for.
+type job struct {
+	ask.Request
+	verb, id string
+	spec     *specs.Spec // of Create
+	ready    embedded    // of Create, for the embedded engine
+	err      error       // why there is no spec
 }
 
 // Main does what one request asks for and returns the process's exit status: 0 when the parent was told
-// how it went. verb is one of package ask.
+// how it went. verb is one of package ask. The process ends when the parent does.
 func Main(verb, id string) int {
 	// The process lives for some milliseconds.
 	debug.SetGCPercent(-1)
 	logrus.SetLevel(logrus.WarnLevel)
-	unix.CloseOnExec(ask.Fd) // what is started here must not keep the socket open
-	s := os.NewFile(ask.Fd, "supervisor")
-	var work func(ask.Request, []*os.File) (int, error)
-	switch verb {
-	case ask.Create:
-		work = prepare(s, id)
-	case ask.Exec:
-		work = func(r ask.Request, files []*os.File) (int, error) { return execute(id, r, files) }
-	case ask.Update:
-		work = func(r ask.Request, _ []*os.File) (int, error) { return 0, update(id, r) }
-	case ask.Delete:
-		work = func(ask.Request, []*os.File) (int, error) { return 0, remove(id) }
-	default:
+	if !slices.Contains([]string{ask.Create, ask.Start, ask.Exec, ask.Update, ask.Delete}, verb) {
 		fmt.Fprintf(os.Stderr, "ctr-shim: engine %q: no such verb\n", verb)
 		return 2
 	}
-	var req ask.Request
-	files, err := ask.Receive(s, &req)
-	if err != nil {
-		if err == io.EOF {
-			return 0
-		}
-		fmt.Fprintln(os.Stderr, "ctr-shim: engine:", err)
-		return 1
-	}
-	var done atomic.Bool
-	go watchParent(&done)
-	pid, err := work(req, files)
-	done.Store(true)
-	res := ask.Result{Pid: pid}
-	if err != nil {
-		res.Kind, res.Error = explain(err)
-	}
-	if err := ask.Send(s, res); err != nil {
+	if err := serve(&job{verb: verb, id: id}); err != nil {
 		fmt.Fprintln(os.Stderr, "ctr-shim: engine:", err)
 		return 1
 	}
 	return 0
 }
 
-// watchParent ends this process, and what it has started in its process group, when the parent dies before the
-// work is done: nothing may be put into a container that has no supervisor. The parent's end of the socket
-// closes with the parent. A parent death signal would come when the parent's thread ends, too.
-func watchParent(done *atomic.Bool) {
-	for {
-		p := []unix.PollFd{{Fd: ask.Fd}} // POLLHUP needs no asking
-		if _, err := unix.Poll(p, -1); err != unix.EINTR {
-			break
+func serve(j *job) error {
+	unix.CloseOnExec(ask.Fd)
+	if err := unix.SetNonblock(ask.Fd, true); err != nil {
+		return os.NewSyscallError("set nonblocking", err)
+	}
+	s := os.NewFile(ask.Fd, "supervisor")
+	if j.verb == ask.Create {
+		// What can be done before the request has come: the parent starts the engine early.
+		if err := ask.Send(s, j.prepare()); err != nil {
+			return err
 		}
 	}
-	if !done.Load() {
-		unix.Kill(0, unix.SIGKILL)
-	}
-}
-
-// prepare does what can be done before the request has come: the parent starts the engine early.
-func prepare(s *os.File, id string) func(ask.Request, []*os.File) (int, error) {
-	spec, config, err := readConfig(id)
-	var hello ask.Hello
-	if err == nil {
-		hello = introduce(spec)
-	}
-	if e := ask.Send(s, hello); err == nil {
-		err = e
+	files, err := ask.Receive(s, &j.Request)
+	if err == io.EOF {
+		return nil
 	}
 	if err != nil {
-		return func(ask.Request, []*os.File) (int, error) { return 0, fmt.Errorf("config.json: %w", err) }
+		return err
 	}
-	return func(r ask.Request, files []*os.File) (int, error) {
-		config.NoNewKeyring, config.NoPivotRoot = r.NoNewKeyring, r.NoPivotRoot
-		return create(id, spec, config, r, files)
+	ctx := j.attend(s)
+	res, status := j.do(ctx, files)
+	if ctx.Err() != nil {
+		end()
 	}
+	if status == nil {
+		return ask.Send(s, res)
+	}
+	return ask.Send(s, res, status)
 }
 
-func introduce(spec *specs.Spec) ask.Hello {
-	h := ask.Hello{CgroupsPath: spec.Linux.CgroupsPath, Poststop: spec.Hooks != nil && len(spec.Hooks.Poststop) > 0}
-	for _, m := range spec.Mounts {
+// attend gives a context that ends when the parent has gone or has closed the socket: nothing may be put
+// into a container that nobody supervises. An OCI engine is first given time to be killed and cleaned up
+// after; then the process group ends, in which is all that has not come as far as a session of its own.
+func (j *job) attend(s *os.File) context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		ask.AwaitEnd(s)
+		if j.Binary == "" {
+			end()
+		}
+		cancel()
+		time.AfterFunc(giveUp, end)
+	}()
+	return ctx
+}
+
+// giveUp bounds what follows the end of the parent.
+const giveUp = 20 * time.Second
+
+// end ends the process, and its process group if that is its own.
+func end() {
+	if unix.Getpgrp() == unix.Getpid() {
+		unix.Kill(0, unix.SIGKILL)
+	}
+	os.Exit(1)
+}
+
+// prepare reads config.json and tells of it what the parent has to know.
+func (j *job) prepare() (h ask.Hello) {
+	var cg string
+	if j.spec, cg, j.err = readSpec(j.id); j.err != nil {
+		return h
+	}
+	j.ready.prepare(j.id, j.spec)
+	h = ask.Hello{CgroupsPath: cg, Poststop: hasPoststop(j.spec)}
+	for _, m := range j.spec.Mounts {
 		if slices.Contains(m.Options, "rshared") || slices.Contains(m.Options, "shared") {
 			h.Shared = append(h.Shared, ask.Bind{Source: m.Source, Recursive: slices.Contains(m.Options, "rbind")})
 		}
@@ -131,127 +156,123 @@ func introduce(spec *specs.Spec) ask.Hello {
 	return h
 }
 
-func readConfig(id string) (*specs.Spec, *configs.Config, error) {
-	spec, err := readSpec(id)
+// do answers the request. status is the file of ask.Result.
+func (j *job) do(ctx context.Context, files []*os.File) (res ask.Result, status *os.File) {
+	m, err := j.run(ctx, files)
+	res = ask.Result{Pid: m.pid, FIFO: m.fifo, Delete: m.delete}
 	if err != nil {
-		return nil, nil, err
+		res = ask.Result{}
+		res.Kind, res.Error = explain(err)
 	}
-	rootless := os.Geteuid() != 0
-	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
-		CgroupName:      id,
-		Spec:            spec,
-		RootlessEUID:    rootless,
-		RootlessCgroups: rootless || userns.RunningInUserNS(),
-	})
-	return spec, config, err
+	return res, m.status
 }
 
-func readSpec(id string) (*specs.Spec, error) {
-	b, err := os.ReadFile(taskdir.Config)
-	if err != nil {
-		return nil, err
+func (j *job) run(ctx context.Context, files []*os.File) (m made, err error) {
+	if j.err != nil {
+		return m, fmt.Errorf("%s: %w", taskdir.Config, j.err)
 	}
-	spec := new(specs.Spec)
-	if err := json.Unmarshal(b, spec); err != nil {
-		return nil, err
+	if j.verb == ask.Create && j.SystemdCgroup && !cgroup.UsesSystemd(j.spec.Linux.CgroupsPath) {
+		return m, fmt.Errorf("cgroup %q: the systemd driver needs SLICE:PREFIX:NAME", j.spec.Linux.CgroupsPath)
+	}
+	e, err := j.engine()
+	if err != nil {
+		return m, err
+	}
+	var st stdio
+	if j.verb == ask.Create || j.verb == ask.Exec {
+		if st, err = stdioOf(j.Terminal, files); err != nil {
+			return m, err
+		}
+	}
+	switch j.verb {
+	case ask.Create:
+		return e.create(ctx, j.spec, st)
+	case ask.Start:
+		return m, e.start(ctx)
+	case ask.Exec:
+		p := new(specs.Process)
+		if err = readJSON(j.File, p); err == nil {
+			err = checkProcess(p)
+		}
+		if err == nil {
+			m.pid, err = e.exec(ctx, p, st)
+		}
+		return m, err
+	case ask.Update:
+		res := new(specs.LinuxResources)
+		if err := readJSON(j.File, res); err != nil {
+			return m, err
+		}
+		return m, e.update(ctx, res)
+	}
+	return m, e.remove(ctx)
+}
+
+func (j *job) engine() (engine, error) {
+	root := cmp.Or(j.Root, stateDir)
+	if j.Binary != "" {
+		return newOCI(j.id, root, j.Request)
+	}
+	e := &j.ready
+	e.id, e.root, e.noNewKeyring, e.noPivotRoot = j.id, root, j.NoNewKeyring, j.NoPivotRoot
+	return e, nil
+}
+
+func stdioOf(terminal bool, files []*os.File) (stdio, error) {
+	switch {
+	case terminal && len(files) == 1:
+		return stdio{terminal: files[0]}, nil
+	case !terminal && len(files) == 3:
+		return stdio{files: files}, nil
+	}
+	return stdio{}, fmt.Errorf("%d files came with the request", len(files))
+}
+
+// readSpec reads config.json and gives the path of the cgroup that it asks for. A relative path would be
+// taken from the cgroup of whoever started the container; here all begin at the root.
+func readSpec(id string) (spec *specs.Spec, cg string, err error) {
+	spec = new(specs.Spec)
+	if err := readJSON(taskdir.Config, spec); err != nil {
+		return nil, "", err
 	}
 	if spec.Process == nil {
-		return nil, errors.New("no process")
+		return nil, "", errors.New("no process")
 	}
 	if spec.Linux == nil {
 		spec.Linux = new(specs.Linux)
 	}
-	// A relative path would be taken from the cgroup of whoever started the container.
-	spec.Linux.CgroupsPath = path.Join("/", cmp.Or(spec.Linux.CgroupsPath, id))
-	return spec, checkProcess(spec.Process)
+	l := spec.Linux
+	if cg, err = cgroup.Path(cmp.Or(l.CgroupsPath, "/"+id)); err != nil {
+		return nil, "", err
+	}
+	if !cgroup.UsesSystemd(l.CgroupsPath) {
+		l.CgroupsPath = cg
+	}
+	return spec, cg, checkProcess(spec.Process)
 }
 
-func create(id string, spec *specs.Spec, config *configs.Config, r ask.Request, files []*os.File) (int, error) {
-	c, err := libcontainer.Create(stateDir, id, config)
-	if err != nil {
-		os.Remove(stateDir)
-		return 0, err
-	}
-	crash.Point("engine.create.state")
-	pid, err := start(c, spec.Process, r, files, true)
-	if err != nil {
-		if derr := c.Destroy(); derr != nil {
-			logrus.Warn(derr)
-		}
-		os.Remove(stateDir)
-	}
-	crash.Point("engine.create.started")
-	return pid, err
-}
+func hasPoststop(spec *specs.Spec) bool { return spec.Hooks != nil && len(spec.Hooks.Poststop) > 0 }
 
-func execute(id string, r ask.Request, files []*os.File) (int, error) {
-	b, err := os.ReadFile(r.File)
-	if err != nil {
-		return 0, err
-	}
-	p := new(specs.Process)
-	if err := json.Unmarshal(b, p); err != nil {
-		return 0, fmt.Errorf("%s: %w", r.File, err)
-	}
-	if err := checkProcess(p); err != nil {
-		return 0, err
-	}
-	c, err := libcontainer.Load(stateDir, id)
-	if err != nil {
-		return 0, err
-	}
-	pid, err := start(c, p, r, files, false)
-	crash.Point("engine.exec.started")
-	return pid, err
-}
-
-func start(c *libcontainer.Container, sp *specs.Process, r ask.Request, files []*os.File, init bool) (int, error) {
-	p, err := newProcess(sp)
-	if err != nil {
-		return 0, err
-	}
-	p.Init = init
-	switch {
-	case r.Terminal && len(files) == 1:
-		p.ConsoleSocket = files[0]
-	case !r.Terminal && len(files) == 3:
-		p.Stdin, p.Stdout, p.Stderr = files[0], files[1], files[2]
-	default:
-		return 0, fmt.Errorf("%d files came with the request", len(files))
-	}
-	if err := c.Start(p); err != nil {
-		return 0, err
-	}
-	return p.Pid()
-}
-
-func remove(id string) error {
-	c, err := libcontainer.Load(stateDir, id)
-	if errors.Is(err, libcontainer.ErrNotExist) {
-		return nil
-	}
+func readJSON(file string, v any) error {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	return c.Destroy()
+	if err := json.Unmarshal(b, v); err != nil {
+		if file == taskdir.Config {
+			return err
+		}
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
 }
 
-// explain gives a failure's kind and its text without the frames that say nothing to the person who
-// asked for a program to run. The error of the process inside the container has crossed a pipe as text.
-func explain(err error) (ask.Kind, string) {
-	text := err.Error()
-	for _, frame := range []string{
-		"unable to start container process: ", "error during container init: ", "error executing setns process: ",
-	} {
-		text = strings.TrimPrefix(text, frame)
+func checkProcess(p *specs.Process) error {
+	switch {
+	case len(p.Args) == 0 || p.Args[0] == "":
+		return errors.New("process: no program to run")
+	case !path.IsAbs(p.Cwd):
+		return fmt.Errorf("process: working directory %q is not absolute", p.Cwd)
 	}
-	if !strings.HasPrefix(text, "exec: ") {
-		return ask.Other, text
-	}
-	for _, why := range []string{"executable file not found in $PATH", "no such file or directory", "not a directory"} {
-		if strings.Contains(text, why) {
-			return ask.NotFound, text
-		}
-	}
-	return ask.NotExecutable, text
+	return nil
 }

@@ -3,9 +3,7 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
-	"path"
 	"strconv"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -14,16 +12,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
-
-func checkProcess(p *specs.Process) error {
-	switch {
-	case len(p.Args) == 0 || p.Args[0] == "":
-		return errors.New("process: no program to run")
-	case !path.IsAbs(p.Cwd):
-		return fmt.Errorf("process: working directory %q is not absolute", p.Cwd)
-	}
-	return nil
-}
 
 func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 	out := &libcontainer.Process{

@@ -3,37 +3,9 @@
 package engine
 
 import (
-	"encoding/json"
-	"fmt"
-	"os"
-
 	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/runc/libcontainer"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-
-	"ctrd.dev/ctrd/lib/engine/ask"
 )
-
-// update sets the limits that the resources name and leaves all others as they are.
-func update(id string, r ask.Request) error {
-	b, err := os.ReadFile(r.File)
-	if err != nil {
-		return err
-	}
-	var res specs.LinuxResources
-	if err := json.Unmarshal(b, &res); err != nil {
-		return fmt.Errorf("resources: %w", err)
-	}
-	c, err := libcontainer.Load(stateDir, id)
-	if err != nil {
-		return err
-	}
-	config := c.Config()
-	merge(config.Cgroups.Resources, &res)
-	// Rules that somebody else added for a device of his stay.
-	config.Cgroups.SkipDevices = true
-	return c.Set(config)
-}
 
 func merge(to *cgroups.Resources, r *specs.LinuxResources) {
 	if m := r.Memory; m != nil {

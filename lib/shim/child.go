@@ -3,11 +3,13 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -165,9 +167,10 @@ func (e *engineProcess) close() {
 func (e *engineProcess) run(r ask.Request, p *process, files ...*os.File) error {
 	defer e.close()
 	var res ask.Result
+	var got []*os.File
 	err := ask.Send(e.conn, r, files...)
 	if err == nil {
-		_, err = ask.Receive(e.conn, &res)
+		got, err = ask.Receive(e.conn, &res)
 	}
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET):
@@ -178,6 +181,10 @@ func (e *engineProcess) run(r ask.Request, p *process, files ...*os.File) error 
 		return &engineError{res.Error, kindOf(res.Kind)}
 	case p == nil:
 		return nil
+	}
+	p.made = res
+	if len(got) == 1 {
+		p.becoming = got[0]
 	}
 	s := e.s
 	s.mu.Lock()
@@ -196,7 +203,19 @@ func (t *task) ask(verb string, r ask.Request, p *process, files ...*os.File) er
 	if err != nil {
 		return err
 	}
+	r.Engine = t.engine()
 	return e.run(r, p, files...)
+}
+
+// engine is the one that the options of Create name.
+func (t *task) engine() ask.Engine {
+	o := t.options
+	e := ask.Engine{Binary: o.BinaryName, SystemdCgroup: o.SystemdCgroup}
+	if o.Root != "" {
+		// As containerd's own shim has it: ids are unique in a namespace alone.
+		e.Root = filepath.Join(o.Root, t.s.config.Namespace)
+	}
+	return e
 }
 
 // engineError is a failure in the engine's own words.
@@ -214,6 +233,8 @@ func kindOf(k ask.Kind) error {
 		return errdefs.ErrNotFound
 	case ask.NotExecutable:
 		return errdefs.ErrPermissionDenied
+	case ask.TimedOut:
+		return context.DeadlineExceeded
 	}
 	return errdefs.ErrUnknown
 }

@@ -112,7 +112,7 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 		e.close()
 		return err
 	}
-	req := ask.Request{Terminal: r.Terminal, NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring}
+	req := ask.Request{Engine: t.engine(), Terminal: r.Terminal, NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring}
 	if _, err := ask.Receive(e.conn, &t.hello); err != nil {
 		e.close()
 		return fmt.Errorf("engine: %w", err)
@@ -187,6 +187,9 @@ func (t *task) undo(p *process) {
 	}
 	if p.io != nil {
 		p.io.close()
+	}
+	if p.becoming != nil {
+		p.becoming.Close()
 	}
 	t.log.close()
 	if err := errors.Join(unmountRootfs(t.bundle), os.RemoveAll(t.path(taskdir.Engine))); err != nil {

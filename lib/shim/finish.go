@@ -59,6 +59,9 @@ func (p *process) finishInit() {
 	crash.Point("shim.exited")
 	oom := t.killRest()
 	p.io.drain(drainTime)
+	if p.becoming != nil {
+		p.becoming.Close()
+	}
 	crash.Point("shim.drained")
 	t.cleanUp()
 	crash.Point("shim.cleaned")
@@ -113,9 +116,9 @@ func (t *task) cleanUp() {
 			t.logf("%v", err)
 		}
 	})
-	if t.hello.Poststop {
+	if t.init.made.Delete {
 		if err := t.ask(ask.Delete, ask.Request{}, nil); err != nil {
-			t.logf("poststop: %v", err)
+			t.logf("%v", err)
 		}
 	}
 	if err := cgroup.Remove(t.hello.CgroupsPath); err != nil {

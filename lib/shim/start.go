@@ -6,15 +6,16 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/taskapi"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Start runs init or an exec.
@@ -58,10 +59,46 @@ func (p *process) startInit() error {
 	return nil
 }
 
-// letGo lets the waiting init process become the container's program: it opens the other end of the FIFO on
-// which that waits (libcontainer's protocol) and reads its one byte.
+// letGo lets the waiting init process become the container's program, and waits until it has.
 func (t *task) letGo(p *process) error {
-	path := t.path(taskdir.Engine, t.id, "exec.fifo")
+	if p.made.FIFO == "" {
+		return t.ask(ask.Start, ask.Request{}, nil)
+	}
+	path := p.made.FIFO
+	if !filepath.IsAbs(path) {
+		path = t.path(path)
+	}
+	if err := t.openFIFO(p, path); err != nil {
+		return err
+	}
+	if p.becoming == nil {
+		return nil
+	}
+	kind, text, err := ask.Unrunnable(p.becoming)
+	p.becoming.Close()
+	p.becoming = nil
+	if err != nil || text == "" {
+		return err
+	}
+	<-p.died
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	// What it has ended with says nothing of why.
+	p.reason, p.end.status = text, notExecutable
+	if kind == ask.NotFound {
+		p.end.status = notFound
+	}
+	return &engineError{text, kindOf(kind)}
+}
+
+// The exit statuses that shells give a command that cannot be run.
+const (
+	notExecutable = 126
+	notFound      = 127
+)
+
+// openFIFO opens the other end of the FIFO on which init waits (libcontainer's protocol) and reads its one byte.
+func (t *task) openFIFO(p *process, path string) error {
 	// With both ends open here a read waits for the byte, instead of meeting the end of the file while
 	// init has not opened its end yet.
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

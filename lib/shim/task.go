@@ -4,6 +4,7 @@ package shim
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -75,10 +76,12 @@ type process struct {
 	reason   string
 	killedBy unix.Signal // the signal that ended an init which waited for Start
 
-	waiting executable // what init runs until it becomes the program
-	io      *streams
-	died    chan struct{} // closed when the process has been reaped
-	done    chan struct{} // closed when its end is recorded and may be told
+	made     ask.Result // of init: what the engine told
+	becoming *os.File   // of init: see ask.Unrunnable
+	waiting  executable // what init runs until it becomes the program
+	io       *streams
+	died     chan struct{} // closed when the process has been reaped
+	done     chan struct{} // closed when its end is recorded and may be told
 }
 
 func (t *task) newProcess(execID string, terminal bool, stdin, stdout, stderr string) *process {

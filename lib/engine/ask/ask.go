@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,24 +20,36 @@ const Fd = 3
 // The verbs: what argv of the engine process names.
 const (
 	Create = "create" // a container from config.json of the working directory; its init waits to be started
+	Start  = "start"  // init becomes the program; only for engines that give no Result.FIFO
 	Exec   = "exec"   // one more process in a running container
 	Update = "update" // new limits for a running container
 	Delete = "delete" // remove what is left of a stopped container, and run its poststop hooks
 )
 
-// Request asks for one thing. The files that go with it are the process's stdin, stdout and stderr, or,
-// with Terminal, one socket on which the terminal's master is to be sent.
+// Engine says which engine makes a container. It is the same in all requests for that container.
+type Engine struct {
+	Binary        string `json:"binary,omitempty"`         // an OCI engine, by path or by name on PATH; empty: the one that is linked in
+	Root          string `json:"root,omitempty"`           // where it keeps its state; empty: engine/ of the bundle
+	SystemdCgroup bool   `json:"systemd_cgroup,omitempty"` // systemd makes the cgroup: the spec has SLICE:PREFIX:NAME
+}
+
+// Request asks for one thing. The files that go with Create and Exec are the process's stdin, stdout and
+// stderr, or, with Terminal, one socket on which the terminal's master is to be sent.
+//
+// An engine whose requester closes the socket gives up and ends.
 type Request struct {
-	Terminal     bool   `json:"terminal,omitempty"`
-	NoNewKeyring bool   `json:"no_new_keyring,omitempty"` // Create: the session keyring is inherited
-	NoPivotRoot  bool   `json:"no_pivot_root,omitempty"`  // Create
-	File         string `json:"file,omitempty"`           // Exec: JSON of an OCI process; Update: of OCI resources
+	Engine
+	Terminal     bool          `json:"terminal,omitempty"`
+	NoNewKeyring bool          `json:"no_new_keyring,omitempty"` // Create: the session keyring is inherited
+	NoPivotRoot  bool          `json:"no_pivot_root,omitempty"`  // Create
+	File         string        `json:"file,omitempty"`           // Exec: JSON of an OCI process; Update: of OCI resources
+	Timeout      time.Duration `json:"timeout,omitempty"`        // of an OCI engine; 0: one minute
 }
 
 // Hello comes from the engine before anything else with Create, so that the parent need not read
 // config.json itself. What is wrong with the file is told by the Result.
 type Hello struct {
-	CgroupsPath string `json:"cgroups_path,omitempty"` // absolute
+	CgroupsPath string `json:"cgroups_path,omitempty"` // where the container's cgroup will be, in every hierarchy
 	Poststop    bool   `json:"poststop,omitempty"`     // there are hooks for Delete to run
 	Shared      []Bind `json:"shared,omitempty"`
 }
@@ -55,13 +68,19 @@ const (
 	Other         Kind = ""
 	NotFound      Kind = "not found"      // the program is not in the container
 	NotExecutable Kind = "not executable" // it is there and cannot be run
+	TimedOut      Kind = "timed out"      // the engine did not answer in time and was killed
 )
 
 // Result is the answer: a pid, seen from the engine, or what went wrong.
+//
+// One file may come with the Result of a Create: it is at its end once init has become the program, and if
+// that fails it first has the reason, for [Unrunnable] to read.
 type Result struct {
-	Pid   int    `json:"pid,omitempty"`
-	Error string `json:"error,omitempty"`
-	Kind  Kind   `json:"kind,omitempty"`
+	Pid    int    `json:"pid,omitempty"`
+	FIFO   string `json:"fifo,omitempty"`   // Create: init starts when this is opened for reading; empty: ask for Start
+	Delete bool   `json:"delete,omitempty"` // Create: ask for Delete at the end, there is more than files and cgroups to remove
+	Error  string `json:"error,omitempty"`
+	Kind   Kind   `json:"kind,omitempty"`
 }
 
 const (
@@ -158,6 +177,19 @@ func next(s *os.File) (size int, err error) {
 		return 0, os.NewSyscallError("recvfrom", rerr)
 	}
 	return size, nil
+}
+
+// AwaitEnd waits until the other end is gone. Nothing more may be expected from it.
+func AwaitEnd(s *os.File) {
+	for {
+		if _, err := next(s); err != nil {
+			return
+		}
+		// A message that nobody asked for.
+		if _, _, err := ReceiveFiles(s, nil); err != nil {
+			return
+		}
+	}
 }
 
 // ReceiveFiles reads one message into buf and gives the files that came with it; no more than three are
