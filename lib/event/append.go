@@ -25,6 +25,9 @@ const (
 	maxWait  = 10 * time.Second      // without Patience
 	turnWait = 20 * time.Millisecond // in Turn, before the holder is looked at
 	minWait  = time.Millisecond      // when the patience is at its end
+
+	// How long to wait for a holder that is stopped: it may be continued at once, as after a job-control stop.
+	stoppedWait = 250 * time.Millisecond
 )
 
 // Patience is how long the appends that share it wait for a lock that is not had, all together: what one
@@ -61,6 +64,15 @@ func (p *Patience) waited(took time.Duration, got bool) {
 	}
 }
 
+// end lets nobody wait until an append has had the lock.
+func (p *Patience) end() {
+	if p != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.spent = p.Total
+	}
+}
+
 // An Entry is an event that is to be appended.
 type Entry struct {
 	Namespace string
@@ -78,11 +90,16 @@ type Turn struct {
 // gives up after twenty milliseconds and leaves it to Append, so that the writer holds up no other.
 func (j Journal) Turn() *Turn {
 	t := &Turn{journal: j}
-	var busy *lock.BusyError
-	if err := t.take(min(turnWait, j.Patience.left())); errors.As(err, &busy) && !slices.ContainsFunc(busy.Owners, isStopped) {
-		_ = t.take(j.Patience.left())
+	if err := t.take(turnWait); err != nil && !heldByStopped(err) {
+		_ = t.take(j.Patience.left()) // Append tries again
 	}
 	return t
+}
+
+// heldByStopped tells whether a wait was in vain because a holder is stopped.
+func heldByStopped(err error) bool {
+	var busy *lock.BusyError
+	return errors.As(err, &busy) && slices.ContainsFunc(busy.Owners, isStopped)
 }
 
 // isStopped tells whether a process is stopped, by a signal or a debugger: see proc_pid_stat(5).
@@ -92,8 +109,24 @@ func isStopped(o lock.Owner) bool {
 	return err == nil && (bytes.HasPrefix(state, []byte(" T")) || bytes.HasPrefix(state, []byte(" t")))
 }
 
+// await waits for the turn until the journal's patience is at its end. For a stopped holder that is soon.
+func (t *Turn) await() error {
+	p := t.journal.Patience
+	err := t.take(stoppedWait)
+	if err == nil || !errdefs.IsAborted(err) {
+		return err
+	}
+	if heldByStopped(err) {
+		p.end()
+		return err
+	}
+	return t.take(p.left())
+}
+
+// take tries to get the journal's lock for some time, but not longer than the patience lasts.
 func (t *Turn) take(wait time.Duration) (err error) {
 	start := time.Now()
+	wait = min(wait, t.journal.Patience.left())
 	t.held, err = lock.Dir{Path: t.journal.Dir, Wait: wait}.Acquire(context.Background(), nil, lock.Database, "journal", lock.Exclusive)
 	t.journal.Patience.waited(time.Since(start), err == nil)
 	return err
@@ -126,7 +159,7 @@ func (t *Turn) Append(entries ...Entry) (err error) {
 		return nil
 	}
 	if t.held == nil {
-		if err := t.take(j.Patience.left()); err != nil {
+		if err := t.await(); err != nil {
 			return err
 		}
 	}

@@ -41,6 +41,7 @@ type StartOptions struct {
 // program from running is a [*ProgramError]. One that runs already is errdefs.ErrFailedPrecondition. When it
 // fails, a task that it has made is gone again.
 func (t *Task) Start(ctx context.Context, o StartOptions) error {
+	defer t.d.EmptyTrash() // the task before
 	v, err := t.view(ctx)
 	if err == nil && v.State == taskdir.Created && !v.Starting {
 		if err = t.begin(ctx); err != nil {
@@ -67,6 +68,7 @@ func (t *Task) Start(ctx context.Context, o StartOptions) error {
 // Create makes a task of a container that has none or has stopped: its processes are set up, and init waits
 // for [Task.Start], as long as it must and whoever lives.
 func (t *Task) Create(ctx context.Context, o StartOptions) error {
+	defer t.d.EmptyTrash() // the task before
 	starting, err := t.create(ctx, o)
 	if err == nil {
 		err = starting.Release()
