@@ -207,11 +207,11 @@ func (t *task) ask(verb string, r ask.Request, p *process, files ...*os.File) er
 	return e.run(r, p, files...)
 }
 
-// engine is the one that the options of Create name.
+// engine is the one that the options of Create name. The state of the embedded engine is always in the bundle.
 func (t *task) engine() ask.Engine {
 	o := t.options
 	e := ask.Engine{Binary: o.BinaryName, SystemdCgroup: o.SystemdCgroup}
-	if o.Root != "" {
+	if o.BinaryName != "" && o.Root != "" {
 		// As containerd's own shim has it: ids are unique in a namespace alone.
 		e.Root = filepath.Join(o.Root, t.s.config.Namespace)
 	}

@@ -67,7 +67,7 @@ func (s *server) Pause(ctx context.Context, r *taskapi.PauseRequest) error {
 	if st != taskapi.StatusRunning || isClosed(p.died) {
 		return p.wrong("pause")
 	}
-	if err := cgroup.Freeze(ctx, p.t.hello.CgroupsPath); err != nil {
+	if err := cgroup.Freeze(ctx, p.t.cgroup); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -99,7 +99,7 @@ func (s *server) Resume(_ context.Context, r *taskapi.ResumeRequest) error {
 }
 
 func (t *task) thaw() error {
-	if err := cgroup.Thaw(t.hello.CgroupsPath); err != nil {
+	if err := cgroup.Thaw(t.cgroup); err != nil {
 		return err
 	}
 	t.s.mu.Lock()
@@ -176,7 +176,7 @@ func (s *server) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsR
 	if err != nil {
 		return nil, err
 	}
-	pids, err := cgroup.Pids(init.t.hello.CgroupsPath)
+	pids, err := cgroup.Pids(init.t.cgroup)
 	if err != nil {
 		return nil, err
 	}
@@ -200,11 +200,11 @@ func (s *server) Stats(_ context.Context, r *taskapi.StatsRequest) (*taskapi.Sta
 	if err != nil {
 		return nil, err
 	}
-	m, err := cgroup.Measure(p.t.hello.CgroupsPath)
+	m, err := cgroup.Measure(p.t.cgroup)
 	if err != nil {
 		return nil, err
 	}
-	oom, _ := cgroup.OOMKills(p.t.hello.CgroupsPath)
+	oom, _ := cgroup.OOMKills(p.t.cgroup)
 	out := taskapi.Metrics{
 		Pids: m.Pids.Current, PidsLimit: limit(m.Pids.Limit),
 		CPUUsage: m.CPU.Total, CPUUser: m.CPU.User, CPUSystem: m.CPU.System,

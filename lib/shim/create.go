@@ -113,9 +113,9 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 		return err
 	}
 	req := ask.Request{Engine: t.engine(), Terminal: r.Terminal, NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring}
-	if _, err := ask.Receive(e.conn, &t.hello); err != nil {
+	if err := errors.Join(t.meet(e), t.recordEngine()); err != nil {
 		e.close()
-		return fmt.Errorf("engine: %w", err)
+		return err
 	}
 	if err := t.reserve(); err != nil {
 		e.close()
@@ -151,6 +151,17 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	return nil
 }
 
+// meet takes what the engine has read in config.json. What is wrong with that file is told by the engine's result.
+func (t *task) meet(e *engineProcess) (err error) {
+	if _, err := ask.Receive(e.conn, &t.hello); err != nil {
+		return fmt.Errorf("engine: %w", err)
+	}
+	if t.hello.CgroupsPath != "" {
+		t.cgroup, err = cgroup.Path(t.hello.CgroupsPath)
+	}
+	return err
+}
+
 // mount mounts the container's rootfs: in the supervisor's own mount namespace, or for containerd in the one
 // that both have.
 func (t *task) mount(mounts []taskapi.Mount) error {
@@ -180,7 +191,7 @@ func (t *task) undo(p *process) {
 	t.s.mu.Lock()
 	t.init = nil
 	t.s.mu.Unlock()
-	if cg := t.hello.CgroupsPath; cg != "" {
+	if cg := t.cgroup; cg != "" {
 		if err := errors.Join(cgroup.Kill(cg), cgroup.Remove(cg)); err != nil {
 			t.logf("undo create: %v", err)
 		}

@@ -82,7 +82,7 @@ func (p *process) finishInit() {
 // killRest kills what init has left in the container, and what engines are still putting there. It tells
 // whether the kernel has killed any process of the container for want of memory.
 func (t *task) killRest() (oom bool) {
-	cg := t.hello.CgroupsPath
+	cg := t.cgroup
 	entered := make(chan struct{})
 	go func() {
 		t.running.Wait()
@@ -121,7 +121,7 @@ func (t *task) cleanUp() {
 			t.logf("%v", err)
 		}
 	}
-	if err := cgroup.Remove(t.hello.CgroupsPath); err != nil {
+	if err := cgroup.Remove(t.cgroup); err != nil {
 		t.logf("%v", err)
 	}
 	if err := os.RemoveAll(t.path(taskdir.Engine)); err != nil {

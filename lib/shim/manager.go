@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -163,6 +164,22 @@ func Delete(b Bootstrap) ([]byte, error) {
 	return taskapi.Marshal(&taskapi.DeleteResponse{Pid: uint32(pid), ExitStatus: 128 + uint32(unix.SIGKILL), ExitedAt: time.Now()}), nil
 }
 
+// forgetEngine has the OCI engine that made the container, if one did, remove what it keeps of it.
+func forgetEngine(b Bootstrap) error {
+	var e ask.Engine
+	known, err := taskdir.Read(b.Bundle, engineFile, &e)
+	if err != nil || !known {
+		return err
+	}
+	s := newServer(Config{Namespace: b.Namespace, ID: b.ID, Bundle: b.Bundle, Containerd: true})
+	s.watchChildren()
+	p, err := s.newTask(b.ID, b.Bundle).spawnEngine(ask.Delete)
+	if err != nil {
+		return err
+	}
+	return p.run(ask.Request{Engine: e}, nil)
+}
+
 func deleteLeft(b Bootstrap) error {
 	if alive, err := taskdir.Supervised(b.Bundle); alive || err != nil {
 		return errors.Join(err, errors.New("its supervisor lives"))
@@ -180,6 +197,9 @@ func deleteLeft(b Bootstrap) error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := forgetEngine(b); err != nil {
+		return err
 	}
 	rootfs := filepath.Join(b.Bundle, taskdir.Rootfs)
 	for {

@@ -47,6 +47,18 @@ func (t *task) announce() error {
 	return t.write(taskdir.Shim, taskdir.Supervisor{Process: self, Address: "unix://" + t.s.config.Socket, Version: Version})
 }
 
+// engineFile is what `delete` needs to know of an OCI engine: ask.Engine.
+const engineFile = "engine.json"
+
+// recordEngine says which OCI engine has made a container of containerd's.
+func (t *task) recordEngine() error {
+	e := t.engine()
+	if t.record != nil || e.Binary == "" {
+		return nil
+	}
+	return t.write(engineFile, e)
+}
+
 // reserve sets aside the room for the exit record, unless the starter has.
 func (t *task) reserve() error {
 	if t.record == nil {

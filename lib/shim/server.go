@@ -38,6 +38,13 @@ type server struct {
 	loggers  map[int]chan struct{} // logging programs, by pid; closed when they have been reaped
 }
 
+func newServer(c Config) *server {
+	return &server{
+		config: c, tasks: make(map[string]*task), closing: make(chan struct{}),
+		helpers: make(map[int]bool), loggers: make(map[int]chan struct{}),
+	}
+}
+
 // task finds a container; mu is held.
 func (s *server) task(id string) (*task, error) {
 	t := s.tasks[id]

@@ -84,10 +84,7 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, os.NewSyscallError("become a subreaper", err)
 	}
-	s := &server{
-		config: c, tasks: make(map[string]*task), closing: make(chan struct{}),
-		helpers: make(map[int]bool), loggers: make(map[int]chan struct{}),
-	}
+	s := newServer(c)
 	s.events.logf = s.logf
 	switch {
 	case c.TTRPC != "":

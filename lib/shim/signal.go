@@ -30,9 +30,12 @@ func (s *server) Kill(ctx context.Context, r *taskapi.KillRequest) error {
 		return err
 	}
 	if sig == unix.SIGKILL && r.All {
-		return cgroup.Kill(p.t.hello.CgroupsPath)
+		return cgroup.Kill(p.t.cgroup)
 	}
-	if sig != unix.SIGKILL && p.execID == "" {
+	if sig != unix.SIGKILL && p.execID == "" && !isClosed(p.died) {
+		// A Create or Start that is under way comes to its end first.
+		p.op.Lock()
+		p.op.Unlock()
 		if sent, err := p.killWaiting(sig); sent || err != nil {
 			return err
 		}
@@ -147,7 +150,7 @@ func executableOf(pid int) executable {
 }
 
 func (t *task) killAll(sig unix.Signal) error {
-	pids, err := cgroup.Pids(t.hello.CgroupsPath)
+	pids, err := cgroup.Pids(t.cgroup)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,9 +75,13 @@ func (t *task) letGo(p *process) error {
 	if p.becoming == nil {
 		return nil
 	}
+	p.becoming.SetReadDeadline(time.Now().Add(programWait))
 	kind, text, err := ask.Unrunnable(p.becoming)
 	p.becoming.Close()
 	p.becoming = nil
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil // it is on its way, or paused
+	}
 	if err != nil || text == "" {
 		return err
 	}

@@ -29,6 +29,7 @@ type task struct {
 	log     logs
 	hello   ask.Hello // what the engine read in config.json
 	options taskapi.Options
+	cgroup  string // below the hierarchies
 
 	started time.Time     // guarded by init's op; zero before Start
 	deleted chan struct{} // closed by Delete
