@@ -48,7 +48,8 @@ func (t *Task) startForeign(cmd *exec.Cmd, old bool) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(log.Close(), os.MkdirAll(t.d.Run("s"), 0o700))
+	// A shim waits 5 s, with each event, for a socket that is not there; a file refuses it at once.
+	return errors.Join(log.Close(), os.WriteFile(address+".ttrpc", nil, 0o600), os.MkdirAll(t.d.Run("s"), 0o700))
 }
 
 // refusedParams tells whether a foreign shim that has failed took the message on its stdin for options of a type
@@ -280,6 +281,7 @@ func (t *Task) dismiss(ctx context.Context, v taskdir.View) error {
 	short, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	if api, err := taskapi.Dial(short, v.Supervisor.Address); err == nil {
+		api.Namespace = t.Namespace
 		_, _ = api.Delete(short, &taskapi.DeleteRequest{ID: t.ID()})
 		_ = api.Shutdown(short, &taskapi.ShutdownRequest{ID: t.ID()})
 		api.Close()
