@@ -147,13 +147,7 @@ func (j *job) prepare() (h ask.Hello) {
 		return h
 	}
 	j.ready.prepare(j.id, j.spec)
-	h = ask.Hello{CgroupsPath: cg, Poststop: hasPoststop(j.spec)}
-	for _, m := range j.spec.Mounts {
-		if slices.Contains(m.Options, "rshared") || slices.Contains(m.Options, "shared") {
-			h.Shared = append(h.Shared, ask.Bind{Source: m.Source, Recursive: slices.Contains(m.Options, "rbind")})
-		}
-	}
-	return h
+	return ask.Hello{CgroupsPath: cg, Poststop: hasPoststop(j.spec)}
 }
 
 // do answers the request. status is the file of ask.Result.
@@ -186,6 +180,9 @@ func (j *job) run(ctx context.Context, files []*os.File) (m made, err error) {
 	}
 	switch j.verb {
 	case ask.Create:
+		if err := mountRootfs(j.Mounts, j.spec); err != nil {
+			return m, err
+		}
 		return e.create(ctx, j.spec, st)
 	case ask.Start:
 		return m, e.start(ctx)

@@ -37,24 +37,34 @@ func Mounted(path string) (bool, error) {
 
 // Parent gives the mount point below which path, or what it is a link to, lies; it may be path itself.
 func Parent(path string) (mountpoint string, err error) {
-	id, err := mountID(path, 0)
+	fields, err := mountOf(path)
 	if err != nil {
 		return "", err
 	}
+	return unoctal(fields[4]), nil
+}
+
+// mountOf gives the fields of /proc/self/mountinfo of the mount that path, or what it is a link to, lies on: id,
+// parent, device, root, mount point, options and at least one more.
+func mountOf(path string) ([]string, error) {
+	id, err := mountID(path, 0)
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return "", fmt.Errorf("mount point of %s: %w", path, err)
+		return nil, fmt.Errorf("mount point of %s: %w", path, err)
 	}
 	defer f.Close()
 	r := bufio.NewReader(f)
 	for {
 		line, err := r.ReadString('\n')
-		fields := strings.SplitN(line, " ", 6) // id, parent, device, root, mount point, ...
-		if len(fields) == 6 && fields[0] == strconv.Itoa(id) {
-			return unoctal(fields[4]), nil
+		fields := strings.Fields(line)
+		if len(fields) > 6 && fields[0] == strconv.Itoa(id) {
+			return fields, nil
 		}
 		if err != nil {
-			return "", fmt.Errorf("mount point of %s: mount %d is not in /proc/self/mountinfo", path, id)
+			return nil, fmt.Errorf("mount point of %s: mount %d is not in /proc/self/mountinfo", path, id)
 		}
 	}
 }

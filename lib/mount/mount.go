@@ -202,11 +202,3 @@ func UnmountTop(target string, flags int) (bool, error) {
 		return false, fmt.Errorf("unmount %s: %w", target, err)
 	}
 }
-
-// MakePrivate ends the propagation of mounts from and to a mount point.
-func MakePrivate(mountpoint string) error {
-	if err := unix.Mount("", mountpoint, "", unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make %s private: %w", mountpoint, err)
-	}
-	return nil
-}

@@ -226,7 +226,7 @@ func TestPropagation(t *testing.T) {
 		t.Fatal(err)
 	}
 	is(t, b+"/sub", false)
-	if err := MakePrivate(a); err != nil {
+	if err := unix.Mount("", a, "", unix.MS_PRIVATE, ""); err != nil {
 		t.Fatal(err)
 	}
 	mountAll(t, a+"/sub", tmpfs)
@@ -275,7 +275,7 @@ func TestInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := MakePrivate(mountpoint); err != nil {
+	if err := unix.Mount("", mountpoint, "", unix.MS_PRIVATE, ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := All([]Mount{{Type: "tmpfs", Source: "tmpfs"}}, mk(t, d+"/to")); err != nil {

@@ -29,7 +29,7 @@ func (t *task) after(e taskdir.Exit) {
 	if len(verb) > 0 {
 		crash.Point("shim.remove")
 		argv := append(append([]string(nil), t.s.config.Command...), verb...)
-		if err := runIn(t.s.outside, argv); err != nil {
+		if err := startDetached(argv); err != nil {
 			t.logf("%v", err)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -98,12 +97,16 @@ func (t *task) spawnEngine(verb string) (*engineProcess, error) {
 	if s.early == nil {
 		s.early = make(map[int]ending)
 	}
+	// The engine ends its process group when our end of the socket closes with us.
+	attr := &syscall.SysProcAttr{Setpgid: true}
+	if verb == ask.Create {
+		attr.Cloneflags = unix.CLONE_NEWNS // it mounts the container's rootfs
+	}
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, t.id}, &syscall.ProcAttr{
 		Dir:   t.bundle,
 		Env:   engineEnv(),
 		Files: []uintptr{0, 2, 2, theirs.Fd()},
-		// The engine ends its process group when our end of the socket closes with us.
-		Sys: &syscall.SysProcAttr{Setpgid: true},
+		Sys:   attr,
 	})
 	if err == nil {
 		s.helpers[pid] = true
@@ -239,21 +242,8 @@ func kindOf(k ask.Kind) error {
 	return errdefs.ErrUnknown
 }
 
-// outsideNamespace opens the mount namespace of the process that started us.
-func outsideNamespace() (*os.File, error) {
-	return os.Open(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
-}
-
-// runIn starts a program, detached, in the mount namespace and in the root directory. The thread that it uses
-// is spoilt, and ends with the calling goroutine.
-func runIn(ns *os.File, argv []string) error {
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return os.NewSyscallError("unshare", err)
-	}
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
-		return os.NewSyscallError("enter the mount namespace", err)
-	}
+// startDetached starts a program in a session of its own and in the root directory.
+func startDetached(argv []string) error {
 	_, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   os.Environ(),

@@ -91,7 +91,7 @@ func (k *task) afterCrash() {
 }
 
 var points = []string{
-	"shim.listening", "shim.rootfs", "engine.create.state", "engine.create.started", "shim.created", "shim.init-recorded",
+	"shim.listening", "engine.create.rootfs", "engine.create.state", "engine.create.started", "shim.created", "shim.init-recorded",
 	"shim.started", "engine.exec.started", "shim.exec-started", "shim.exited", "shim.drained", "shim.cleaned", "shim.exit-recorded",
 }
 

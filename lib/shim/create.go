@@ -112,7 +112,10 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 		e.close()
 		return err
 	}
-	req := ask.Request{Engine: t.engine(), Terminal: r.Terminal, NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring}
+	req := ask.Request{
+		Engine: t.engine(), Mounts: rootMounts(r.Rootfs), Terminal: r.Terminal,
+		NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring,
+	}
 	if err := errors.Join(t.meet(e), t.recordEngine()); err != nil {
 		e.close()
 		return err
@@ -121,12 +124,7 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 		e.close()
 		return fmt.Errorf("set aside the room for the exit record: %w", err)
 	}
-	err = t.mount(r.Rootfs)
-	if err == nil {
-		crash.Point("shim.rootfs")
-		p.io, err = t.openStreams(p)
-	}
-	if err != nil {
+	if p.io, err = t.openStreams(p); err != nil {
 		e.close()
 		return err
 	}
@@ -162,28 +160,13 @@ func (t *task) meet(e *engineProcess) (err error) {
 	return err
 }
 
-// mount mounts the container's rootfs: in the supervisor's own mount namespace, or for containerd in the one
-// that both have.
-func (t *task) mount(mounts []taskapi.Mount) error {
-	rootfs := t.path(taskdir.Rootfs)
-	if !t.s.config.Containerd {
-		return mountRootfs(rootfs, mounts, t.hello.Shared)
-	}
-	if len(mounts) == 0 {
-		return nil
-	}
-	if err := os.MkdirAll(rootfs, 0o711); err != nil {
-		return err
-	}
-	return mountAll(rootfs, mounts)
-}
-
-func mountAll(rootfs string, mounts []taskapi.Mount) error {
+// rootMounts are the mounts of a request as the engine takes them.
+func rootMounts(mounts []taskapi.Mount) []mount.Mount {
 	all := make([]mount.Mount, len(mounts))
 	for i, m := range mounts {
 		all[i] = mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options}
 	}
-	return mount.All(all, rootfs)
+	return all
 }
 
 // undo takes back what a Create that failed has made.
@@ -203,7 +186,7 @@ func (t *task) undo(p *process) {
 		p.becoming.Close()
 	}
 	t.log.close()
-	if err := errors.Join(unmountRootfs(t.bundle), os.RemoveAll(t.path(taskdir.Engine))); err != nil {
+	if err := os.RemoveAll(t.path(taskdir.Engine)); err != nil {
 		t.logf("undo create: %v", err)
 	}
 }

@@ -15,7 +15,8 @@
 // written, and exit.json once init has ended, its output has been written to the end and nothing of the
 // container is left but the directory. Without a task.json the client is containerd, and only init.pid is
 // written. The engine's state is in engine/, an exec's process and exit in execs/<exec id>/. The container's
-// rootfs is mounted on rootfs/.
+// rootfs is mounted on rootfs/, in the mount namespace of the engine that creates the container: the supervisor
+// stays in the host's and has no mount of its own.
 //
 // # Life
 //
@@ -31,5 +32,5 @@
 // # After a crash
 //
 // A supervisor that is killed leaves the cgroups that each config.json names, with processes in them, engine/, a
-// dead socket, and no exit.json. Its mounts are gone with it.
+// dead socket, and no exit.json. No mount is left.
 package shim

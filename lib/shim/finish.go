@@ -4,7 +4,6 @@ package shim
 
 import (
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -109,13 +108,6 @@ func (t *task) killRest() (oom bool) {
 
 // cleanUp leaves nothing of the container but the directory.
 func (t *task) cleanUp() {
-	var work sync.WaitGroup
-	// Both wait for the kernel more than they work.
-	work.Go(func() {
-		if err := unmountRootfs(t.bundle); err != nil {
-			t.logf("%v", err)
-		}
-	})
 	if t.init.made.Delete {
 		if err := t.ask(ask.Delete, ask.Request{}, nil); err != nil {
 			t.logf("%v", err)
@@ -127,7 +119,6 @@ func (t *task) cleanUp() {
 	if err := os.RemoveAll(t.path(taskdir.Engine)); err != nil {
 		t.logf("%v", err)
 	}
-	work.Wait()
 }
 
 // awaitExecs waits until the ends of all execs are recorded. They have been killed.

@@ -179,7 +179,7 @@ func (k *task) tryServe() error {
 	k.shim = exec.Command(argv[0], argv[1:]...)
 	k.shim.Dir, k.shim.Stdout, k.shim.Stderr, k.shim.ExtraFiles = k.dir, w, log, k.files
 	k.shim.Env = append(append(os.Environ(), "GOMAXPROCS=1"), k.env...)
-	k.shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
+	k.shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	must(k, k.shim.Start())
 	w.Close()
 	k.gone = make(chan struct{})

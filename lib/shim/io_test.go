@@ -220,6 +220,10 @@ func (e *execution) wait() uint32 {
 func (e *execution) del() {
 	e.k.Helper()
 	_, err := e.k.client.Delete(e.k.Context(), &taskapi.DeleteRequest{ID: e.k.id, ExecID: e.id})
+	if errdefs.IsUnavailable(err) {
+		<-e.k.gone // it has ended the container, and that the supervisor
+		return
+	}
 	must(e.k, err)
 	if _, err := os.Lstat(filepath.Join(e.k.dir, "execs", e.id)); err == nil {
 		e.k.Errorf("execs/%s is left", e.id)

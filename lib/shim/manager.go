@@ -23,7 +23,6 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/lock"
-	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -200,16 +199,6 @@ func deleteLeft(b Bootstrap) error {
 	}
 	if err := forgetEngine(b); err != nil {
 		return err
-	}
-	rootfs := filepath.Join(b.Bundle, taskdir.Rootfs)
-	for {
-		more, err := mount.UnmountTop(rootfs, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
 	}
 	if err := os.RemoveAll(filepath.Join(b.Bundle, taskdir.Engine)); err != nil {
 		return err

@@ -16,11 +16,10 @@ import (
 
 // server is the supervisor: what its tasks share.
 type server struct {
-	config  Config
-	socket  string
-	events  publisher
-	buffer  sharedBuffer
-	outside *os.File // the mount namespace to leave things in
+	config Config
+	socket string
+	events publisher
+	buffer sharedBuffer
 
 	life context.Context // ends with the supervisor
 	end  context.CancelFunc

@@ -108,11 +108,6 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 			s.prepared.close()
 		}
 	}()
-	if len(c.Command) > 0 {
-		if s.outside, err = outsideNamespace(); err != nil {
-			return nil, nil, err
-		}
-	}
 	if err := os.MkdirAll(filepath.Dir(c.Socket), 0o700); err != nil {
 		return nil, nil, err
 	}

@@ -35,8 +35,6 @@ func (t *Task) startForeign(cmd *exec.Cmd, old bool) error {
 	address := filepath.Join(t.Dir(), "ctrd.sock")
 	cmd.Args = []string{cmd.Path, "-namespace", t.Namespace, "-id", t.ID(), "-address", address, "start"}
 	cmd.Env = []string{"GRPC_ADDRESS=" + address, "TTRPC_ADDRESS=" + address + ".ttrpc", "NAMESPACE=" + t.Namespace, "MAX_SHIM_VERSION=3"}
-	// Its mounts are the host's, as under containerd.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	params := taskapi.BootstrapParams{ID: t.ID(), Namespace: t.Namespace, GRPCAddress: address, TTRPCAddress: address + ".ttrpc", SocketDir: t.d.Run("s")}
 	params.Extensions = append(params.Extensions, *t.options(runtime{foreign: true}))
 	cmd.Stdin = bytes.NewReader(taskapi.Marshal(&params))

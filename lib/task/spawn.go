@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -44,8 +42,7 @@ func (s *supervisor) pid(dir string) int {
 }
 
 // spawn starts the supervisor and returns once it has said where it listens, on its stdout as containerd's
-// shims do. It has its own session and none of our files. Ours has its own mount namespace, so that the
-// container's overlay mount never shows in the host's table.
+// shims do. It has its own session and none of our files.
 func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
 	s, answer, err := t.startShim(ctx, r, false)
 	if err == nil && r.foreign && len(answer) == 0 && t.refusedParams() {
@@ -74,7 +71,7 @@ func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
 func (t *Task) startShim(ctx context.Context, r runtime, old bool) (*supervisor, []byte, error) {
 	cmd := exec.Command(r.shim, "-namespace", t.Namespace, "-id", t.ID(), "-bundle", t.bundleDir(), "-sockets", t.d.Run("s"),
 		"-events", t.d.Journal().Dir, "-root", t.d.Path(), "-state", t.d.Run(), "serve")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if r.foreign {
 		if err := t.startForeign(cmd, old); err != nil {
 			return nil, nil, err

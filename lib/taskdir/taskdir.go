@@ -40,7 +40,7 @@ const (
 	End        = "exit.json"    // Exit
 	Lost       = "lost.json"    // Dropped, once output could not be written
 	Stopping   = "stopping"     // somebody ends the task on purpose: no restart policy applies
-	Rootfs     = "rootfs"       // where the supervisor mounts
+	Rootfs     = "rootfs"       // where the engine mounts
 	Engine     = "engine"       // the engine's own
 	Execs      = "execs"        // a directory for each exec
 	ShimLog    = "shim.log"     // what the supervisor has to say

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/mount"
 )
 
 // Fd is the engine's end of the socket pair.
@@ -39,6 +41,7 @@ type Engine struct {
 // An engine whose requester closes the socket gives up and ends.
 type Request struct {
 	Engine
+	Mounts       []mount.Mount `json:"mounts,omitempty"` // Create: what rootfs/ is made of; the engine has a mount namespace of its own
 	Terminal     bool          `json:"terminal,omitempty"`
 	NoNewKeyring bool          `json:"no_new_keyring,omitempty"` // Create: the session keyring is inherited
 	NoPivotRoot  bool          `json:"no_pivot_root,omitempty"`  // Create
@@ -51,13 +54,6 @@ type Request struct {
 type Hello struct {
 	CgroupsPath string `json:"cgroups_path,omitempty"` // where the container's cgroup will be, in every hierarchy
 	Poststop    bool   `json:"poststop,omitempty"`     // there are hooks for Delete to run
-	Shared      []Bind `json:"shared,omitempty"`
-}
-
-// Bind is the source of a bind mount whose own mounts are to reach the host.
-type Bind struct {
-	Source    string `json:"source"`
-	Recursive bool   `json:"recursive,omitempty"`
 }
 
 // Kind sorts failures as a shell does.
@@ -86,6 +82,8 @@ type Result struct {
 const (
 	maxText  = 16 << 10
 	maxFiles = 3
+	// maxRequest bounds the messages that wait in a socket, in bytes with what the kernel adds.
+	maxRequest = 4 << 20
 )
 
 // Pair makes the socket pair; both ends are close-on-exec, ours does not block.
@@ -94,6 +92,8 @@ func Pair() (ours, theirs *os.File, err error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
+	// A request names up to 500 layers. Where this is not allowed, shorter ones do.
+	unix.SetsockoptInt(p[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, maxRequest)
 	if err := unix.SetNonblock(p[0], true); err != nil {
 		unix.Close(p[0])
 		unix.Close(p[1])
