@@ -368,7 +368,11 @@ func logsVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		defer t.Close()
-		return t.Logs(cmd.Context(), o)
+		if err := t.Logs(cmd.Context(), o); err != nil {
+			return err
+		}
+		warnLost(cmd.Context(), t)
+		return nil
 	})
 	f := cmd.Flags()
 	f.BoolVarP(&follow, "follow", "f", false, "go on until the container ends")
@@ -378,4 +382,11 @@ func logsVerb(g *cli.Global) *cobra.Command {
 	cli.CompleteOption(cmd, "tail", cobra.NoFileCompletions)
 	cli.CompleteOption(cmd, "since", cobra.NoFileCompletions)
 	return cmd
+}
+
+// warnLost says that a log is not whole.
+func warnLost(ctx context.Context, t *task.Task) {
+	if info, err := t.Info(ctx); err == nil && info.Lost != nil {
+		cli.Warn(fmt.Errorf("container %q: %d bytes of its output are lost, they could not be written to its log: %s", t.ID(), info.Lost.Bytes, info.Lost.Error))
+	}
 }

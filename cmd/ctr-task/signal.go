@@ -176,6 +176,7 @@ func waitVerb(g *cli.Global) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			warnLost(ctx, t)
 			last = exit.Status
 			_, err = fmt.Fprintln(os.Stdout, exit.Status)
 			return err

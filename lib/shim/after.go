@@ -26,6 +26,9 @@ func (t *task) after(e taskdir.Exit) {
 	verb := t.next(e)
 	t.s.events.wait()
 	t.release()
+	if len(verb) == 0 && t.outlivesClient() {
+		verb = t.command("rm", "-f")
+	}
 	if len(verb) > 0 {
 		crash.Point("shim.remove")
 		argv := append(append([]string(nil), t.s.config.Command...), verb...)
@@ -122,6 +125,29 @@ func (t *task) rest(delay time.Duration) bool {
 			}
 		case <-t.deleted:
 			return false
+		case <-t.s.closing:
+			return false
+		}
+	}
+}
+
+// outlivesClient waits for the client that owns a task which has ended to remove the container, or to be killed
+// before it has. It reports true when the removal is left to the supervisor.
+func (t *task) outlivesClient() bool {
+	if t.record == nil || t.record.Owner != taskdir.Client || len(t.s.config.Command) == 0 {
+		return false
+	}
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		if _, err := os.Lstat(t.path(taskdir.End)); err != nil {
+			return false // it is being removed
+		}
+		if t.removes() {
+			return true
+		}
+		select {
+		case <-look.C:
 		case <-t.s.closing:
 			return false
 		}

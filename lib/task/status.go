@@ -126,6 +126,9 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 		}
 	case taskdir.Stopped:
 		info.Status, info.Exit = Stopped, &v.Exit
+		if v.Exit.Lost > 0 {
+			info.Lost = &taskdir.Dropped{Bytes: v.Exit.Lost, Error: lost.Error}
+		}
 	case taskdir.Orphaned:
 		info.Status = Orphaned
 	}
