@@ -5,8 +5,6 @@ package cli
 import (
 	"context"
 	"iter"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,13 +66,7 @@ const viewTime = 2 * time.Second
 
 // view reads the state directory if there is one of this boot.
 func view(g *Global, fn func(tx *state.Tx)) {
-	if _, err := os.Stat(filepath.Join(g.State, "boot")); err != nil {
-		return
-	}
-	if _, err := os.Stat(g.Root); err != nil {
-		return
-	}
-	d, err := state.Open(state.Config{Root: g.Root, State: g.State, Wait: 0})
+	d, err := state.Open(state.Config{Root: g.Root, State: g.State, Wait: 0, Look: true})
 	if err != nil {
 		return
 	}

@@ -157,25 +157,55 @@ func (d *Dir) reservePath(durable bool) string {
 	return d.Run(reserveName)
 }
 
-// keepReserve sets the reserve aside.
+// keepReserve sets the reserve aside, or as much of it as there is room for.
 func (d *Dir) keepReserve(durable bool) {
-	f, err := os.OpenFile(d.reservePath(durable), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return
-	}
-	size := int64(reserveSizeBoot)
+	path, size := d.reservePath(durable), int64(reserveSizeBoot)
 	if durable {
 		size = reserveSize
 	}
-	if unix.Fallocate(int(f.Fd()), 0, 0, size) != nil {
-		os.Remove(f.Name())
+	if st, err := os.Stat(path); err == nil && st.Size() >= size {
+		return
 	}
-	f.Close()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for part := size; part >= 4<<10; part /= 2 {
+		if err = unix.Fallocate(int(f.Fd()), 0, 0, part); !noRoom(err) {
+			break
+		}
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		_, _ = f.Write(make([]byte, size)) // as much as there is room for
+	}
 }
 
-// giveUpReserve makes room. It reports false when there is none to give up.
+// giveUpReserve makes room. It reports false when there is none to give up. The next commit sets it aside
+// again, or restoreReserves.
 func (d *Dir) giveUpReserve(durable bool) bool {
-	return os.Remove(d.reservePath(durable)) == nil
+	if os.Remove(d.reservePath(durable)) != nil {
+		return false
+	}
+	d.gaveUp[side(durable)].Store(true)
+	return true
+}
+
+// restoreReserves sets aside again what this Dir has given up, once a removal has made room.
+func (d *Dir) restoreReserves() {
+	for _, durable := range []bool{true, false} {
+		if d.gaveUp[side(durable)].Swap(false) {
+			d.keepReserve(durable)
+		}
+	}
+}
+
+// side is an index: 1 for the root, 0 for the state directory.
+func side(durable bool) int {
+	if durable {
+		return 1
+	}
+	return 0
 }
 
 // openWrite opens a database for writing, under our lock. A missing one is made whole beside its name

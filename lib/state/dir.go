@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -33,6 +34,8 @@ type Config struct {
 	Wait  time.Duration // see lock.Dir.Wait
 	// Waiting, when set, hears of a wait that has lasted two seconds.
 	Waiting func(*lock.BusyError)
+	// Look makes Open write nothing. Directories that are missing or of another boot are errdefs.ErrNotFound.
+	Look bool
 	// Warn, when set, hears of what went wrong beside a deed that was done, such as events that are lost.
 	Warn func(error)
 }
@@ -46,6 +49,7 @@ type Dir struct {
 	patience    event.Patience
 	warn        func(error)
 	trashed     trashed
+	gaveUp      [2]atomic.Bool // reserves, by side
 }
 
 // Open makes what is missing of the two directories and, in the first command after a boot, throws away
@@ -81,7 +85,7 @@ func Open(c Config) (*Dir, error) {
 		return nil, fmt.Errorf("root %s and state directory %s: neither can be the other or lie where the other keeps its own: %w", d.root, d.state, errdefs.ErrInvalidArgument)
 	}
 	d.locks = lock.Dir{Path: filepath.Join(d.state, "locks"), Wait: c.Wait, Waiting: c.Waiting, Room: func() bool { return d.giveUpReserve(false) }}
-	if err := d.begin(); err != nil {
+	if err := d.begin(c.Look); err != nil {
 		var apart *PairError
 		if errors.As(err, &apart) {
 			return nil, apart
@@ -150,7 +154,7 @@ var BootID = sync.OnceValues(func() (string, error) {
 
 // begin makes sure that the directories are there, of this boot, and a pair. Usually it reads three small
 // files to see that. What is wrong is found before anything is written.
-func (d *Dir) begin() error {
+func (d *Dir) begin(look bool) error {
 	boot, err := BootID()
 	if err != nil {
 		return err
@@ -162,6 +166,12 @@ func (d *Dir) begin() error {
 	p, err := d.readPairs(boot)
 	if err != nil || stamp == boot && p.paired() {
 		return err
+	}
+	if look {
+		if _, err := os.Stat(d.root); err != nil || stamp != boot {
+			return fmt.Errorf("root %s and state directory %s have nothing of this boot: %w", d.root, d.state, errdefs.ErrNotFound)
+		}
+		return nil
 	}
 	for _, dir := range []string{d.root, d.state} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {

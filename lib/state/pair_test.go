@@ -267,6 +267,33 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
+// Who only looks makes nothing, and opens what is there.
+func TestLook(t *testing.T) {
+	root, run := two(t)
+	base := filepath.Dir(root)
+	look := func(root, run string) error {
+		before := everything(t, base)
+		d, err := state.Open(state.Config{Root: root, State: run, Look: true})
+		if err == nil && get(t, d, "x") != 1 {
+			t.Error("records are not read")
+		}
+		if !slices.Equal(everything(t, base), before) {
+			t.Error("something was written")
+		}
+		return err
+	}
+	must(t, look(root, run))
+	must(t, errors.Join(os.Remove(filepath.Join(root, "pair")), os.Remove(filepath.Join(run, "pair"))))
+	must(t, look(root, run)) // of an older program
+	if err := look(root+"2", run+"2"); !errdefs.IsNotFound(err) {
+		t.Errorf("nothing is there: %v", err)
+	}
+	reboot(t, run)
+	if err := look(root, run); !errdefs.IsNotFound(err) {
+		t.Errorf("another boot: %v", err)
+	}
+}
+
 func readOnly(t *testing.T, dir string) {
 	t.Helper()
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); errors.Is(err, unix.EPERM) {

@@ -41,7 +41,7 @@ func (d *Dir) Trash(path string) error {
 	}
 	if noRoom(err) {
 		d.giveUpReserve(durable)
-		d.SweepTrash()
+		d.deleteAll()
 		if err = unlessErrno(os.Mkdir(bin, 0o700), unix.EEXIST); err == nil {
 			err = unix.Rename(path, entry)
 		}
@@ -69,6 +69,18 @@ func (d *Dir) bin(durable bool) string {
 // EmptyTrash deletes what this Dir has moved to the trash. What cannot be deleted stays there, and
 // Config.Warn is told: the deed itself is done. No lock may be held.
 func (d *Dir) EmptyTrash() {
+	d.deleteOwn()
+	d.restoreReserves()
+}
+
+// SweepTrash is EmptyTrash, and also deletes what killed processes have left in the trash, as far as
+// possible: of others' entries the failures are not told.
+func (d *Dir) SweepTrash() {
+	d.deleteAll()
+	d.restoreReserves()
+}
+
+func (d *Dir) deleteOwn() {
 	d.trashed.mu.Lock()
 	entries := d.trashed.entries
 	d.trashed.entries = nil
@@ -80,10 +92,8 @@ func (d *Dir) EmptyTrash() {
 	}
 }
 
-// SweepTrash is EmptyTrash, and also deletes what killed processes have left in the trash, as far as
-// possible: of others' entries the failures are not told.
-func (d *Dir) SweepTrash() {
-	d.EmptyTrash()
+func (d *Dir) deleteAll() {
+	d.deleteOwn()
 	for _, durable := range []bool{true, false} {
 		bin := d.bin(durable)
 		entries, _ := os.ReadDir(bin)

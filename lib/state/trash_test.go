@@ -159,11 +159,14 @@ func release(t *testing.T, d *state.Dir, name string) {
 	}
 }
 
+var filled int
+
 // fill leaves no byte and no inode of a file system.
 func fill(t *testing.T, dir string) {
 	t.Helper()
-	for i := 0; ; i++ {
-		f, err := os.Create(filepath.Join(dir, fmt.Sprint("fill", i)))
+	for {
+		filled++
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint("fill", filled)))
 		if errors.Is(err, unix.ENOSPC) {
 			return
 		}
@@ -182,8 +185,8 @@ func fill(t *testing.T, dir string) {
 	}
 }
 
-// On a full file system everything can be removed: locks are taken, the commit is made, the files go. The
-// room is set aside again afterwards.
+// On a full file system everything can be removed, one thing after the other: locks are taken, the commit is
+// made, the files go. Whatever room that makes is taken by others, but for the reserve.
 func TestRemovalNeedsNoRoom(t *testing.T) {
 	for _, full := range []string{"root", "state", "state without trash", "both"} {
 		t.Run(full, func(t *testing.T) {
@@ -228,6 +231,10 @@ func TestRemovalNeedsNoRoom(t *testing.T) {
 					})
 					if err != nil {
 						t.Fatalf("removal %d: %v", k, err)
+					}
+					d.EmptyTrash() // as every removal ends
+					for _, dir := range small {
+						fill(t, filepath.Dir(dir))
 					}
 				}
 			}

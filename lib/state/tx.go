@@ -40,10 +40,7 @@ func (tx *Tx) db(durable bool) (*bolt.Tx, error) {
 	if tx.write != nil && tx.durable == durable {
 		return tx.write, nil
 	}
-	i := 0
-	if durable {
-		i = 1
-	}
+	i := side(durable)
 	c := &tx.copies[i]
 	if !c.opened {
 		t, end, err := tx.d.snapshots.begin(i, tx.d.dbPath(durable))
