@@ -17,7 +17,7 @@ func TestExplain(t *testing.T) {
 	for _, c := range []struct {
 		in   string
 		kind ask.Kind
-		text string
+		text string // empty: as it is
 	}{
 		{frames + `exec: "foo": executable file not found in $PATH`, ask.NotFound, `exec: "foo": executable file not found in $PATH`},
 		{frames + `exec: "/foo": stat /foo: no such file or directory`, ask.NotFound, `exec: "/foo": stat /foo: no such file or directory`},
@@ -25,12 +25,70 @@ func TestExplain(t *testing.T) {
 		{"unable to start container process: " + `exec: "/etc": is a directory`, ask.NotExecutable, `exec: "/etc": is a directory`},
 		{frames + `exec: "/etc/passwd": permission denied`, ask.NotExecutable, `exec: "/etc/passwd": permission denied`},
 		{frames + `chdir to cwd ("/x") set in config.json failed: no such file or directory`, ask.Other, `chdir to cwd ("/x") set in config.json failed: no such file or directory`},
+		{"runc create failed: " + frames + `exec: "foo": executable file not found in $PATH`, ask.NotFound, `exec: "foo": executable file not found in $PATH`},
+		{`error mounting "exec: x" to rootfs at "/x": no such file or directory`, ask.Other, ""},
+		// crun 1.28
+		{"executable file `foo` not found in $PATH: No such file or directory", ask.NotFound, ""},
+		{"executable file `/foo` not found: No such file or directory", ask.NotFound, ""},
+		{"the path `/etc/passwd` exists but it is not executable: Permission denied", ask.NotExecutable, ""},
+		{"the path `/etc` is not a regular file: Operation not permitted", ask.NotExecutable, ""},
+		{"cannot stat `executable file`: No such file or directory", ask.Other, ""},
+		// youki
+		{"failed to create container: executable 'foo' not found in $PATH", ask.NotFound, "executable 'foo' not found in $PATH"},
+		{`executable '/x' at path '"/x"' does not have correct permissions`, ask.NotExecutable, ""},
+		// runsc
+		{`creating container: starting container: error finding executable "foo" in PATH [/bin]: no such file or directory`,
+			ask.NotFound, `error finding executable "foo" in PATH [/bin]: no such file or directory`},
 	} {
+		if c.text == "" {
+			c.text = c.in
+		}
 		kind, text := explain(errors.New(c.in))
 		if kind != c.kind || text != c.text {
 			t.Errorf("%s: %q, %s", c.in, kind, text)
 		}
 	}
+}
+
+// logs are of runc 1.5.2, crun 1.28 and, from its source, youki, with what is to be told of each.
+var logs = []struct{ text, want string }{
+	{`{"level":"warning","msg":"w","time":"2026-01-01T00:00:00Z"}` + "\n" + `{"level":"error","msg":"runc create failed: x","time":"2026-01-01T00:00:00Z"}` + "\n", "runc create failed: x"},
+	{"{\n  \"msg\": \"a\",\n  \"level\": \"error\",\n  \"time\": \"t\"\n}\n{\n  \"msg\": \"b\",\n  \"level\": \"warning\"\n}\n", "a"},
+	{`{"timestamp":"t","level":"ERROR","fields":{"message":"m"},"target":"x"}`, "m"},
+	{"no JSON\n[1]\n{\"level\":\"error\",\"msg\":\" m \"}\n{\"level\":", "m"},
+	{"", ""},
+	{`{"level":"error","msg":""}`, ""},
+}
+
+func TestLastError(t *testing.T) {
+	for _, c := range logs {
+		if got := lastError([]byte(c.text)); got != c.want {
+			t.Errorf("%s: %q", c.text, got)
+		}
+	}
+	for in, want := range map[string]string{
+		"":         "",
+		"a\nb\n\n": "b",
+		`time="2026-01-01T00:00:00Z" level=error msg="say \"x\""`: `say "x"`,
+	} {
+		if got := lastLine([]byte(in)); got != want {
+			t.Errorf("%s: %q", in, got)
+		}
+	}
+}
+
+func FuzzLastError(f *testing.F) {
+	for _, c := range logs {
+		f.Add([]byte(c.text))
+	}
+	f.Fuzz(func(t *testing.T, log []byte) {
+		for _, text := range []string{lastError(log), lastLine(log)} {
+			if len(text) > maxSaid {
+				t.Errorf("%d bytes", len(text))
+			}
+			explain(errors.New(text))
+		}
+	})
 }
 
 func TestMergeLeavesWhatIsNotNamed(t *testing.T) {

@@ -43,6 +43,7 @@ type bundle struct {
 	made    ask.Result
 	status  *os.File // the file of made
 	delete  bool
+	timeout time.Duration
 }
 
 // newBundle runs args in busybox. When the test ends nothing may be left of the container.
@@ -136,7 +137,7 @@ func (b *bundle) request(verb string, r ask.Request, files ...*os.File) (ask.Res
 		_, err := ask.Receive(c.conn, &h)
 		must(b, err)
 	}
-	r.Engine = b.Engine
+	r.Engine, r.Timeout = b.Engine, b.timeout
 	must(b, ask.Send(c.conn, r, files...))
 	var res ask.Result
 	got, err := ask.Receive(c.conn, &res)
@@ -206,12 +207,22 @@ func (o *output) all() string {
 	return strings.ReplaceAll(string(text), "\r\n", "\n")
 }
 
-// create makes the container.
-func (b *bundle) create() (*output, error) {
+func (b *bundle) writeSpec() {
 	b.Helper()
 	text, err := json.Marshal(b.spec)
 	must(b, err)
 	must(b, os.WriteFile(b.path("config.json"), text, 0o600))
+}
+
+// addHook has the engine run a shell script while it creates the container.
+func (b *bundle) addHook(script string) {
+	b.spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}}}}
+}
+
+// create makes the container.
+func (b *bundle) create() (*output, error) {
+	b.Helper()
+	b.writeSpec()
 	return b.createAsIs()
 }
 

@@ -129,10 +129,11 @@ func afterStatus(text string) string {
 type engineFailure struct{ name, what, text string }
 
 func (e *engineFailure) Error() string {
-	if kind, text := explain(errors.New(e.text)); kind != ask.Other {
+	kind, text := explain(errors.New(e.text))
+	if kind != ask.Other {
 		return text
 	}
-	return fmt.Sprintf("engine %q: %s: %s", e.name, e.what, e.text)
+	return fmt.Sprintf("engine %q: %s: %s", e.name, e.what, text)
 }
 
 func (o *oci) create(ctx context.Context, spec *specs.Spec, st stdio) (made, error) {

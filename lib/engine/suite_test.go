@@ -93,6 +93,7 @@ var suite = []struct {
 	{"exec", testExec},
 	{"exec in a terminal", testExecTerminal},
 	{"programs that cannot run", testUnrunnable},
+	{"program that the kernel refuses", testRefused},
 	{"update", testUpdate},
 	{"kill", testKill},
 	{"delete", testDelete},
@@ -248,6 +249,29 @@ func testUnrunnable(t *testing.T, e ask.Engine) {
 		check("exec", a, err)
 	}
 	b.end()
+}
+
+// testRefused: where hooks may still change the program its file is not looked at, and the kernel decides.
+func testRefused(t *testing.T, e ask.Engine) {
+	b := newBundle(t, e, "/noshebang")
+	writePrograms(t, b.path("rootfs"))
+	b.spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/true"}}}
+	_, err := b.create()
+	must(t, err)
+	err = b.start()
+	status := b.wait(b.made.Pid)
+	if e.Binary == "" {
+		if kind, text := ask.Other, ""; err != nil {
+			if kind, text = explain(err); kind != ask.NotExecutable || text != `exec: "/noshebang": exec format error` {
+				t.Errorf("%q: %s", kind, text)
+			}
+		} else {
+			t.Error("started")
+		}
+	} else if status == 0 {
+		t.Error("status 0")
+	}
+	b.remove()
 }
 
 func testUpdate(t *testing.T, e ask.Engine) {
