@@ -105,7 +105,12 @@ func (b *bundle) path(name ...string) string {
 }
 
 // cgroup is the path of the container's cgroup.
-func (b *bundle) cgroup() string { return b.spec.Linux.CgroupsPath }
+func (b *bundle) cgroup() string {
+	b.Helper()
+	path, err := cgroup.Path(b.spec.Linux.CgroupsPath)
+	must(b, err)
+	return path
+}
 
 // child is an engine process that waits to be asked.
 type child struct {
