@@ -19,7 +19,7 @@ export CTRD_ENGINES ?= $(CURDIR)/build/engines
 export CGO_ENABLED
 export GOFLAGS += -buildvcs=false
 
-.PHONY: all build deps deps-test install uninstall test unit e2e vet lint docs check-docs demo images fuzz crash bench size clean
+.PHONY: all build deps deps-test install uninstall test unit e2e interop vet lint docs check-docs demo images fuzz crash bench size clean
 
 all: deps build
 
@@ -51,7 +51,7 @@ uninstall:
 	rm -f $(static:%=$(DESTDIR)$(PREFIX)/share/bash-completion/completions/%) $(static:%=$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_%)
 
 # Everything that must hold. As root; installs what it needs.
-test: deps-test build vet lint check-docs unit e2e crash
+test: deps-test build vet lint check-docs unit e2e interop crash
 
 # Some tests build the programs that they run, of which the cache of test results knows nothing.
 unit:
@@ -60,6 +60,10 @@ unit:
 # One script alone: make e2e RUN=run/rm
 e2e: build
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./test/e2e $(if $(RUN),-run '^Test[^/]*/^$(subst /,$$/^,$(RUN))$$' -v)
+
+# With containerd, its shim and runc, which it builds the first time. One test alone: make interop RUN=TestPod
+interop: build
+	cd test/interop && CGO_ENABLED=1 GOWORK=off $(GO) vet . && CGO_ENABLED=1 GOWORK=off $(GO) test -count=1 -trimpath -timeout 20m $(if $(RUN),-run '^$(RUN)$$' -v) .
 
 vet:
 	@test -z "$$(gofmt -l cmd lib scripts test)" || { gofmt -d cmd lib scripts test; exit 1; }
