@@ -7,7 +7,20 @@ package main
 // begins, in this process and in the engine and init, which are this program too.
 
 /*
+#define _GNU_SOURCE
 #include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// The C library keeps signals 32 and 33 for itself, and so out of sigaction(3)'s reach.
+static void kernelDefault(int sig)
+{
+	char action[64]; // struct sigaction of the kernel: all zero is SIG_DFL
+
+	memset(action, 0, sizeof action);
+	syscall(SYS_rt_sigaction, sig, action, NULL, 8);
+}
 
 static void __attribute__((constructor)) defaultSignals(void)
 {
@@ -17,6 +30,8 @@ static void __attribute__((constructor)) defaultSignals(void)
 	for (int sig = 1; sig < NSIG; sig++)
 		if (sigaction(sig, NULL, &now) == 0 && now.sa_handler == SIG_IGN)
 			signal(sig, SIG_DFL);
+	kernelDefault(32);
+	kernelDefault(33);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -71,9 +71,27 @@ func TestRemoval(t *testing.T) {
 	marker = k.successor()
 	k.record.Owner = taskdir.Client
 	release := holdFile(t, filepath.Join(k.dir, taskdir.ClientLock))
+	end := filepath.Join(k.dir, taskdir.End)
+	ended := func() bool { _, err := os.Stat(end); return err == nil }
 	k.start()
-	k.notSucceeded(marker)
+	k.until("the end", ended)
+	must(t, os.Remove(end)) // the client is at the removal
+	<-k.gone
+	if b, err := os.ReadFile(marker); err == nil {
+		t.Errorf("the supervisor called %q", b)
+	}
 	release()
+
+	k = newTask(t, "true")
+	marker = k.successor()
+	k.record.Owner = taskdir.Client
+	release = holdFile(t, filepath.Join(k.dir, taskdir.ClientLock))
+	end = filepath.Join(k.dir, taskdir.End)
+	k.start()
+	k.until("the end", ended)
+	release() // it was killed before it came to it
+	k.wait()
+	k.succeeded(marker, "rm -f")
 
 	k = newTask(t, "sleep", "1000")
 	marker = k.successor()

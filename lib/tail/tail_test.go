@@ -139,7 +139,7 @@ func TestManyWaits(t *testing.T) {
 	if n := instances(t); n != 1 {
 		t.Errorf("%d inotify instances", n)
 	}
-	if n := threads(t); n > 20 {
+	if n := threads(t); n > 100 { // those of the test itself among them
 		t.Errorf("%d threads", n)
 	}
 	for i := range waits {

@@ -155,6 +155,9 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 func (t *Task) awaitSupervisor(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
 	defer cancel()
+	if v, err := taskdir.Look(t.Dir()); err == nil && v.State == taskdir.Stopped && v.Supervised {
+		t.markStopping() // it may be waiting to start it again
+	}
 	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
 		v, err := taskdir.Look(t.Dir())
 		if err != nil || v.State != taskdir.Stopped || !v.Supervised {
