@@ -83,15 +83,19 @@ type Entry struct {
 type Turn struct {
 	journal Journal
 	held    *lock.Lock // nil: the turn has not come
+	began   time.Time
+	before  string // the holder that was in the way last
 }
 
 // Turn takes the next place. A writer takes it before it lets others commit, so that the journal has the
 // events of commits in the order of the commits. When the holder of the journal's lock is stopped, Turn
 // gives up after twenty milliseconds and leaves it to Append, so that the writer holds up no other.
 func (j Journal) Turn() *Turn {
-	t := &Turn{journal: j}
-	if err := t.take(turnWait); err != nil && !heldByStopped(err) {
-		_ = t.take(j.Patience.left()) // Append tries again
+	t := &Turn{journal: j, began: time.Now()}
+	err := t.take(turnWait)
+	t.before = holder(err)
+	if err != nil && !heldByStopped(err) {
+		_ = t.take(maxWait) // Append tries again
 	}
 	return t
 }
@@ -109,18 +113,38 @@ func isStopped(o lock.Owner) bool {
 	return err == nil && (bytes.HasPrefix(state, []byte(" T")) || bytes.HasPrefix(state, []byte(" t")))
 }
 
+// holder tells two holders of a lock apart. It is empty when nobody held it at the end of a wait.
+func holder(err error) string {
+	var busy *lock.BusyError
+	if !errors.As(err, &busy) || len(busy.Owners) == 0 {
+		return ""
+	}
+	return fmt.Sprint(busy.Owners[0].PID, busy.Owners[0].Since)
+}
+
 // await waits for the turn until the journal's patience is at its end. For a stopped holder that is soon.
+// While the lock passes from hand to hand, on a busy host, the patience is renewed, up to ten seconds.
 func (t *Turn) await() error {
 	p := t.journal.Patience
-	err := t.take(stoppedWait)
-	if err == nil || !errdefs.IsAborted(err) {
-		return err
+	for {
+		err := t.take(stoppedWait)
+		if !errdefs.IsAborted(err) {
+			return err
+		}
+		if heldByStopped(err) {
+			p.end()
+			return err
+		}
+		now := holder(err)
+		moved := now == "" || now != t.before
+		if time.Since(t.began) > maxWait || !moved && p.left() <= minWait {
+			return err
+		}
+		if moved {
+			p.waited(0, true)
+		}
+		t.before = now
 	}
-	if heldByStopped(err) {
-		p.end()
-		return err
-	}
-	return t.take(p.left())
 }
 
 // take tries to get the journal's lock for some time, but not longer than the patience lasts.
@@ -134,11 +158,14 @@ func (t *Turn) take(wait time.Duration) (err error) {
 
 // Append adds the payloads to the journal in this order. See [Turn.Append].
 func (j Journal) Append(ns string, payloads ...Payload) error {
+	if len(payloads) == 0 {
+		return nil
+	}
 	entries := make([]Entry, len(payloads))
 	for i, p := range payloads {
 		entries[i] = Entry{ns, p}
 	}
-	return (&Turn{journal: j}).Append(entries...)
+	return j.Turn().Append(entries...)
 }
 
 // Append adds the entries to the journal in this order, numbered without a gap, and ends the turn. A turn

@@ -29,6 +29,18 @@ func TestMain(m *testing.M) {
 			}
 			os.Exit(0)
 		}
+		if os.Args[1] == "hold" {
+			j.Patience = &Patience{Total: time.Second}
+			for range holds {
+				t := j.Turn()
+				time.Sleep(100 * time.Millisecond) // all together longer than one has patience
+				if err := t.Append(Entry{"default", ContainerDelete{ID: "held"}}); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					os.Exit(1)
+				}
+			}
+			os.Exit(0)
+		}
 		for i := range appends {
 			var batch []Payload
 			for k := range 1 + i%3 {
@@ -47,7 +59,38 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const appends = 200
+const (
+	appends = 200
+	holders = 15
+	holds   = 2
+)
+
+// Where many append, all together for longer than one has patience, nothing is lost: the lock passes from
+// hand to hand.
+func TestBusyJournal(t *testing.T) {
+	j := Journal{Dir: t.TempDir(), Patience: &Patience{Total: time.Second, Lost: func(err error) { t.Error(err) }}}
+	var all []*exec.Cmd
+	for range holders {
+		c := exec.Command("/proc/self/exe", "hold")
+		c.Env = append(os.Environ(), "CTRD_TEST_DIR="+j.Dir)
+		c.Stderr = os.Stderr
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	for range holds {
+		add(t, j, "x")
+	}
+	for _, c := range all {
+		if err := c.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := last(t, j); n != (holders+1)*holds {
+		t.Errorf("%d events, want %d", n, (holders+1)*holds)
+	}
+}
 
 // While a holder of the journal's lock is stopped, each append ends, all of them together when their patience
 // does. What is lost is told once, counted, and shows as a gap and in the next event; then the patience is new.

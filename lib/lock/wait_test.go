@@ -42,7 +42,7 @@ func TestManyWaiters(t *testing.T) {
 	before := threadsNow(t)
 	p := start(t, dir, "many")
 	p.line(t)
-	d := Dir{Path: dir, Wait: 3 * time.Second}
+	d := Dir{Path: dir, Wait: 6 * time.Second}
 	done := make(chan error, 2*many)
 	for i := range many {
 		for _, name := range []string{fmt.Sprint(i), "0"} {
