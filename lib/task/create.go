@@ -147,13 +147,18 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if c.StopSignal == "" {
 		c.StopSignal = src.config.StopSignal
 	}
-	if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+o.ID, lock.Exclusive); err != nil {
-		return nil, nil, fmt.Errorf("create container %q: %w", o.ID, err)
+	for again := true; ; again = false {
+		if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+o.ID, lock.Exclusive); err != nil {
+			return nil, nil, fmt.Errorf("create container %q: %w", o.ID, err)
+		}
+		if c, err = record(ctx, d, ns, l, c, made.Spec, src, le, o.UserNSAuto > 0); err == nil {
+			return &Task{Container: c, Namespace: ns, d: d}, l, nil
+		}
+		err = errors.Join(fmt.Errorf("create container %q: %w", o.ID, err), l.Release())
+		if !again || !errdefs.IsAlreadyExists(err) || !reclaim(ctx, d, ns, o.ID) {
+			return nil, nil, err
+		}
 	}
-	if c, err = record(ctx, d, ns, l, c, made.Spec, src, le, o.UserNSAuto > 0); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("create container %q: %w", o.ID, err), l.Release())
-	}
-	return &Task{Container: c, Namespace: ns, d: d}, l, nil
 }
 
 // record stages the snapshot's directory and writes all records in one commit.

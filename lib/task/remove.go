@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -265,6 +266,30 @@ func (t *Task) tidy(ctx context.Context) {
 	if client, err := t.clientLives(); err == nil && !client {
 		_ = t.removeRecords(ctx, l, v)
 	}
+}
+
+// reclaim removes a transient container of the id that nobody has any more, as a unit that was killed leaves it to its
+// next start. It tells whether the id is free.
+func reclaim(ctx context.Context, d *state.Dir, ns, id string) bool {
+	t, err := Open(ctx, d, ns, id)
+	if err != nil || !t.Container.Transient {
+		return errdefs.IsNotFound(err)
+	}
+	v, err := taskdir.Look(t.Dir())
+	if err != nil {
+		return false
+	}
+	if v.Task.Owner == taskdir.Client && v.Supervised {
+		// Its supervisor ends it when the client was killed. A client that has left has taken its lock away.
+		_, err := os.Lstat(filepath.Join(t.Dir(), taskdir.ClientLock))
+		if lives, e := t.clientLives(); err != nil || e != nil || lives {
+			return false
+		}
+		return t.RemoveEnded(ctx) == nil
+	}
+	t.tidy(ctx)
+	_, err = Open(ctx, d, ns, id)
+	return errdefs.IsNotFound(err)
 }
 
 // clientLives tells whether a client that the task depends on lives.

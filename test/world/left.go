@@ -47,7 +47,7 @@ func (w *World) Processes() []int {
 		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
 		env, _ := os.ReadFile(filepath.Join(p, "environ"))
 		groups, _ := os.ReadFile(filepath.Join(p, "cgroup"))
-		if strings.HasPrefix(cwd, w.Dir+"/") || strings.Contains(string(groups), "/"+w.mark()) ||
+		if strings.HasPrefix(cwd, w.Dir+"/") || strings.Contains(string(groups), "/"+w.Prefix()+"-") ||
 			slices.Contains(strings.Split(string(env), "\x00"), "CTRD_STATE="+w.State) {
 			pids = append(pids, pid)
 		}
@@ -60,17 +60,17 @@ func commandOf(pid int) string {
 	return strings.TrimSpace(strings.ReplaceAll(string(data), "\x00", " "))
 }
 
-// mark begins the names of this world's cgroups.
-func (w *World) mark() string {
+// Prefix begins the names of this world's cgroups and units.
+func (w *World) Prefix() string {
 	h := sha256.Sum256([]byte(w.State))
-	return "ctrd-" + hex.EncodeToString(h[:3]) + "--"
+	return "ctrd-" + hex.EncodeToString(h[:3])
 }
 
-// Cgroups lists the cgroups of the world's containers in all hierarchies, parents first.
+// Cgroups lists the cgroups of the world's containers and supervisors in all hierarchies, parents first.
 func (w *World) Cgroups() []string {
 	var found []string
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, "/"+w.mark()) {
+		if err == nil && d.IsDir() && strings.Contains(path, "/"+w.Prefix()+"-") {
 			found = append(found, path)
 		}
 		return nil
@@ -82,7 +82,7 @@ func (w *World) Cgroups() []string {
 func (w *World) InCgroup(id string) []int {
 	var pids []int
 	for _, c := range w.Cgroups() {
-		if filepath.Base(c) != w.mark()+"default--"+id {
+		if filepath.Base(c) != w.Prefix()+"--default--"+id {
 			continue
 		}
 		data, _ := os.ReadFile(filepath.Join(c, "cgroup.procs"))
