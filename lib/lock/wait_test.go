@@ -53,7 +53,8 @@ func TestManyWaiters(t *testing.T) {
 		}
 	}
 	until(t, "all wait", func() bool { return queued() == 2*many })
-	if n := threadsNow(t); n > before+20 {
+	t.Logf("%d threads for %d waits, %d before", threadsNow(t), 2*many, before)
+	if n := threadsNow(t); n > before+many/10 { // on a busy host an open(2) that is short of time takes one, too
 		t.Errorf("%d threads, %d before", n, before)
 	}
 	for range 2 * many {
