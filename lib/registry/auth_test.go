@@ -54,11 +54,21 @@ func TestBasicAuth(t *testing.T) {
 	if got, err := open(t, host+"/test/repo:v1", Options{AuthFile: file}).Resolve(context.Background()); err != nil || got.Digest != want.Digest {
 		t.Errorf("with an auth file: %v", err)
 	}
-	r := open(t, host+"/test/repo:v1", Options{})
-	os.MkdirAll(filepath.Join(os.Getenv("HOME"), ".docker"), 0o700)
-	os.WriteFile(filepath.Join(os.Getenv("HOME"), ".docker/config.json"), conf, 0o600)
-	if _, err := r.Resolve(context.Background()); err != nil {
-		t.Errorf("with a docker configuration: %v", err)
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	for _, file := range []string{".docker/config.json", ".config/containers/auth.json"} {
+		path := filepath.Join(home, file)
+		os.MkdirAll(filepath.Dir(path), 0o700)
+		os.WriteFile(path, conf, 0o600)
+		r, err := Open(host+"/test/repo:v1", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Resolve(context.Background()); err != nil {
+			t.Errorf("with %s: %v", file, err)
+		}
+		r.Close()
+		os.Remove(path)
 	}
 }
 

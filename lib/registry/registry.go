@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/cli/cli/config/configfile"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -32,8 +32,8 @@ type Options struct {
 type Repository struct {
 	ref    name.Reference
 	opt    Options
-	auth   *configfile.ConfigFile // of Options.AuthFile, or nil
-	plain  bool                   // HTTP is acceptable
+	keys   *keychain
+	plain  bool // HTTP is acceptable
 	retry  *retry
 	base   *http.Transport
 	idle   *patience
@@ -55,7 +55,7 @@ func Open(ref string, opt Options) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	auth, err := opt.readAuthFile()
+	keys, err := opt.readKeychain()
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func Open(ref string, opt Options) (*Repository, error) {
 	}
 	calm := &patience{inner: base, time: idleTimeout}
 	return &Repository{
-		ref: r, opt: opt, auth: auth, base: base, idle: calm,
+		ref: r, opt: opt, keys: keys, base: base, idle: calm,
 		plain: opt.PlainHTTP || isLoopback(host),
 		retry: &retry{inner: calm, attempts: attempts, pause: sleep},
 	}, nil
@@ -94,7 +94,7 @@ func (r *Repository) connect(ctx context.Context) (*http.Client, error) {
 	if r.client != nil {
 		return r.client, nil
 	}
-	auth, err := r.credentials(r.ref.Context())
+	auth, err := r.credentials()
 	if err != nil {
 		return nil, fmt.Errorf("registry %q: credentials: %w", r.Host(), err)
 	}
@@ -140,4 +140,19 @@ func do(ctx context.Context, client *http.Client, method, url string, header htt
 		return nil, withRetryAfter(err, resp)
 	}
 	return resp, nil
+}
+
+// credentials finds what to log in with at the registry, or authn.Anonymous. Credential helpers that a
+// configuration file names are run.
+func (r *Repository) credentials() (authn.Authenticator, error) {
+	if r.opt.Username != "" || r.opt.Password != "" {
+		return authn.FromConfig(authn.AuthConfig{Username: r.opt.Username, Password: r.opt.Password}), nil
+	}
+	c, err := r.keys.find(r.Host(), r.Name())
+	if err != nil || c.none() {
+		return authn.Anonymous, err
+	}
+	return authn.FromConfig(authn.AuthConfig{
+		Username: c.username, Password: c.password, IdentityToken: c.identity, RegistryToken: c.token,
+	}), nil
 }
