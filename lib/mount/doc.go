@@ -10,6 +10,10 @@
 // layers one by one where the kernel has that (fsconfig(2), Linux 6.7), and else by a thread whose working directory
 // is that of its descriptors, so that a layer's name is a number. The kernel stacks 500 layers ([MaxLayers]).
 //
+// The options uidmap= and gidmap= of an overlay show its lower directories with other owners: through a mapped
+// mount (Linux 5.19, and a file system that can), else by copies in the upper directory, which take the time and the
+// room of the layers once.
+//
 // A target is used by a descriptor of it, so that it cannot become a symbolic link between the look and
 // the mount; a target that is one is refused.
 package mount

@@ -67,7 +67,7 @@ func overlayMapped(source, target string, at *os.File, flags uintptr, data []str
 		}
 	}
 	dir := shared(lower)
-	clone, err := mapped(dir, m)
+	clone, err := mapMount(dir, m)
 	if err != nil {
 		return err
 	}
@@ -87,6 +87,9 @@ func overlayMapped(source, target string, at *os.File, flags uintptr, data []str
 		lower[j].path = filepath.Join(target, strings.TrimPrefix(filepath.Clean(lower[j].path), dir))
 	}
 	if err := s.mount(source, at, flags); err != nil {
+		if errors.Is(err, unix.EINVAL) { // Linux 5.12 to 5.18 map mounts, and stack none that are mapped
+			err = fmt.Errorf("%w: %w", err, errdefs.ErrNotImplemented)
+		}
 		return errors.Join(err, undo(1))
 	}
 	top, err := unix.OpenTree(unix.AT_FDCWD, target, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
@@ -107,6 +110,9 @@ func shared(layers []layer) string {
 	}
 	return dir
 }
+
+// mapMount is mapped, but for a test.
+var mapMount = mapped
 
 // mapped clones the mount of a directory, detached, with other owners.
 func mapped(dir string, m idMaps) (fd int, err error) {

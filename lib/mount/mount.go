@@ -61,6 +61,9 @@ func one(m Mount, target string) error {
 		err = unix.Mount(m.Source, procPath(at), "", p.flags&(unix.MS_BIND|unix.MS_REC), "")
 	case m.Type == "overlay" && !p.ids.none():
 		err = overlayMapped(m.Source, at.Name(), at, p.flags, p.data, p.ids)
+		if errdefs.IsNotImplemented(err) {
+			err = overlayShifted(m.Source, at, p.flags, p.data, p.ids)
+		}
 	case m.Type == "overlay":
 		err = overlay(m.Source, at, p.flags, p.data)
 	default:
