@@ -68,7 +68,8 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 	if p.platform, err = image.ParsePlatform(opt.Platform); err != nil {
 		return img, err
 	}
-	if p.repo, err = registry.Open(name.String(), opt.Registry); err != nil {
+	from := registry.Reference{Host: name.Domain, Repository: name.Path, Tag: name.Tag, Digest: name.Digest}
+	if p.repo, err = registry.Open(from, opt.Registry); err != nil {
 		return img, err
 	}
 	defer p.repo.Close()

@@ -60,7 +60,7 @@ func TestBasicAuth(t *testing.T) {
 		path := filepath.Join(home, file)
 		os.MkdirAll(filepath.Dir(path), 0o700)
 		os.WriteFile(path, conf, 0o600)
-		r, err := Open(host+"/test/repo:v1", Options{})
+		r, err := Open(parseRef(host+"/test/repo:v1"), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +158,7 @@ func TestTLS(t *testing.T) {
 		}
 	}
 	os.WriteFile(ca, []byte("nothing"), 0o600)
-	if _, err := Open(host+"/test/repo", Options{CAFile: ca}); !errdefs.IsInvalidArgument(err) {
+	if _, err := Open(parseRef(host+"/test/repo"), Options{CAFile: ca}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("no certificate: %v", err)
 	}
 }
@@ -169,7 +169,7 @@ func TestBadFiles(t *testing.T) {
 	os.WriteFile(broken, []byte("{"), 0o600)
 	for _, path := range []string{filepath.Join(dir, "none"), dir, broken} {
 		for option, opt := range map[string]Options{"--ca-file": {CAFile: path}, "--authfile": {AuthFile: path}} {
-			_, err := Open("registry.example/test/repo", opt)
+			_, err := Open(parseRef("registry.example/test/repo"), opt)
 			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), fmt.Sprintf("%s %q: ", option, path)) || strings.Count(err.Error(), path+`"`) != 1 {
 				t.Errorf("%v", err)
 			}
@@ -185,7 +185,7 @@ func TestNoDowngrade(t *testing.T) {
 		"https://registry.example/v2/": false, "http://127.0.0.9/x": true, "http://[::1]:80/": true, "http://a.localhost:1/": true,
 	} {
 		for _, plain := range []bool{false, true} {
-			g := &guard{host: "registry.example", inner: failing{}, plain: plain}
+			g := &guard{inner: failing{}, plain: plain}
 			req, _ := http.NewRequest("GET", u, nil)
 			_, err := g.RoundTrip(req)
 			if errors.Is(err, errPlainHTTP) != (refused && !plain) {
@@ -215,7 +215,7 @@ func TestSentToLoopback(t *testing.T) {
 	s := httptest.NewTLSServer(f)
 	defer s.Close()
 	r := open(t, "registry.example/test/repo:v1", Options{Insecure: true})
-	r.base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	r.hosts[0].base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if addr == "registry.example:443" {
 			addr = s.Listener.Addr().String()
 		}

@@ -9,26 +9,29 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // goodRun is how much a connection must have brought for the count of failures to begin anew.
 const goodRun = 1 << 20
 
-// Blob reads length bytes of a blob from offset on; a negative length reads to the end. When the
-// registry does not have the blob, the descriptor's URLs are asked, without credentials. A transfer
-// that breaks is resumed; the reader's error says that it could not be. The bytes are unchecked.
+// Blob reads length bytes of a blob from offset on; a negative length reads to the end. When no host
+// has the blob, the descriptor's URLs are asked, without credentials. A transfer that breaks is resumed, at
+// another host if the first does not get on; the reader's error says that it could not be. The bytes are
+// unchecked, see [Repository.Distrust].
 func (r *Repository) Blob(ctx context.Context, desc ocispec.Descriptor, offset, length int64) (io.ReadCloser, error) {
-	b := &blob{r: r, desc: desc, pos: offset, end: desc.Size, url: r.url("blobs", desc.Digest.String())}
+	b := &blob{r: r, desc: desc, pos: offset, end: desc.Size}
 	if err := desc.Digest.Validate(); err != nil {
-		return nil, r.fail(b.what(), fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument), false)
+		return nil, r.fail(nil, b.what(), fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument))
 	}
 	if offset < 0 || offset > desc.Size {
-		return nil, r.fail(b.what(), fmt.Errorf("offset %d of %d bytes: %w", offset, desc.Size, errdefs.ErrOutOfRange), false)
+		return nil, r.fail(nil, b.what(), fmt.Errorf("offset %d of %d bytes: %w", offset, desc.Size, errdefs.ErrOutOfRange))
 	}
 	if length >= 0 && length < desc.Size-offset {
 		b.end = offset + length
@@ -37,17 +40,12 @@ func (r *Repository) Blob(ctx context.Context, desc ocispec.Descriptor, offset, 
 	if b.pos == b.end {
 		return b, nil
 	}
-	client, err := r.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	b.client = client
-	err = b.open()
+	err := b.open()
 	for _, u := range foreign(desc) {
 		if !errdefs.IsNotFound(err) {
 			break
 		}
-		b.url, b.client = u, &http.Client{Transport: &guard{inner: r.retry, plain: r.plain}, CheckRedirect: checkRedirect}
+		b.url = u
 		err = b.open()
 	}
 	if err != nil {
@@ -72,8 +70,8 @@ func foreign(desc ocispec.Descriptor) []string {
 type blob struct {
 	r        *Repository
 	desc     ocispec.Descriptor
-	client   *http.Client
-	url      string
+	from     *endpoint // that sends, or whose connections are used for url
+	url      string    // one of the descriptor's, instead of the repository's own
 	pos, end int64
 	outer    context.Context
 	give     context.CancelCauseFunc
@@ -84,49 +82,94 @@ type blob struct {
 
 func (b *blob) what() string { return fmt.Sprintf("blob %q", b.desc.Digest) }
 
-// open sends a request for what is missing.
+// open sends a request for what is missing to each host until one sends it.
 func (b *blob) open() error {
+	err := b.r.each(b.outer, canPull, b.what(), b.openAt)
+	if err == nil && b.url == "" {
+		b.r.serves(b.from, b.desc.Digest)
+	}
+	return err
+}
+
+// openAt sends the request to one host, or to the foreign address over that host's connections.
+func (b *blob) openAt(e *endpoint) error {
 	header := http.Header{}
 	if b.pos > 0 || b.end < b.desc.Size {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.pos, b.end-1))
 	}
-	resp, err := do(b.outer, b.client, http.MethodGet, b.url, header, http.StatusOK, http.StatusPartialContent)
-	if err == nil {
-		if err = b.begin(resp); err != nil {
-			resp.Body.Close()
+	if b.from != e {
+		b.failures = 0
+	}
+	b.from = e
+	codes := []int{http.StatusOK, http.StatusPartialContent}
+	var resp *http.Response
+	var err error
+	if b.url == "" {
+		resp, err = e.get(b.outer, http.MethodGet, "blobs", b.desc.Digest.String(), header, codes...)
+	} else {
+		_, bare, cerr := e.connect(b.outer)
+		if cerr != nil {
+			return cerr
 		}
+		resp, err = do(b.outer, bare, http.MethodGet, b.url, header, codes...)
 	}
 	if err != nil {
-		return b.r.fail(b.what(), err, false)
+		return err
 	}
-	b.body, b.started = resp.Body, b.pos
+	if b.body, err = b.begin(resp); err != nil {
+		resp.Body.Close()
+		return err
+	}
+	b.started = b.pos
 	return nil
 }
 
+// serves notes who sent bytes of a blob.
+func (r *Repository) serves(e *endpoint, blob digest.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Contains(r.served[blob], e) {
+		r.served[blob] = append(r.served[blob], e)
+	}
+}
+
 // begin checks that an answer is about the bytes that were asked for, and skips what was not.
-func (b *blob) begin(resp *http.Response) error {
+func (b *blob) begin(resp *http.Response) (io.ReadCloser, error) {
 	if resp.StatusCode == http.StatusPartialContent {
 		start, total, err := contentRange(resp.Header.Get("Content-Range"))
 		switch {
 		case err != nil:
-			return fmt.Errorf("%w: %w", err, errdefs.ErrUnknown)
+			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrUnknown)
 		case start != b.pos:
-			return fmt.Errorf("asked for byte %d, the answer begins at %d: %w", b.pos, start, errdefs.ErrUnknown)
+			return nil, fmt.Errorf("asked for byte %d, the answer begins at %d: %w", b.pos, start, errdefs.ErrUnknown)
 		case total >= 0 && total != b.desc.Size:
-			return b.wrongSize(total)
+			return nil, b.wrongSize(total)
 		}
-		return nil
+		return resp.Body, nil
 	}
-	if resp.ContentLength >= 0 && resp.ContentLength != b.desc.Size {
-		return b.wrongSize(resp.ContentLength)
+	body := resp.Body
+	if resp.ContentLength != b.desc.Size && resp.Header.Get("Content-Encoding") != "" {
+		plain, err := decoded(resp)
+		if err != nil {
+			return nil, err
+		}
+		body = unpacked{plain, resp.Body}
+	} else if resp.ContentLength >= 0 && resp.ContentLength != b.desc.Size {
+		return nil, b.wrongSize(resp.ContentLength)
 	}
 	if resp.Request.Header.Get("Range") != "" {
 		b.r.whole.Store(true)
-		if _, err := io.CopyN(io.Discard, resp.Body, b.pos); err != nil {
-			return fmt.Errorf("skip %d bytes: %w", b.pos, err)
+		if _, err := io.CopyN(io.Discard, body, b.pos); err != nil {
+			return nil, fmt.Errorf("skip %d bytes: %w", b.pos, err)
 		}
 	}
-	return nil
+	return body, nil
+}
+
+// unpacked is the body of an answer that the server compressed for the way.
+type unpacked struct {
+	io.Reader
+	io.Closer
 }
 
 func (b *blob) wrongSize(n int64) error {
@@ -195,13 +238,16 @@ func (b *blob) resume(cause error) error {
 	for {
 		b.failures++
 		if err := context.Cause(b.outer); err != nil {
-			return b.r.fail(b.what(), err, false)
+			return b.r.fail(b.from, b.what(), err)
 		}
-		if b.failures >= b.r.retry.attempts {
-			return b.r.fail(b.what(), fmt.Errorf("broke off at byte %d of %d: %w: %w", b.pos, b.desc.Size, cause, errdefs.ErrUnavailable), false)
-		}
-		if err := b.r.retry.pause(b.outer, backOff(b.failures)); err != nil {
-			return b.r.fail(b.what(), err, false)
+		if b.failures >= b.from.retry.attempts {
+			err := fmt.Errorf("broke off at byte %d of %d: %w: %w", b.pos, b.desc.Size, cause, errdefs.ErrUnavailable)
+			err = b.r.fail(b.from, b.what(), err)
+			if b.url != "" || !b.from.giveUp(err) {
+				return err
+			}
+		} else if err := b.from.retry.pause(b.outer, backOff(b.failures)); err != nil {
+			return b.r.fail(b.from, b.what(), err)
 		}
 		err := b.open()
 		var status *statusError

@@ -77,7 +77,7 @@ func TestBlobStalls(t *testing.T) {
 		return true
 	}
 	r := open(t, serve(t, f)+"/test/repo:v1", Options{})
-	r.idle.time = 100 * time.Millisecond
+	r.hosts[0].calm.time = 100 * time.Millisecond
 	got, err := readBlob(r, blob, 0, -1)
 	if err != nil || !bytes.Equal(got, data) || !stalled {
 		t.Errorf("%d bytes, %v", len(got), err)

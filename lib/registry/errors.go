@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -19,14 +20,27 @@ import (
 // PermissionDenied, NotFound, ResourceExhausted (rate limit), Unavailable (network, TLS, 5xx).
 type Error struct {
 	Registry, Repository string
+	Host                 string // that was asked in the registry's place, or empty
 	What                 string // what was asked for: `manifest "latest"`
 	Err                  error
-	Next                 string // what the user may do about it, or empty
+	Next                 string  // what the user may do about it, or empty
+	Before               []error // of the hosts that were asked before, each an *Error
 }
 
 // Error is one line, without the hint.
 func (e *Error) Error() string {
-	return fmt.Sprintf("registry %q, repository %q: %s: %v", e.Registry, e.Repository, e.What, e.Err)
+	at := ""
+	if e.Host != "" {
+		at = fmt.Sprintf(" at %q", e.Host)
+	}
+	text := fmt.Sprintf("registry %q%s, repository %q: %s: %v", e.Registry, at, e.Repository, e.What, e.Err)
+	for _, err := range e.Before {
+		var b *Error
+		if errors.As(err, &b) {
+			text += fmt.Sprintf("; before it %q: %v", cmp.Or(b.Host, b.Registry), b.Err)
+		}
+	}
+	return text
 }
 
 // Hint is what the user may do about it, or empty.
@@ -43,18 +57,17 @@ const (
 	hintLimit  = "the registry limits requests; try later, or log in for a higher limit"
 )
 
-// fail makes an Error of what a request ended with. In the login phase a missing page means that
-// there is no registry.
-func (r *Repository) fail(what string, err error, login bool) error {
+// fail makes an Error of what a request to a host ended with; without one, it is about the repository.
+func (r *Repository) fail(at *endpoint, what string, err error) error {
 	var already *Error
 	if errors.As(err, &already) {
 		return err
 	}
 	e := &Error{Registry: r.Host(), Repository: r.Name(), What: what}
-	e.Next, e.Err = classify(err)
-	if login && errdefs.IsNotFound(e.Err) {
-		e.Err, e.Next = fmt.Errorf("it has no /v2/ interface: %w", errdefs.ErrUnavailable), ""
+	if at != nil && at.isProxy() {
+		e.Host = at.host
 	}
+	e.Next, e.Err = classify(err)
 	return e
 }
 
@@ -96,6 +109,10 @@ func fromStatus(err error, e *transport.Error) (next string, _ error) {
 	text := fmt.Sprintf("HTTP %d %s", e.StatusCode, strings.ToLower(http.StatusText(e.StatusCode)))
 	for _, d := range e.Errors {
 		text += ": " + oneLine(string(d.Code)+" "+d.Message)
+	}
+	var issuer *tokenServerError
+	if errors.As(err, &issuer) {
+		text = fmt.Sprintf("token server %q: %s", issuer.host, text)
 	}
 	var later *laterError
 	if errors.As(err, &later) {

@@ -10,11 +10,14 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -39,32 +42,64 @@ type body struct {
 // Resolve asks what the reference stands for. The descriptor has media type, digest and size. When the
 // reference has a digest, the answer has the same. The manifest itself is read only when the registry
 // does not tell these three without it.
-func (r *Repository) Resolve(ctx context.Context) (ocispec.Descriptor, error) {
-	what := fmt.Sprintf("manifest %q", r.ref.Identifier())
-	url := r.url("manifests", r.ref.Identifier())
-	header := http.Header{"Accept": manifestTypes}
+func (r *Repository) Resolve(ctx context.Context) (desc ocispec.Descriptor, err error) {
+	need := canResolve
+	if r.ref.Digest != "" {
+		need = canPull // any host may serve what its digest proves
+	}
+	what := fmt.Sprintf("manifest %q", r.ref.identifier())
+	err = r.each(ctx, need, what, func(e *endpoint) error {
+		desc, err = r.resolve(ctx, e)
+		return err
+	})
+	return desc, err
+}
+
+func (r *Repository) resolve(ctx context.Context, e *endpoint) (ocispec.Descriptor, error) {
+	header := http.Header{"Accept": {strings.Join(manifestTypes, ", ")}}
 	var desc ocispec.Descriptor
-	resp, err := r.get(ctx, http.MethodHead, url, header, http.StatusOK)
+	resp, err := e.get(ctx, http.MethodHead, "manifests", r.ref.identifier(), header, http.StatusOK)
 	if err == nil {
 		resp.Body.Close()
 		desc, err = fromHeader(resp)
 	} else if !worthGet(err) {
-		return desc, r.fail(what, err, false)
+		return desc, err
 	}
 	if err != nil {
 		// No registry has to answer HEAD, and only GET tells why something is refused.
-		resp, err := r.get(ctx, http.MethodGet, url, header, http.StatusOK)
+		resp, err := e.get(ctx, http.MethodGet, "manifests", r.ref.identifier(), header, http.StatusOK)
 		if err != nil {
-			return desc, r.fail(what, err, false)
+			return desc, e.noRegistry(ctx, err)
 		}
 		if desc, err = r.keep(resp); err != nil {
-			return desc, r.fail(what, err, false)
+			return desc, err
 		}
 	}
-	if want, ok := r.ref.(name.Digest); ok && want.DigestStr() != desc.Digest.String() {
-		return desc, r.fail(what, fmt.Errorf("the answer has digest %s: %w", desc.Digest, errdefs.ErrFailedPrecondition), false)
+	if want := r.ref.Digest; want != "" && want != desc.Digest {
+		return desc, fmt.Errorf("the answer has digest %s: %w", desc.Digest, errdefs.ErrFailedPrecondition)
 	}
 	return desc, nil
+}
+
+// noRegistry looks closer at a missing manifest: a server that has no such page is no registry.
+func (e *endpoint) noRegistry(ctx context.Context, err error) error {
+	var status *transport.Error
+	if !errors.As(err, &status) || status.StatusCode != http.StatusNotFound || len(status.Errors) > 0 || e.override {
+		return err
+	}
+	client, _, cerr := e.connect(ctx)
+	if cerr != nil {
+		return err
+	}
+	root := url.URL{Scheme: e.scheme, Host: e.host, Path: strings.TrimSuffix(e.path, "/") + "/"}
+	resp, perr := do(ctx, client, http.MethodGet, root.String(), e.header, http.StatusOK)
+	if perr == nil {
+		resp.Body.Close()
+	}
+	if isStatus(perr, http.StatusNotFound) {
+		return fmt.Errorf("it has no /v2/ interface: %w", errdefs.ErrUnavailable)
+	}
+	return err
 }
 
 // worthGet tells whether a GET may do or say more than the HEAD that ended with err.
@@ -80,7 +115,7 @@ func fromHeader(resp *http.Response) (ocispec.Descriptor, error) {
 		return ocispec.Descriptor{}, err
 	}
 	typ := mediaType(resp)
-	if !known(typ) || resp.ContentLength <= 0 {
+	if !known(typ) || resp.ContentLength <= 0 || resp.Header.Get("Content-Encoding") != "" {
 		return ocispec.Descriptor{}, errors.New("incomplete answer")
 	}
 	return ocispec.Descriptor{MediaType: typ, Digest: d, Size: resp.ContentLength}, nil
@@ -108,8 +143,8 @@ func (r *Repository) keep(resp *http.Response) (ocispec.Descriptor, error) {
 		return ocispec.Descriptor{}, err
 	}
 	alg := digest.Canonical
-	if want, ok := r.ref.(name.Digest); ok {
-		alg = digest.Digest(want.DigestStr()).Algorithm()
+	if r.ref.Digest != "" {
+		alg = r.ref.Digest.Algorithm()
 	}
 	if !alg.Available() {
 		return ocispec.Descriptor{}, fmt.Errorf("digest algorithm %q: %w", alg, errdefs.ErrNotImplemented)
@@ -121,7 +156,7 @@ func (r *Repository) keep(resp *http.Response) (ocispec.Descriptor, error) {
 		}
 	}
 	r.mu.Lock()
-	r.last = body{desc, data}
+	r.kept = body{desc, data}
 	r.mu.Unlock()
 	return desc, nil
 }
@@ -154,35 +189,45 @@ func sniff(data []byte) (string, error) {
 
 // Manifest reads an index or a manifest and checks it against the descriptor's digest and size. More
 // than MaxManifest bytes are refused.
-func (r *Repository) Manifest(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+func (r *Repository) Manifest(ctx context.Context, desc ocispec.Descriptor) (data []byte, err error) {
 	r.mu.Lock()
-	last := r.last
+	kept := r.kept
 	r.mu.Unlock()
-	if last.data != nil && last.desc.Digest == desc.Digest {
-		return last.data, nil
+	if kept.data != nil && kept.desc.Digest == desc.Digest {
+		return kept.data, nil
 	}
 	what := fmt.Sprintf("manifest %q", desc.Digest)
 	if err := desc.Digest.Validate(); err != nil {
-		return nil, r.fail(what, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument), false)
+		return nil, r.fail(nil, what, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument))
 	}
-	header := http.Header{"Accept": append([]string{desc.MediaType}, manifestTypes...)}
+	err = r.each(ctx, canPull, what, func(e *endpoint) error {
+		data, err = e.manifest(ctx, desc)
+		return err
+	})
+	return data, err
+}
+
+// manifest reads one from this host, and again when the connection breaks.
+func (e *endpoint) manifest(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	types := slices.DeleteFunc(slices.Clone(manifestTypes), func(t string) bool { return t == desc.MediaType })
+	if desc.MediaType != "" {
+		types = slices.Insert(types, 0, desc.MediaType)
+	}
+	header := http.Header{"Accept": {strings.Join(types, ", ")}}
 	for n := 1; ; n++ {
-		resp, err := r.get(ctx, http.MethodGet, r.url("manifests", desc.Digest.String()), header, http.StatusOK)
+		resp, err := e.get(ctx, http.MethodGet, "manifests", desc.Digest.String(), header, http.StatusOK)
 		if err != nil {
-			return nil, r.fail(what, err, false)
+			return nil, err
 		}
 		data, err := readBounded(resp)
 		if err == nil {
-			if err := check(desc, data); err != nil {
-				return nil, r.fail(what, err, false)
-			}
-			return data, nil
+			return data, check(desc, data)
 		}
-		if !isBroken(err) || n >= r.retry.attempts {
-			return nil, r.fail(what, err, false)
+		if !isBroken(err) || n >= e.retry.attempts {
+			return nil, err
 		}
-		if err := r.retry.pause(ctx, backOff(n)); err != nil {
-			return nil, r.fail(what, err, false)
+		if err := e.retry.pause(ctx, backOff(n)); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -200,7 +245,11 @@ func check(desc ocispec.Descriptor, data []byte) error {
 // readBounded reads and closes the body of an answer.
 func readBounded(resp *http.Response) ([]byte, error) {
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxManifest+1))
+	body, err := decoded(resp)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(body, MaxManifest+1))
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +257,22 @@ func readBounded(resp *http.Response) ([]byte, error) {
 		return nil, fmt.Errorf("larger than %d bytes: %w", MaxManifest, errdefs.ErrFailedPrecondition)
 	}
 	return data, nil
+}
+
+// decoded gives the body of an answer as it was before a server that was asked not to compressed it.
+func decoded(resp *http.Response) (io.Reader, error) {
+	switch enc := strings.ToLower(resp.Header.Get("Content-Encoding")); enc {
+	case "", "identity":
+		return resp.Body, nil
+	case "gzip", "x-gzip":
+		z, err := gzip.NewReader(resp.Body)
+		if err != nil {
+			return nil, fmt.Errorf("content encoding gzip: %w", err)
+		}
+		return z, nil
+	default:
+		return nil, fmt.Errorf("content encoding %q: %w", oneLine(enc), errdefs.ErrNotImplemented)
+	}
 }
 
 // laterError adds what the server said about when to come back.

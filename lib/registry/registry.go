@@ -3,156 +3,131 @@
 package registry
 
 import (
-	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/opencontainers/go-digest"
 )
 
 // Options says how to reach a registry. The zero value is HTTPS with the system's certificates and the
-// credentials of the user's docker configuration.
+// credentials of the user's docker configuration, and no mirrors.
 type Options struct {
 	PlainHTTP bool   // speak HTTP instead of HTTPS
 	Insecure  bool   // accept any certificate
 	CAFile    string // PEM certificates to trust beside the system's
-	// AuthFile is a docker config.json to take credentials from; empty: $DOCKER_CONFIG,
-	// ~/.docker/config.json, $REGISTRY_AUTH_FILE, containers/auth.json.
+	// AuthFile is a docker config.json to take credentials from; empty: the first that is there of
+	// $DOCKER_CONFIG/config.json or ~/.docker/config.json, $REGISTRY_AUTH_FILE, containers/auth.json.
 	AuthFile string
-	// Username and Password, when set, are used instead of any file.
+	// Username and Password, when set, are used instead of any file, for the registry of the reference alone.
 	Username, Password string
+	// HostDirs are directories that have, for each registry, one directory with hosts.toml or certificates.
+	// The first that has one for the registry counts; see [HostDirs].
+	HostDirs []string
+	// Warn, when set, is told what the user should know and nothing fails for. It may be called by several
+	// goroutines at the same time.
+	Warn func(string)
+}
+
+// hear passes the warnings of a registry on (OCI distribution specification, "Warnings").
+func (o Options) hear(host string, header http.Header) {
+	if o.Warn == nil {
+		return
+	}
+	for _, h := range header.Values("Warning") {
+		if text, ok := strings.CutPrefix(h, "299 - "); ok {
+			o.Warn(fmt.Sprintf("registry %q: %s", host, oneLine(strings.Trim(text, `"`))))
+		}
+	}
+}
+
+// Reference says what is read: a repository of a registry, and what in it.
+type Reference struct {
+	Host       string // of the registry, as users write it: docker.io, registry.example:5000
+	Repository string // library/redis
+	Tag        string // may be empty where there is a digest
+	Digest     digest.Digest
+}
+
+// identifier is what a manifest is asked for by.
+func (r Reference) identifier() string {
+	if r.Digest != "" {
+		return r.Digest.String()
+	}
+	return r.Tag
 }
 
 // Repository is the repository of one image reference. Its methods may be called at the same time.
 type Repository struct {
-	ref    name.Reference
-	opt    Options
-	keys   *keychain
-	plain  bool // HTTP is acceptable
-	retry  *retry
-	base   *http.Transport
-	idle   *patience
-	whole  atomic.Bool
-	mu     sync.Mutex // guards client and last
-	client *http.Client
-	last   body // the manifest that Resolve had to read
+	ref   Reference
+	hosts []*endpoint // in the order in which they are asked
+	whole atomic.Bool
+	mu    sync.Mutex // guards kept and served
+	kept  body       // the manifest that Resolve had to read
+	// served tells which host's bytes a blob consists of, for as long as nobody has checked them.
+	served map[digest.Digest][]*endpoint
 }
 
-// Open prepares to read the repository of ref (registry/repository[:tag][@digest], docker.io when no
-// registry is named). Nothing is sent before the first use. A file of the options that cannot be read is
-// errdefs.ErrInvalidArgument.
-func Open(ref string, opt Options) (*Repository, error) {
-	r, err := name.ParseReference(ref, name.WeakValidation)
-	if err != nil {
-		return nil, fmt.Errorf("image reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
-	}
-	base, err := newTransport(opt)
-	if err != nil {
-		return nil, err
+// Open prepares to read the repository of a normalised reference. Nothing is sent before the first use. A file
+// of the options, or one that they lead to, that cannot be read is errdefs.ErrInvalidArgument.
+func Open(ref Reference, opt Options) (*Repository, error) {
+	if ref.Host == "" || ref.Repository == "" || ref.identifier() == "" {
+		return nil, fmt.Errorf("image reference %q: %w", fmt.Sprint(ref), errdefs.ErrInvalidArgument)
 	}
 	keys, err := opt.readKeychain()
 	if err != nil {
 		return nil, err
 	}
-	host := r.Context().RegistryStr()
-	if isLoopback(host) && !opt.PlainHTTP {
-		// The library tries HTTPS first and then HTTP for a name that is marked so.
-		if r, err = name.ParseReference(ref, name.WeakValidation, name.Insecure); err != nil {
-			return nil, fmt.Errorf("image reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
-		}
+	configs, err := findHosts(ref.Host, opt)
+	if err != nil {
+		return nil, err
 	}
-	calm := &patience{inner: base, time: idleTimeout}
-	return &Repository{
-		ref: r, opt: opt, keys: keys, base: base, idle: calm,
-		plain: opt.PlainHTTP || isLoopback(host),
-		retry: &retry{inner: calm, attempts: attempts, pause: sleep},
-	}, nil
+	r := &Repository{ref: ref, served: map[digest.Digest][]*endpoint{}}
+	for i, c := range configs {
+		spare := false
+		for _, later := range configs[i+1:] {
+			spare = spare || later.caps&canPull != 0 && (c.caps&canResolve == 0 || later.caps&canResolve != 0)
+		}
+		e, err := newEndpoint(c, ref, opt, keys, spare)
+		if err != nil {
+			return nil, err
+		}
+		r.hosts = append(r.hosts, e)
+	}
+	return r, nil
 }
 
 // Close closes idle connections. The repository can still be used.
-func (r *Repository) Close() { r.base.CloseIdleConnections() }
+func (r *Repository) Close() {
+	for _, e := range r.hosts {
+		e.base.CloseIdleConnections()
+	}
+}
 
 // Host is the registry's host, with its port when one was given.
-func (r *Repository) Host() string { return r.ref.Context().RegistryStr() }
+func (r *Repository) Host() string { return r.ref.Host }
 
 // Name is the repository's name within the registry.
-func (r *Repository) Name() string { return r.ref.Context().RepositoryStr() }
+func (r *Repository) Name() string { return r.ref.Repository }
 
 // Ranges tells whether the registry may be asked for parts of a blob. It turns false when a request
 // for a part has been answered with the whole.
 func (r *Repository) Ranges() bool { return !r.whole.Load() }
 
-// connect learns how the registry wants to be talked to and, once, logs in.
-func (r *Repository) connect(ctx context.Context) (*http.Client, error) {
+// Distrust says that the bytes of a blob were not those of its digest. The hosts that sent them are asked no
+// more, unless there is none else. It reports whether another host can be asked for the blob.
+func (r *Repository) Distrust(blob digest.Digest) bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.client != nil {
-		return r.client, nil
+	from := r.served[blob]
+	delete(r.served, blob)
+	r.mu.Unlock()
+	another := false
+	for _, e := range from {
+		err := fmt.Errorf("host %q sent other bytes than those of %s: %w", e.host, blob, errdefs.ErrFailedPrecondition)
+		another = e.giveUp(err) || another
 	}
-	auth, err := r.credentials()
-	if err != nil {
-		return nil, fmt.Errorf("registry %q: credentials: %w", r.Host(), err)
-	}
-	host := r.Host()
-	g := &guard{inner: r.retry, host: host, plain: r.plain, force: r.opt.PlainHTTP}
-	scopes := []string{r.ref.Scope(transport.PullScope)}
-	rt, err := transport.NewWithContext(ctx, r.ref.Context().Registry, auth, g, scopes)
-	if err != nil {
-		return nil, r.fail("log in", err, true)
-	}
-	r.client = &http.Client{Transport: rt, CheckRedirect: checkRedirect}
-	return r.client, nil
-}
-
-// url is the address of something below the repository. The scheme is put right by the transport.
-func (r *Repository) url(kind, id string) string {
-	return fmt.Sprintf("https://%s/v2/%s/%s/%s", r.Host(), r.Name(), kind, id)
-}
-
-// get sends one request and gives the answer when its status is one of codes.
-func (r *Repository) get(ctx context.Context, method, url string, header http.Header, codes ...int) (*http.Response, error) {
-	client, err := r.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return do(ctx, client, method, url, header, codes...)
-}
-
-func do(ctx context.Context, client *http.Client, method, url string, header http.Header, codes ...int) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if err := transport.CheckError(resp, codes...); err != nil {
-		resp.Body.Close()
-		return nil, withRetryAfter(err, resp)
-	}
-	return resp, nil
-}
-
-// credentials finds what to log in with at the registry, or authn.Anonymous. Credential helpers that a
-// configuration file names are run.
-func (r *Repository) credentials() (authn.Authenticator, error) {
-	if r.opt.Username != "" || r.opt.Password != "" {
-		return authn.FromConfig(authn.AuthConfig{Username: r.opt.Username, Password: r.opt.Password}), nil
-	}
-	c, err := r.keys.find(r.Host(), r.Name())
-	if err != nil || c.none() {
-		return authn.Anonymous, err
-	}
-	return authn.FromConfig(authn.AuthConfig{
-		Username: c.username, Password: c.password, IdentityToken: c.identity, RegistryToken: c.token,
-	}), nil
+	return another
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -19,13 +20,16 @@ const (
 	firstPause    = 200 * time.Millisecond
 	longestPause  = 10 * time.Second
 	longestRetry  = 90 * time.Second // of a server's Retry-After
+	retryBudget   = 5 * time.Minute  // of all pauses of one repository at one host
 	drainedAnswer = 64 << 10
 )
 
-// retry repeats requests that failed for a reason that may pass.
+// retry repeats requests that failed for a reason that may pass, as long as the budget of pauses lasts.
 type retry struct {
 	inner    http.RoundTripper
 	attempts int
+	longest  time.Duration // the longest Retry-After that is waited for
+	left     atomic.Int64  // nanoseconds of pauses that may still be made
 	pause    func(context.Context, time.Duration) error
 }
 
@@ -50,10 +54,15 @@ func (r *retry) RoundTrip(in *http.Request) (*http.Response, error) {
 		wait := backOff(n)
 		if resp != nil {
 			after := retryAfter(resp.Header.Get("Retry-After"), time.Now())
-			if after > longestRetry {
+			if after > r.longest {
 				return resp, nil
 			}
 			wait = max(wait, after)
+		}
+		if r.left.Add(-int64(wait)) < 0 {
+			return resp, err
+		}
+		if resp != nil {
 			// What is read to its end leaves the connection usable.
 			io.CopyN(io.Discard, resp.Body, drainedAnswer)
 			resp.Body.Close()

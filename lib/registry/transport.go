@@ -26,27 +26,20 @@ const (
 	userAgent     = "ctrd"
 )
 
-// newTransport makes the connections. It stays with HTTP/1.1: the ranges of one layer shall travel on
-// connections of their own, and HTTP/2 would put them all on one.
-func newTransport(opt Options) (*http.Transport, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: opt.Insecure}
-	if opt.CAFile != "" {
-		pem, err := os.ReadFile(opt.CAFile)
-		if err != nil {
-			return nil, badFile("--ca-file", opt.CAFile, err)
-		}
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, badFile("--ca-file", opt.CAFile, errors.New("no PEM certificate in it"))
-		}
-		conf.RootCAs = pool
+// newTransport makes the connections to one host. It stays with HTTP/1.1: the ranges of one layer shall
+// travel on connections of their own, and HTTP/2 would put them all on one.
+func newTransport(opt Options, host hostConfig) (*http.Transport, error) {
+	conf, err := tlsConfig(opt, host)
+	if err != nil {
+		return nil, err
+	}
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
+	if host.dialTimeout > 0 {
+		dialer.Timeout = host.dialTimeout
 	}
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           dialer.DialContext,
 		TLSClientConfig:       conf,
 		TLSHandshakeTimeout:   tlsTimeout,
 		ResponseHeaderTimeout: headerTimeout,
@@ -56,6 +49,46 @@ func newTransport(opt Options) (*http.Transport, error) {
 		DisableCompression: true,
 		ReadBufferSize:     64 << 10,
 	}, nil
+}
+
+// tlsConfig puts together what the options and the host's configuration say of certificates.
+func tlsConfig(opt Options, host hostConfig) (*tls.Config, error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: opt.Insecure || host.skipVerify}
+	if opt.CAFile != "" {
+		if err := trust(conf, opt.CAFile, "--ca-file"); err != nil {
+			return nil, err
+		}
+	}
+	for _, file := range host.caFiles {
+		if err := trust(conf, file, host.from+": ca"); err != nil {
+			return nil, err
+		}
+	}
+	for _, pair := range host.clientPairs {
+		cert, err := tls.LoadX509KeyPair(pair.cert, pair.key)
+		if err != nil {
+			return nil, badFile(host.from+": client", pair.cert, err)
+		}
+		conf.Certificates = append(conf.Certificates, cert)
+	}
+	return conf, nil
+}
+
+// trust adds the certificates of a file to the system's.
+func trust(conf *tls.Config, file, option string) error {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return badFile(option, file, err)
+	}
+	if conf.RootCAs == nil {
+		if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
+			conf.RootCAs = x509.NewCertPool()
+		}
+	}
+	if !conf.RootCAs.AppendCertsFromPEM(pem) {
+		return badFile(option, file, errors.New("no PEM certificate in it"))
+	}
+	return nil
 }
 
 // badFile is the error about a file that an option names.
@@ -69,6 +102,10 @@ func badFile(option, path string, err error) error {
 
 // idleTimeout is the time for which the body of an answer may bring no byte.
 const idleTimeout = 60 * time.Second
+
+// spareTimeout is idleTimeout, and the time until an answer begins, of a host in whose place another one
+// can be asked.
+const spareTimeout = 20 * time.Second
 
 var errIdle = errors.New("no data")
 
@@ -119,20 +156,18 @@ func (w *watched) Close() error {
 // too, whose servers no manifest or redirect of another one shall reach.
 type guard struct {
 	inner http.RoundTripper
-	host  string // the registry
-	plain bool   // plain HTTP is acceptable
-	force bool   // and is what the registry speaks
+	plain bool // plain HTTP is acceptable
 }
 
 var errPlainHTTP = errors.New("plain HTTP refused")
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(in *http.Request) (*http.Response, error) {
-	in.Header.Set("User-Agent", userAgent)
-	switch {
-	case g.force && in.URL.Scheme == "https" && in.URL.Host == g.host:
+	if in.Header.Get("User-Agent") == "" {
 		in = in.Clone(in.Context())
-		in.URL.Scheme = "http"
+		in.Header.Set("User-Agent", userAgent)
+	}
+	switch {
 	case in.URL.Scheme == "https":
 		return g.inner.RoundTrip(in)
 	case !g.plain:

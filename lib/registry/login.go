@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registry
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// login adds credentials to the requests to one host, and answers its challenges. Requests to any other
+// host, to which a redirect leads, pass as they are.
+type login struct {
+	inner   http.RoundTripper
+	host    string // with the port, if it has one
+	scheme  string
+	scope   string // what a token is asked for at first
+	find    func() (credential, error)
+	fetcher *tokenFetcher
+
+	mu     sync.Mutex // held while a token is fetched, so that many requests share one
+	known  bool       // cred was looked for
+	cred   credential
+	failed error
+	header string    // Authorization of the next request, or empty
+	until  time.Time // the token in header is good for so long; zero: until the host says otherwise
+	last   *challenge
+	scopes []string
+}
+
+// RoundTrip implements http.RoundTripper. An answer of status 401 is given to the caller only when nothing
+// that this side has satisfies the host.
+func (l *login) RoundTrip(in *http.Request) (*http.Response, error) {
+	if in.URL.Host != l.host || in.URL.Scheme != l.scheme {
+		return l.inner.RoundTrip(in)
+	}
+	used, err := l.current(in.Context())
+	if err != nil {
+		return nil, err
+	}
+	resp, err := l.send(in, used)
+	for range 2 {
+		if err != nil || resp.StatusCode != http.StatusUnauthorized {
+			return resp, err
+		}
+		next, lerr := l.answer(in.Context(), parseChallenges(resp.Header.Values("WWW-Authenticate")), used)
+		if lerr != nil || next == "" || next == used {
+			if lerr != nil {
+				resp.Body.Close()
+				return nil, lerr
+			}
+			return resp, nil
+		}
+		io.CopyN(io.Discard, resp.Body, drainedAnswer)
+		resp.Body.Close()
+		used = next
+		resp, err = l.send(in, used)
+	}
+	return resp, err
+}
+
+func (l *login) send(in *http.Request, authorization string) (*http.Response, error) {
+	if authorization != "" {
+		in = in.Clone(in.Context())
+		in.Header.Set("Authorization", authorization)
+	}
+	return l.inner.RoundTrip(in)
+}
+
+// current gives the header to send, with a new token when the old one's time is over.
+func (l *login) current(ctx context.Context) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last == nil || l.until.IsZero() || time.Now().Before(l.until) {
+		return l.header, nil
+	}
+	return l.header, l.bearer(ctx, *l.last)
+}
+
+// answer satisfies one of the challenges and gives the header to send, or none. used is what the host
+// turned down. A token comes before a password that would go out with each request, and before all when
+// there is no password.
+func (l *login) answer(ctx context.Context, offered []challenge, used string) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.header != used {
+		return l.header, nil // another request has logged in meanwhile
+	}
+	if err := l.lookUp(); err != nil {
+		return "", err
+	}
+	basic := slices.ContainsFunc(offered, func(c challenge) bool { return c.scheme == "basic" })
+	var failed error
+	for _, c := range offered {
+		if c.scheme != "bearer" {
+			continue
+		}
+		if failed = l.bearer(ctx, c); failed == nil {
+			return l.header, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if basic && l.cred.username != "" && l.cred.identity == "" && ctx.Err() == nil {
+		l.header, l.until, l.last = basicHeader(l.cred), time.Time{}, nil
+		return l.header, nil
+	}
+	return "", failed
+}
+
+// lookUp finds the credentials, once. A helper may have to ask the user, so it runs only when a host
+// asks for them.
+func (l *login) lookUp() error {
+	if !l.known {
+		l.known = true
+		l.cred, l.failed = l.find()
+	}
+	return l.failed
+}
+
+// bearer gets a token for what is asked for so far and what the challenge asks for.
+func (l *login) bearer(ctx context.Context, c challenge) error {
+	if l.cred.token != "" {
+		l.header, l.until, l.last = "Bearer "+l.cred.token, time.Time{}, nil
+		return nil
+	}
+	if len(l.scopes) == 0 && l.scope != "" {
+		l.scopes = []string{l.scope}
+	}
+	// Some token servers look at the first scope only, so the one that is missing comes first.
+	if s := c.params["scope"]; s != "" && !slices.Contains(l.scopes, s) && len(l.scopes) < maxChallenges {
+		l.scopes = slices.Insert(l.scopes, 0, s)
+	}
+	t, err := l.fetcher.fetch(ctx, c, l.cred, l.scopes)
+	if err != nil {
+		return err
+	}
+	if t.refresh != "" && l.cred.identity != "" {
+		l.cred.identity = t.refresh // the server may have replaced it
+	}
+	l.header, l.until, l.last = "Bearer "+t.value, t.until, &c
+	return nil
+}
