@@ -29,7 +29,6 @@ var said = []struct {
 	{ask.NotFound, []string{"exec: ", "executable file not found in $PATH"}},
 	{ask.NotFound, []string{"exec: ", "no such file or directory"}},
 	{ask.NotFound, []string{"exec: ", "not a directory"}},
-	{ask.NotExecutable, []string{"exec: "}},
 	// crun
 	{ask.NotFound, []string{"executable file `", "` not found"}},
 	{ask.NotExecutable, []string{"the path `", "` exists but it is not executable"}},
@@ -45,9 +44,12 @@ var said = []struct {
 	{ask.NotFound, []string{"failed to load ", "no such file or directory"}},
 	{ask.NotExecutable, []string{"failed to load ", "permission denied"}},
 	{ask.NotExecutable, []string{"failed to load ", "exec format error"}},
+	// libcontainer and runc, whatever else they say
+	{ask.NotExecutable, []string{"exec: "}},
 }
 
-// explain gives a failure's kind and its text without the frames.
+// explain gives a failure's kind and its text without the frames. One that is the program's begins with "exec: ",
+// as those of os/exec do, whatever engine tells it.
 func explain(err error) (ask.Kind, string) {
 	if u := (*unrunnable)(nil); errors.As(err, &u) {
 		return u.kind, u.text
@@ -64,7 +66,11 @@ func explain(err error) (ask.Kind, string) {
 			}
 		}
 	}
-	return sort(text), text
+	kind := sort(text)
+	if (kind == ask.NotFound || kind == ask.NotExecutable) && !strings.HasPrefix(text, "exec: ") {
+		text = "exec: " + text
+	}
+	return kind, text
 }
 
 // sort gives the kind of a failure from an engine's words.

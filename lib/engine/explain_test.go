@@ -4,6 +4,7 @@ package engine
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/cgroups"
@@ -42,6 +43,9 @@ func TestExplain(t *testing.T) {
 	} {
 		if c.text == "" {
 			c.text = c.in
+		}
+		if c.kind != ask.Other && !strings.HasPrefix(c.text, "exec: ") {
+			c.text = "exec: " + c.text
 		}
 		kind, text := explain(errors.New(c.in))
 		if kind != c.kind || text != c.text {
