@@ -191,7 +191,11 @@ func (t *Task) recordCreated() error {
 	if err != nil {
 		return err
 	}
-	return taskdir.Write(t.Dir(), taskdir.Init, p)
+	if err := taskdir.Write(t.Dir(), taskdir.Init, p); err != nil {
+		return err
+	}
+	_ = t.d.Journal().Append(t.Namespace, event.TaskCreate{ContainerID: t.ID(), Bundle: t.bundleDir(), Pid: uint32(t.pid)})
+	return nil
 }
 
 // recordStarted writes down that a foreign shim's task was started; ours does so itself.
@@ -266,7 +270,26 @@ func (t *Task) recordExit(ctx context.Context, e taskdir.Exit) error {
 	if err = errors.Join(err, l.Release()); err != nil {
 		return err
 	}
+	if err := t.awaitStarter(ctx); err != nil {
+		return err
+	}
 	return t.dismiss(ctx, v)
+}
+
+// awaitStarter waits, for a moment, until the starter of the task has the answer to its Start: a program can have
+// ended by then, and a shim that is let go answers nobody.
+func (t *Task) awaitStarter(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, pollEvery) {
+		v, err := taskdir.Look(t.Dir())
+		if err != nil || !v.Starting {
+			return err
+		}
+		if pause(short, wait) != nil {
+			return ctx.Err()
+		}
+	}
 }
 
 // dismiss has a foreign shim delete the task that has ended, and end itself; one that does not is killed.

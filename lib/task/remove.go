@@ -76,6 +76,9 @@ func (t *Task) remove(ctx context.Context, force, only bool) error {
 		if v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
 			return &RunningError{ID: t.ID()}
 		}
+		if err := now.unmountForeign(); err != nil {
+			return err
+		}
 		// Nothing that runs can be mounted, and a transient container goes when it has run: it is spared the look.
 		if !t.Container.Transient {
 			if err := snapshot.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey); err != nil {

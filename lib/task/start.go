@@ -112,6 +112,9 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	if v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
 		return nil, &RunningError{ID: t.ID()}
 	}
+	if err := now.unmountForeign(); err != nil {
+		return nil, err
+	}
 	// Whoever mounts the snapshot looks for a task under the same lock.
 	if !t.Container.Transient {
 		if err := snapshot.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey); err != nil {
