@@ -93,7 +93,7 @@ func supervisor(w *world.World, id string) *process {
 		}
 		cwd, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
 		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if cwd == dir && strings.Contains(string(args), "ctr-shim\x00serve\x00") {
+		if cwd == dir && strings.Contains(string(args), "ctr-shim\x00-namespace\x00") && strings.HasSuffix(string(args), "\x00serve\x00") {
 			return p
 		}
 		p.close()
