@@ -3,9 +3,11 @@
 package image
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -41,6 +43,17 @@ func IsManifest(mediaType string) bool {
 // IsConfig tells whether a media type is that of an image configuration.
 func IsConfig(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageConfig || mediaType == DockerConfig
+}
+
+// mayBeConfig tells whether a media type of a configuration says nothing: registries of old rewrote it, and
+// old builders left it out. Whether the document is an image's configuration is seen when it is read.
+func mayBeConfig(mediaType string) bool {
+	typ, _, _ := strings.Cut(mediaType, ";")
+	switch strings.ToLower(strings.TrimSpace(typ)) {
+	case "", "application/octet-stream", "application/json", "text/html", "text/plain":
+		return true
+	}
+	return false
 }
 
 // shape is what tells index and manifest apart. A document that could be read as both is refused, as
@@ -96,7 +109,8 @@ func ParseIndex(data []byte, mediaType string) (ocispec.Index, error) {
 }
 
 // ParseManifest reads an image manifest and checks it. mediaType is what its descriptor says. A
-// manifest of something else than an image is errdefs.ErrNotImplemented.
+// manifest of something else than an image is errdefs.ErrNotImplemented. Where the media type of the
+// configuration says nothing, only the configuration can tell.
 func ParseManifest(data []byte, mediaType string) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
 	if err := decode(data, "manifest", mediaType, IsManifest, &m); err != nil {
@@ -105,12 +119,8 @@ func ParseManifest(data []byte, mediaType string) (ocispec.Manifest, error) {
 	if m.Config.Digest == "" {
 		return m, damaged("manifest", "it has no configuration")
 	}
-	if !IsConfig(m.Config.MediaType) {
-		what := m.ArtifactType
-		if what == "" {
-			what = m.Config.MediaType
-		}
-		return m, fmt.Errorf("manifest of %q, which is no container image: %w", short(what), errdefs.ErrNotImplemented)
+	if !IsConfig(m.Config.MediaType) && (m.ArtifactType != "" || !mayBeConfig(m.Config.MediaType)) {
+		return m, noImage(m)
 	}
 	if err := checkDescriptor("manifest: configuration", m.Config, MaxManifest); err != nil {
 		return m, err
@@ -124,6 +134,12 @@ func ParseManifest(data []byte, mediaType string) (ocispec.Manifest, error) {
 		}
 	}
 	return m, nil
+}
+
+// noImage is the error about a manifest of something else than an image.
+func noImage(m ocispec.Manifest) error {
+	what := cmp.Or(m.ArtifactType, m.Config.MediaType, "unknown media type")
+	return fmt.Errorf("manifest of %q, which is no container image: %w", short(what), errdefs.ErrNotImplemented)
 }
 
 // ParseConfig reads an image configuration that belongs to a manifest with the given number of layers.

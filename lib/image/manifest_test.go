@@ -122,6 +122,54 @@ func TestResolveHostile(t *testing.T) {
 	}
 }
 
+// The media type of a configuration that says nothing does not decide; one that names something else does.
+func TestConfigMediaTypes(t *testing.T) {
+	p, _ := ParsePlatform("linux/amd64")
+	valid, _ := json.Marshal(ocispec.Image{Platform: p, RootFS: ocispec.RootFS{Type: "layers"}})
+	for typ, ok := range map[string]bool{
+		"": true, "application/octet-stream": true, "text/html": true, "text/html; charset=utf-8": true, "application/json": true,
+		DockerConfig: true, "application/vnd.cncf.helm.config.v1+json": false, ocispec.MediaTypeEmptyJSON: false, "application/vnd.unknown.config.v1+json": false,
+	} {
+		for name, data := range map[string]string{"image": string(valid), "chart": `{"name":"chart","version":"1"}`} {
+			s := documents{}
+			config := ocispec.Descriptor{MediaType: typ, Digest: digest.FromString(data), Size: int64(len(data))}
+			s[config.Digest] = []byte(data)
+			target := s.add(DockerManifest, ocispec.Manifest{MediaType: DockerManifest, Config: config})
+			_, err := ResolveFrom(s.read, target, p)
+			switch {
+			case ok && name == "image":
+				if err != nil {
+					t.Errorf("%q: %v", typ, err)
+				}
+			case ok && IsConfig(typ):
+				if !errdefs.IsFailedPrecondition(err) {
+					t.Errorf("%q, a chart: %v", typ, err)
+				}
+			case !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), typ):
+				t.Errorf("%q, %s: %v", typ, name, err)
+			}
+		}
+	}
+}
+
+// Where index and configuration disagree on the platform, the index decides.
+func TestPlatformsDisagree(t *testing.T) {
+	s := documents{}
+	arm, _ := ParsePlatform("linux/arm64")
+	entry := s.image("linux/amd64")
+	entry.Platform = &arm
+	m, err := ResolveFrom(s.read, s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{entry}}), arm)
+	if err != nil || !strings.Contains(m.Odd, "linux/arm64") || !strings.Contains(m.Odd, "linux/amd64") {
+		t.Errorf("%q, %v", m.Odd, err)
+	}
+	entry.Platform = nil
+	for _, target := range []ocispec.Descriptor{entry, s.add(ocispec.MediaTypeImageIndex, ocispec.Index{Manifests: []ocispec.Descriptor{entry}})} {
+		if _, err := ResolveFrom(s.read, target, arm); !errdefs.IsNotFound(err) {
+			t.Errorf("without an index that speaks: %v", err)
+		}
+	}
+}
+
 func TestChainIDs(t *testing.T) {
 	a, b := digest.FromString("a"), digest.FromString("b")
 	ids := ChainIDs([]digest.Digest{a, b})

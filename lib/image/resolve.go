@@ -25,6 +25,8 @@ type Manifest struct {
 	Config     ocispec.Image
 	RawConfig  []byte // of which Config has only what OCI defines
 	ChainIDs   []digest.Digest
+	// Odd is what the user should know of the image, or empty.
+	Odd string
 }
 
 // maxDepth bounds indexes of indexes.
@@ -158,7 +160,12 @@ func ResolveFrom(read func(ocispec.Descriptor) ([]byte, error), target ocispec.D
 		return m, err
 	}
 	if has := m.Config.Platform; has.Architecture != "" && has.OS != "" && !match.Match(platforms.Normalize(has)) {
-		return m, absent(platform, []ocispec.Platform{has})
+		if desc.Platform == nil || len(m.Indexes) == 0 {
+			return m, absent(platform, []ocispec.Platform{has})
+		}
+		// The index decides where it speaks: builders forget to write the platform into the configuration.
+		m.Odd = fmt.Sprintf("the index says that the image is for %s, its configuration says %s",
+			short(platforms.Format(*desc.Platform)), short(platforms.Format(has)))
 	}
 	return m, nil
 }
@@ -179,7 +186,11 @@ func complete(m Manifest, read func(ocispec.Descriptor) ([]byte, error)) (Manife
 	if m.RawConfig, err = read(m.Manifest.Config); err != nil {
 		return m, err
 	}
-	if m.Config, err = ParseConfig(m.RawConfig, len(m.Manifest.Layers)); err != nil {
+	m.Config, err = ParseConfig(m.RawConfig, len(m.Manifest.Layers))
+	if err != nil && !IsConfig(m.Manifest.Config.MediaType) {
+		return m, fmt.Errorf("%s: %w", desc.Digest, noImage(m.Manifest))
+	}
+	if err != nil {
 		return m, fmt.Errorf("%s: %w", m.Manifest.Config.Digest, err)
 	}
 	m.ChainIDs = ChainIDs(m.Config.RootFS.DiffIDs)

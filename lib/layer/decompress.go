@@ -49,7 +49,8 @@ func IsLayer(mediaType string) bool {
 
 // Decompress gives the uncompressed tar of a layer. The first bytes decide between gzip, zstd and
 // none, because registries serve layers whose media type does not say what they are; mediaType may be
-// empty. A media type that is no layer's, an encrypted layer and other compressions are
+// empty. A blob of no bytes is a layer without entries, as old versions of docker pushed. NUL bytes behind
+// gzip's last member are passed over, as gzip(1) does. A media type that is no layer's, an encrypted layer and other compressions are
 // errdefs.ErrNotImplemented. Close does not close r.
 func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	if mediaType != "" && !IsLayer(mediaType) {
@@ -59,9 +60,6 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	head, err := buf.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read layer: %w", err)
-	}
-	if len(head) == 0 {
-		return nil, fmt.Errorf("layer is empty: %w", io.ErrUnexpectedEOF)
 	}
 	kind := ""
 	for _, m := range magics {
@@ -75,7 +73,8 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read layer: %w", early(err))
 		}
-		return &decoder{z, z.Close}, nil
+		z.Multistream(false)
+		return &decoder{&members{z, buf}, z.Close}, nil
 	case "zstd":
 		z, err := zstd.NewReader(buf, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(2))
 		if err != nil {
@@ -90,6 +89,37 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		return &decoder{buf, func() error { return nil }}, nil
 	}
 	return nil, fmt.Errorf("layer compressed with %s: %w", kind, errdefs.ErrNotImplemented)
+}
+
+// members reads the members of a gzip stream one after the other (RFC 1952 section 2.2), up to padding.
+type members struct {
+	z   *gzip.Reader
+	buf *bufio.Reader
+}
+
+func (m *members) Read(p []byte) (int, error) {
+	n, err := m.z.Read(p)
+	if n > 0 || err != io.EOF {
+		if err == io.EOF {
+			err = nil
+		}
+		return n, err
+	}
+	c, err := m.buf.ReadByte()
+	if err == nil && c != 0 {
+		m.buf.UnreadByte()
+		if err := m.z.Reset(m.buf); err != nil {
+			return 0, err
+		}
+		m.z.Multistream(false)
+		return 0, nil
+	}
+	for ; err == nil; c, err = m.buf.ReadByte() {
+		if c != 0 {
+			return 0, fmt.Errorf("padding of gzip: %w", gzip.ErrHeader)
+		}
+	}
+	return 0, err
 }
 
 // decoder says in one way that a stream ended too early.

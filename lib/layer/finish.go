@@ -32,7 +32,8 @@ func (u *unpacker) finish() error {
 		if err == nil {
 			err = u.finishDir(fd, d)
 		} else if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-			err = nil // a later entry replaced it, or one above it
+			d.gone = true // a later entry replaced it, or one above it
+			err = nil
 		}
 		if err != nil {
 			return fmt.Errorf("layer entry %q: %w", short(path), err)

@@ -31,6 +31,8 @@ type Result struct {
 	Bytes  int64         // length of that stream
 	Size   int64         // bytes that the unpacked directory occupies on the disk, as du counts
 	Inodes int64         // inodes of the unpacked directory, itself included
+	// Implied is what Inherit makes good before the layer is stacked on others.
+	Implied Implied
 }
 
 // Apply unpacks one layer into dir, which must exist and be empty and becomes an overlayfs lower layer.
@@ -73,7 +75,7 @@ func Apply(ctx context.Context, r io.Reader, dir string, opt Options) (_ Result,
 	if err != nil {
 		return Result{}, err
 	}
-	return Result{DiffID: id, Bytes: s.total, Size: size, Inodes: inodes}, nil
+	return Result{DiffID: id, Bytes: s.total, Size: size, Inodes: inodes, Implied: u.implied()}, nil
 }
 
 // unpack makes every entry of the archive.

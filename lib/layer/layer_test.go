@@ -166,6 +166,8 @@ func TestCompressions(t *testing.T) {
 		{"docker gzip that is none", "application/vnd.docker.image.rootfs.diff.tar.gzip", plain, plain},
 		{"docker gzip that is zstd", "application/vnd.docker.image.rootfs.diff.tar.gzip", zst(t, plain), plain},
 		{"unknown", "", gz(t, plain), plain},
+		{"padded gzip", "application/vnd.oci.image.layer.v1.tar+gzip", append(gz(t, plain), make([]byte, 5000)...), plain},
+		{"padded members", "", append(append(gz(t, plain[:half]), gz(t, plain[half:])...), 0), plain},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -300,11 +302,51 @@ func TestInodes(t *testing.T) {
 	}
 }
 
+// A blob of no bytes, of every media type, is a layer that changes nothing.
+func TestEmptyLayer(t *testing.T) {
+	for _, media := range []string{
+		"", "application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.oci.image.layer.v1.tar+zstd",
+		"application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+	} {
+		r, err := apply(t, t.TempDir(), nil, Options{MediaType: media})
+		if err != nil || r.DiffID != digest.FromBytes(nil) || r.Bytes != 0 || r.Inodes != 1 {
+			t.Errorf("%q: %+v, %v", media, r, err)
+		}
+	}
+}
+
+// What follows gzip's padding is no padding.
+func TestGarbageBehindGzip(t *testing.T) {
+	plain := archive(t, file("f", "x"))
+	for _, more := range []string{"x", "\x00x", "\x00\x00\x1f\x8b\x08", "\x1f\x8b"} {
+		if _, err := apply(t, t.TempDir(), append(gz(t, plain), more...), Options{}); err == nil {
+			t.Errorf("%q behind the last member is accepted", more)
+		}
+	}
+}
+
+// Archives from before POSIX mark a directory by the slash behind its name.
+func TestDirectoryOfV7(t *testing.T) {
+	for _, typeflag := range []byte{'0', 0} {
+		data := raw(t, dir("olddir/"), func(h []byte) {
+			h[156] = typeflag
+			copy(h[257:265], make([]byte, 8))
+		})
+		data = append(data[:512], archive(t, file("olddir/f", "x"))...)
+		d := t.TempDir()
+		if _, err := apply(t, d, data, Options{}); err != nil {
+			t.Errorf("type %q: %v", typeflag, err)
+		} else if content(t, filepath.Join(d, "olddir/f")) != "x" {
+			t.Errorf("type %q: wrong content", typeflag)
+		}
+	}
+}
+
 // TestUmask: modes do not depend on the umask, and the process's umask is left alone.
 func TestUmask(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
-	d := mustApply(t, file("f", "x"), dir("d"), ent{Header: tar.Header{Typeflag: tar.TypeFifo, Name: "p", Mode: 0o666}})
-	for name, want := range map[string]uint32{"f": 0o644, "d": 0o755, "p": 0o666} {
+	d := mustApply(t, file("f", "x"), dir("d"), ent{Header: tar.Header{Typeflag: tar.TypeFifo, Name: "p", Mode: 0o666}}, file("i/j/f", ""))
+	for name, want := range map[string]uint32{"": 0o755, "f": 0o644, "d": 0o755, "p": 0o666, "i": 0o755, "i/j": 0o755} {
 		if st := stat(t, filepath.Join(d, name)); st.Mode&0o7777 != want {
 			t.Errorf("%s: mode %o", name, st.Mode)
 		}
@@ -522,7 +564,7 @@ func TestTruncated(t *testing.T) {
 	}
 	plain := archive(t, file("f", string(noise)), file("g", "g"))
 	for name, data := range map[string][]byte{"plain": plain, "gzip": gz(t, plain), "zstd": zst(t, plain)} {
-		for _, n := range []int{0, 3, 100, 1000, len(data) / 2} {
+		for _, n := range []int{3, 100, 1000, len(data) / 2} {
 			_, err := apply(t, filepath.Join(t.TempDir(), "l"), data[:n], Options{})
 			if !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("%s cut at %d of %d: %v", name, n, len(data), err)

@@ -48,9 +48,14 @@ type dirMeta struct {
 	made      bool // by this layer: it gets meta's mode and owner
 	entry     bool // and its times and attributes
 	opaque    bool
+	fresh     bool // it takes the place of one that the layer removed, and has nothing from below
+	gone      bool // a later entry took its place
 	whiteouts []string
 	done      bool
 }
+
+// renew keeps all that is below from being seen in the directory.
+func (d *dirMeta) renew() { d.opaque, d.fresh = true, true }
 
 func newUnpacker(dir string, opt Options) (*unpacker, error) {
 	t, err := newTree(dir)
@@ -63,7 +68,7 @@ func newUnpacker(dir string, opt Options) (*unpacker, error) {
 		euid:        os.Geteuid(),
 		egid:        os.Getegid(),
 		buf:         make([]byte, copySize),
-		dirs:        map[string]*dirMeta{"": {}},
+		dirs:        map[string]*dirMeta{"": {meta: meta{mode: 0o755, uid: os.Geteuid(), gid: os.Getegid()}, made: true}},
 		order:       []string{""},
 	}
 	if opt.UserXattr {
@@ -107,8 +112,11 @@ func (u *unpacker) inspect() error {
 
 // entry makes one entry of the archive.
 func (u *unpacker) entry(ctx context.Context, hdr *tar.Header, r io.Reader) error {
-	if hdr.Typeflag == tar.TypeXGlobalHeader {
+	switch {
+	case hdr.Typeflag == tar.TypeXGlobalHeader:
 		return nil
+	case hdr.Typeflag == tar.TypeReg && strings.HasSuffix(hdr.Name, "/"):
+		hdr.Typeflag = tar.TypeDir // as before POSIX had a type for directories (pax, "ustar Interchange Format")
 	}
 	name, err := clean(hdr.Name)
 	if err != nil {
@@ -210,7 +218,7 @@ func (u *unpacker) parent(path string) (string, error) {
 		if err := u.mkdir(pfd, real); err != nil {
 			return err
 		}
-		u.dir(real).opaque = true // the layer removed the directory below and made a new one
+		u.dir(real).renew() // the layer removed the directory below and made a new one
 		return nil
 	})
 }
@@ -284,7 +292,9 @@ func (u *unpacker) directory(parent, base string, m meta) error {
 			if err != nil {
 				return err
 			}
-			d.opaque = opaque
+			if opaque {
+				d.renew()
+			}
 			return u.describe(d, m)
 		}
 		if err != unix.EEXIST {
@@ -369,7 +379,7 @@ func (u *unpacker) whiteout(parent, base string) error {
 		return fmt.Errorf("stat: %w", err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		u.dir(join(real, base)).opaque = true
+		u.dir(join(real, base)).renew()
 	}
 	return nil
 }

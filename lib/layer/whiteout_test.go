@@ -21,12 +21,17 @@ func merge(t *testing.T, opt Options, layers ...[]ent) string {
 	var lower []string
 	for i, entries := range layers {
 		d := filepath.Join(tmp, string(rune('a'+i)))
-		if _, err := apply(t, d, archive(t, entries...), opt); err != nil {
+		r, err := apply(t, d, archive(t, entries...), opt)
+		if err != nil {
 			t.Fatal(err)
 		}
-		lower = append(lower, d)
+		for range 2 { // the second time changes nothing
+			if err := Inherit(d, r.Implied, lower); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lower = slices.Insert(lower, 0, d)
 	}
-	slices.Reverse(lower)
 	target := filepath.Join(tmp, "merged")
 	os.Mkdir(target, 0o755)
 	data := "lowerdir=" + strings.Join(lower, ":")

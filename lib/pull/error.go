@@ -13,7 +13,7 @@ import (
 
 // ContentError says that what the registry sent is no image that can be taken: bytes without their
 // digest, a layer that is not what the configuration names, an entry that no layer may have. It keeps
-// the kind of what it wraps.
+// the kind of what it wraps. An image of a kind that is not supported is none: errdefs.ErrNotImplemented.
 type ContentError struct{ Err error }
 
 // Error is the text of the cause.
@@ -35,9 +35,9 @@ func isContent(ctx context.Context, err error) bool {
 }
 
 // contentError makes a ContentError of an error of reading or unpacking a layer, unless it is another's
-// fault.
+// fault. What this program cannot read is not damaged.
 func contentError(ctx context.Context, err error) error {
-	if isContent(ctx, err) {
+	if isContent(ctx, err) && !errdefs.IsNotImplemented(err) {
 		return &ContentError{err}
 	}
 	return err
@@ -48,7 +48,7 @@ func blame(ctx context.Context, err error) error {
 	var already *ContentError
 	switch {
 	case err == nil || !isContent(ctx, err) || errors.As(err, &already):
-	case errdefs.IsFailedPrecondition(err), errdefs.IsInvalidArgument(err), errdefs.IsNotImplemented(err), errors.Is(err, io.ErrUnexpectedEOF):
+	case errdefs.IsFailedPrecondition(err), errdefs.IsInvalidArgument(err), errors.Is(err, io.ErrUnexpectedEOF):
 		return &ContentError{err}
 	}
 	return err

@@ -36,6 +36,9 @@ type Options struct {
 	// Patient waits for another pull of the same layer for as long as that gets on, and lets the bound of
 	// the state directory's locks count only while it does not.
 	Patient bool
+	// Warn, when set, is told what the user should know and the pull does not fail for. It may be called by
+	// several goroutines at the same time.
+	Warn func(string)
 	// Progress, when set, hears of every step. It is called by one goroutine at a time.
 	Progress func(Event)
 }
@@ -67,6 +70,9 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 	p := &puller{d: d, ref: name, opt: opt, report: &reporter{image: name.String(), to: opt.Progress}}
 	if p.platform, err = image.ParsePlatform(opt.Platform); err != nil {
 		return img, err
+	}
+	if opt.Registry.Warn == nil {
+		opt.Registry.Warn = opt.Warn
 	}
 	from := registry.Reference{Host: name.Domain, Repository: name.Path, Tag: name.Tag, Digest: name.Digest}
 	if p.repo, err = registry.Open(from, opt.Registry); err != nil {
@@ -117,6 +123,9 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 	if err != nil {
 		return image.Image{}, blame(ctx, err)
 	}
+	if p.image.Odd != "" && p.opt.Warn != nil {
+		p.opt.Warn(fmt.Sprintf("%s: %s", p.ref, p.image.Odd))
+	}
 	if n := len(p.image.Manifest.Layers); n > mount.MaxLayers && !p.opt.NoUnpack {
 		return image.Image{}, fmt.Errorf("an image of %d layers can never run, the kernel stacks %d in an overlay: %w",
 			n, mount.MaxLayers, errdefs.ErrNotImplemented)
@@ -141,6 +150,9 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		return p.record(ctx, p.recordName)
 	}
 	if err := p.bringLayers(ctx); err != nil {
+		return image.Image{}, err
+	}
+	if err := p.stack(ctx); err != nil {
 		return image.Image{}, err
 	}
 	if err := p.sync(); err != nil {

@@ -25,6 +25,7 @@ import (
 
 // unpacked is a layer whose directory is in place.
 type unpacked struct {
+	id           snapshot.ID
 	size, inodes int64 // on the disk
 }
 
@@ -75,7 +76,7 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 				return err
 			}
 			if s.Kind == snapshot.Committed && (ns == p.opt.Namespace || s.ID == id) && p.hasTree(s.ID) {
-				p.layers[n] = unpacked{s.Size, s.Inodes}
+				p.layers[n] = unpacked{s.ID, s.Size, s.Inodes}
 				found = true
 			}
 		}
@@ -91,6 +92,7 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	// A record that cannot be read any more was written when the directory was complete.
 	if (damaged || m.chain == chain) && p.hasTree(id) {
 		l := &p.layers[n]
+		l.id = id
 		l.size, l.inodes, err = layer.Usage(ctx, snapshot.FS(p.d, id))
 		return err == nil, err
 	}
@@ -185,6 +187,11 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	if err := i.Commit(); err != nil {
 		return err
 	}
+	if n > 0 {
+		if err := writeImplied(snapshot.Path(p.d, staged(id)), res.Implied); err != nil {
+			return err
+		}
+	}
 	if err := mark(snapshot.Path(p.d, staged(id)), layerMark{chain, p.image.Manifest.Layers[n].Digest}); err != nil {
 		return err
 	}
@@ -193,7 +200,7 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 		return err
 	}
 	crash.Point("pull.after-layer-rename")
-	p.layers[n] = unpacked{res.Size, res.Inodes}
+	p.layers[n] = unpacked{id, res.Size, res.Inodes}
 	return nil
 }
 

@@ -222,7 +222,7 @@ func (r *Repository) each(ctx context.Context, need capability, what string, ask
 		able = append(able, e)
 	}
 	if len(able) == 0 {
-		return r.fail(nil, what, fmt.Errorf("no host is configured to %s: %w", need, errdefs.ErrFailedPrecondition))
+		return r.fail(nil, what, fmt.Errorf("no host is configured to %s: %w", need, errdefs.ErrUnavailable))
 	}
 	for i, e := range able {
 		err := ask(e)
