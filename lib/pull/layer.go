@@ -26,6 +26,11 @@ func (p *puller) layer(ctx context.Context, n int) error {
 		return fmt.Errorf("media type %q is no layer: %w", desc.MediaType, errdefs.ErrNotImplemented)
 	}
 	again, err := p.tryLayer(ctx, n, desc, false)
+	for err != nil && !again && isContent(ctx, err) && p.repo.Distrust(desc.Digest) {
+		// A mirror sent other bytes: the next host is asked.
+		p.d.EmptyTrash()
+		again, err = p.tryLayer(ctx, n, desc, false)
+	}
 	if again {
 		// The bytes that an earlier process had left were wrong, as they can be after a power cut or when
 		// another registry had sent them. What they unpacked to makes room first.

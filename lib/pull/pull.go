@@ -191,6 +191,9 @@ func (p *puller) document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 	doubt := errdefs.IsDataLoss(err)
 	p.damaged = p.damaged || doubt
 	again, err := p.tryDocument(ctx, desc, doubt)
+	for err != nil && !again && isContent(ctx, err) && p.repo.Distrust(desc.Digest) {
+		again, err = p.tryDocument(ctx, desc, doubt)
+	}
 	if again {
 		_, err = p.tryDocument(ctx, desc, doubt)
 	}

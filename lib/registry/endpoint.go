@@ -197,12 +197,20 @@ func (e *endpoint) giveUp(cause error) bool {
 	if e.given == nil {
 		e.given = cause
 	}
+	e.opt.Outages.add(e.host, cause)
 	return true
 }
 
+// givenUp is why the host is asked no more, or nil.
 func (e *endpoint) givenUp() error {
+	if e.last {
+		return nil
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.given == nil {
+		e.given = e.opt.Outages.of(e.host)
+	}
 	return e.given
 }
 

@@ -27,6 +27,9 @@ type Options struct {
 	// HostDirs are directories that have, for each registry, one directory with hosts.toml or certificates.
 	// The first that has one for the registry counts; see [HostDirs].
 	HostDirs []string
+	// Outages, when set, lets repositories that are opened after each other share what they found out of mirrors
+	// that are down.
+	Outages *Outages
 	// Warn, when set, is told what the user should know and nothing fails for. It may be called by several
 	// goroutines at the same time.
 	Warn func(string)
@@ -42,6 +45,34 @@ func (o Options) hear(host string, header http.Header) {
 			o.Warn(fmt.Sprintf("registry %q: %s", host, oneLine(strings.Trim(text, `"`))))
 		}
 	}
+}
+
+// Outages remembers hosts that did not answer, so that each costs a process once. The zero value is ready for
+// use.
+type Outages struct {
+	mu   sync.Mutex
+	down map[string]error
+}
+
+func (o *Outages) add(host string, cause error) {
+	if o == nil || !errdefs.IsUnavailable(cause) {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down == nil {
+		o.down = map[string]error{}
+	}
+	o.down[host] = cause
+}
+
+func (o *Outages) of(host string) error {
+	if o == nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.down[host]
 }
 
 // Reference says what is read: a repository of a registry, and what in it.

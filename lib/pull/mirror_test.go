@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pull
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// through gives options that ask mirror before the registry at up.
+func through(t *testing.T, up, mirror *server) Options {
+	t.Helper()
+	root := t.TempDir()
+	os.Mkdir(filepath.Join(root, up.host), 0o755)
+	text := fmt.Sprintf("server = %q\n[host.%q]\n", "http://"+up.host, "http://"+mirror.host)
+	if err := os.WriteFile(filepath.Join(root, up.host, "hosts.toml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opt := options()
+	opt.Registry.HostDirs = []string{root}
+	return opt
+}
+
+// A mirror that sends other bytes of the right length costs one transfer, for documents and layers.
+func TestMirrorLies(t *testing.T) {
+	for _, large := range []bool{false, true} {
+		d := openDir(t, t.TempDir())
+		up, mirror := newServer(t), newServer(t)
+		data := files("f", "x")
+		if large {
+			data = largeTar()
+		}
+		b := up.build("test/app", "1", data)
+		mirror.build("test/app", "1", data)
+		mirror.set(func(w http.ResponseWriter, r *http.Request) bool {
+			for _, l := range b.layers {
+				if strings.HasSuffix(r.URL.Path, l.Digest.String()) {
+					w.Header().Set("Content-Length", fmt.Sprint(l.Size))
+					w.Write(make([]byte, l.Size))
+					return true
+				}
+			}
+			return false
+		})
+		img, err := Image(ctx, d, b.ref, through(t, up, mirror))
+		if err != nil || img.Target.Digest != b.manifest.Digest {
+			t.Fatal(err)
+		}
+		if n, _ := up.count(b.layers[0].Digest); n == 0 {
+			t.Error("the layer did not come from the registry")
+		}
+		checkTree(t, d, trees(t, d, img)[0])
+	}
+}
+
+func largeTar() []byte { return large("f", 3<<20, 7) }
+
+func checkTree(t *testing.T, d *state.Dir, tree string) {
+	t.Helper()
+	if st, err := os.Stat(tree + "/f"); err != nil || st.Size() == 0 {
+		t.Errorf("%v", err)
+	}
+}
+
+// The configuration, too, comes from the registry when the mirror's is another one.
+func TestMirrorLiesAboutConfig(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	up, mirror := newServer(t), newServer(t)
+	b := up.build("test/app", "1", files("f", "x"))
+	mirror.build("test/app", "1", files("f", "x"))
+	lies := 0
+	mirror.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") || strings.HasSuffix(r.URL.Path, b.layers[0].Digest.String()) {
+			return false
+		}
+		lies++
+		truth := httptest.NewRecorder()
+		mirror.inner.ServeHTTP(truth, r)
+		w.Write(make([]byte, truth.Body.Len()))
+		return true
+	})
+	if _, err := Image(ctx, d, b.ref, through(t, up, mirror)); err != nil || lies == 0 {
+		t.Fatalf("%v after %d lies", err, lies)
+	}
+}
