@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/engine"
 	"ctrd.dev/ctrd/lib/shim"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -92,9 +91,7 @@ func main() {
 		os.Exit(makeScope(args[1], args[2], args[3]))
 	}
 	if uri := loggerURI(args); uri != "" {
-		err := shim.Log(uri)
-		leave()
-		if err != nil {
+		if err := shim.Log(uri); err != nil {
 			fmt.Fprintln(os.Stderr, "ctr-shim:", err)
 			os.Exit(1)
 		}
@@ -182,13 +179,8 @@ func (o options) start() error {
 	}))
 }
 
-// leave removes the cgroup that supervisors share if this process is the last in it. When that fails it is left to
-// ctr-task.
-func leave() { _ = cgroup.Leave() }
-
 // serve becomes the supervisor.
 func (o options) serve() error {
-	defer leave()
 	c := shim.Config{Namespace: o.namespace, ID: o.id, Bundle: o.bundle, Socket: o.socket, Events: o.events, Containerd: o.containerd}
 	if c.Socket == "" {
 		c.Socket = filepath.Join(cmp.Or(o.sockets, defaultSockets), taskapi.SocketName(c.Bundle))

@@ -62,7 +62,8 @@ func rmVerb(g *cli.Global) *cobra.Command {
 }
 
 // ofTask does what a supervisor asks for when one of its tasks has ended: for the container of this exact id, if
-// that task is its last one. This process has been started in the cgroup of the supervisors, and may be its last.
+// that task is its last one. What stands in for
+// the supervisor of a foreign shim is in the cgroup of the supervisors, and may be the last there.
 func ofTask(ctx context.Context, d *state.Dir, ns, id, incarnation string, deed func(*task.Task) error) error {
 	defer func() { _ = cgroup.Leave() }()
 	t, err := task.Open(ctx, d, ns, id)

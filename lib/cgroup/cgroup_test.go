@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,7 +53,7 @@ func TestMain(m *testing.M) {
 			keep = append(keep, b)
 		}
 		fmt.Println(len(keep))
-	case "starter", "leaver":
+	case "starter", "leaver", "above":
 		if err := act(role, args); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -84,6 +85,12 @@ func act(role, args string) error {
 	}
 	c := exec.Command(self)
 	c.Env = append(os.Environ(), "CGROUP_TEST_ROLE=sleep")
+	if role == "above" {
+		return h.startAbove(func(sys *syscall.SysProcAttr) error {
+			c.SysProcAttr = sys
+			return c.Start()
+		})
+	}
 	if err := h.start(c, path); err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@
 //
 // [Start] gives a process a cgroup of its own from birth, outside of its starter's: the end of a unit or a login
 // session, and the kill of a cgroup, do not reach it. All supervisors of one state directory may share one
-// cgroup, which the last of them takes away ([Leave]).
+// cgroup, which [RemoveEmpty] takes away behind the last of them.
 //
 // In a unit of systemd that has Delegate=yes ([OwnUnit]), a process that runs a container in the foreground keeps it
 // in the unit instead: [Unit.Split] gives the container's path, below the unit's. The supervisor is then started
@@ -39,6 +39,5 @@
 //
 // Nothing is kept between calls but the list of mounts, read once, and an attribute of cgroups that go when they are
 // empty (trusted.ctrd). Each call may be killed anywhere and made again, by any process. A kill of Make may leave
-// an empty cgroup without that attribute, which then stays until the next boot. A process that is killed before it
-// calls Leave leaves its cgroup to RemoveEmpty.
+// an empty cgroup without that attribute, which then stays until the next boot.
 package cgroup

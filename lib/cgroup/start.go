@@ -24,8 +24,7 @@ import (
 // Linux 5.7 the process is moved in the v2 hierarchy after its start, which costs more. The command must have no
 // Pdeathsig: the thread that starts it ends.
 //
-// Processes may share the cgroup. Each calls [Leave] as its last act, so that the last one removes it; of one that
-// was killed, [RemoveEmpty] removes it.
+// Processes may share the cgroup. [RemoveEmpty] removes it behind the last one.
 func Start(cmd *exec.Cmd, path string) error {
 	t, err := open(path)
 	if err != nil {
@@ -220,9 +219,63 @@ func (h hierarchy) place(pid int, path string) error {
 	return write(filepath.Join(h.dir, path), "cgroup.procs", strconv.Itoa(pid))
 }
 
+// StartAbove calls start once, to start a process that is not in the cgroup that [Start] has given the caller, but in the
+// one above, so that it can remove the former. start uses the attributes as they are and may add to them. A caller
+// with no such cgroup starts the process where it is. It costs as little as Start.
+func StartAbove(start func(*syscall.SysProcAttr) error) error {
+	t, err := mounted()
+	if err != nil {
+		return start(new(syscall.SysProcAttr))
+	}
+	return t.startAbove(start)
+}
+
+func (t tree) startAbove(start func(*syscall.SysProcAttr) error) error {
+	sys := new(syscall.SysProcAttr)
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return start(sys)
+	}
+	var tasks []string // directories above, in v1
+	for _, h := range t {
+		path, ok := membership(string(own), h.name())
+		dir := filepath.Join(h.dir, path)
+		switch {
+		case !ok || path == "/" || !marked(dir):
+		case !h.v2:
+			tasks = append(tasks, filepath.Dir(dir))
+		case bornInto() && takesProcesses(filepath.Dir(dir)):
+			fd, err := unix.Open(filepath.Dir(dir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err == nil {
+				defer unix.Close(fd)
+				sys.UseCgroupFD, sys.CgroupFD = true, fd
+			}
+		}
+	}
+	if len(tasks) == 0 {
+		return start(sys)
+	}
+	return onThread(func() error {
+		for _, dir := range tasks {
+			_ = write(dir, "tasks", "0") // else it stays, and so does the cgroup
+		}
+		return start(sys)
+	})
+}
+
+// takesProcesses says whether a v2 cgroup takes processes: the real root does, others while they give no controllers to
+// those below.
+func takesProcesses(dir string) bool {
+	if _, err := os.Lstat(filepath.Join(dir, "cgroup.type")); errors.Is(err, os.ErrNotExist) {
+		return true
+	}
+	given, err := read(dir, "cgroup.subtree_control")
+	return err == nil && strings.TrimSpace(given) == ""
+}
+
 // Leave moves the calling process out of the cgroup that [Start] started it in, to the one above, and removes the cgroup
 // unless others are in it. One that was not started so, or was moved since, stays where it is. It waits for the
-// kernel, some ten milliseconds, and for what RemoveEmpty waits.
+// kernel, some ten milliseconds in which no other process can change cgroups, and for what RemoveEmpty waits.
 func Leave() error {
 	t, err := mounted()
 	if err != nil {

@@ -182,6 +182,29 @@ func TestPlace(t *testing.T) {
 	})
 }
 
+// What a process starts above its own cgroup can remove that one.
+func TestStartAbove(t *testing.T) {
+	everywhere(t, func(t *testing.T, h tree) {
+		path := newGroup(t, h)
+		c := helper(t, "above "+strconv.FormatBool(len(h) == 1))
+		if err := h.start(c, path+"/own"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		pids, err := h.pids(path)
+		if err != nil || len(pids) != 1 {
+			t.Fatalf("%v, %v", pids, err)
+		}
+		wantAll(t, "the process", where(t, h, strconv.Itoa(pids[0])), path)
+		if err := h.removeEmpty(path+"/own", time.Second); err != nil {
+			t.Error(err)
+		}
+		vanished(t, h, path+"/own")
+	})
+}
+
 // Whichever of those that share a cgroup ends last removes it.
 func TestLeave(t *testing.T) {
 	everywhere(t, func(t *testing.T, h tree) {

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/engine/ask"
 )
 
@@ -242,13 +243,13 @@ func kindOf(k ask.Kind) error {
 	return errdefs.ErrUnknown
 }
 
-// startDetached starts a program in a session of its own and in the root directory.
+// startDetached starts a program in a session of its own, in the root directory, and outside of the cgroup that
+// supervisors share, which the program may have to remove.
 func startDetached(argv []string) error {
-	_, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   os.Environ(),
-		Files: []uintptr{0, 2, 2},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+	err := cgroup.StartAbove(func(sys *syscall.SysProcAttr) error {
+		sys.Setsid = true
+		_, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Dir: "/", Env: os.Environ(), Files: []uintptr{0, 2, 2}, Sys: sys})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", argv[0], err)

@@ -14,9 +14,11 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
@@ -69,9 +71,32 @@ func (t *Task) ownCgroup() string {
 // supervisors is the cgroup that the supervisors of a state directory share. No container has its name.
 func supervisors(d *state.Dir) string { return "/" + cgroupPrefix(d) + "--shims" }
 
-// sweep removes the cgroup of the supervisors if none is left. Each that ends by itself does so; this is for those
-// that were killed. One that stays harms nobody.
+// sweep removes the cgroup of the supervisors if none is left. One that stays harms nobody.
 func (t *Task) sweep() { _ = cgroup.RemoveEmpty(supervisors(t.d)) }
+
+// sweepWithin bounds the wait for a supervisor that has let go of its task. It ends at once unless it has others.
+const sweepWithin = 200 * time.Millisecond
+
+// sweepAfter is sweep once the supervisor of a task that has ended is gone. Of those that end at the same moment, each
+// is waited for before anybody looks, so that the last look finds none. The supervisor itself cannot do it: it is in
+// the cgroup, and to leave it would hold up every process that joins one.
+func (t *Task) sweepAfter(s taskdir.Supervisor) {
+	if fd := s.Open(); fd >= 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), sweepWithin)
+		_ = poll(ctx, fd)
+		cancel()
+		unix.Close(fd)
+	}
+	t.sweep()
+}
+
+// lastSupervisor is the supervisor of the task that is meant, for sweepAfter: its record goes with the task.
+func (t *Task) lastSupervisor() (s taskdir.Supervisor) {
+	if _, err := taskdir.Read(t.Dir(), taskdir.Shim, &s); err != nil {
+		return taskdir.Supervisor{}
+	}
+	return s
+}
 
 // UnitError says that a task cannot stay in the systemd unit of its starter. Its kind is that of the cause.
 type UnitError struct {

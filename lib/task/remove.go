@@ -27,8 +27,10 @@ import (
 // unless force, which ends it first; so is one whose snapshot somebody has mounted. One that has been removed
 // meanwhile is errdefs.ErrNotFound.
 func (t *Task) Remove(ctx context.Context, force bool) error {
+	last := t.lastSupervisor()
 	err := t.remove(ctx, force, false)
 	t.d.EmptyTrash()
+	t.sweepAfter(last)
 	if err != nil {
 		return fmt.Errorf("remove container %q: %w", t.ID(), err)
 	}
@@ -38,8 +40,10 @@ func (t *Task) Remove(ctx context.Context, force bool) error {
 // RemoveEnded removes the container if the task that is meant is still its last one and has ended: what a
 // supervisor or a client does for a transient container. When another start has come in between it does nothing.
 func (t *Task) RemoveEnded(ctx context.Context) error {
+	last := t.lastSupervisor()
 	err := t.remove(ctx, true, true)
 	t.d.EmptyTrash()
+	t.sweepAfter(last)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %q: %w", t.ID(), err)
 	}
@@ -145,7 +149,6 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 	if err := t.trashTasks(); err != nil {
 		return err
 	}
-	t.sweep()
 	crash.Point("task.removed-task")
 	if err := t.d.Trash(t.d.Path("containers", t.Namespace, t.Container.Files())); err != nil {
 		return err

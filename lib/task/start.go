@@ -287,7 +287,9 @@ func (t *Task) discardEnded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	last := t.lastSupervisor()
 	err = errors.Join(t.discardDir(), l.Release())
 	t.d.EmptyTrash()
+	t.sweepAfter(last)
 	return err
 }
