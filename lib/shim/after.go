@@ -137,6 +137,9 @@ func (t *task) outlivesClient() bool {
 	if t.record == nil || t.record.Owner != taskdir.Client || len(t.s.config.Command) == 0 {
 		return false
 	}
+	t.s.mu.Lock()
+	t.lingers = true
+	t.s.mu.Unlock()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {

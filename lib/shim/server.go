@@ -129,11 +129,22 @@ func (s *server) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi
 	return out, nil
 }
 
+// done tells whether nothing is left to do but to wait for clients that remove their containers; mu is held.
+func (s *server) done() bool {
+	for _, t := range s.tasks {
+		if !t.over && !t.lingers && t != s.first() {
+			return false
+		}
+	}
+	return true
+}
+
 // Shutdown ends the supervisor when it has no container, or, with Now, its containers as well. A container of
-// containerd's is there until it is deleted.
+// containerd's is there until it is deleted. A client that has removed its container asks for it, so that the
+// supervisor need not find that out.
 func (s *server) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) error {
 	s.mu.Lock()
-	idle := s.idle()
+	idle := s.done()
 	if s.config.Containerd {
 		idle = len(s.tasks) == 0 || len(s.tasks) == 1 && s.first() != nil
 	}

@@ -40,6 +40,7 @@ type task struct {
 	paused  bool
 	ending  bool           // nothing new may begin in the container
 	over    bool           // nothing is left to do for it
+	lingers bool           // it has ended, and waits for its client to remove the container
 	running sync.WaitGroup // engines that put processes into the container
 }
 

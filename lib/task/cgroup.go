@@ -23,6 +23,7 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
@@ -83,6 +84,9 @@ const sweepWithin = 200 * time.Millisecond
 func (t *Task) sweepAfter(s taskdir.Supervisor) {
 	if fd := s.Open(); fd >= 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), sweepWithin)
+		if t.client != nil && t.api != nil {
+			_ = t.api.Shutdown(ctx, &taskapi.ShutdownRequest{ID: t.ID()}) // it would look for us a while longer
+		}
 		_ = poll(ctx, fd)
 		cancel()
 		unix.Close(fd)
@@ -191,12 +195,17 @@ func (t *Task) split(s *specs.Spec, o StartOptions) error {
 // Delegate=yes; empty when there is none.
 func (t *Task) Outside() string { return t.outside }
 
+// prepareCgroups makes what startOut needs, beside other work.
+func prepareCgroups(d *state.Dir) { _ = cgroup.Prepare(supervisors(d)) }
+
 // startOut starts a process that outlives this one where its end does not follow from ours: not in our cgroup,
 // unless the whole task stays in our unit.
 func (t *Task) startOut(cmd *exec.Cmd) error {
 	if t.inUnit {
 		return cmd.Start()
 	}
+	// The engine's moves are hastened from here on: a process that is made ready for moves holds up Start.
+	defer func() { go cgroup.Hasten() }()
 	return cgroup.Start(cmd, supervisors(t.d))
 }
 

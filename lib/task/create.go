@@ -15,7 +15,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/image"
@@ -61,7 +60,7 @@ func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (*Tas
 // Run is Create and Start in one: no other command sees the container before it is being started. When the
 // start fails the container stays, for another try, unless it is transient or ctx has been cancelled.
 func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so StartOptions) (*Task, error) {
-	go cgroup.Hasten()
+	go prepareCgroups(d)
 	t, l, err := create(ctx, d, ns, o)
 	if err != nil {
 		return nil, err

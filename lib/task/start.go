@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
@@ -81,7 +80,7 @@ func (t *Task) Create(ctx context.Context, o StartOptions) error {
 
 // create makes a task and gives the lock that says that it is being started.
 func (t *Task) create(ctx context.Context, o StartOptions) (*lock.Held, error) {
-	go cgroup.Hasten()
+	go prepareCgroups(t.d)
 	if err := t.awaitSupervisor(ctx); err != nil {
 		return nil, err
 	}
