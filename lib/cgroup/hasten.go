@@ -8,7 +8,8 @@ import (
 )
 
 // Hasten makes the next moves of processes between cgroups, within some milliseconds, quick. It may take
-// as long as a first move does, so it is for a goroutine beside other work; it changes nothing.
+// as long as a first move does, and meanwhile nobody can make or change a cgroup, so it is for a goroutine beside work
+// that does neither; it changes nothing.
 //
 // The kernel guards membership by a lock that forks take for next to nothing. Its price is that the first
 // move after a while waits for an RCU grace period, which is most of what starting a container waits for

@@ -60,20 +60,6 @@ func (t tree) start(cmd *exec.Cmd, path string) error {
 	})
 }
 
-// Prepare makes the cgroup for the next [Start] in it, which is then quicker. A removal may be quicker still.
-func Prepare(path string) error {
-	t, err := open(path)
-	if err != nil {
-		return err
-	}
-	for _, h := range t {
-		if err := h.make(path, true); err != nil {
-			return fmt.Errorf("prepare cgroup %q: %w", path, err)
-		}
-	}
-	return nil
-}
-
 // bornInto says whether the kernel has CLONE_INTO_CGROUP: Linux 5.7.
 var bornInto = sync.OnceValue(func() bool {
 	var u unix.Utsname

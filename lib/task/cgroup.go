@@ -195,16 +195,13 @@ func (t *Task) split(s *specs.Spec, o StartOptions) error {
 // Delegate=yes; empty when there is none.
 func (t *Task) Outside() string { return t.outside }
 
-// prepareCgroups makes what startOut needs, beside other work.
-func prepareCgroups(d *state.Dir) { _ = cgroup.Prepare(supervisors(d)) }
-
 // startOut starts a process that outlives this one where its end does not follow from ours: not in our cgroup,
 // unless the whole task stays in our unit.
 func (t *Task) startOut(cmd *exec.Cmd) error {
 	if t.inUnit {
 		return cmd.Start()
 	}
-	// The engine's moves are hastened from here on: a process that is made ready for moves holds up Start.
+	// Not earlier: Start would wait for it.
 	defer func() { go cgroup.Hasten() }()
 	return cgroup.Start(cmd, supervisors(t.d))
 }

@@ -60,7 +60,6 @@ func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (*Tas
 // Run is Create and Start in one: no other command sees the container before it is being started. When the
 // start fails the container stays, for another try, unless it is transient or ctx has been cancelled.
 func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so StartOptions) (*Task, error) {
-	go prepareCgroups(d)
 	t, l, err := create(ctx, d, ns, o)
 	if err != nil {
 		return nil, err

@@ -80,7 +80,6 @@ func (t *Task) Create(ctx context.Context, o StartOptions) error {
 
 // create makes a task and gives the lock that says that it is being started.
 func (t *Task) create(ctx context.Context, o StartOptions) (*lock.Held, error) {
-	go prepareCgroups(t.d)
 	if err := t.awaitSupervisor(ctx); err != nil {
 		return nil, err
 	}
