@@ -173,7 +173,7 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 			return
 		}
 		if shim != nil {
-			shim.kill()
+			t.quit(shim)
 		}
 		if v, e := taskdir.Look(t.Dir()); e == nil && v.Supervisor.Foreign {
 			_ = t.dismiss(context.WithoutCancel(ctx), v)
@@ -233,6 +233,21 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 	}
 	crash.Point("task.created")
 	return nil
+}
+
+// quit ends a supervisor whose task is taken back. One that can ends by itself, with all that it has started;
+// SIGKILL would leave its engine to die after it.
+func (t *Task) quit(s *supervisor) {
+	if t.api != nil {
+		short, cancel := context.WithTimeout(context.Background(), silentAfter)
+		_ = t.api.Shutdown(short, &taskapi.ShutdownRequest{ID: t.ID(), Now: true})
+		cancel()
+	}
+	select {
+	case <-s.reaped:
+	case <-time.After(silentAfter):
+		s.kill()
+	}
 }
 
 // begin lets the waiting init process become the program.
