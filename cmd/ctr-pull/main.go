@@ -16,6 +16,7 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/registry"
 )
 
 // options are what the command line says beside the names.
@@ -25,6 +26,9 @@ type options struct {
 	credsStdin bool
 	quiet      bool
 	progress   string
+	hostsDir   string
+	explain    bool
+	json       bool
 }
 
 func main() {
@@ -37,21 +41,29 @@ func main() {
 			"as long as --wait says.\n\n" +
 			"Plain HTTP is spoken to registries on this machine, and with --plain-http to others. Proxies are taken from " +
 			"HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Credentials come from the user's docker config.json and the credential " +
-			"helpers it names, or from --authfile or --creds-stdin.\n\n" +
+			"helpers it names, or from --authfile or --creds-stdin. The entry whose path is the most specific counts; one of " +
+			"another path is never used. What --creds-stdin reads is for the registry that the name says, and for no mirror.\n\n" +
+			"Mirrors, certificates and headers come from directories of hosts.toml files as containerd reads them, or from " +
+			"docker's certs.d. A host that fails is not asked again, and the next one goes on where it stopped.\n\n" +
 			"Progress is drawn on stderr when that is a terminal.",
 		Stdin: "with the operand -, names of images, one a line; with --creds-stdin, first a line USER:PASSWORD", Stdout: "NAME@DIGEST of each image, one a line",
 		Examples: []cli.Example{
 			{Note: "pull an image and run it", Text: "ctr-pull redis:7 | ctr-task run -d --name r -"},
 			{Note: "pull all that a file lists", Text: "ctr-pull - < images.txt"},
 			{Note: "another platform, without unpacking it", Text: "ctr-pull --platform linux/arm64 --no-unpack alpine"},
+			{Note: "say who would be asked, with whose credentials", Text: "ctr-pull --explain redis:7"},
 			{Note: "a registry with a certificate of its own", Text: "ctr-pull --ca-file ca.pem registry.example:5000/app"},
 		},
 		Env: []cli.Note{
 			{Name: "DOCKER_CONFIG", Text: "directory of config.json, instead of ~/.docker"},
 			{Name: "REGISTRY_AUTH_FILE", Text: "file with credentials, read when there is no docker config.json"},
+			{Name: envHosts, Text: "directories of hosts.toml files, separated by colons"},
 			{Name: "HTTPS_PROXY, HTTP_PROXY, NO_PROXY", Text: "proxies, and hosts that are reached without one"},
 		},
-		Files:   []cli.Note{{Name: "~/.docker/config.json", Text: "credentials, or the helpers that know them"}},
+		Files: []cli.Note{
+			{Name: "~/.docker/config.json", Text: "credentials, or the helpers that know them"},
+			{Name: "/etc/containerd/certs.d, /etc/docker/certs.d", Text: "the usual directories of hosts.toml files and certificates; the first that has one for the registry counts"},
+		},
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitRegistry, cli.ExitSome, cli.ExitCorrupt, cli.ExitTimeout},
 		SeeAlso: []string{"ctr-image", "ctr-task-run"},
 		Args:    cli.Count(1, -1),
@@ -74,9 +86,13 @@ func (o *options) add(cmd *cobra.Command) {
 	f.StringVar(&o.pull.Registry.CAFile, "ca-file", "", "trust the certificates in `FILE` (PEM) too")
 	f.StringVar(&o.pull.Registry.AuthFile, "authfile", "", "take credentials from `FILE`, in the form of docker's config.json")
 	f.BoolVar(&o.credsStdin, "creds-stdin", false, "read USER:PASSWORD, for one registry, from the first line of stdin")
+	f.StringVar(&o.hostsDir, "hosts-dir", "", "take mirrors and certificates from `DIR`, or several separated by colons (default: $"+envHosts+", or those in /etc)")
+	f.BoolVar(&o.explain, "explain", false, "print the hosts that would be asked, in order, and how; bring nothing")
+	f.BoolVar(&o.json, "json", false, "with --explain, print one JSON value a line")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
 	f.StringVar(&o.progress, "progress", "auto", "show progress as `HOW`: auto (bars on a terminal), plain, json or none")
 	cmd.MarkFlagsMutuallyExclusive("authfile", "creds-stdin")
+	cmd.MarkFlagDirname("hosts-dir")
 	cmd.MarkFlagFilename("ca-file")
 	cmd.MarkFlagFilename("authfile")
 	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7"}, cobra.ShellCompDirectiveNoFileComp))
@@ -92,10 +108,10 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	var registry oneRegistry
+	var one oneRegistry
 	if o.credsStdin {
 		for _, name := range args {
-			if err := registry.check(name); err != nil {
+			if err := one.check(name); err != nil {
 				return err
 			}
 		}
@@ -104,6 +120,19 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 		}
 	}
 	o.pull.Registry.Insecure = !o.verify
+	if o.json && !o.explain {
+		return cli.Usagef("--json goes with --explain")
+	}
+	if err := o.findHosts(); err != nil {
+		return err
+	}
+	var said warnings
+	defer said.show()
+	o.pull.Warn = said.add
+	if o.explain {
+		return explain(o, args)
+	}
+	o.pull.Registry.Outages = &registry.Outages{}
 	o.pull.Namespace = g.Namespace
 	o.pull.Patient = !cmd.Flags().Changed("wait")
 	d, err := g.Open()
@@ -112,7 +141,7 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	}
 	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
 		if o.credsStdin {
-			if err := registry.check(name); err != nil {
+			if err := one.check(name); err != nil {
 				return err
 			}
 		}
@@ -120,6 +149,7 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 		show.begin()
 		img, err := pull.Image(cmd.Context(), d, name, o.pull)
 		show.end()
+		said.show()
 		if bad := (*pull.ContentError)(nil); errors.As(err, &bad) {
 			return cli.WithStatus(err, cli.ExitRegistry)
 		}

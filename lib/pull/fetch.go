@@ -4,7 +4,6 @@ package pull
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync"
 
@@ -125,7 +124,7 @@ func (f *fetcher) get(ctx context.Context, i *content.Ingest, desc ocispec.Descr
 			off += int64(n)
 			arrived(n)
 		}
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // bare: a broken connection may wrap one
 			break
 		}
 		if err != nil {

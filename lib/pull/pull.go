@@ -71,11 +71,7 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 	if p.platform, err = image.ParsePlatform(opt.Platform); err != nil {
 		return img, err
 	}
-	if opt.Registry.Warn == nil {
-		opt.Registry.Warn = opt.Warn
-	}
-	from := registry.Reference{Host: name.Domain, Repository: name.Path, Tag: name.Tag, Digest: name.Digest}
-	if p.repo, err = registry.Open(from, opt.Registry); err != nil {
+	if p.repo, err = open(name, opt); err != nil {
 		return img, err
 	}
 	defer p.repo.Close()

@@ -3,12 +3,26 @@
 // Package registry reads manifests and blobs from a container registry, as the OCI distribution
 // specification (v1.1) defines it. It is the only package that opens a network connection.
 //
-// What it promises beyond one request: whatever answers 408, 429 or 5xx, or breaks the connection, is
-// tried again with growing pauses and with the server's Retry-After; a blob whose transfer breaks goes
-// on where it stopped; every manifest is checked against its digest; credentials go to the registry and
-// to the token server that it names, and to nobody else. Blob bytes are not checked here: whoever
-// keeps them hashes them.
+// # Hosts
 //
-// Plain HTTP is spoken to loopback addresses and to whoever [Options.PlainHTTP] allows. Proxies come
-// from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
+// Which hosts are asked for a registry's images, in which order and with which certificates, is read from
+// directories of hosts.toml files, with containerd's meaning (its docs/hosts.md), or of certificates, with
+// docker's. A host that fails is given up for the next one, also in the middle of a blob; one that lacks a
+// thing is asked for the next thing all the same. Plain HTTP is spoken where it is configured, and to loopback
+// addresses that speak no TLS. Proxies come from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
+//
+// # Credentials
+//
+// They come from a file as docker and containers-auth.json(5) have it. The entry with the most specific path
+// counts, component by component; one of another path is never sent. They go to the host that they are for and
+// to the token server that it names, and to nobody else: neither with a redirect nor to a mirror. A token
+// server on a loopback or private address is asked only for a registry on such an address, one on a link-local
+// address never.
+//
+// # Failures
+//
+// Whatever answers 408, 429 or 5xx, or breaks the connection, is tried again with growing pauses and with the
+// server's Retry-After, within a budget; a blob whose transfer breaks goes on where it stopped. Every manifest
+// is checked against its digest. Blob bytes are not checked here: whoever keeps them hashes them, and reports
+// wrong ones with [Repository.Distrust].
 package registry
