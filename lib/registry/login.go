@@ -12,7 +12,7 @@ import (
 )
 
 // login adds credentials to the requests to one host, and answers its challenges. Requests to any other
-// host, to which a redirect leads, pass as they are.
+// host, to which a redirect leads, carry none of them.
 type login struct {
 	inner   http.RoundTripper
 	host    string // with the port, if it has one
@@ -35,7 +35,7 @@ type login struct {
 // that this side has satisfies the host.
 func (l *login) RoundTrip(in *http.Request) (*http.Response, error) {
 	if in.URL.Host != l.host || in.URL.Scheme != l.scheme {
-		return l.inner.RoundTrip(in)
+		return l.elsewhere(in)
 	}
 	used, err := l.current(in.Context())
 	if err != nil {
@@ -60,6 +60,32 @@ func (l *login) RoundTrip(in *http.Request) (*http.Response, error) {
 		resp, err = l.send(in, used)
 	}
 	return resp, err
+}
+
+// elsewhere sends a request to a host that a redirect leads to. Where that asks for a token, an anonymous
+// one is fetched; what the registry's own host is sent never goes there.
+func (l *login) elsewhere(in *http.Request) (*http.Response, error) {
+	resp, err := l.inner.RoundTrip(in)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	for _, c := range parseChallenges(resp.Header.Values("WWW-Authenticate")) {
+		if c.scheme != "bearer" {
+			continue
+		}
+		var scopes []string
+		if s := c.params["scope"]; s != "" {
+			scopes = []string{s}
+		}
+		t, err := l.fetcher.fetch(in.Context(), c, credential{}, scopes)
+		if err != nil {
+			return resp, nil // the host's own answer says more
+		}
+		io.CopyN(io.Discard, resp.Body, drainedAnswer)
+		resp.Body.Close()
+		return l.send(in, "Bearer "+t.value)
+	}
+	return resp, nil
 }
 
 func (l *login) send(in *http.Request, authorization string) (*http.Response, error) {

@@ -402,3 +402,39 @@ func TestTokenServerIsNamed(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A host that a redirect leads to, and that wants a token of its own, gets an anonymous one.
+func TestTokenElsewhere(t *testing.T) {
+	data := noise(1000)
+	ts := &tokens{}
+	var seen []string
+	storage := newFront()
+	challenge := `Bearer realm="http://` + serve(t, ts) + `/t",scope="storage:read"`
+	storage.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+		seen = append(seen, r.Header.Get("Authorization"))
+		if !demandToken(func(s string) bool { return s == "t1" }, challenge)(w, r) {
+			w.Write(data)
+		}
+		return true
+	}
+	at := serve(t, storage)
+	f := newFront()
+	_, blob := push(t, f.next, "v1", data)
+	f.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+		if demandBasic("u", "p")(w, r) {
+			return true
+		}
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			http.Redirect(w, r, "http://"+at+"/x", http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	}
+	r := open(t, serve(t, f)+"/test/repo:v1", Options{Username: "u", Password: "p"})
+	if got, err := readBlob(r, blob, 0, -1); err != nil || len(got) != len(data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if strings.Join(seen, "|") != "|Bearer t1" || len(ts.asked) != 1 || ts.asked[0] != "GET :  storage:read" {
+		t.Errorf("the host saw %q, the token server %q", seen, ts.asked)
+	}
+}
