@@ -127,6 +127,7 @@ func TestBadHosts(t *testing.T) {
 		`[host."https://a".header]` + "\n" + `x = "a\nb"`:      `"x"`,
 		`[host."ftp://a"]`:       `"ftp://a"`,
 		`[host."https://u:p@a"]`: "address",
+		`[host.""]`:              "address",
 		`server = "https://"`:    "address",
 	} {
 		_, _, err := parseHosts([]byte(text), "hosts.toml")

@@ -66,6 +66,9 @@ func parseHosts(data []byte, file string) (hosts []hostConfig, odd []string, err
 	}
 	for _, name := range order {
 		h, err := f.Host[name].config(name, file)
+		if err == nil && name == "" {
+			err = errors.New("it has no address")
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: host %q: %w: %w", file, oneLine(name), err, errdefs.ErrInvalidArgument)
 		}
