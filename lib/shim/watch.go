@@ -7,13 +7,15 @@ import (
 	"time"
 
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // watchEvery is how often a process looks whether the one that it depends on lives.
 const watchEvery = time.Second
 
-// watchStarter ends the wait for a Create whose caller died before it came to it.
+// watchStarter ends the wait for a Create whose caller died before it came to it. Of a task that its owner does not
+// keep it ends the wait for Start as well: nobody else knows of it.
 func (t *task) watchStarter() {
 	path := t.path(taskdir.StartLock)
 	tick := time.NewTicker(watchEvery)
@@ -28,8 +30,15 @@ func (t *task) watchStarter() {
 			continue
 		}
 		t.s.mu.Lock()
-		waiting := t.s.first() == t
+		waiting, p := t.s.first() == t, t.init
+		underWay := !waiting && !t.over && (p == nil || p.status == taskapi.StatusUnknown)
+		if p != nil && p.status == taskapi.StatusCreated && t.record != nil && t.record.Owner != taskdir.Kept {
+			t.kill("its starter died")
+		}
 		t.s.mu.Unlock()
+		if underWay {
+			continue
+		}
 		if waiting {
 			t.s.abandon("its starter died")
 		}

@@ -73,7 +73,7 @@ func (t *Task) ownCgroup() string {
 func supervisors(d *state.Dir) string { return "/" + cgroupPrefix(d) + "--shims" }
 
 // sweep removes the cgroup of the supervisors if none is left. One that stays harms nobody.
-func (t *Task) sweep() { _ = cgroup.RemoveEmpty(supervisors(t.d)) }
+func sweep(d *state.Dir) { _ = cgroup.RemoveEmpty(supervisors(d)) }
 
 // sweepWithin bounds the wait for a supervisor that has let go of its task. It ends at once unless it has others.
 const sweepWithin = 200 * time.Millisecond
@@ -91,7 +91,7 @@ func (t *Task) sweepAfter(s taskdir.Supervisor) {
 		cancel()
 		unix.Close(fd)
 	}
-	t.sweep()
+	sweep(t.d)
 }
 
 // lastSupervisor is the supervisor of the task that is meant, for sweepAfter: its record goes with the task.

@@ -237,10 +237,13 @@ func (t *Task) rest(ctx context.Context) error {
 // that has anybody is left alone. The caller holds the container's lock.
 func (t *Task) settle() (taskdir.View, error) {
 	v, err := taskdir.Look(t.Dir())
-	if err != nil || v.State != taskdir.Orphaned {
+	if err != nil || v.State != taskdir.Orphaned && v.State != taskdir.Stopped || v.Supervised {
 		return v, err
 	}
 	t.removeSocket(v.Supervisor)
+	if v.State == taskdir.Stopped {
+		return v, nil
+	}
 	if v.Supervisor.Foreign {
 		t.cleanForeign()
 	}
@@ -252,7 +255,7 @@ func (t *Task) settle() (taskdir.View, error) {
 	if err := cgroup.Remove(cg); err != nil {
 		return v, err
 	}
-	t.sweep()
+	sweep(t.d)
 	crash.Point("task.finish-removed")
 	if v.Init.PID == 0 {
 		return taskdir.View{}, t.discardDir()

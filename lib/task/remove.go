@@ -228,6 +228,7 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 			_ = RemoveRest(ctx, now, ns, id)
 		}
 	}
+	sweep(d)
 	for _, name := range logs {
 		if !files[name] {
 			// No lock: a uid is nobody else's, and its record was written before the directory.
@@ -329,5 +330,6 @@ func RemoveRest(ctx context.Context, d *state.Dir, ns, id string) (err error) {
 	if err != nil || v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped {
 		return err
 	}
+	sweep(d)
 	return t.trashTasks()
 }

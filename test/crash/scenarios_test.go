@@ -183,9 +183,9 @@ func runsOf() []scenario {
 // gone wants transient containers to disappear: by themselves, or where all that had them were killed, by a
 // collection.
 func gone(t *testing.T, w *world.World) {
-	w.Must(t, "ctr-image", "rm", "-f", "none")
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		w.Must(t, "ctr-image", "rm", "-f", "none")
 		if left = w.Fields(t, "ctr-task", "ls", "-q"); len(left) == 0 {
 			w.Settle(t)
 			return
