@@ -22,7 +22,9 @@ import (
 	"io"
 	"iter"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -72,8 +74,28 @@ type checker struct {
 	logs       map[string]bool // namespace and container.Container.Files
 }
 
-// Check looks at the whole state directory. Damage is a finding, not an error.
+// lookAgain is how long Check waits before it looks at damage again.
+const lookAgain = 100 * time.Millisecond
+
+// Check looks at the whole state directory. Damage is a finding, not an error. What another process removes while
+// it is looked at may look broken, so damage is told only when a second look finds it too.
 func Check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
+	first, err := check(ctx, d, o)
+	if err != nil || Whole(first) == nil {
+		return first, err
+	}
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-time.After(lookAgain):
+	}
+	second, err := check(ctx, d, o)
+	return slices.DeleteFunc(second, func(f Finding) bool {
+		return f.Severity == Broken && !slices.Contains(first, f)
+	}), err
+}
+
+func check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 	c := &checker{ctx: ctx, d: d, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[snapshot.ID]bool{}, containers: map[string]bool{}, logs: map[string]bool{}}
 	err := d.View(ctx, func(tx *state.Tx) error {
 		c.found = nil

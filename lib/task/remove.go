@@ -271,7 +271,9 @@ func (t *Task) tidy(ctx context.Context) {
 		return
 	}
 	if client, err := t.clientLives(); err == nil && !client {
+		last := t.lastSupervisor() // it may still be looking for the client
 		_ = t.removeRecords(ctx, l, v)
+		t.sweepAfter(last)
 	}
 }
 
