@@ -93,7 +93,7 @@ func (t *Task) connect(ctx context.Context) (*taskapi.Client, error) {
 		}
 		return nil, &NotRunningError{ID: t.ID(), Status: info.Status}
 	case v.Supervisor.Address == "":
-		return nil, fmt.Errorf("the supervisor of container %q is still starting: %w", t.ID(), errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("the supervisor of container %q is still starting: %w", t.ID(), errdefs.ErrAborted)
 	}
 	if err := t.dial(ctx, v.Supervisor.Address); err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (t *Task) connect(ctx context.Context) (*taskapi.Client, error) {
 func (t *Task) dial(ctx context.Context, address string) error {
 	c, err := taskapi.Dial(ctx, address)
 	if err != nil {
-		return err
+		return gone(err)
 	}
 	c.Namespace = t.Namespace
 	t.api = c
@@ -142,6 +142,15 @@ func (t *Task) bounded(ctx context.Context, within time.Duration, fn func(contex
 	err := fn(short)
 	if silent, ok := errors.AsType[*SilentError](context.Cause(short)); ok && err != nil && ctx.Err() == nil {
 		return silent
+	}
+	return gone(err)
+}
+
+// gone gives the error of a supervisor that nobody reaches, as it has died, the kind errdefs.ErrAborted: who asks again
+// finds out what has become of the task. errdefs.ErrUnavailable alone would be taken for the network's.
+func gone(err error) error {
+	if errdefs.IsUnavailable(err) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrAborted)
 	}
 	return err
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -271,17 +270,6 @@ func (t *Task) settle() (taskdir.View, error) {
 		ContainerID: t.ID(), ID: t.ID(), Pid: uint32(v.Init.PID), ExitStatus: killedStatus, ExitedAt: v.Exit.ExitedAt,
 	})
 	return v, nil
-}
-
-// removeSocket removes the socket of a supervisor that is gone, which does so itself unless it is killed.
-func (t *Task) removeSocket(s taskdir.Supervisor) {
-	if s.Alive() {
-		return
-	}
-	os.Remove(t.d.Run("s", taskapi.SocketName(t.Dir())))
-	if path, ok := strings.CutPrefix(s.Address, "unix://"); ok && filepath.Dir(path) == t.d.Run("s") {
-		os.Remove(path)
-	}
 }
 
 // discardDir moves the task's directory to the trash. The caller holds the container's lock.

@@ -235,6 +235,9 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 			_ = d.Trash(d.Path("containers", name))
 		}
 	}
+	if err := sweepSockets(ctx, now); err != nil {
+		return fmt.Errorf("tidy: %w", err)
+	}
 	return nil
 }
 

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// removeSocket removes the socket of a supervisor that is gone, which does so itself unless it is killed.
+func (t *Task) removeSocket(s taskdir.Supervisor) {
+	if s.Alive() {
+		return
+	}
+	os.Remove(t.d.Run("s", taskapi.SocketName(t.Dir())))
+	if path, ok := strings.CutPrefix(s.Address, "unix://"); ok && filepath.Dir(path) == t.d.Run("s") {
+		os.Remove(path)
+	}
+}
+
+// sweepSockets removes the sockets of supervisors that were killed when their last task had been removed, or was
+// never recorded. A supervisor makes its socket in the name of its first task, before it listens, so a socket whose
+// task is there is left alone; so is one at which somebody listens.
+func sweepSockets(ctx context.Context, d *state.Dir) error {
+	// The sockets first: the directory of a task is made before its socket.
+	sockets, err := os.ReadDir(d.Run("s"))
+	if err != nil && !os.IsNotExist(err) || len(sockets) == 0 {
+		return err
+	}
+	known := map[string]bool{}
+	for name, err := range Dirs(d) {
+		if err != nil {
+			return err
+		}
+		tasks, err := os.ReadDir(d.Run("tasks", name))
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		for _, t := range tasks {
+			known[taskapi.SocketName(d.Run("tasks", name, t.Name()))] = true
+		}
+	}
+	for _, s := range sockets {
+		path := d.Run("s", s.Name())
+		if known[s.Name()] {
+			continue
+		}
+		c, err := taskapi.Dial(ctx, "unix://"+path)
+		if err == nil {
+			c.Close()
+		} else if errdefs.IsUnavailable(err) {
+			os.Remove(path)
+		}
+	}
+	return nil
+}
