@@ -32,7 +32,10 @@ func (t *Task) removeSocket(s taskdir.Supervisor) {
 func sweepSockets(ctx context.Context, d *state.Dir) error {
 	// The sockets first: the directory of a task is made before its socket.
 	sockets, err := os.ReadDir(d.Run("s"))
-	if err != nil && !os.IsNotExist(err) || len(sockets) == 0 {
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	known := map[string]bool{}

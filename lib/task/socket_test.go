@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"net"
+	"os"
+	"slices"
+	"testing"
+
+	"ctrd.dev/ctrd/lib/taskapi"
+)
+
+// A collection removes the socket of a supervisor that was killed with nothing left of its task. One at which
+// somebody listens, and one whose task is there, stay.
+func TestSweepSockets(t *testing.T) {
+	d := openDir(t)
+	recorded(t, d, "c", false)
+	c := found(t, d, "c")
+	starting := reserved(t, c, StartOptions{})
+	defer starting()
+	if err := os.MkdirAll(d.Run("s"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	listen := func(name string) *net.UnixListener {
+		t.Helper()
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.Run("s", name), Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		return l
+	}
+	listen("dead").Close()
+	mine := taskapi.SocketName(c.Dir())
+	listen(mine).Close()
+	defer listen("living").Close()
+	if err := Tidy(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(d.Run("s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range left {
+		names = append(names, e.Name())
+	}
+	want := []string{"living", mine}
+	slices.Sort(want)
+	if !slices.Equal(names, want) {
+		t.Errorf("there are the sockets %v, want %v", names, want)
+	}
+}
