@@ -23,12 +23,22 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
+// removeAgain bounds how often a forced removal ends a task that others have started since it ended the one before.
+const removeAgain = 10
+
 // Remove removes the container with its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
 // unless force, which ends it first; so is one whose snapshot somebody has mounted. One that has been removed
 // meanwhile is errdefs.ErrNotFound.
 func (t *Task) Remove(ctx context.Context, force bool) error {
 	last := t.lastSupervisor()
 	err := t.remove(ctx, force, false)
+	for again := 0; force && again < removeAgain; again++ {
+		if _, running := errors.AsType[*RunningError](err); !running || t.refresh() != nil {
+			break
+		}
+		last = t.lastSupervisor()
+		err = t.remove(ctx, force, false)
+	}
 	t.d.EmptyTrash()
 	t.sweepAfter(last)
 	if err != nil {

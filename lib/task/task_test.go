@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -203,6 +204,39 @@ func TestNamesakesAreLeftAlone(t *testing.T) {
 		t.Errorf("start of a container that is gone: %v, want kind NotFound", err)
 	}
 	found(t, d, "x")
+}
+
+// A forced removal also ends a task that somebody has started since the handle was made.
+func TestForcedRemovalEndsALaterStart(t *testing.T) {
+	d := openDir(t)
+	recorded(t, d, "c", false)
+	starter, remover := found(t, d, "c"), found(t, d, "c")
+	l, err := starter.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed := make(chan error, 1)
+	go func() { removed <- remover.Remove(t.Context(), true) }() // it waits for the lock
+	starting, err := starter.reserve(t.Context(), StartOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	for !starter.stopping() {
+		select {
+		case err := <-removed:
+			t.Fatalf("it is removed while it is being started: %v", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if err := starting.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-removed; err != nil {
+		t.Error(err)
+	}
 }
 
 // A full id is never the beginning of another.
