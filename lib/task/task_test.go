@@ -210,6 +210,10 @@ func TestNamesakesAreLeftAlone(t *testing.T) {
 func TestForcedRemovalEndsALaterStart(t *testing.T) {
 	d := openDir(t)
 	recorded(t, d, "c", false)
+	d, err := state.Open(state.Config{Root: d.Path(), State: d.Run(), Wait: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
 	starter, remover := found(t, d, "c"), found(t, d, "c")
 	l, err := starter.lock(t.Context())
 	if err != nil {
