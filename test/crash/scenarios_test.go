@@ -180,18 +180,17 @@ func runsOf() []scenario {
 	}
 }
 
-// gone wants transient containers to disappear: by themselves, or where all that had them were killed, by a
-// collection.
+// gone wants transient containers to disappear, and all that ran of them: by themselves, or where all that had them
+// were killed, by a collection.
 func gone(t *testing.T, w *world.World) {
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		w.Must(t, "ctr-image", "rm", "-f", "none")
-		if left = w.Fields(t, "ctr-task", "ls", "-q"); len(left) == 0 {
-			w.Settle(t)
+		if left = append(w.Fields(t, "ctr-task", "ls", "-q"), w.Leaks()...); len(left) == 0 {
 			return
 		}
 	}
-	t.Fatalf("transient containers that stay: %v", left)
+	t.Fatalf("these stay:\n%s", strings.Join(left, "\n"))
 }
 
 func signals() []scenario {
