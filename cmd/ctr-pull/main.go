@@ -150,15 +150,21 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 		img, err := pull.Image(cmd.Context(), d, name, o.pull)
 		show.end()
 		said.show()
-		if bad := (*pull.ContentError)(nil); errors.As(err, &bad) {
-			return cli.WithStatus(err, cli.ExitRegistry)
-		}
 		if err != nil {
-			return err
+			return withStatus(err)
 		}
 		_, err = fmt.Println(withDigest(img))
 		return err
 	})
+}
+
+// withStatus makes wrong content the registry's failure.
+func withStatus(err error) error {
+	var bad *pull.ContentError
+	if errors.As(err, &bad) {
+		return cli.WithStatus(err, cli.ExitRegistry)
+	}
+	return err
 }
 
 // withDigest is what is printed of an image: its name and exactly what the name stands for now.

@@ -17,12 +17,14 @@ type Implied struct {
 	// Dirs are the directories that the layer has files in and no entry for, as paths from its root, which is
 	// "". Each stands behind those that it is in.
 	Dirs []string
+	// Whiteouts are the directories that have any.
+	Whiteouts []string
 	// OpaqueRoot says that the layer hides all that is below it.
 	OpaqueRoot bool
 }
 
 // None tells whether there is nothing to make good.
-func (i Implied) None() bool { return len(i.Dirs) == 0 && !i.OpaqueRoot }
+func (i Implied) None() bool { return len(i.Dirs) == 0 && len(i.Whiteouts) == 0 && !i.OpaqueRoot }
 
 // implied lists what Apply could not know.
 func (u *unpacker) implied() Implied {
@@ -30,6 +32,9 @@ func (u *unpacker) implied() Implied {
 	for _, path := range u.order {
 		if d := u.dirs[path]; d.made && !d.entry && !d.fresh && !d.gone {
 			all.Dirs = append(all.Dirs, path)
+		}
+		if d := u.dirs[path]; len(d.whiteouts) > 0 && !d.gone && !u.belowOpaque(path) {
+			all.Whiteouts = append(all.Whiteouts, path)
 		}
 	}
 	return all
@@ -39,9 +44,11 @@ func (u *unpacker) implied() Implied {
 // changeset changes only what it lists (OCI image specification, layer.md): so its implied directories get
 // mode, owner, extended attributes and times of the directory that an overlay of below shows there, if it
 // shows one. Overlayfs takes no notice of an opaque root: each name that below has in its root is hidden by
-// itself. The layers below must have been made good already. Doing it again changes nothing.
+// itself. It lists the whiteouts of a directory that it merges with none: where below shows no directory, they
+// are removed, as they hide nothing. The layers below must have been made good already. Doing it again changes
+// nothing.
 func Inherit(dir string, implied Implied, below []string) (err error) {
-	if implied.None() || len(below) == 0 {
+	if implied.None() {
 		return nil
 	}
 	own, err := newTree(dir)
@@ -58,7 +65,7 @@ func Inherit(dir string, implied Implied, below []string) (err error) {
 		defer t.close()
 		lower = append(lower, t)
 	}
-	if implied.OpaqueRoot {
+	if implied.OpaqueRoot && len(below) > 0 {
 		if err := hide(own, lower); err != nil {
 			return fmt.Errorf("stack layer %s: opaque root: %w", dir, err)
 		}
@@ -68,34 +75,82 @@ func Inherit(dir string, implied Implied, below []string) (err error) {
 			return fmt.Errorf("stack layer %s: directory %q: %w", dir, short(path), err)
 		}
 	}
+	for _, path := range implied.Whiteouts {
+		if err := dropIdle(own, lower, path); err != nil {
+			return fmt.Errorf("stack layer %s: whiteouts of %q: %w", dir, short(path), err)
+		}
+	}
 	return nil
 }
 
 // inherit gives one directory what it has in the layers below.
 func inherit(own *tree, lower []*tree, path string) error {
-	if path != "" {
-		parent, _ := split(path)
-		if _, covered, err := own.seek(parent); covered || err != nil {
-			return err
-		}
+	from, err := find(own, lower, path)
+	if err != nil || from < 0 {
+		return err
 	}
 	to, err := own.fd(path)
 	if err != nil {
 		return err
 	}
-	for _, t := range lower {
-		from, covered, err := t.seek(path)
-		if err != nil {
-			return err
-		}
-		if from >= 0 {
-			return copyMeta(from, to)
-		}
-		if covered {
-			return nil
+	return copyMeta(from, to)
+}
+
+// find gives the directory of the layers below that is seen at a path through the layer, or -1.
+func find(own *tree, lower []*tree, path string) (int, error) {
+	if path != "" {
+		parent, _ := split(path)
+		if _, covered, err := own.seek(parent); covered || err != nil {
+			return -1, err
 		}
 	}
-	return nil
+	for _, t := range lower {
+		if fd, covered, err := t.seek(path); fd >= 0 || covered || err != nil {
+			return fd, err
+		}
+	}
+	return -1, nil
+}
+
+// dropIdle removes the whiteouts of a directory that hides none.
+func dropIdle(own *tree, lower []*tree, path string) error {
+	if from, err := find(own, lower, path); err != nil || from >= 0 {
+		return err
+	}
+	fd, err := own.fd(path)
+	if err != nil {
+		return err
+	}
+	var before unix.Stat_t
+	if err := unix.Fstat(fd, &before); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	d, err := own.root.Open(pathOrDot(path))
+	if err != nil {
+		return err
+	}
+	names, err := d.Readdirnames(-1)
+	d.Close()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		if unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || !isWhiteout(&st) {
+			continue
+		}
+		if err := unix.Unlinkat(fd, name, 0); err != nil {
+			return fmt.Errorf("remove %q: %w", short(name), err)
+		}
+	}
+	return futimens(fd, &[2]unix.Timespec{before.Atim, before.Mtim})
+}
+
+func pathOrDot(path string) string {
+	if path == "" {
+		return "."
+	}
+	return path
 }
 
 // seek opens a directory; -1 says that the tree has none there. covered tells whether the tree keeps those

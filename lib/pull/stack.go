@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -16,7 +17,8 @@ import (
 )
 
 // impliedFile is beside the tree of a layer from its unpacking until it has been stacked: what the layer leaves
-// to those below it, as a flag of one byte and paths that each end with a NUL byte.
+// to those below it, as records that each begin with a letter and end with a NUL byte: "d" and an implied
+// directory, "w" and a directory with whiteouts, "o" for an opaque root.
 const impliedFile = "implied"
 
 func writeImplied(dir string, i layer.Implied) error {
@@ -24,31 +26,39 @@ func writeImplied(dir string, i layer.Implied) error {
 		return nil
 	}
 	var b strings.Builder
-	b.WriteByte('-')
+	record := func(kind, path string) { b.WriteString(kind + path + "\x00") }
 	if i.OpaqueRoot {
-		b.Reset()
-		b.WriteByte('o')
+		record("o", "")
 	}
 	for _, path := range i.Dirs {
-		b.WriteString(path)
-		b.WriteByte(0)
+		record("d", path)
 	}
-	return os.WriteFile(dir+"/"+impliedFile, []byte(b.String()), 0o600)
+	for _, path := range i.Whiteouts {
+		record("w", path)
+	}
+	return os.WriteFile(filepath.Join(dir, impliedFile), []byte(b.String()), 0o600)
 }
 
 func readImplied(dir string) (i layer.Implied, err error) {
-	data, err := os.ReadFile(dir + "/" + impliedFile)
-	if errors.Is(err, os.ErrNotExist) || len(data) == 0 {
+	data, err := os.ReadFile(filepath.Join(dir, impliedFile))
+	if errors.Is(err, os.ErrNotExist) {
 		return i, nil
 	}
-	if err != nil {
-		return i, err
+	for record := range strings.SplitSeq(string(data), "\x00") {
+		kind, path := "", ""
+		if record != "" {
+			kind, path = record[:1], record[1:]
+		}
+		switch kind {
+		case "o":
+			i.OpaqueRoot = true
+		case "d":
+			i.Dirs = append(i.Dirs, path)
+		case "w":
+			i.Whiteouts = append(i.Whiteouts, path)
+		}
 	}
-	i.OpaqueRoot = data[0] == 'o'
-	if paths, ok := strings.CutSuffix(string(data[1:]), "\x00"); ok {
-		i.Dirs = strings.Split(paths, "\x00")
-	}
-	return i, nil
+	return i, err
 }
 
 // stack gives each layer what it leaves to those below, the lowest layer first. The outcome depends on the
@@ -65,14 +75,14 @@ func (p *puller) stack(ctx context.Context) error {
 		if err == nil {
 			err = layer.Inherit(tree, implied, below)
 		}
-		if err == nil && implied.OpaqueRoot {
+		if err == nil && (implied.OpaqueRoot || len(implied.Whiteouts) > 0) {
 			l.size, l.inodes, err = layer.Usage(ctx, tree)
 		}
 		if err != nil {
 			return fmt.Errorf("layer %.12s: %w", p.image.Manifest.Layers[n].Digest.Encoded(), err)
 		}
 		if !implied.None() {
-			if err := os.Remove(dir + "/" + impliedFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := os.Remove(filepath.Join(dir, impliedFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}

@@ -116,7 +116,8 @@ func TestStackedLater(t *testing.T) {
 
 func TestImpliedFile(t *testing.T) {
 	dir := t.TempDir()
-	for _, i := range []layer.Implied{{}, {OpaqueRoot: true}, {Dirs: []string{""}}, {Dirs: []string{"", "a", "a/b\nc"}, OpaqueRoot: true}} {
+	for _, i := range []layer.Implied{{}, {OpaqueRoot: true}, {Dirs: []string{""}}, {Dirs: []string{"", "a", "a/b\nc"}, Whiteouts: []string{"", "a"}, OpaqueRoot: true}} {
+		os.Remove(filepath.Join(dir, impliedFile))
 		if err := writeImplied(dir, i); err != nil {
 			t.Fatal(err)
 		}

@@ -187,10 +187,11 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	if err := i.Commit(); err != nil {
 		return err
 	}
-	if n > 0 {
-		if err := writeImplied(snapshot.Path(p.d, staged(id)), res.Implied); err != nil {
-			return err
-		}
+	if n == 0 {
+		res.Implied.Dirs, res.Implied.OpaqueRoot = nil, false // there is nothing below
+	}
+	if err := writeImplied(snapshot.Path(p.d, staged(id)), res.Implied); err != nil {
+		return err
 	}
 	if err := mark(snapshot.Path(p.d, staged(id)), layerMark{chain, p.image.Manifest.Layers[n].Digest}); err != nil {
 		return err

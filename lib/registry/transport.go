@@ -105,7 +105,7 @@ const idleTimeout = 60 * time.Second
 
 // spareTimeout is idleTimeout, and the time until an answer begins, of a host in whose place another one
 // can be asked.
-const spareTimeout = 20 * time.Second
+const spareTimeout = 30 * time.Second
 
 var errIdle = errors.New("no data")
 
