@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -88,5 +90,22 @@ func TestMirrorLiesAboutConfig(t *testing.T) {
 	})
 	if _, err := Image(ctx, d, b.ref, through(t, up, mirror)); err != nil || lies == 0 {
 		t.Fatalf("%v after %d lies", err, lies)
+	}
+}
+
+// An index that speaks of another platform than the configuration decides, and the user is told.
+func TestPlatformsDisagree(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	s := newServer(t)
+	b := s.build("test/app", "1", files("f", "x"))
+	entry := b.manifest
+	entry.Platform = &ocispec.Platform{OS: "linux", Architecture: "s390x"}
+	s.manifest("test/app", "2", ocispec.MediaTypeImageIndex, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{entry}})
+	opt := options()
+	opt.Platform, opt.NoUnpack = "linux/s390x", true
+	var said []string
+	opt.Warn = func(text string) { said = append(said, text) }
+	if _, err := Image(ctx, d, s.host+"/test/app:2", opt); err != nil || len(said) != 1 || !strings.Contains(said[0], "linux/s390x") {
+		t.Errorf("%v, warnings %q", err, said)
 	}
 }

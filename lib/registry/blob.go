@@ -240,7 +240,7 @@ func (b *blob) resume(cause error) error {
 		if err := context.Cause(b.outer); err != nil {
 			return b.r.fail(b.from, b.what(), err)
 		}
-		if b.failures >= b.from.retry.attempts {
+		if b.failures >= b.from.retry.attempts || errors.Is(cause, errSlow) {
 			err := fmt.Errorf("broke off at byte %d of %d: %w: %w", b.pos, b.desc.Size, cause, errdefs.ErrUnavailable)
 			err = b.r.fail(b.from, b.what(), err)
 			if b.url != "" || !b.from.giveUp(err) {

@@ -48,9 +48,9 @@ func newEndpoint(c hostConfig, ref Reference, opt Options, keys *keychain, spare
 	e.retry.left.Store(int64(retryBudget))
 	if spare {
 		// Another host is asked sooner than this one is waited for.
-		e.calm.time = spareTimeout
+		e.calm.time, e.calm.least = spareTimeout, sparePace
 		e.base.ResponseHeaderTimeout = spareTimeout
-		e.retry.attempts, e.retry.longest = 2, 0
+		e.retry.attempts, e.retry.longest, e.retry.hasty = 2, 0, true
 	}
 	e.creds = func() (credential, error) { return e.credential(keys) }
 	return e, nil
@@ -112,7 +112,7 @@ func (e *endpoint) tokenTransport() http.RoundTripper {
 	base := e.base.Clone()
 	base.DialContext = (&net.Dialer{Timeout: dialTimeout, Control: refuseLinkLocal}).DialContext
 	base.DisableKeepAlives = true // one question an hour
-	r := &retry{inner: &patience{inner: base, time: e.calm.time}, attempts: e.retry.attempts, longest: e.retry.longest, pause: e.retry.pause}
+	r := &retry{inner: &patience{inner: base, time: e.calm.time}, attempts: e.retry.attempts, longest: e.retry.longest, hasty: e.retry.hasty, pause: e.retry.pause}
 	r.left.Store(int64(retryBudget))
 	return r
 }
@@ -172,6 +172,7 @@ func do(ctx context.Context, client *http.Client, method, url string, header htt
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set("Accept-Encoding", "identity") // of a blob's bytes, every one counts
 	for k, v := range header {
 		req.Header[k] = v

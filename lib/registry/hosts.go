@@ -26,10 +26,12 @@ const (
 	canAll   = canPull | canResolve | canPush | canRefer
 )
 
-var capabilityNames = []struct {
+type capabilityName struct {
 	one  capability
 	name string
-}{{canPull, "pull"}, {canResolve, "resolve"}, {canPush, "push"}, {canRefer, "referrers"}}
+}
+
+var capabilityNames = []capabilityName{{canPull, "pull"}, {canResolve, "resolve"}, {canPush, "push"}, {canRefer, "referrers"}}
 
 // String lists the capabilities, separated by commas.
 func (c capability) String() string {

@@ -121,12 +121,7 @@ func (s hostSection) config(address, file string) (hostConfig, error) {
 		h.caps = 0
 	}
 	for _, name := range s.Capabilities {
-		i := slices.IndexFunc(capabilityNames, func(n struct {
-			one  capability
-			name string
-		}) bool {
-			return n.name == strings.ToLower(name)
-		})
+		i := slices.IndexFunc(capabilityNames, func(n capabilityName) bool { return n.name == strings.ToLower(name) })
 		if i < 0 {
 			return h, fmt.Errorf("capabilities: %q is none", oneLine(name))
 		}

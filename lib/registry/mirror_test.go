@@ -216,6 +216,38 @@ func TestFailoverInMidBlob(t *testing.T) {
 	}
 }
 
+// A mirror that trickles is left for the registry, which goes on where the mirror was.
+func TestMirrorIsSlow(t *testing.T) {
+	data := noise(200000)
+	up, mirror := mirrored(t, data)
+	_, blob := push(t, up.next, "v1", data)
+	mirror.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for i := range data {
+			w.Write(data[i : i+1])
+			w.(http.Flusher).Flush()
+			select {
+			case <-tick.C:
+			case <-r.Context().Done():
+				return true
+			}
+		}
+		return true
+	}
+	upHost, mirrorHost := serve(t, up), serve(t, mirror)
+	r := open(t, upHost+"/test/repo:v1", hostsFor(t, upHost, fmt.Sprintf("server = %q\n[host.%q]\n", "http://"+upHost, "http://"+mirrorHost)))
+	r.hosts[0].calm.time = 100 * time.Millisecond
+	got, err := readBlob(r, blob, 0, -1)
+	if err != nil || !bytes.Equal(got, data) || mirror.count("GET /v2/test/repo/blobs/") != 1 {
+		t.Errorf("%d bytes, %v, the mirror was asked %q", len(got), err, mirror.seen)
+	}
+}
+
 // Bytes that turn out wrong are no more asked for at the host that sent them.
 func TestDistrust(t *testing.T) {
 	data := noise(1000)
@@ -367,11 +399,23 @@ func TestMirrorIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { silent.Close() })
+	var taken atomic.Int32
+	go func() {
+		for {
+			if _, err := silent.Accept(); err != nil {
+				return
+			}
+			taken.Add(1)
+		}
+	}()
 	for _, mirror := range []string{"127.0.0.1:1", silent.Addr().String()} {
 		r := open(t, upHost+"/test/repo:v1", hostsFor(t, upHost, fmt.Sprintf("server = %q\n[host.%q]\ndial_timeout = \"1s\"\n", "http://"+upHost, "http://"+mirror)))
 		r.hosts[0].base.ResponseHeaderTimeout = 50 * time.Millisecond
 		if got, err := r.Resolve(context.Background()); err != nil || got.Digest != want.Digest {
 			t.Errorf("%s: %v", mirror, err)
 		}
+	}
+	if taken.Load() > 1 {
+		t.Errorf("the silent mirror was asked %d times", taken.Load())
 	}
 }

@@ -29,6 +29,7 @@ type retry struct {
 	inner    http.RoundTripper
 	attempts int
 	longest  time.Duration // the longest Retry-After that is waited for
+	hasty    bool          // what has timed out is not waited for again
 	left     atomic.Int64  // nanoseconds of pauses that may still be made
 	pause    func(context.Context, time.Duration) error
 }
@@ -37,7 +38,7 @@ type retry struct {
 func (r *retry) RoundTrip(in *http.Request) (*http.Response, error) {
 	for n := 1; ; n++ {
 		resp, err := r.inner.RoundTrip(in)
-		if n >= r.attempts || in.Context().Err() != nil || !mayPass(resp, err) {
+		if n >= r.attempts || in.Context().Err() != nil || !mayPass(resp, err) || r.hasty && isTimeout(err) {
 			return resp, err
 		}
 		if in.Body != nil && in.Body != http.NoBody {
@@ -89,17 +90,19 @@ func mayPass(resp *http.Response, err error) bool {
 // isBroken tells whether err says that a connection was lost or too slow. A refused connection or a
 // handshake that was turned down is an answer, not an accident.
 func isBroken(err error) bool {
-	var ne net.Error
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return false
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errIdle),
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errIdle), errors.Is(err, errSlow),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return true
-	case errors.As(err, &ne):
-		return ne.Timeout()
 	}
-	return false
+	return isTimeout(err)
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
 }
 
 // backOff is the pause after the nth failure: it doubles, and half of it is random so that many

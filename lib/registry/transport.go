@@ -107,12 +107,20 @@ const idleTimeout = 60 * time.Second
 // can be asked.
 const spareTimeout = 30 * time.Second
 
-var errIdle = errors.New("no data")
+// sparePace is how much the body of an answer of such a host must bring in that time, in bytes.
+const sparePace = 256 << 10
 
-// patience ends the read of an answer's body that brings nothing for a time: its error is errIdle.
+var (
+	errIdle = errors.New("no data")
+	errSlow = errors.New("too slow, and another host can be asked")
+)
+
+// patience ends the read of an answer's body that brings nothing for a time, with errIdle, or less than least
+// bytes in that time of waiting for it, with errSlow.
 type patience struct {
 	inner http.RoundTripper
 	time  time.Duration
+	least int64 // 0: any number of bytes will do
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -123,7 +131,7 @@ func (p *patience) RoundTrip(in *http.Request) (*http.Response, error) {
 		cancel(err)
 		return nil, err
 	}
-	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, time: p.time}
+	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, time: p.time, least: p.least}
 	return resp, nil
 }
 
@@ -133,13 +141,26 @@ type watched struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	time   time.Duration
+	least  int64
+	waited time.Duration // in Read, since got began to count
+	got    int64
 }
 
 // Read implements io.Reader.
 func (w *watched) Read(p []byte) (int, error) {
+	if w.waited >= w.time {
+		if w.got < w.least {
+			w.cancel(errSlow)
+			return 0, errSlow
+		}
+		w.waited, w.got = 0, 0
+	}
 	t := time.AfterFunc(w.time, func() { w.cancel(errIdle) })
 	defer t.Stop()
+	begin := time.Now()
 	n, err := w.ReadCloser.Read(p)
+	w.waited += time.Since(begin)
+	w.got += int64(n)
 	if err != nil && err != io.EOF && context.Cause(w.ctx) == errIdle {
 		err = errIdle
 	}
@@ -163,10 +184,6 @@ var errPlainHTTP = errors.New("plain HTTP refused")
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(in *http.Request) (*http.Response, error) {
-	if in.Header.Get("User-Agent") == "" {
-		in = in.Clone(in.Context())
-		in.Header.Set("User-Agent", userAgent)
-	}
 	switch {
 	case in.URL.Scheme == "https":
 		return g.inner.RoundTrip(in)
