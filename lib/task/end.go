@@ -243,8 +243,11 @@ func (t *Task) settle() (taskdir.View, error) {
 	if v.State == taskdir.Stopped {
 		return v, nil
 	}
-	if v.Supervisor.Foreign {
+	switch {
+	case v.Supervisor.Foreign:
 		t.cleanForeign()
+	case v.Supervisor.PID == 0: // its starter was killed before it had made any container
+		t.endStrays()
 	}
 	cg := t.cgroup(v)
 	if err := cgroup.Kill(cg); err != nil {

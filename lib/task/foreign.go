@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -65,6 +67,12 @@ func (t *Task) foreignLog(req *taskapi.CreateTaskRequest, log stdio.Log) error {
 	if err != nil {
 		return err
 	}
+	// It is there also if the shim never starts the program.
+	f, err := os.OpenFile(log.Path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
 	if req.Stdin == "" {
 		req.Stdout = "binary://" + logger + "?logger=&uri=" + url.QueryEscape(log.String())
 		if !req.Terminal {
@@ -187,6 +195,9 @@ func (t *Task) introduce(ctx context.Context, b taskapi.Bootstrap) error {
 
 // recordCreated writes down the init process of a foreign shim's task.
 func (t *Task) recordCreated() error {
+	if t.pid <= 0 {
+		return fmt.Errorf("the shim has made a task without a pid: %w", errdefs.ErrUnknown)
+	}
 	p, err := taskdir.ProcessOf(t.pid)
 	if err != nil {
 		return err
@@ -326,6 +337,34 @@ func poll(ctx context.Context, fd int) error {
 			return err
 		}
 	}
+}
+
+// endStrays kills the processes that work in the task's directory: the server of a foreign shim that has never said
+// which process it is leaves no other trace.
+func (t *Task) endStrays() {
+	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
+	defer cancel()
+	links, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, link := range links {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+		if err != nil || !t.worksHere(link) {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		if t.worksHere(link) { // it still has that pid
+			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			_ = poll(ctx, fd)
+		}
+		unix.Close(fd)
+	}
+}
+
+func (t *Task) worksHere(link string) bool {
+	dir, err := os.Readlink(link)
+	return err == nil && strings.HasPrefix(dir+"/", t.Dir()+"/")
 }
 
 // cleanForeign has a foreign shim's program clean up what a shim that was killed has left: containerd's `delete`.

@@ -167,7 +167,10 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) (err error) {
 	crash.Point("task.reserved")
 	defer t.closeGiven()
-	var shim *supervisor
+	var (
+		shim *supervisor
+		r    runtime
+	)
 	defer func() {
 		if err == nil {
 			return
@@ -178,11 +181,13 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		if v, e := taskdir.Look(t.Dir()); e == nil && v.Supervisor.Foreign {
 			_ = t.dismiss(context.WithoutCancel(ctx), v)
 		}
+		if r.foreign {
+			t.endStrays()
+		}
 		starting.Release()
 		err = errors.Join(err, t.discard(ctx))
 	}()
-	r, err := findRuntime(t.Container.Runtime.Name, o.Shim)
-	if err != nil {
+	if r, err = findRuntime(t.Container.Runtime.Name, o.Shim); err != nil {
 		return err
 	}
 	if r.foreign && container.RestartOf(t.Container.Labels).Policy != "" {
