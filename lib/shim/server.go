@@ -17,7 +17,6 @@ import (
 // server is the supervisor: what its tasks share.
 type server struct {
 	config Config
-	socket string
 	events publisher
 	buffer sharedBuffer
 

@@ -33,9 +33,7 @@ func (s *server) Kill(ctx context.Context, r *taskapi.KillRequest) error {
 		return cgroup.Kill(p.t.cgroup)
 	}
 	if sig != unix.SIGKILL && p.execID == "" && !isClosed(p.died) {
-		// A Create or Start that is under way comes to its end first.
-		p.op.Lock()
-		p.op.Unlock()
+		p.awaitOp()
 		if sent, err := p.killWaiting(sig); sent || err != nil {
 			return err
 		}
@@ -161,4 +159,10 @@ func (t *task) killAll(sig unix.Signal) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// awaitOp waits until a Create or Start that is under way has come to its end.
+func (p *process) awaitOp() {
+	p.op.Lock()
+	defer p.op.Unlock()
 }

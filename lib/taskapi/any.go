@@ -18,13 +18,13 @@ func Marshal(m message) []byte { return m.append(nil) }
 // message of that kind, or more than 4 MiB of them, are
 // errdefs.ErrInvalidArgument; m then holds a part of them.
 func Unmarshal(b []byte, m message) error {
-	err := errMalformed
 	if len(b) > maxMessage {
-		err = fmt.Errorf("more than %d bytes", maxMessage)
-	} else if err = decode(b, m); err == nil {
-		return nil
+		return fmt.Errorf("decode %T: more than %d bytes: %w", m, maxMessage, errdefs.ErrInvalidArgument)
 	}
-	return fmt.Errorf("decode %T: %w: %w", m, err, errdefs.ErrInvalidArgument)
+	if err := decode(b, m); err != nil {
+		return fmt.Errorf("decode %T: %w: %w", m, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // typed is a message that travels in an Any.
