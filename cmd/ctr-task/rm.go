@@ -62,15 +62,15 @@ func rmVerb(g *cli.Global) *cobra.Command {
 }
 
 // ofTask does what a supervisor asks for when one of its tasks has ended: for the container of this exact id, if
-// that task is its last one. What stands in for
-// the supervisor of a foreign shim is in the cgroup of the supervisors, and may be the last there.
+// that task is still there. A container without a task is not meant: it may be a later one of the same id. What stands
+// in for the supervisor of a foreign shim is in the cgroup of the supervisors, and may be the last there.
 func ofTask(ctx context.Context, d *state.Dir, ns, id, incarnation string, deed func(*task.Task) error) error {
 	defer func() { _ = cgroup.Leave() }()
 	t, err := task.Open(ctx, d, ns, id)
 	if cli.Status(err) == cli.ExitNotFound {
 		return nil
 	}
-	if err != nil || t.Incarnation() != "" && t.Incarnation() != taskdir.Incarnation(incarnation) {
+	if err != nil || t.Incarnation() != taskdir.Incarnation(incarnation) {
 		return err
 	}
 	return errors.Join(deed(t), t.Close())

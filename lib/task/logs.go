@@ -68,7 +68,7 @@ func (t *Task) awaitLog(ctx context.Context) error {
 		if _, err := os.Stat(t.Log()); !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if _, err := Open(ctx, t.d, t.Namespace, t.ID()); err != nil {
+		if _, err := t.reopen(ctx); err != nil {
 			return err
 		}
 		if err := pause(ctx, pollEvery); err != nil {

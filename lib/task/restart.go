@@ -20,8 +20,11 @@ func (t *Task) Restart(ctx context.Context, grace time.Duration, o StartOptions)
 	if err := t.Stop(ctx, 0, grace); err != nil {
 		return err
 	}
-	now, err := Open(ctx, t.d, t.Namespace, t.ID())
+	now, err := t.reopen(ctx)
 	if err != nil {
+		return err
+	}
+	if err := t.Close(); err != nil {
 		return err
 	}
 	*t = *now

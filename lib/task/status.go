@@ -51,7 +51,7 @@ func (t *Task) Info(ctx context.Context) (Info, error) {
 			return info, err
 		}
 		// The task that was meant is gone: a removal, or another start.
-		now, err := Open(ctx, t.d, t.Namespace, t.Container.ID)
+		now, err := t.reopen(ctx)
 		if err != nil {
 			return Info{}, err
 		}

@@ -70,16 +70,48 @@ func open(ctx context.Context, d *state.Dir, ns, name string, get func(*state.Tx
 	return t, t.refresh()
 }
 
-// refresh means the container's present task from now on.
+// refresh means the container's present task from now on. What is there of another container of the same id, made
+// since the record was read or left by a removal that was cut short, is not meant.
 func (t *Task) refresh() (err error) {
 	t.inc, err = taskdir.Current(t.base())
-	return err
+	if err != nil || t.inc == "" || t.Container.UID == "" {
+		return err
+	}
+	var r taskdir.Task
+	if _, err := taskdir.Read(t.Dir(), taskdir.Record, &r); err != nil {
+		return err
+	}
+	if r.UID != "" && r.UID != t.Container.UID {
+		t.inc = ""
+	}
+	return nil
 }
 
-// present is a handle on the container and the task that it has by now.
+// present is a handle on the container and the task that is in its directory by now. The caller holds the container's
+// lock, so that no other container has the id.
 func (t *Task) present() (*Task, error) {
 	now := &Task{Container: t.Container, Namespace: t.Namespace, d: t.d}
-	return now, now.refresh()
+	var err error
+	now.inc, err = taskdir.Current(t.base())
+	return now, err
+}
+
+// reopen reads the container's record again. One that has been removed is errdefs.ErrNotFound, also when another has
+// its id.
+func (t *Task) reopen(ctx context.Context) (*Task, error) {
+	now, err := Open(ctx, t.d, t.Namespace, t.ID())
+	if err == nil {
+		err = t.checkSame(now.Container)
+	}
+	return now, err
+}
+
+// checkSame refuses a record that is another container's.
+func (t *Task) checkSame(c container.Container) error {
+	if c.UID != t.Container.UID {
+		return fmt.Errorf("container %q has been removed, and another has its name: %w", c.ID, errdefs.ErrNotFound)
+	}
+	return nil
 }
 
 // base is the directory of the container's tasks.
@@ -134,8 +166,8 @@ func (t *Task) lock(ctx context.Context) (*lock.Lock, error) {
 	}
 	err = t.d.View(ctx, func(tx *state.Tx) error {
 		c, err := container.Get(tx, t.Namespace, t.Container.ID)
-		if err == nil && c.UID != t.Container.UID {
-			err = fmt.Errorf("container %q has been removed, and another has its name: %w", c.ID, errdefs.ErrNotFound)
+		if err == nil {
+			err = t.checkSame(c)
 		}
 		if err == nil {
 			t.Container = c

@@ -206,6 +206,44 @@ func TestNamesakesAreLeftAlone(t *testing.T) {
 	found(t, d, "x")
 }
 
+// What a removal that was cut short has left of a container says nothing of the next one of its id.
+func TestLeftTaskIsNotTheNextContainers(t *testing.T) {
+	d := openDir(t)
+	ctx := t.Context()
+	recorded(t, d, "c", false)
+	old := found(t, d, "c")
+	reserved(t, old, StartOptions{})()
+	if err := taskdir.WriteExit(old.Dir(), taskdir.Exit{Status: 7}); err != nil {
+		t.Fatal(err)
+	}
+	// As a kill at task.removed-records leaves it.
+	if err := d.Update(ctx, nil, func(tx *state.Tx) error { return container.Remove(tx, "default", "c") }); err != nil {
+		t.Fatal(err)
+	}
+	recorded(t, d, "c", false)
+	if i, err := found(t, d, "c").Info(ctx); err != nil || i.Status != Created || i.Exit != nil {
+		t.Errorf("the next container: %+v, %v", i, err)
+	}
+	// A handle on the first container does not become one on the second.
+	if i, err := old.Info(ctx); err != nil || i.Exit == nil || i.Exit.Status != 7 {
+		t.Errorf("the task that is left: %+v, %v", i, err)
+	}
+	next := found(t, d, "c")
+	defer reserved(t, next, StartOptions{})()
+	if i, err := next.Info(ctx); err != nil || i.Status != Starting {
+		t.Errorf("the next container's task: %+v, %v", i, err)
+	}
+	if i, err := old.Info(ctx); !errdefs.IsNotFound(err) {
+		t.Errorf("a handle on a container that is gone: %+v, %v, want kind NotFound", i, err)
+	}
+	if err := old.Restart(ctx, 0, StartOptions{}); !errdefs.IsNotFound(err) {
+		t.Errorf("restart of a container that is gone: %v, want kind NotFound", err)
+	}
+	if err := old.awaitLog(ctx); !errdefs.IsNotFound(err) {
+		t.Errorf("wait for the log of a container that is gone: %v, want kind NotFound", err)
+	}
+}
+
 // A forced removal also ends a task that somebody has started since the handle was made.
 func TestForcedRemovalEndsALaterStart(t *testing.T) {
 	d := openDir(t)

@@ -84,12 +84,9 @@ func (t *Task) awaitTask(ctx context.Context) error {
 				return err
 			}
 		}
-		now, err := Open(ctx, t.d, t.Namespace, t.ID())
+		now, err := t.reopen(ctx)
 		if err != nil {
 			return err
-		}
-		if now.Container.UID != t.Container.UID {
-			return fmt.Errorf("it has been removed, and another has its name: %w", errdefs.ErrNotFound)
 		}
 		if t.inc = now.inc; t.inc != "" {
 			if v, err := taskdir.Look(t.Dir()); err != nil || v.State != taskdir.None && v.State != taskdir.Creating {
