@@ -20,7 +20,7 @@ var floors = []struct {
 	name     string
 	packages []string
 }{
-	{"tools", []string{"cgroup", "crash", "engine", "layer", "lock", "mount", "pid1", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
+	{"tools", []string{"cgroup", "crash", "engine", "filter", "layer", "lock", "mount", "pid1", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"container", "content", "event", "image", "lease", "snapshot", "state"}},
 	{"deeds", []string{"fsck", "gc", "pull", "task"}},
 	{"doors", []string{"cli"}},
@@ -33,6 +33,7 @@ var exceptions = map[string][]string{"shim": {"event"}}
 var only = map[string][]string{
 	"go.etcd.io/bbolt": {"state"},
 	"net/http":         {"registry"},
+	"regexp":           {"container", "filter"},
 	"github.com/google/go-containerregistry/": {"registry"},
 	"github.com/opencontainers/runc/":         {"engine"},
 	"github.com/containerd/go-runc":           {"engine"},

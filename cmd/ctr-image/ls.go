@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/filter"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -22,6 +23,7 @@ type listed struct {
 }
 
 func lsVerb(g *cli.Global) *cobra.Command {
+	var filtered func() (filter.Filter, error)
 	table := cli.Table[listed]{Columns: []cli.Column[listed]{
 		{Name: "name", Value: func(i listed) string { return i.Name }},
 		{Name: "digest", Value: func(i listed) string { return i.Target.Digest.Encoded()[:12] }, Help: "beginning of the target's digest"},
@@ -32,15 +34,20 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		{Name: "type", Value: func(i listed) string { return i.Target.MediaType }, Help: "media type of the target", Hidden: true},
 	}}
 	cmd := cli.New("ls [OPTION]...", "list images", cli.About{
-		Long:   "Lists the images of the namespace by name. No lock is taken.",
+		Long:   "Lists the images of the namespace by name. No lock is taken.\n\n" + cli.FilterHelp(filter.ImageFields),
 		Stdout: "an image a line",
 		Examples: []cli.Example{
 			{Note: "list all images", Text: "ctr-image ls"},
+			{Note: "list images of one repository", Text: "ctr-image ls --filter 'name~=|/redis:|'"},
 			{Note: "remove all images", Text: "ctr-image ls -q | ctr-image rm -"},
 			{Note: "names with whole digests", Text: "ctr-image ls -o name,target"},
 		},
 		Exit: []int{cli.ExitCorrupt},
 	}, func(cmd *cobra.Command, _ []string) error {
+		f, err := filtered()
+		if err != nil {
+			return err
+		}
 		d, err := g.Open()
 		if err != nil {
 			return err
@@ -51,7 +58,9 @@ func lsVerb(g *cli.Global) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				all = append(all, list(d, img))
+				if f.Match(filter.Image(img.Name, img.Target, img.Labels)) {
+					all = append(all, list(d, img))
+				}
 			}
 			return nil
 		})
@@ -60,6 +69,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		}
 		return table.PrintAll(all)
 	})
+	filtered = cli.FilterOption(cmd, "images", filter.ImageFields)
 	table.Flags(cmd)
 	return cmd
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/filter"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -19,6 +20,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	var kinds, labels []string
 	known := []string{string(snapshot.Active), string(snapshot.View), string(snapshot.Committed)}
 	var leaves bool
+	var filtered func() (filter.Filter, error)
 	table := cli.Table[snapshot.Info]{Columns: []cli.Column[snapshot.Info]{
 		{Name: "key", Value: func(s snapshot.Info) string { return s.Key }},
 		{Name: "kind", Value: func(s snapshot.Info) string { return string(s.Kind) }, Help: "active, view or committed"},
@@ -31,16 +33,21 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		{Name: "labels", Value: func(s snapshot.Info) string { return cli.LabelText(s.Labels) }, Help: "key=value, separated by commas", Hidden: true},
 	}}
 	cmd := cli.New("ls [OPTION]...", "list snapshots", cli.About{
-		Long:   "Lists the snapshots of the namespace by key. No lock is taken.",
+		Long:   "Lists the snapshots of the namespace by key. No lock is taken.\n\n" + cli.FilterHelp(filter.SnapshotFields) + " A snapshot's name is its key.",
 		Stdout: "a snapshot a line",
 		Examples: []cli.Example{
 			{Note: "list all snapshots", Text: "ctr-snap ls"},
 			{Note: "measure what is being written", Text: "ctr-snap ls -q --kind active | ctr-snap usage -"},
+			{Note: "list what stands on a layer", Text: "ctr-snap ls --filter 'parent~=^sha256:3f1c2a9d'"},
 			{Note: "list the top layers: nothing stands on them", Text: "ctr-snap ls -q --kind committed --leaves"},
 		},
 		Exit: []int{cli.ExitCorrupt}, SeeAlso: []string{"ctr-snap-tree"},
 	}, func(cmd *cobra.Command, _ []string) error {
 		if err := cli.OneOf("--kind", kinds, known); err != nil {
+			return err
+		}
+		f, err := filtered()
+		if err != nil {
 			return err
 		}
 		all, err := list(cmd, g)
@@ -52,12 +59,14 @@ func lsVerb(g *cli.Global) *cobra.Command {
 			parents[s.Parent] = true
 		}
 		return table.PrintAll(slices.DeleteFunc(all, func(s snapshot.Info) bool {
-			return len(kinds) > 0 && !slices.Contains(kinds, string(s.Kind)) || leaves && parents[s.Key] || !cli.HasLabels(s.Labels, labels)
+			return len(kinds) > 0 && !slices.Contains(kinds, string(s.Kind)) || leaves && parents[s.Key] || !cli.HasLabels(s.Labels, labels) ||
+				!f.Match(filter.Snapshot(string(s.Kind), s.Key, s.Parent, s.Labels))
 		}))
 	})
 	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "list only snapshots of these `KINDS`: active, view, committed")
 	cmd.Flags().BoolVar(&leaves, "leaves", false, "list only snapshots that nothing stands on")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "list only snapshots with the label `KEY[=VALUE]`; each --label must fit")
+	filtered = cli.FilterOption(cmd, "snapshots", filter.SnapshotFields)
 	cli.CompleteOption(cmd, "kind", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	cli.CompleteOption(cmd, "label", cobra.NoFileCompletions)
 	table.Flags(cmd)

@@ -12,12 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/filter"
 	"ctrd.dev/ctrd/lib/task"
 )
 
 func lsVerb(g *cli.Global) *cobra.Command {
 	var running bool
 	var labels, statuses []string
+	var filtered func() (filter.Filter, error)
 	var known []string
 	for _, s := range task.Statuses {
 		known = append(known, string(s))
@@ -34,16 +36,22 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	}}
 	cmd := cli.New("ls [OPTION]...", "list containers", cli.About{
 		Long: "Lists the containers of the namespace, also those that do not run. What each is doing is read from the " +
-			"state directory alone: no lock is taken and no supervisor asked, so a stuck container delays nothing.",
+			"state directory alone: no lock is taken and no supervisor asked, so a stuck container delays nothing.\n\n" +
+			cli.FilterHelp(filter.ContainerFields),
 		Stdout: "a container a line",
 		Examples: []cli.Example{
 			{Note: "list all containers", Text: "ctr-task ls"},
 			{Note: "stop all that run", Text: "ctr-task ls -q --running | ctr-task stop -"},
+			{Note: "list what was made from an image, by any tag", Text: "ctr-task ls --filter 'image~=|/redis:|'"},
 			{Note: "pick columns", Text: "ctr-task ls -o id,status,supervisor"},
 		},
 		Exit: []int{cli.ExitCorrupt},
 	}, func(cmd *cobra.Command, _ []string) error {
 		if err := cli.OneOf("--status", statuses, known); err != nil {
+			return err
+		}
+		f, err := filtered()
+		if err != nil {
 			return err
 		}
 		d, err := g.Open()
@@ -61,18 +69,20 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		}
 		return table.PrintAll(slices.DeleteFunc(all, func(i task.Info) bool {
 			return running && i.Status != task.Running && i.Status != task.Paused ||
-				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels)
+				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels) ||
+				!f.Match(filter.Container(i.ID, i.Image, i.Runtime.Name, i.Labels))
 		}))
 	})
 	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run or are paused")
 	cmd.Flags().StringSliceVar(&statuses, "status", nil, "list only containers with one of these `STATUSES`")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "list only containers with the label `KEY[=VALUE]`; each --label must fit")
+	filtered = cli.FilterOption(cmd, "containers", filter.ContainerFields)
 	cli.CompleteOption(cmd, "status", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	cli.CompleteOption(cmd, "label", cobra.NoFileCompletions)
 	table.Flags(cmd)
 	const all = "ls lists all containers; --running lists only those that run"
 	cli.ExplainAbsent(cmd, cli.Absent{"a": all, "all": all, "l": "ls lists all containers", "latest": "ls lists all containers", "last": "ls lists all containers",
-		"f": "there are --status, --running and --label", "filter": "there are --status, --running and --label", "no-trunc": "leave it out: nothing is cut"})
+		"f": "there are --status, --running, --label and --filter", "no-trunc": "leave it out: nothing is cut"})
 	return cmd
 }
 

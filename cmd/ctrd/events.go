@@ -11,11 +11,13 @@ import (
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/filter"
 )
 
 func eventsVerb(g *cli.Global) *cobra.Command {
 	var follow, everywhere bool
 	var since uint64
+	var filtered func() (filter.Filter, error)
 	table := cli.Table[event.Event]{Columns: []cli.Column[event.Event]{
 		{Name: "seq", Value: func(e event.Event) string { return strconv.FormatUint(e.Seq, 10) }, Help: "its number in the journal", Right: true},
 		{Name: "time", Value: func(e event.Event) string { return e.Time.Format(time.RFC3339Nano) }},
@@ -28,18 +30,24 @@ func eventsVerb(g *cli.Global) *cobra.Command {
 		Long: "Prints the changes that any process made since the machine was started, oldest first, as far back as the " +
 			"journal reaches, and with -f what happens from then on. A FILTER is the beginning of a topic, such as /tasks or " +
 			"/tasks/exit, or KEY=VALUE for a field of the message, such as container_id=r; an event is shown when it fits " +
-			"one of the topics given, if any, and all of the fields.",
+			"one of the topics given, if any, and all of the fields.\n\n" + cli.FilterHelp(filter.EventFields) +
+			" An event must fit the operands, too, and is of the namespace of -n, unless -A is given.",
 		Stdout: "an event a line",
 		Examples: []cli.Example{
 			{Note: "watch containers come and go", Text: "ctrd events -f /tasks"},
 			{Note: "go on where the last look ended", Text: "ctrd events --since 1042 --json"},
 			{Note: "how did it end", Text: "ctrd events /tasks/exit container_id=r"},
+			{Note: "which programs have failed", Text: "ctrd events --filter 'topic==\"/tasks/exit\",event.exit_status!=0'"},
 		},
 		Args: cli.Count(0, -1),
 		Complete: cobra.FixedCompletions([]string{"/containers/", "/content/", "/images/", "/snapshot/", "/tasks/", "/tasks/exit", "/tasks/start"},
 			cobra.ShellCompDirectiveNoFileComp),
 	}, func(cmd *cobra.Command, args []string) error {
 		d, err := g.Open()
+		if err != nil {
+			return err
+		}
+		f, err := filtered()
 		if err != nil {
 			return err
 		}
@@ -56,7 +64,8 @@ func eventsVerb(g *cli.Global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !everywhere && e.Namespace != g.Namespace || !fits(e) {
+			if !everywhere && e.Namespace != g.Namespace || !fits(e) ||
+				!f.Match(filter.Event(e.Namespace, e.Topic, e.Data)) {
 				continue
 			}
 			if err := table.PrintAll([]event.Event{e}); err != nil {
@@ -68,6 +77,7 @@ func eventsVerb(g *cli.Global) *cobra.Command {
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print what happens from now on, until interrupted")
 	cmd.Flags().Uint64Var(&since, "since", 0, "print the events after `NUMBER`; with -f, before what follows")
 	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "print the events of every namespace")
+	filtered = cli.FilterOption(cmd, "events", filter.EventFields)
 	table.Flags(cmd)
 	return cmd
 }
