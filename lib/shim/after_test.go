@@ -107,20 +107,23 @@ func TestRemoval(t *testing.T) {
 	k.succeeded(marker, "rm -f")
 }
 
-// TestClientDies: the death of the client that owns a container ends it, also before Start; that of another
-// client does not.
+// TestClientDies: the death of the client that owns a container ends it, also before Start and while it is paused; that
+// of another client does not.
 func TestClientDies(t *testing.T) {
-	for _, started := range []bool{false, true} {
+	for _, state := range []string{"created", "running", "paused"} {
 		k := newTask(t, "sleep", "1000")
 		marker := k.successor()
 		k.record.Owner = taskdir.Client
 		release := holdFile(t, filepath.Join(k.dir, taskdir.ClientLock))
-		if started {
-			k.start()
-		} else {
+		if state == "created" {
 			k.serve()
 			_, err := k.client.Create(t.Context(), k.request())
 			must(t, err)
+		} else {
+			k.start()
+		}
+		if state == "paused" {
+			must(t, k.client.Pause(t.Context(), &taskapi.PauseRequest{ID: k.id}))
 		}
 		release()
 		if e := k.wait(); e.Status != 137 || e.Reason == "" {

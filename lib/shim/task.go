@@ -163,7 +163,7 @@ func (p *process) wrong(what string) error {
 	return fmt.Errorf("%s %s: it is %s: %w", what, name, p.state(), errdefs.ErrFailedPrecondition)
 }
 
-// kill ends the container for a reason that goes into its exit record; mu is held.
+// kill ends the container for a reason that goes into its exit record, also when it is paused; mu is held.
 func (t *task) kill(reason string) {
 	p := t.init
 	if p == nil || p.pid == 0 || isClosed(p.died) || p.reason != "" {
@@ -172,4 +172,11 @@ func (t *task) kill(reason string) {
 	t.logf("%s", reason)
 	p.reason = reason
 	unix.Kill(p.pid, unix.SIGKILL)
+	// After the signal, so that nothing runs on. Not asked of t.paused: others than the supervisor can freeze a cgroup.
+	s := t.s
+	s.endings.Go(func() {
+		if err := t.thaw(); err != nil {
+			t.logf("%v", err)
+		}
+	})
 }
