@@ -150,7 +150,6 @@ func (n *namesakes) round(r *rand.Rand, i int, c contended) {
 	for _, x := range all {
 		n.ended(x)
 	}
-	n.w.Must(n, "ctr-image", "rm", "-f", "none")
 	if c.operands {
 		n.must(0, 1, 2)("rm", "-f", c.name)
 	}
@@ -279,10 +278,12 @@ func (n *namesakes) told(r *rand.Rand, name string) {
 	}
 }
 
-// settle wants nothing to be left in the world but the sentinels.
+// settle wants nothing to be left in the world but the sentinels, once what the dead had is collected: a supervisor
+// that nobody asks ends within a second.
 func (n *namesakes) settle() {
 	var left []string
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		n.w.Must(n, "ctr-image", "rm", "-f", "none")
 		left = slices.DeleteFunc(n.w.Leaks(), func(leak string) bool { return n.of[plain(leak)] })
 		if len(left) == 0 {
 			return
