@@ -175,6 +175,7 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		if err == nil {
 			return
 		}
+		err = t.whyEnded(err)
 		if shim != nil {
 			t.quit(shim)
 		}
@@ -277,10 +278,22 @@ func (t *Task) begin(ctx context.Context) error {
 // beginAfter starts a task that this handle has created, and takes it back when that fails.
 func (t *Task) beginAfter(ctx context.Context, starting *lock.Held) error {
 	err := t.begin(ctx)
+	if err != nil {
+		err = t.whyEnded(err)
+	}
 	if e := starting.Release(); err == nil {
 		return e
 	}
 	return errors.Join(err, t.discard(ctx))
+}
+
+// whyEnded gives the reason of a start that failed because somebody has ended the task meanwhile, which the engine knows
+// nothing of; otherwise it gives err.
+func (t *Task) whyEnded(err error) error {
+	if !t.stopping() {
+		return err
+	}
+	return fmt.Errorf("somebody stopped it while it was being started: %w", errdefs.ErrAborted)
 }
 
 // discard takes back a start that failed: this incarnation, and the container too when it is transient.
