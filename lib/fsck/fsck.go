@@ -91,7 +91,9 @@ func Check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 	}
 	second, err := check(ctx, d, o)
 	return slices.DeleteFunc(second, func(f Finding) bool {
-		return f.Severity == Broken && !slices.Contains(first, f)
+		return f.Severity == Broken && !slices.ContainsFunc(first, func(g Finding) bool {
+			return f.Severity == g.Severity && f.Kind == g.Kind && f.Namespace == g.Namespace && f.Name == g.Name
+		})
 	}), err
 }
 
