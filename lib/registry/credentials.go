@@ -147,7 +147,11 @@ func (k *keychain) ask(helper, key string) (credential, error) {
 	}
 	auth, err := credentials.NewNativeStore(k.conf, helper).Get(key)
 	if err != nil {
-		return credential{}, fmt.Errorf("credential helper docker-credential-%s: %w", oneLine(helper), errors.New(oneLine(err.Error())))
+		text := err.Error()
+		if said, _, ok := strings.Cut(text, ", out: "); ok && strings.Contains(text, "Secret") {
+			text = said // it failed after it had printed the password
+		}
+		return credential{}, fmt.Errorf("credential helper docker-credential-%s: %w", oneLine(helper), errors.New(oneLine(text)))
 	}
 	c := credentialOf(auth)
 	c.source = fmt.Sprintf("docker-credential-%s, asked for %q", oneLine(helper), oneLine(key))

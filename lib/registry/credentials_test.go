@@ -125,6 +125,14 @@ func TestHelpersByPath(t *testing.T) {
 	if _, err := keychainOf(t, `{"credHelpers":{"r.example":"absent"}}`).find("r.example", "a"); err == nil || !strings.Contains(err.Error(), "docker-credential-absent") {
 		t.Errorf("a helper that is not there: %v", err)
 	}
+	os.WriteFile(filepath.Join(dir, "docker-credential-blabs"), []byte("#!/bin/sh\necho '{\"Secret\":\"hush\"}'\nexit 1\n"), 0o755)
+	os.WriteFile(filepath.Join(dir, "docker-credential-locked"), []byte("#!/bin/sh\necho the store is locked\nexit 1\n"), 0o755)
+	if _, err := keychainOf(t, `{"credHelpers":{"r.example":"blabs"}}`).find("r.example", "a"); err == nil || strings.Contains(err.Error(), "hush") {
+		t.Errorf("a helper that fails with a secret: %v", err)
+	}
+	if _, err := keychainOf(t, `{"credHelpers":{"r.example":"locked"}}`).find("r.example", "a"); err == nil || !strings.Contains(err.Error(), "the store is locked") {
+		t.Errorf("a helper that says why it fails: %v", err)
+	}
 	if _, err := keychainOf(t, `{"credHelpers":{"r.example":"../x"}}`).find("r.example", "a"); err == nil {
 		t.Error("a helper with a path was run")
 	}

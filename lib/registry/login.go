@@ -21,8 +21,8 @@ type login struct {
 	find    func() (credential, error)
 	fetcher *tokenFetcher
 
-	mu     sync.Mutex // held while a token is fetched, so that many requests share one
-	known  bool       // cred was looked for
+	mu     sync.Mutex    // held while a token is fetched, so that many requests share one
+	found  chan struct{} // closed when cred was looked for
 	cred   credential
 	failed error
 	header string    // Authorization of the next request, or empty
@@ -115,7 +115,7 @@ func (l *login) answer(ctx context.Context, offered []challenge, used string) (s
 	if l.header != used {
 		return l.header, nil // another request has logged in meanwhile
 	}
-	if err := l.lookUp(); err != nil {
+	if err := l.lookUp(ctx); err != nil {
 		return "", err
 	}
 	basic := slices.ContainsFunc(offered, func(c challenge) bool { return c.scheme == "basic" })
@@ -139,13 +139,22 @@ func (l *login) answer(ctx context.Context, offered []challenge, used string) (s
 }
 
 // lookUp finds the credentials, once. A helper may have to ask the user, so it runs only when a host
-// asks for them.
-func (l *login) lookUp() error {
-	if !l.known {
-		l.known = true
-		l.cred, l.failed = l.find()
+// asks for them, and the end of ctx ends the wait for it.
+func (l *login) lookUp(ctx context.Context) error {
+	if l.found == nil {
+		done := make(chan struct{})
+		l.found = done
+		go func() {
+			defer close(done)
+			l.cred, l.failed = l.find()
+		}()
 	}
-	return l.failed
+	select {
+	case <-l.found:
+		return l.failed
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // bearer gets a token for what is asked for so far and what the challenge asks for.

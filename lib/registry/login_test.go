@@ -438,3 +438,29 @@ func TestTokenElsewhere(t *testing.T) {
 		t.Errorf("the host saw %q, the token server %q", seen, ts.asked)
 	}
 }
+
+// The wait for a credential helper that does not answer ends with the pull.
+func TestHelperHangs(t *testing.T) {
+	f := newFront()
+	push(t, f.next, "v1", noise(10))
+	f.wrap = demandBasic("u", "p")
+	r := open(t, serve(t, f)+"/test/repo:v1", Options{})
+	asked, answer := make(chan bool), make(chan bool)
+	r.hosts[0].creds = func() (credential, error) {
+		close(asked)
+		<-answer
+		return credential{username: "u", password: "p"}, nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if _, err := r.Resolve(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	close(answer)
+	if _, err := r.Resolve(context.Background()); err != nil {
+		t.Errorf("answered later: %v", err)
+	}
+}
