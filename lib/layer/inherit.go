@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -56,67 +57,114 @@ func Inherit(dir string, implied Implied, below []string) (err error) {
 		return fmt.Errorf("stack layer: %w", err)
 	}
 	defer own.close()
-	var lower []*tree
-	for _, b := range below {
-		t, err := newTree(b)
-		if err != nil {
-			return fmt.Errorf("stack layer: %w", err)
-		}
-		defer t.close()
-		lower = append(lower, t)
-	}
-	if implied.OpaqueRoot && len(below) > 0 {
-		if err := hide(own, lower); err != nil {
+	v := &view{own: own, below: below, shown: map[string][]int{}}
+	if implied.OpaqueRoot {
+		if err := v.hide(); err != nil {
 			return fmt.Errorf("stack layer %s: opaque root: %w", dir, err)
 		}
 	}
 	for _, path := range implied.Dirs {
-		if err := inherit(own, lower, path); err != nil {
+		if err := v.inherit(path); err != nil {
 			return fmt.Errorf("stack layer %s: directory %q: %w", dir, short(path), err)
 		}
 	}
 	for _, path := range implied.Whiteouts {
-		if err := dropIdle(own, lower, path); err != nil {
+		if err := v.dropIdle(path); err != nil {
 			return fmt.Errorf("stack layer %s: whiteouts of %q: %w", dir, short(path), err)
 		}
 	}
 	return nil
 }
 
+// view is a layer above others. It keeps no descriptor of those below open, as there may be hundreds.
+type view struct {
+	own   *tree
+	below []string         // the top first
+	shown map[string][]int // what at has found
+}
+
 // inherit gives one directory what it has in the layers below.
-func inherit(own *tree, lower []*tree, path string) error {
-	from, err := find(own, lower, path)
-	if err != nil || from < 0 {
+func (v *view) inherit(path string) error {
+	there, err := v.at(path)
+	if err != nil || len(there) == 0 {
 		return err
 	}
-	to, err := own.fd(path)
+	from, err := openBelow(v.below[there[0]], path)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(from)
+	to, err := v.own.fd(path)
 	if err != nil {
 		return err
 	}
 	return copyMeta(from, to)
 }
 
-// find gives the directory of the layers below that is seen at a path through the layer, or -1.
-func find(own *tree, lower []*tree, path string) (int, error) {
-	if path != "" {
+// at lists those of the layers below whose directory at a path is seen through the layer and those above it,
+// the top first. None is seen below an opaque directory, or below something else of that name.
+func (v *view) at(path string) (there []int, err error) {
+	if there, ok := v.shown[path]; ok {
+		return there, nil
+	}
+	var among []int
+	if path == "" {
+		for i := range v.below {
+			among = append(among, i)
+		}
+	} else {
 		parent, _ := split(path)
-		if _, covered, err := own.seek(parent); covered || err != nil {
-			return -1, err
+		fd, err := v.own.fd(parent)
+		if err != nil {
+			return nil, err
+		}
+		if !isOpaque(fd) {
+			if among, err = v.at(parent); err != nil {
+				return nil, err
+			}
 		}
 	}
-	for _, t := range lower {
-		if fd, covered, err := t.seek(path); fd >= 0 || covered || err != nil {
-			return fd, err
+	for _, i := range among {
+		fd, err := openBelow(v.below[i], path)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		there = append(there, i)
+		opaque := isOpaque(fd)
+		unix.Close(fd)
+		if opaque {
+			break
 		}
 	}
-	return -1, nil
+	v.shown[path] = there
+	return there, nil
+}
+
+// openBelow opens a directory of a layer, of which no component may be a symbolic link.
+func openBelow(dir, path string) (int, error) {
+	fd, err := openat(unix.AT_FDCWD, dir, dirFlags, 0)
+	for path != "" && err == nil {
+		var name string
+		name, path, _ = strings.Cut(path, "/")
+		parent := fd
+		fd, err = openat(parent, name, dirFlags, 0)
+		unix.Close(parent)
+	}
+	return fd, err
 }
 
 // dropIdle removes the whiteouts of a directory that hides none.
-func dropIdle(own *tree, lower []*tree, path string) error {
-	if from, err := find(own, lower, path); err != nil || from >= 0 {
+func (v *view) dropIdle(path string) error {
+	if there, err := v.at(path); err != nil || len(there) > 0 {
 		return err
 	}
+	own := v.own
 	fd, err := own.fd(path)
 	if err != nil {
 		return err
@@ -151,30 +199,6 @@ func pathOrDot(path string) string {
 		return "."
 	}
 	return path
-}
-
-// seek opens a directory; -1 says that the tree has none there. covered tells whether the tree keeps those
-// below it from being seen there: by something else of that name, or by an opaque directory on the way.
-func (t *tree) seek(path string) (fd int, covered bool, err error) {
-	at := ""
-	for rest := path; ; {
-		if fd, err = t.fd(at); err != nil {
-			switch {
-			case errors.Is(err, unix.ENOENT):
-				return -1, covered, nil
-			case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-				return -1, true, nil
-			}
-			return -1, covered, err
-		}
-		covered = covered || isOpaque(fd)
-		if rest == "" {
-			return fd, covered, nil
-		}
-		var name string
-		name, rest, _ = strings.Cut(rest, "/")
-		at = join(at, name)
-	}
 }
 
 var opaqueXattrs = []string{"trusted.overlay.opaque", "user.overlay.opaque"}
@@ -235,8 +259,8 @@ func listXattrs(fd int) ([]string, error) {
 
 // hide puts a whiteout into the root for each name that the layers below show there, and makes a directory
 // of the same name opaque.
-func hide(own *tree, lower []*tree) error {
-	root, err := own.fd("")
+func (v *view) hide() error {
+	root, err := v.own.fd("")
 	if err != nil {
 		return err
 	}
@@ -244,8 +268,8 @@ func hide(own *tree, lower []*tree) error {
 	if n, err := unix.Fgetxattr(root, opaqueXattrs[1], nil); err == nil && n > 0 {
 		attr = opaqueXattrs[1]
 	}
-	for _, t := range lower {
-		d, err := t.root.Open(".")
+	for _, dir := range v.below {
+		d, err := os.Open(dir)
 		if err != nil {
 			return err
 		}
@@ -253,7 +277,7 @@ func hide(own *tree, lower []*tree) error {
 			var names []string
 			names, err = d.Readdirnames(1000)
 			for _, name := range names {
-				if herr := hideName(own, root, name, attr); herr != nil {
+				if herr := hideName(v.own, root, name, attr); herr != nil {
 					d.Close()
 					return herr
 				}
