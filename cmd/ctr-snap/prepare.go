@@ -148,7 +148,6 @@ func create(ctx context.Context, d *state.Dir, ns string, s snapshot.Info, targe
 	if err := task.MountSnapshot(ctx, d, ns, s.Key, target); err != nil {
 		none := func(*state.Tx, snapshot.Info) error { return nil }
 		err = errors.Join(err, snapshot.Delete(context.WithoutCancel(ctx), d, ns, s.Key, none))
-		d.EmptyTrash()
 		return err
 	}
 	return nil

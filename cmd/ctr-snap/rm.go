@@ -29,7 +29,7 @@ func rmVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		failed := cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+		return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
 			s, err := find(cmd.Context(), d, g.Namespace, name)
 			if err == nil {
 				err = snapshot.Delete(cmd.Context(), d, g.Namespace, s.Key, usedBy(g.Namespace))
@@ -39,8 +39,6 @@ func rmVerb(g *cli.Global) *cobra.Command {
 			}
 			return err
 		})
-		d.EmptyTrash()
-		return failed
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a snapshot that is not here is no failure")
 	return cmd

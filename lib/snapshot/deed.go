@@ -19,8 +19,9 @@ import (
 )
 
 // Create makes a durable snapshot in one go: directory, then record. Of s the key, the kind (Active or
-// View), the parent and the labels count. No collection takes the parent in between.
+// View), the parent and the labels count. No collection takes the parent in between. The caller holds no lock.
 func Create(ctx context.Context, d *state.Dir, ns string, s Info) (made Info, err error) {
+	defer d.EmptyTrash() // of one that fails
 	l, err := lease.Take(d)
 	if err != nil {
 		return s, err
@@ -241,9 +242,10 @@ func NotMounted(ctx context.Context, d *state.Dir, ns, key string) error {
 	})
 }
 
-// Delete removes a snapshot and moves its directory to the trash. One that is mounted, that others stand
+// Delete removes a snapshot with its directory. The caller holds no lock. One that is mounted, that others stand
 // on or that unfinished work needs is errdefs.ErrFailedPrecondition. used may object to the removal.
 func Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.Tx, Info) error) (err error) {
+	defer d.EmptyTrash()
 	// As a collection does it, so that no lease is taken meanwhile.
 	l, err := d.Lock(ctx, nil, lock.Collect, "collect", lock.Exclusive)
 	if err != nil {

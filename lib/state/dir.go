@@ -185,7 +185,9 @@ func (d *Dir) begin(look bool) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.beginLocked(boot), l.Release())
+	err = errors.Join(d.beginLocked(boot), l.Release())
+	d.EmptyTrash() // what the boot before has left
+	return err
 }
 
 func (d *Dir) beginLocked(boot string) error {

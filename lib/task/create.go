@@ -50,6 +50,7 @@ type CreateOptions struct {
 // Create makes a container from an image: a snapshot on top of the image's, a spec, a record. It is
 // durable when Create returns, unless it is transient.
 func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (*Task, error) {
+	defer d.EmptyTrash() // of a create that fails, or of the container that had the id
 	t, l, err := create(ctx, d, ns, o)
 	if err != nil {
 		return nil, err
@@ -60,15 +61,18 @@ func Create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (*Tas
 // Run is Create and Start in one: no other command sees the container before it is being started. When the
 // start fails the container stays, for another try, unless it is transient or ctx has been cancelled.
 func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so StartOptions) (*Task, error) {
+	defer d.EmptyTrash() // as in Create
 	t, l, err := create(ctx, d, ns, o)
 	if err != nil {
 		return nil, err
 	}
 	starting, err := t.reserve(ctx, so)
-	if err = errors.Join(err, l.Release()); err == nil {
-		if err = t.launch(ctx, so, starting); err == nil {
-			err = t.beginAfter(ctx, starting)
+	if err = errors.Join(err, l.Release()); err != nil {
+		if t.Container.Transient {
+			err = errors.Join(err, t.RemoveEnded(context.WithoutCancel(ctx)))
 		}
+	} else if err = t.launch(ctx, so, starting); err == nil {
+		err = t.beginAfter(ctx, starting)
 	}
 	if err != nil && ctx.Err() != nil && !t.Container.Transient {
 		// Nobody has been told of the container. (Of a transient one nothing is left by now.)

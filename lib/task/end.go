@@ -228,7 +228,9 @@ func (t *Task) rest(ctx context.Context) error {
 		return err
 	}
 	_, err = t.settle()
-	return errors.Join(err, l.Release())
+	err = errors.Join(err, l.Release())
+	t.d.EmptyTrash()
+	return err
 }
 
 // settle brings the task that is meant to rest if it is an orphan, and gives what it is then. What is left in

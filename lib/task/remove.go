@@ -323,6 +323,7 @@ func RemoveRest(ctx context.Context, d *state.Dir, ns, id string) (err error) {
 	if container.CheckID(id) != nil {
 		return nil
 	}
+	defer d.EmptyTrash()
 	if _, err := os.Lstat(t.base()); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

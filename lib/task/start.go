@@ -126,12 +126,13 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	inc := taskdir.NewIncarnation()
 	// Under another name until it is marked: whoever looks never sees a task that nobody has.
 	made := filepath.Join(t.base(), "."+string(inc))
-	if err := os.MkdirAll(filepath.Join(made, taskdir.Rootfs), 0o711); err != nil {
-		return nil, err
+	var starting *lock.Held
+	err = os.MkdirAll(filepath.Join(made, taskdir.Rootfs), 0o711)
+	if err == nil {
+		starting, err = lock.Hold(filepath.Join(made, taskdir.StartLock))
 	}
-	starting, err := lock.Hold(filepath.Join(made, taskdir.StartLock))
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, t.unmake(made))
 	}
 	owner := taskdir.Kept
 	switch {
@@ -152,7 +153,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 		err = os.Rename(made, filepath.Join(t.base(), string(inc)))
 	}
 	if err != nil {
-		return nil, errors.Join(err, starting.Release(), t.d.Trash(made))
+		return nil, errors.Join(err, starting.Release(), t.Close(), t.unmake(made))
 	}
 	t.inc = inc
 	if t.client != nil {
@@ -160,6 +161,13 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	}
 	crash.Point("task.directory")
 	return starting, nil
+}
+
+// unmake takes away a task directory that has not got its name.
+func (t *Task) unmake(made string) error {
+	err := t.d.Trash(made)
+	os.Remove(t.base()) // when nothing else is in it
+	return err
 }
 
 // launch fills the reserved directory, starts the supervisor and has it create the task. When it fails the
