@@ -192,7 +192,7 @@ func fixRoot(entries []ent) []ent {
 // Random stacks of three layers look as the specification says.
 func TestModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for range 300 {
+	for range 100 {
 		program := make([]byte, 3*(1+r.IntN(20)))
 		for i := range program {
 			program[i] = byte(r.Uint32())
