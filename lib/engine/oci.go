@@ -208,11 +208,19 @@ func (o *oci) update(ctx context.Context, res *specs.LinuxResources) error {
 }
 
 func (o *oci) remove(ctx context.Context) error {
-	err := o.call(ctx, "delete", func(ctx context.Context, r *runc.Runc) error {
-		return r.Delete(ctx, o.id, &runc.DeleteOpts{Force: true})
-	})
+	// With force runc sleeps 100 ms, also when the container has stopped.
+	err := o.delete(ctx, false)
+	if err != nil {
+		err = o.delete(ctx, true)
+	}
 	if err != nil && strings.Contains(err.Error(), "does not exist") {
 		return nil
 	}
 	return err
+}
+
+func (o *oci) delete(ctx context.Context, force bool) error {
+	return o.call(ctx, "delete", func(ctx context.Context, r *runc.Runc) error {
+		return r.Delete(ctx, o.id, &runc.DeleteOpts{Force: force})
+	})
 }
