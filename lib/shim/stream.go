@@ -25,7 +25,8 @@ type streams struct {
 	hold    []*os.File
 	console *os.File // the terminal's master
 	socket  *os.File // on which it will come
-	input   *os.File // what goes to the terminal
+	input   *os.File // our read end of the stdin FIFO: what goes to the process
+	feed    *os.File // our write end of the pipe that the process reads; nil with a terminal
 	output  *os.File // where the terminal's output goes when it is not the log
 	log     bool     // the terminal's output goes to the log
 	logger  *logger  // the program that takes the output
@@ -73,15 +74,20 @@ func (t *task) openStreams(p *process) (_ *streams, err error) {
 	return st, nil
 }
 
-func (st *streams) openStdin(path string) (*os.File, error) {
+// openStdin gives the process an anonymous pipe, which is fed from the FIFO: a program that opens /dev/stdin anew
+// meets the end of the input there, where a FIFO without a writer would have it wait for ever.
+func (st *streams) openStdin(path string) (_ *os.File, err error) {
 	if path == "" {
 		return os.OpenFile("/dev/null", os.O_RDONLY, 0)
 	}
-	r, w, err := stdio.OpenBoth(path)
+	if st.input, st.stdin, err = stdio.OpenBoth(path); err != nil {
+		return nil, err
+	}
+	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	st.stdin = w
+	st.feed = w
 	if err := stdio.Blocking(r); err != nil {
 		r.Close()
 		return nil, err
@@ -135,6 +141,14 @@ func (st *streams) begin() error {
 	}
 	for _, p := range st.pipes {
 		st.pumps.Go(func() { st.t.log.pump(p.r, p.stream) })
+	}
+	if feed, in := st.feed, st.input; feed != nil {
+		go func() {
+			// In this order: whoever writes next learns that nobody reads any more.
+			stdio.Splice(feed, in)
+			in.Close()
+			feed.Close()
+		}()
 	}
 	if st.socket == nil {
 		return nil
@@ -240,7 +254,7 @@ func (st *streams) close() {
 	for _, p := range st.pipes {
 		p.r.Close()
 	}
-	for _, f := range append(st.hold, st.console, st.socket, st.input, st.output) {
+	for _, f := range append(st.hold, st.console, st.socket, st.input, st.feed, st.output) {
 		if f != nil {
 			f.Close()
 		}
