@@ -27,7 +27,7 @@ func main() {
 		SeeAlso: []string{"ctr-image", "ctr-pull", "ctr-task", "ctrd"},
 	}, nil)
 	for _, verb := range []func(*cli.Global) *cobra.Command{
-		lsVerb, treeVerb, infoVerb, usageVerb, prepareVerb, viewVerb, commitVerb, mountsVerb, mountVerb, unmountVerb, rmVerb,
+		lsVerb, treeVerb, infoVerb, usageVerb, diffVerb, prepareVerb, viewVerb, commitVerb, mountsVerb, mountVerb, unmountVerb, rmVerb,
 	} {
 		root.AddCommand(verb(g))
 	}

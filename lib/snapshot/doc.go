@@ -18,11 +18,11 @@
 // # Locks
 //
 // Records change in the caller's transaction. The lock snapshot <id> is held by Seal from the look to the
-// commit, by Mount from the look to the mount, and by lib/pull while a layer is unpacked. The collect lock is
+// commit, by Mount from the look to the mount, by Read as long as it reads an active one, and by lib/pull while a layer is unpacked. The collect lock is
 // held exclusively by Delete and by Mount. Whoever is about to refer to a snapshot takes a lease first.
 //
-// An active snapshot has one user: a mount, a commit, a removal or the task of its container. A task is
-// reserved under the lock of its container, which lib/task holds also while it mounts the snapshot elsewhere.
+// An active snapshot has one user: a mount, a commit, a reader, a removal or the task of its container. A task is
+// reserved under the lock of its container, which whoever mounts or reads the snapshot elsewhere holds meanwhile.
 //
 // # After a crash
 //

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Read calls fn with the trees of a snapshot and of all that it stands on, the top first. Until fn returns, nothing
+// removes them, and nobody mounts or commits an active snapshot; one that is mounted is a [*MountedError]. outer is the
+// innermost lock that the caller holds, or nil. used may object.
+func Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, used func(*state.Tx, Info) error, fn func(layers []string) error) (err error) {
+	l, err := lease.Take(d)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	var s Info
+	err = d.View(ctx, func(tx *state.Tx) error {
+		s, err = Get(tx, ns, key)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read snapshot %q: %w", key, err)
+	}
+	if s.Kind == Active {
+		var own *lock.Lock
+		if s, own, err = take(ctx, d, outer, ns, key); err != nil {
+			return fmt.Errorf("read snapshot %q: %w", key, err)
+		}
+		defer func() { err = errors.Join(err, own.Release()) }()
+		outer = own
+	}
+	if err := l.Hold(ctx, outer, lease.Snapshot, ns+"/"+key); err != nil {
+		return err
+	}
+	var layers []string
+	err = d.View(ctx, func(tx *state.Tx) error {
+		now, err := Get(tx, ns, key)
+		if err == nil && (now.ID != s.ID || now.Kind != s.Kind) {
+			err = fmt.Errorf("snapshot %q has just been made anew: %w", key, errdefs.ErrAborted)
+		}
+		if err != nil {
+			return err
+		}
+		if s.Kind == Active {
+			if err := notMounted(FS(d, s.ID), key); err != nil {
+				return err
+			}
+		}
+		if layers, err = Layers(tx, d, ns, key); err != nil {
+			return err
+		}
+		return used(tx, now)
+	})
+	if err != nil {
+		return err
+	}
+	return fn(layers)
+}
