@@ -75,9 +75,18 @@ func waitAny(ctx context.Context, g *cli.Global, args []string) error {
 	}
 	all := make(chan ended)
 	n := 0
-	err := each(ctx, g, args, func(t *task.Task) error {
+	d, err := g.Open()
+	if err != nil {
+		return err
+	}
+	err = cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+		t, err := task.Find(ctx, d, g.Namespace, name)
+		if err != nil {
+			return err
+		}
 		n++
 		go func() {
+			defer t.Close()
 			exit, err := t.Wait(ctx)
 			select {
 			case all <- ended{t.ID(), exit, err}:

@@ -4,6 +4,7 @@ package shim
 
 import (
 	"os"
+	"path/filepath"
 	"time"
 
 	"ctrd.dev/ctrd/lib/lock"
@@ -46,13 +47,19 @@ func (t *task) watchStarter() {
 	}
 }
 
-// clientLock is held by the client that cares for the process. A client that makes no such file, or has
+// clientDir has the lock of the client that cares for the process. A client that makes no such file, or has
 // removed it, has left the process to itself.
-func (p *process) clientLock() string {
+func (p *process) clientDir() string {
 	if p.execID == "" {
-		return p.t.path(taskdir.ClientLock)
+		return p.t.bundle
 	}
-	return p.dir() + "/" + taskdir.ClientLock
+	return p.dir()
+}
+
+// hasClient tells whether there is such a lock.
+func (p *process) hasClient() bool {
+	_, err := os.Lstat(filepath.Join(p.clientDir(), taskdir.ClientLock))
+	return err == nil
 }
 
 // abandoned tells whether the client that cares for the process is gone.
@@ -62,17 +69,14 @@ func (p *process) abandoned() bool {
 			return true // the client has removed it
 		}
 	}
-	if _, err := os.Lstat(p.clientLock()); err != nil {
-		return false
-	}
-	held, err := lock.IsHeld(p.clientLock())
-	return err == nil && !held
+	died, err := taskdir.ClientDied(p.clientDir())
+	return err == nil && died
 }
 
 // watchClient waits for the client of a process to be killed. Then it ends the process's input, as the client
 // does when its own ends, and the whole container when the client is its owner.
 func (p *process) watchClient() {
-	if _, err := os.Lstat(p.clientLock()); err != nil {
+	if !p.hasClient() {
 		return
 	}
 	tick := time.NewTicker(watchEvery)
@@ -86,7 +90,7 @@ func (p *process) watchClient() {
 		if p.abandoned() {
 			break
 		}
-		if _, err := os.Lstat(p.clientLock()); err != nil {
+		if !p.hasClient() {
 			return // it has left the process to itself
 		}
 	}

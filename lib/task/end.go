@@ -51,6 +51,9 @@ func (t *Task) killPast(sig unix.Signal, all bool, cause error) error {
 	if all && sig == unix.SIGKILL {
 		return cgroup.Kill(t.cgroup(v))
 	}
+	if all {
+		return cause // the first process is not every process
+	}
 	fd := v.Init.Open()
 	if fd < 0 {
 		return cause
@@ -71,11 +74,9 @@ func (t *Task) markStopping() {
 // not after the grace, which has no end when it is negative. A container that does not run is stopped already.
 func (t *Task) Stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
 	t.markStopping()
+	// Where the labels cannot be written, on a full disk, it is stopped all the same.
 	err := t.meantToRun(ctx, false)
-	if err == nil {
-		err = t.stop(ctx, sig, grace)
-	}
-	if err != nil {
+	if err = errors.Join(err, t.stop(ctx, sig, grace)); err != nil {
 		return fmt.Errorf("stop container %q: %w", t.ID(), err)
 	}
 	return nil

@@ -104,8 +104,7 @@ func (t *Task) exec(ctx context.Context, o ExecOptions) (exit taskdir.Exit, err 
 		return exit, err
 	}
 	p := &ExecProcess{ExecID: strings.ToLower(rand.Text()[:12]), t: t}
-	p.dir = filepath.Join(t.Dir(), taskdir.Execs, p.ExecID)
-	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+	if err := p.makeDir(); err != nil {
 		return exit, err
 	}
 	crash.Point("task.exec-directory")
@@ -140,6 +139,17 @@ func (t *Task) exec(ctx context.Context, o ExecOptions) (exit taskdir.Exit, err 
 		return exit, context.Cause(ctx)
 	}
 	return s.run(ctx, p, o)
+}
+
+// makeDir makes the exec's directory. The directory of the task is not made again: one that has just been removed
+// would look like a task that nobody has.
+func (p *ExecProcess) makeDir() error {
+	all := filepath.Join(p.t.Dir(), taskdir.Execs)
+	if err := os.Mkdir(all, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	p.dir = filepath.Join(all, p.ExecID)
+	return os.Mkdir(p.dir, 0o700)
 }
 
 // kill ends the exec and waits for that, within a bound.

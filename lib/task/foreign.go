@@ -163,19 +163,32 @@ func (t *Task) Keep(ctx context.Context) error {
 				if _, err := os.Lstat(filepath.Join(t.Dir(), taskdir.ClientLock)); err != nil {
 					return // it has left the task to us
 				}
-				if lives, err := t.clientLives(); err == nil && !lives {
+				if died, err := taskdir.ClientDied(t.Dir()); err == nil && died {
 					cancel()
 				}
 			}
 		}()
 	}
-	if _, err := t.Wait(ended); err != nil && ctx.Err() != nil {
-		return err
+	for {
+		_, err := t.Wait(ended)
+		if err == nil || ended.Err() != nil || errdefs.IsNotFound(err) {
+			break
+		}
+		// That it cannot be waited for says nothing of the task.
+		if err := pause(ended, time.Second); err != nil {
+			break
+		}
 	}
-	if lives, err := t.clientLives(); err == nil && lives {
-		return nil // it sees to it itself
+	for {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		lives, err := t.clientLives()
+		if err == nil && !lives {
+			return t.RemoveEnded(ctx)
+		}
+		_ = pause(ctx, time.Second) // as long as it lives, the client sees to it itself
 	}
-	return t.RemoveEnded(ctx)
 }
 
 // introduce writes down who the foreign shim is.
@@ -237,14 +250,17 @@ func (t *Task) awaitForeign(ctx context.Context) error {
 	return t.recordExit(ctx, taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt})
 }
 
-// askExit asks a foreign shim whether the task has ended.
-func (t *Task) askExit(ctx context.Context) (exit taskdir.Exit, ended bool) {
-	short, cancel := context.WithTimeout(ctx, answerWithin)
+// askExit asks a foreign shim, by its address, whether the task has ended.
+func (t *Task) askExit(ctx context.Context, address string, within time.Duration) (exit taskdir.Exit, ended bool) {
+	short, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	api, err := t.connect(short)
+	// A connection of its own: a handle that is only looked at is not closed by anybody.
+	api, err := taskapi.Dial(short, address)
 	if err != nil {
 		return exit, false
 	}
+	defer api.Close()
+	api.Namespace = t.Namespace
 	s, err := api.State(short, &taskapi.StateRequest{ID: t.ID()})
 	if err != nil || s.Status != taskapi.StatusStopped {
 		return exit, false

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"iter"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -302,12 +301,9 @@ func reclaim(ctx context.Context, d *state.Dir, ns, id string) bool {
 		return false
 	}
 	if v.Task.Owner == taskdir.Client && v.Supervised {
-		// Its supervisor ends it when the client was killed. A client that has left has taken its lock away.
-		_, err := os.Lstat(filepath.Join(t.Dir(), taskdir.ClientLock))
-		if lives, e := t.clientLives(); err != nil || e != nil || lives {
-			return false
-		}
-		return t.RemoveEnded(ctx) == nil
+		// Its supervisor ends it when the client was killed.
+		died, err := taskdir.ClientDied(t.Dir())
+		return err == nil && died && t.RemoveEnded(ctx) == nil
 	}
 	t.tidy(ctx)
 	_, err = Open(ctx, d, ns, id)

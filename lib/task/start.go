@@ -317,7 +317,7 @@ func (t *Task) discard(ctx context.Context) error {
 	return errors.Join(err, t.Close())
 }
 
-// discardEnded moves the directory of a task that has ended to the trash.
+// discardEnded removes the directory of the task that is meant. One that has not ended is a [*RunningError].
 func (t *Task) discardEnded(ctx context.Context) error {
 	if err := t.awaitSupervisor(ctx); err != nil {
 		return err
@@ -327,7 +327,14 @@ func (t *Task) discardEnded(ctx context.Context) error {
 		return err
 	}
 	last := t.lastSupervisor()
-	err = errors.Join(t.discardDir(), l.Release())
+	v, err := t.settle()
+	if err == nil && (v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped) {
+		err = &RunningError{ID: t.ID()} // it could not be ended
+	}
+	if err == nil {
+		err = t.discardDir()
+	}
+	err = errors.Join(err, l.Release())
 	t.d.EmptyTrash()
 	t.sweepAfter(last)
 	return err

@@ -43,7 +43,8 @@ type Info struct {
 	Lost        *taskdir.Dropped    `json:"lost,omitempty"`     // output that did not reach the log
 }
 
-// Info tells what the container is doing. It waits for nobody and changes nothing.
+// Info tells what the container is doing. It changes nothing, and waits for nobody but a foreign shim whose program
+// has ended, which is asked for the exit: for a tenth of a second.
 func (t *Task) Info(ctx context.Context) (Info, error) {
 	for range 10 {
 		info, ok, err := t.look(ctx)
@@ -60,8 +61,7 @@ func (t *Task) Info(ctx context.Context) (Info, error) {
 	return Info{Container: t.Container, Status: Created}, nil
 }
 
-// All lists the containers of a namespace by id, with what each is doing. It waits for nobody and changes
-// nothing.
+// All lists the containers of a namespace by id, with what each is doing, see [Task.Info].
 func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 	var records []container.Container
 	err := d.View(ctx, func(tx *state.Tx) error {
@@ -100,7 +100,7 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 	if t.inc == "" {
 		return info, true, nil
 	}
-	v, err := t.view(ctx)
+	v, err := t.viewWithin(ctx, pollEvery)
 	if err != nil {
 		return info, false, err
 	}
@@ -138,11 +138,16 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 // view is taskdir.Look for this task. A foreign shim does not record the exit: one whose init process is gone
 // is asked. Whoever acts on a task that has ended calls seeOff, which records the answer.
 func (t *Task) view(ctx context.Context) (taskdir.View, error) {
+	return t.viewWithin(ctx, answerWithin)
+}
+
+// viewWithin is view with a bound for the answer of a foreign shim.
+func (t *Task) viewWithin(ctx context.Context, within time.Duration) (taskdir.View, error) {
 	v, err := taskdir.Look(t.Dir())
 	if err != nil || !v.Supervisor.Foreign || v.State != taskdir.Running && v.State != taskdir.Created || v.Init.Alive() {
 		return v, err
 	}
-	if exit, ok := t.askExit(ctx); ok {
+	if exit, ok := t.askExit(ctx, v.Supervisor.Address, within); ok {
 		v.State, v.Exit = taskdir.Stopped, exit
 	}
 	return v, nil

@@ -244,6 +244,32 @@ func TestLeftTaskIsNotTheNextContainers(t *testing.T) {
 	}
 }
 
+// An exec does not make the directory of a task that has just been removed, nor does a start that failed take away
+// one that could not be ended.
+func TestTaskDirectoryIsNotMadeOrRemovedByTheWay(t *testing.T) {
+	d := openDir(t)
+	recorded(t, d, "c", false)
+	c := found(t, d, "c")
+	release := reserved(t, c, StartOptions{})
+	if err := c.discardEnded(t.Context()); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a task that is being started is discarded: %v, want kind FailedPrecondition", err)
+	}
+	if err := (&ExecProcess{ExecID: "e", t: c}).makeDir(); err != nil {
+		t.Error(err)
+	}
+	release()
+	if err := c.discardEnded(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	gone := &Task{Container: c.Container, Namespace: c.Namespace, d: d, inc: taskdir.NewIncarnation()}
+	if err := (&ExecProcess{ExecID: "e", t: gone}).makeDir(); !os.IsNotExist(err) {
+		t.Errorf("exec in a task that is gone: %v", err)
+	}
+	if i, err := found(t, d, "c").Info(t.Context()); err != nil || i.Status != Created {
+		t.Errorf("after it: %+v, %v", i, err)
+	}
+}
+
 // A forced removal also ends a task that somebody has started since the handle was made.
 func TestForcedRemovalEndsALaterStart(t *testing.T) {
 	d := openDir(t)

@@ -87,14 +87,27 @@ func Look(dir string) (v View, err error) {
 	return v, nil
 }
 
-// Live tells whether the task has anybody: its supervisor, or the command that is starting it.
-func Live(dir string) (bool, error) {
-	// In the order in which one hands over to the next: each takes its lock before the one before lets go.
-	starting, err := lock.IsHeld(filepath.Join(dir, StartLock))
-	if starting || err != nil {
-		return starting, err
+// ClientDied tells whether the client that the task or exec in a directory depends on was killed. It was not when there
+// is none, or when it has left on purpose and taken its lock file away.
+func ClientDied(dir string) (bool, error) {
+	path := filepath.Join(dir, ClientLock)
+	if _, err := os.Lstat(path); err != nil {
+		return false, unlessMissing(err)
 	}
-	return Supervised(dir)
+	held, err := lock.IsHeld(path)
+	if held || err != nil {
+		return false, err
+	}
+	// One that leaves removes the file before it lets go.
+	_, err = os.Lstat(path)
+	return err == nil, unlessMissing(err)
+}
+
+func unlessMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // Supervised tells whether the task's supervisor lives, from its first moment to its last.

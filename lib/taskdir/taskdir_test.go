@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/lock"
 )
 
 // A process whose pid has been used again is not taken for the one that was recorded.
@@ -75,4 +77,32 @@ func TestReadWrite(t *testing.T) {
 	if there, err := Read(dir, Init, new(Process)); there || err == nil {
 		t.Errorf("a damaged file: %v, %v", there, err)
 	}
+}
+
+// A client that has left on purpose was not killed.
+func TestClientDied(t *testing.T) {
+	dir := t.TempDir()
+	want := func(when string, want bool) {
+		t.Helper()
+		if died, err := ClientDied(dir); err != nil || died != want {
+			t.Errorf("%s: %v, %v; want %v", when, died, err, want)
+		}
+	}
+	want("without a client", false)
+	client, err := lock.Hold(filepath.Join(dir, ClientLock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("while it lives", false)
+	if err := client.Release(); err != nil {
+		t.Fatal(err)
+	}
+	want("when its lock is free", true)
+	if client, err = lock.Hold(filepath.Join(dir, ClientLock)); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	want("when it has left", false)
 }
