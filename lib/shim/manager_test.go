@@ -194,7 +194,9 @@ func TestContainerdLife(t *testing.T) {
 	must(t, k.client.Pause(ctx, &taskapi.PauseRequest{ID: k.id}))
 	must(t, k.client.Resume(ctx, &taskapi.ResumeRequest{ID: k.id}))
 	must(t, k.client.Shutdown(ctx, &taskapi.ShutdownRequest{ID: k.id}))
-	// containerd goes for a moment.
+	before := "create start exec-added exec-started exit paused resumed"
+	k.until("the events", func() bool { return c.seen() == before })
+	// containerd goes for a moment. (An event whose answer it does not live to give would come twice.)
 	c.server.Close()
 	must(t, k.client.Kill(ctx, &taskapi.KillRequest{ID: k.id, Signal: 9}))
 	if d := k.mustDelete(); d.ExitStatus != 137 {
@@ -204,7 +206,7 @@ func TestContainerdLife(t *testing.T) {
 		t.Errorf("state of deleted: %v", err)
 	}
 	c.listen()
-	want := "create start exec-added exec-started exit paused resumed exit delete"
+	want := before + " exit delete"
 	k.until("the events", func() bool { return c.seen() == want })
 	if c.exits[k.id] != 1 || c.exits["one"] != 1 {
 		t.Errorf("exits %v", c.exits)
