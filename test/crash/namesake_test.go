@@ -106,10 +106,7 @@ func TestNamesakeKills(t *testing.T) {
 		n.round(rand.New(rand.NewPCG(seed, uint64(i))), i, names[min(1, i%4)])
 	}
 	stop()
-	t.Logf("killed: %v; %d exits recorded", n.hits, len(n.record.seen))
-	for _, end := range slices.Sorted(maps.Keys(n.ends)) {
-		t.Logf("%s: %d times", end, n.ends[end])
-	}
+	n.tell()
 	for _, s := range n.sentinels {
 		s.w.Must(t, "ctr-task", "rm", "-n", s.namespace, "-f", s.id)
 	}
@@ -117,6 +114,14 @@ func TestNamesakeKills(t *testing.T) {
 	for _, w := range []*world.World{n.w, other} {
 		w.Whole(t)
 		w.Empty(t)
+	}
+}
+
+// tell says what was killed and how the commands ended.
+func (n *namesakes) tell() {
+	n.Logf("killed: %v; %d exits recorded", n.hits, len(n.record.seen))
+	for _, end := range slices.Sorted(maps.Keys(n.ends)) {
+		n.Logf("%s: %d times", end, n.ends[end])
 	}
 }
 
@@ -144,11 +149,9 @@ func (n *namesakes) round(r *rand.Rand, i int, c contended) {
 	}
 	if c.operands {
 		n.told(r, c.name)
-		// What runs without end has to be ended, or its clients would stay.
-		n.must(0, 1, 2)("rm", "-f", c.name)
 	}
 	for _, x := range all {
-		n.ended(x)
+		n.ended(x, c)
 	}
 	if c.operands {
 		n.must(0, 1, 2)("rm", "-f", c.name)
@@ -240,14 +243,23 @@ func engineOf(w *world.World, id string) *process {
 	return nil
 }
 
-// ended waits for a command, whose status must be one that it can have when others are at its container.
-func (n *namesakes) ended(x *client) {
-	select {
-	case <-x.done:
-	case <-time.After(world.Patience):
-		x.cmd.Process.Kill()
-		<-x.done
-		n.Fatalf("%s: it hangs: %v\n%s", n.what, x.cmd.Args, &x.errs)
+// ended waits for a command, whose status must be one that it can have when others are at its container. What it runs
+// without end is ended; one that waits its turn starts when the one before has been.
+func (n *namesakes) ended(x *client, c contended) {
+	for deadline, done := time.Now().Add(world.Patience), false; !done; {
+		if c.operands {
+			n.must(0, 1, 2)("rm", "-f", c.name)
+		}
+		select {
+		case <-x.done:
+			done = true
+		case <-time.After(200 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			x.cmd.Process.Kill()
+			<-x.done
+			n.Fatalf("%s: it hangs: %v\n%s", n.what, x.cmd.Args, &x.errs)
+		}
 	}
 	status := x.cmd.ProcessState.ExitCode()
 	verb := x.cmd.Args[1]
