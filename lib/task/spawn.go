@@ -11,8 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -61,6 +64,8 @@ func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	// A plain error: what a shim says badly is no operand of the caller's.
+	err = errors.New(strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error()))
 	if text, _ := os.ReadFile(filepath.Join(t.Dir(), taskdir.ShimLog)); len(bytes.TrimSpace(text)) > 0 {
 		err = errors.New(string(bytes.TrimSpace(text)))
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -267,6 +268,38 @@ func TestTaskDirectoryIsNotMadeOrRemovedByTheWay(t *testing.T) {
 	}
 	if i, err := found(t, d, "c").Info(t.Context()); err != nil || i.Status != Created {
 		t.Errorf("after it: %+v, %v", i, err)
+	}
+}
+
+// A wait for a container that is removed does not tell the exit of the next one of its name.
+func TestWaitTellsNoNamesakesExit(t *testing.T) {
+	d := openDir(t)
+	recorded(t, d, "c", false)
+	late := found(t, d, "c")
+	since, err := d.Journal().Last()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exit := func(status uint32) {
+		t.Helper()
+		if err := d.Journal().Append("default", event.TaskExit{ContainerID: "c", ID: "c", ExitStatus: status}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := found(t, d, "c").Remove(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	recorded(t, d, "c", false)
+	exit(7)
+	if e, ok := late.exitEvent(t.Context(), since); ok {
+		t.Errorf("it tells %+v", e)
+	}
+	if since, err = d.Journal().Last(); err != nil {
+		t.Fatal(err)
+	}
+	exit(8)
+	if e, ok := found(t, d, "c").exitEvent(t.Context(), since); !ok || e.Status != 8 {
+		t.Errorf("its own: %+v, %v", e, ok)
 	}
 }
 

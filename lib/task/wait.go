@@ -135,15 +135,24 @@ func (t *Task) waitExit(ctx context.Context, fd int) error {
 	return err
 }
 
-// exitEvent looks in the journal for the exit of a task that has been removed: the first of its container
-// since then.
+// exitEvent looks in the journal for the exit of a task that has been removed: the first of its container since then.
+// What comes after the removal of the container is of a namesake.
 func (t *Task) exitEvent(ctx context.Context, since uint64) (exit taskdir.Exit, found bool) {
 	for e, err := range t.d.Journal().Read(ctx, since, false) {
 		if err != nil {
 			break
 		}
-		if x, ok := event.Decode[event.TaskExit](e); ok && e.Namespace == t.Namespace && x.ContainerID == t.ID() && x.ID == t.ID() {
+		if e.Namespace != t.Namespace {
+			continue
+		}
+		if x, ok := event.Decode[event.TaskExit](e); ok && x.ContainerID == t.ID() && x.ID == t.ID() {
 			return taskdir.Exit{Status: int(x.ExitStatus), ExitedAt: x.ExitedAt}, true
+		}
+		if x, ok := event.Decode[event.ContainerDelete](e); ok && x.ID == t.ID() {
+			break
+		}
+		if x, ok := event.Decode[event.ContainerCreate](e); ok && x.ID == t.ID() {
+			break
 		}
 	}
 	return exit, false
