@@ -187,6 +187,7 @@ func TestOverlayForms(t *testing.T) {
 		must(t, os.Mkdir(top+name, 0o755))
 		must(t, unix.Setxattr(top+name, attr, []byte("y"), 0))
 	}
+	must(t, unix.Mknod(top+"/c/hides-nothing", unix.S_IFCHR, 0))
 	from, to := diff.Tree{base}, diff.Tree{top, base}
 	got := changes(t, from, to)
 	if want := []string{"/a delete", "/b delete", "/c modify", "/c/x delete", "/d modify", "/d/x delete"}; !slices.Equal(slices.DeleteFunc(got, func(c string) bool { return c == "/ modify" }), want) {
@@ -205,6 +206,32 @@ func TestOverlayForms(t *testing.T) {
 	must(t, unix.Setxattr(top+"/e", "trusted.overlay.metacopy", nil, 0))
 	if _, err := diff.Write(t.Context(), io.Discard, from, to, diff.Options{}); !errdefs.IsNotImplemented(err) {
 		t.Error(err)
+	}
+}
+
+// TestAttributes: the order in which a file system lists them says nothing.
+func TestAttributes(t *testing.T) {
+	needRoot(t)
+	a, b := t.TempDir(), t.TempDir()
+	names := []string{"user.b", "trusted.a", "user.a", "trusted.long" + strings.Repeat("g", 200)}
+	for _, dir := range []string{a, b} {
+		put(t, dir+"/f", "")
+		for _, name := range names {
+			must(t, unix.Setxattr(dir+"/f", name, bytes.Repeat([]byte(name), 10), 0))
+		}
+		must(t, os.Chtimes(dir+"/f", time.Unix(1, 0), time.Unix(1, 0)))
+		slices.Reverse(names)
+	}
+	if got := changes(t, diff.Tree{a}, diff.Tree{b}); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+	for name, value := range map[string]string{"user.b": "other", "user.c": ""} {
+		must(t, unix.Setxattr(b+"/f", name, []byte(value), 0))
+		if got := changes(t, diff.Tree{a}, diff.Tree{b}); !slices.Equal(got, []string{"/f modify"}) {
+			t.Errorf("%s: %q", name, got)
+		}
+		must(t, unix.Setxattr(b+"/f", "user.b", bytes.Repeat([]byte("user.b"), 10), 0))
+		unix.Removexattr(b+"/f", "user.c")
 	}
 }
 
