@@ -44,6 +44,8 @@ func (s *server) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wai
 	}
 	select {
 	case <-p.done:
+	case <-p.dropped:
+		return nil, p.deleted()
 	case <-ctx.Done():
 		// The end of init ends the supervisor, and with it every call's context.
 		if !isClosed(p.done) {

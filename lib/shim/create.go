@@ -91,12 +91,17 @@ func (s *server) first() *task {
 	return s.tasks[s.config.ID]
 }
 
-// forget removes a container that was not created, or has been deleted.
-func (s *server) forget(t *task) {
+// forget removes a container that was not created, or is deleted. It reports false when somebody else has removed
+// it: another one may have its id by now.
+func (s *server) forget(t *task) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.over = true
+	if s.tasks[t.id] != t {
+		return false
+	}
 	delete(s.tasks, t.id)
+	return true
 }
 
 func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest) (err error) {
@@ -174,6 +179,7 @@ func (t *task) undo(p *process) {
 	t.s.mu.Lock()
 	t.init = nil
 	t.s.mu.Unlock()
+	close(p.dropped)
 	if cg := t.cgroup; cg != "" {
 		if err := errors.Join(cgroup.Kill(cg), cgroup.Remove(cg)); err != nil {
 			t.logf("undo create: %v", err)

@@ -119,11 +119,25 @@ func (t *task) execsIn(st taskapi.Status) (all []*process) {
 	return all
 }
 
-func (p *process) forget() {
-	p.t.s.mu.Lock()
-	delete(p.t.execs, p.execID)
-	p.t.s.mu.Unlock()
+// forget removes an exec and its directory; op is held. It reports false when somebody else has removed it: another
+// one may have its id and its directory by now.
+func (p *process) forget() bool {
+	s, execs := p.t.s, p.t.execs
+	s.mu.Lock()
+	known := execs[p.execID] == p
+	s.mu.Unlock()
+	if !known {
+		return false
+	}
+	// Before the id is free again.
 	os.RemoveAll(p.dir())
+	s.mu.Lock()
+	delete(execs, p.execID)
+	s.mu.Unlock()
+	if !isClosed(p.done) {
+		close(p.dropped)
+	}
+	return true
 }
 
 // checkName admits what is a file name and nothing else.
@@ -177,6 +191,8 @@ func (t *task) enter(p *process) error {
 	defer t.s.mu.Unlock()
 	init := t.init
 	switch {
+	case t.execs[p.execID] != p:
+		return p.deleted() // the reaper would not know its process
 	case p.status != taskapi.StatusCreated:
 		return p.wrong("start")
 	case init == nil || t.ending || isClosed(init.died) || init.status == taskapi.StatusStopped:
@@ -209,7 +225,9 @@ func (s *server) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi
 		return nil, p.wrong("delete")
 	}
 	if r.ExecID != "" {
-		p.forget()
+		if !p.forget() {
+			return nil, p.deleted()
+		}
 		if st == taskapi.StatusCreated {
 			return &taskapi.DeleteResponse{}, nil
 		}
@@ -218,7 +236,9 @@ func (s *server) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi
 			return &taskapi.DeleteResponse{Pid: uint32(p.pid), ExitStatus: end.status, ExitedAt: end.at}, nil
 		}
 	} else {
-		s.forget(p.t)
+		if !s.forget(p.t) {
+			return nil, p.deleted()
+		}
 		close(p.t.deleted)
 	}
 	s.emit(event.TaskDelete{ContainerID: r.ID, ID: r.ExecID, Pid: uint32(p.pid), ExitStatus: end.status, ExitedAt: end.at})

@@ -35,7 +35,7 @@ type task struct {
 	deleted chan struct{} // closed by Delete
 
 	// Guarded by the server's mu.
-	init    *process            // nil before Create, and after Delete
+	init    *process            // nil before Create
 	execs   map[string]*process // by exec id
 	paused  bool
 	ending  bool           // nothing new may begin in the container
@@ -84,12 +84,13 @@ type process struct {
 	io       *streams
 	died     chan struct{} // closed when the process has been reaped
 	done     chan struct{} // closed when its end is recorded and may be told
+	dropped  chan struct{} // closed when it is forgotten and has no end to tell
 }
 
 func (t *task) newProcess(execID string, terminal bool, stdin, stdout, stderr string) *process {
 	return &process{
 		t: t, execID: execID, terminal: terminal, stdin: stdin, stdout: stdout, stderr: stderr,
-		died: make(chan struct{}), done: make(chan struct{}),
+		died: make(chan struct{}), done: make(chan struct{}), dropped: make(chan struct{}),
 	}
 }
 
@@ -156,11 +157,17 @@ func (p *process) setStatus(st taskapi.Status) {
 }
 
 func (p *process) wrong(what string) error {
-	name := fmt.Sprintf("container %q", p.t.id)
-	if p.execID != "" {
-		name = fmt.Sprintf("exec %q of %s", p.execID, name)
+	return fmt.Errorf("%s %s: it is %s: %w", what, p.name(), p.state(), errdefs.ErrFailedPrecondition)
+}
+
+// deleted is the error of a call that another one's Delete has overtaken.
+func (p *process) deleted() error { return fmt.Errorf("%s: %w", p.name(), errdefs.ErrNotFound) }
+
+func (p *process) name() string {
+	if p.execID == "" {
+		return fmt.Sprintf("container %q", p.t.id)
 	}
-	return fmt.Errorf("%s %s: it is %s: %w", what, name, p.state(), errdefs.ErrFailedPrecondition)
+	return fmt.Sprintf("exec %q of container %q", p.execID, p.t.id)
 }
 
 // kill ends the container for a reason that goes into its exit record, also when it is paused; mu is held.
