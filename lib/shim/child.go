@@ -51,19 +51,26 @@ func (s *server) reap() {
 			s.mu.Unlock()
 			return
 		}
+		s.reaped(pid, ending{status: exitStatus(ws), at: time.Now().UTC()})
+		s.mu.Unlock()
+	}
+}
+
+// reaped tells who waits for it that a child has ended; mu is held.
+func (s *server) reaped(pid int, end ending) {
+	switch gone := s.loggers[pid]; {
+	case gone != nil:
+		delete(s.loggers, pid)
+		close(gone)
+	case s.helpers[pid]:
 		delete(s.helpers, pid)
-		if gone := s.loggers[pid]; gone != nil {
-			delete(s.loggers, pid)
-			close(gone)
-		}
-		end := ending{status: exitStatus(ws), at: time.Now().UTC()}
+	default:
 		if p := s.byPid(pid); p != nil {
 			p.reaped(end)
 		} else if s.engines > 0 {
 			// The engine may not have told yet whose pid this is.
 			s.early[pid] = end
 		}
-		s.mu.Unlock()
 	}
 }
 
@@ -94,10 +101,6 @@ func (t *task) spawnEngine(verb string) (*engineProcess, error) {
 	defer theirs.Close()
 	e := &engineProcess{s: s, conn: ours}
 	s.mu.Lock()
-	s.engines++
-	if s.early == nil {
-		s.early = make(map[int]ending)
-	}
 	// The engine ends its process group when our end of the socket closes with us.
 	attr := &syscall.SysProcAttr{Setpgid: true}
 	if verb == ask.Create {
@@ -156,20 +159,35 @@ func engineEnv() []string {
 	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GOMAXPROCS=") })
 }
 
-// close gives up what the engine may still tell; an engine that was not asked ends.
-func (e *engineProcess) close() {
-	e.conn.Close()
-	e.s.mu.Lock()
-	e.s.engines--
-	if e.s.engines == 0 {
-		e.s.early = nil
+// close ends an engine that was not asked, or gives up what it may still tell.
+func (e *engineProcess) close() { e.conn.Close() }
+
+// expect keeps the ends of children that nobody knows, until the caller has learnt its child's pid and calls done.
+// An engine that was not asked, or makes no process, is no reason to keep them: it may live as long as the
+// supervisor, and pids come again.
+func (s *server) expect() (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.engines++
+	if s.early == nil {
+		s.early = make(map[int]ending)
 	}
-	e.s.mu.Unlock()
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.engines--
+		if s.engines == 0 {
+			s.early = nil
+		}
+	}
 }
 
 // run asks the engine and waits for its answer. The process that it made is claimed for p, if any.
 func (e *engineProcess) run(r ask.Request, p *process, files ...*os.File) error {
 	defer e.close()
+	if p != nil {
+		defer e.s.expect()()
+	}
 	var res ask.Result
 	var got []*os.File
 	err := ask.Send(e.conn, r, files...)

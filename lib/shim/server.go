@@ -30,7 +30,7 @@ type server struct {
 	tasks    map[string]*task      // by container id
 	sandbox  *sandbox              // nil when there is none
 	prepared *engineProcess        // for the Create of the container that it was started for
-	engines  int                   // engines that may still tell a pid
+	engines  int                   // engines that were asked for a process and have not told its pid
 	early    map[int]ending        // children that ended before the engine told whose they are
 	helpers  map[int]bool          // engines that have not been reaped, by pid
 	loggers  map[int]chan struct{} // logging programs, by pid; closed when they have been reaped

@@ -120,4 +120,3 @@ func TestWaitForWhatIsDropped(t *testing.T) {
 	k.wait()
 	k.nothingLeft()
 }
-
