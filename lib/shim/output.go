@@ -124,6 +124,9 @@ func (t *task) startLogger(o output) (_ *logger, err error) {
 		}
 		if err != nil {
 			l.close()
+			if l.pid > 0 {
+				l.signal(unix.SIGKILL)
+			}
 			err = fmt.Errorf("logging program %s: %w", o.path, err)
 		}
 	}()

@@ -64,6 +64,27 @@ func TestBinaryOutput(t *testing.T) {
 	k.nothingLeft()
 }
 
+// TestLoggerThatIsNotReady: a logging program that says that it will not be ready, and stays, is killed.
+func TestLoggerThatIsNotReady(t *testing.T) {
+	k := newTask(t, "true")
+	program, record := k.loggingProgram("echo $$ >&6\nexec 5>&-\nexec sleep 1000")
+	r := k.request()
+	r.Stdout, r.Stderr = "binary-v2://"+program, ""
+	k.serve()
+	if _, err := k.client.Create(t.Context(), r); err == nil {
+		t.Error("created")
+	}
+	b, err := os.ReadFile(record)
+	must(t, err)
+	pid := strings.Fields(string(b))[3]
+	k.until("the end of the program", func() bool {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
+	<-k.gone
+	k.nothingLeft()
+}
+
 // TestShimAsLogger: ctr-shim writes our log format for shims that know only logging programs.
 func TestShimAsLogger(t *testing.T) {
 	k := newTask(t, "sh", "-c", "echo out; echo err >&2")
