@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
@@ -65,7 +66,7 @@ func Start(ctx context.Context, b Bootstrap, argv []string) ([]byte, error) {
 		return nil, err
 	}
 	defer l.Release()
-	if !listens(ctx, socket) {
+	if !lives(ctx, socket) {
 		if err := b.fork(append(argv, "-socket", socket)); err != nil {
 			return nil, err
 		}
@@ -78,14 +79,20 @@ func Start(ctx context.Context, b Bootstrap, argv []string) ([]byte, error) {
 	return b.answer(address), err
 }
 
-// listens tells whether a supervisor answers at a socket.
-func listens(ctx context.Context, socket string) bool {
+// answerTime bounds how long a supervisor may take to say that it lives.
+const answerTime = 5 * time.Second
+
+// lives tells whether a supervisor answers at a socket. That somebody listens is not enough: one that is dying does so
+// until the kernel has closed its files. One that is stopped lives.
+func lives(ctx context.Context, socket string) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	c, err := taskapi.Dial(ctx, "unix://"+socket)
-	if err != nil {
-		return false
+	if err == nil {
+		_, err = c.Connect(ctx, new(taskapi.ConnectRequest))
+		c.Close()
 	}
-	c.Close()
-	return true
+	return !errdefs.IsUnavailable(err)
 }
 
 // fork starts the supervisor and returns once it listens.
@@ -205,7 +212,7 @@ func deleteLeft(b Bootstrap) error {
 	}
 	address, err := os.ReadFile(filepath.Join(b.Bundle, "address"))
 	socket, ok := strings.CutPrefix(string(address), "unix://")
-	if err == nil && ok && !listens(context.Background(), socket) {
+	if err == nil && ok && !lives(context.Background(), socket) {
 		os.Remove(socket)
 	}
 	return nil

@@ -32,8 +32,7 @@ type Config struct {
 	// Command is ctr-task with its global options: what removes or restarts a container whose record asks for
 	// that, with the verb and its operands added. Empty: nothing does.
 	Command []string
-	// Containerd says that the client is containerd: the supervisor lives until Shutdown, and mounts where
-	// containerd sees it.
+	// Containerd says that the client is containerd: the supervisor lives until Shutdown.
 	Containerd bool
 	TTRPC      string // address of containerd's event service; empty: no events are sent there
 }
@@ -64,8 +63,8 @@ func Serve(c Config, ready func() error) error {
 	}
 	crash.Point("shim.listening")
 	if err := ready(); err != nil {
-		// The starter is gone; the watch for that ends it all.
-		s.logf("tell that the supervisor is ready: %v", err)
+		// The starter is gone: nobody will learn the address.
+		s.abandon(fmt.Sprintf("tell that the supervisor is ready: %v", err))
 	}
 	err = taskapi.Serve(s.life, l, s, s)
 	if err != nil {
