@@ -72,8 +72,8 @@ func (s *server) claim(r *taskapi.CreateTaskRequest) (*task, *engineProcess, err
 			return nil, nil, fmt.Errorf("bundle %q is that of container %q: %w", r.Bundle, other.id, errdefs.ErrInvalidArgument)
 		}
 	}
-	if s.life.Err() != nil {
-		return nil, nil, fmt.Errorf("create container %q: the supervisor ends: %w", r.ID, errdefs.ErrUnavailable)
+	if err := s.refuses(); err != nil {
+		return nil, nil, fmt.Errorf("create container %q: %w", r.ID, err)
 	}
 	s.tasks[r.ID] = t
 	var e *engineProcess
@@ -148,7 +148,12 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	if err := t.recordCreated(p.pid); err != nil {
 		return err
 	}
-	p.setStatus(taskapi.StatusCreated)
+	t.s.mu.Lock()
+	p.status = taskapi.StatusCreated
+	if err := t.s.refuses(); err != nil {
+		t.kill(err.Error())
+	}
+	t.s.mu.Unlock()
 	go p.watchClient()
 	crash.Point("shim.init-recorded")
 	return nil

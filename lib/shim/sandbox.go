@@ -24,9 +24,10 @@ type sandbox struct {
 	done chan struct{}
 
 	// Guarded by the server's mu.
-	created time.Time
-	started bool
-	end     ending // once done is closed
+	created  time.Time
+	started  bool
+	stopping bool   // StopSandbox was called
+	end      ending // once done is closed
 }
 
 // stopTime is how long StopSandbox waits before it kills, unless the caller says.
@@ -41,17 +42,17 @@ func (s *server) CreateSandbox(ctx context.Context, r *taskapi.CreateSandboxRequ
 		return fmt.Errorf("sandbox %q: the supervisor has sandbox %q: %w", r.SandboxID, s.sandbox.id, errdefs.ErrAlreadyExists)
 	}
 	s.sandbox = b
-	e := s.prepared
-	if t := s.first(); t != nil && !b.own {
-		// No container of that id will come.
+	t, e := s.first(), s.prepared
+	if t != nil && !b.own {
+		// It was made for a container of that id, of which nothing is said.
+		t.over = true
 		delete(s.tasks, t.id)
 		s.prepared = nil
-	} else {
-		e = nil
 	}
 	s.mu.Unlock()
-	if e != nil {
+	if t != nil && !b.own {
 		e.close()
+		t.release()
 	}
 	if !b.own {
 		return nil
@@ -128,7 +129,8 @@ func (s *server) Platform(_ context.Context, r *taskapi.PlatformRequest) (*taska
 	return &taskapi.PlatformResponse{Platform: &taskapi.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}, nil
 }
 
-// StopSandbox ends all containers: with SIGTERM, and with SIGKILL what is left after the time.
+// StopSandbox ends all containers: with SIGTERM, and with SIGKILL what is left after the time. From then on none can
+// be created; one whose Create is under way is ended once it is there.
 func (s *server) StopSandbox(ctx context.Context, r *taskapi.StopSandboxRequest) error {
 	b, err := s.box(r.SandboxID)
 	if err != nil {
@@ -138,6 +140,9 @@ func (s *server) StopSandbox(ctx context.Context, r *taskapi.StopSandboxRequest)
 	if r.TimeoutSecs > 0 {
 		grace = time.Duration(r.TimeoutSecs) * time.Second
 	}
+	s.mu.Lock()
+	b.stopping = true
+	s.mu.Unlock()
 	var stops sync.WaitGroup
 	for _, init := range s.inits() {
 		stops.Go(func() { s.stop(ctx, init, grace) })

@@ -96,11 +96,16 @@ func (s *server) idle() bool {
 	return true
 }
 
-// abandon ends all containers, or the wait for the first one, and with them the supervisor. A Create that is
-// under way is not disturbed.
+// abandon ends all containers, or the wait for the first one, and with them the supervisor. A container whose Create
+// is under way is ended once it is there.
 func (s *server) abandon(reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.endAll(reason)
+}
+
+// endAll is abandon; mu is held.
+func (s *server) endAll(reason string) {
 	if !isClosed(s.closing) {
 		close(s.closing)
 	}
@@ -115,6 +120,17 @@ func (s *server) abandon(reason string) {
 		}
 		s.end()
 	}
+}
+
+// refuses says why no container may begin any more; mu is held.
+func (s *server) refuses() error {
+	switch b := s.sandbox; {
+	case isClosed(s.closing) || s.life.Err() != nil:
+		return fmt.Errorf("the supervisor ends: %w", errdefs.ErrUnavailable)
+	case b != nil && b.stopping:
+		return fmt.Errorf("sandbox %q was stopped: %w", b.id, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // Connect tells who the supervisor is.
@@ -143,14 +159,13 @@ func (s *server) done() bool {
 // supervisor need not find that out.
 func (s *server) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	idle := s.done()
 	if s.config.Containerd {
 		idle = len(s.tasks) == 0 || len(s.tasks) == 1 && s.first() != nil
 	}
-	idle = idle && s.sandbox == nil
-	s.mu.Unlock()
-	if idle || r.Now {
-		s.abandon("shut down")
+	if idle && s.sandbox == nil || r.Now {
+		s.endAll("shut down")
 	}
 	return nil
 }

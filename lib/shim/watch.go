@@ -36,14 +36,13 @@ func (t *task) watchStarter() {
 		if p != nil && p.status == taskapi.StatusCreated && t.record != nil && t.record.Owner != taskdir.Kept {
 			t.kill("its starter died")
 		}
-		t.s.mu.Unlock()
-		if underWay {
-			continue
-		}
 		if waiting {
-			t.s.abandon("its starter died")
+			t.s.endAll("its starter died")
 		}
-		return
+		t.s.mu.Unlock()
+		if !underWay {
+			return
+		}
 	}
 }
 
