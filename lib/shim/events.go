@@ -10,22 +10,39 @@ import (
 )
 
 const (
-	// maxEvents bounds the events that wait for a journal that cannot be written.
+	// maxEvents bounds the events that wait for a journal that cannot be written, or for a containerd that is away.
 	maxEvents = 1024
 	// lastEvents bounds how long the end of the supervisor waits for them: a `run --rm` waits for that end.
 	lastEvents = time.Second / 2
 )
 
-// publisher appends events to the journal in order, without anybody waiting for its lock.
+// occurrence is an event and when it happened.
+type occurrence struct {
+	event.Payload
+	at time.Time
+}
+
+// publisher appends events to the journal, or gives them to containerd, in order, without anybody waiting for that.
 type publisher struct {
-	send func(namespace string, p ...event.Payload) error // nil: there are none to write
+	send func(namespace string, all []occurrence) error // nil: there are none to write
 	logf func(format string, args ...any)
 
 	mu      sync.Mutex
-	waiting []event.Payload
+	waiting []occurrence
 	lost    int
 	busy    bool
 	empty   chan struct{} // closed when nothing waits any more; nil when nothing does
+}
+
+// appendTo gives a publisher's send that appends to a journal.
+func appendTo(j event.Journal) func(string, []occurrence) error {
+	return func(ns string, all []occurrence) error {
+		payloads := make([]event.Payload, len(all))
+		for i, e := range all {
+			payloads[i] = e.Payload
+		}
+		return j.Append(ns, payloads...)
+	}
 }
 
 func (s *server) emit(p ...event.Payload) { s.events.add(s.config.Namespace, p) }
@@ -38,7 +55,9 @@ func (q *publisher) add(ns string, p []event.Payload) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, p...)
+	for _, e := range p {
+		q.waiting = append(q.waiting, occurrence{e, time.Now()})
+	}
 	if n := len(q.waiting) - maxEvents; n > 0 {
 		q.lost += n
 		q.waiting = q.waiting[n:]
@@ -61,12 +80,12 @@ func (q *publisher) work(ns string) {
 		}
 		q.mu.Unlock()
 		if lost > 0 {
-			q.logf("%d events were dropped: too many wait for the journal", lost)
+			q.logf("%d events were dropped: too many wait", lost)
 		}
 		if len(batch) == 0 {
 			return
 		}
-		if err := q.send(ns, batch...); err != nil {
+		if err := q.send(ns, batch); err != nil {
 			q.logf("%v", err)
 		}
 	}
@@ -83,6 +102,6 @@ func (q *publisher) wait() {
 	select {
 	case <-empty:
 	case <-time.After(lastEvents):
-		q.logf("events are lost: the journal cannot be written")
+		q.logf("events are not taken in time")
 	}
 }

@@ -21,9 +21,9 @@ const (
 )
 
 // forward gives events to containerd, in order. While containerd is away it tries again, until the supervisor
-// ends.
-func (s *server) forward(address string) func(string, ...event.Payload) error {
-	return func(ns string, all ...event.Payload) error {
+// ends. An event whose answer is lost is sent again: containerd can tell by its time.
+func (s *server) forward(address string) func(string, []occurrence) error {
+	return func(ns string, all []occurrence) error {
 		var errs []error
 		for pause := firstForward; len(all) > 0; {
 			n, err := forwardAll(address, ns, all)
@@ -47,7 +47,7 @@ func (s *server) forward(address string) func(string, ...event.Payload) error {
 }
 
 // forwardAll tells how many events were taken, and why the next one was not.
-func forwardAll(address, ns string, all []event.Payload) (int, error) {
+func forwardAll(address, ns string, all []occurrence) (int, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), forwardTime)
 	defer cancel()
 	c, err := taskapi.Dial(ctx, address)
@@ -57,11 +57,11 @@ func forwardAll(address, ns string, all []event.Payload) (int, error) {
 	defer c.Close()
 	c.Namespace = ns
 	for i, p := range all {
-		m := message(p)
+		m := message(p.Payload)
 		if m == nil {
 			continue
 		}
-		if err := c.Forward(ctx, taskapi.NewEnvelope(time.Now(), ns, m)); err != nil {
+		if err := c.Forward(ctx, taskapi.NewEnvelope(p.at, ns, m)); err != nil {
 			return i, fmt.Errorf("event %s: %w", p.Topic(), err)
 		}
 	}

@@ -89,7 +89,7 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	case c.TTRPC != "":
 		s.events.send = s.forward(c.TTRPC)
 	case c.Events != "":
-		s.events.send = event.Journal{Dir: c.Events}.Append
+		s.events.send = appendTo(event.Journal{Dir: c.Events})
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	t := s.newTask(c.ID, c.Bundle)
