@@ -42,7 +42,7 @@ func TestVerbRemoved(t *testing.T) {
 			b.awaitStatus(t, "c", "running")
 			if sig == syscall.SIGTERM { // which the program, as init, does not hear; the second ends the client
 				cmd.Process.Signal(sig)
-				b.Must(t, "ctr-task", "kill", "-s", "KILL", "c")
+				b.Must(t, "ctr-task", "rm", "-f", "c")
 			} else {
 				cmd.Process.Signal(sig)
 			}
