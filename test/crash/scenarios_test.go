@@ -228,6 +228,15 @@ func removals() []scenario {
 	} {
 		all = append(all, scenario{name: name, before: before, command: words(remove), again: []step{do(remove), gone, running, do("ctr-task exec c true")}})
 	}
+	renamed := func(t *testing.T, w *world.World) {
+		if r := w.Run(t, nil, "ctr-task", "rename", "c", "d"); r.Status != 0 {
+			w.Must(t, "ctr-task", "inspect", "d") // it had come that far
+		}
+	}
+	all = append(all, scenario{
+		name: "rename", before: []step{pull(small), want(7, "ctr-task run --name c "+small+" sh -c exit 7")}, command: words("ctr-task rename c d"),
+		again: []step{renamed, do("ctr-task rm d"), gone, running, do("ctr-task exec c true")},
+	})
 	return append(all, scenario{
 		name: "rm", before: []step{pull(small), want(7, "ctr-task run --name c "+small+" sh -c exit 7")}, command: words("ctr-task rm c"),
 		again: []step{do(remove), gone, running, do("ctr-task exec c true")},
