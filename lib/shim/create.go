@@ -17,7 +17,6 @@ import (
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/taskapi"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Create sets the container up; its init process waits for Start. A supervisor whose Create fails has
@@ -186,10 +185,11 @@ func (t *task) undo(p *process) {
 	t.s.mu.Unlock()
 	close(p.dropped)
 	if cg := t.cgroup; cg != "" {
-		if err := errors.Join(cgroup.Kill(cg), cgroup.Remove(cg)); err != nil {
+		if err := cgroup.Kill(cg); err != nil {
 			t.logf("undo create: %v", err)
 		}
 	}
+	t.cleanUp(p)
 	if p.io != nil {
 		p.io.close()
 	}
@@ -197,7 +197,4 @@ func (t *task) undo(p *process) {
 		p.becoming.Close()
 	}
 	t.log.close()
-	if err := os.RemoveAll(t.path(taskdir.Engine)); err != nil {
-		t.logf("undo create: %v", err)
-	}
 }

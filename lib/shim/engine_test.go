@@ -107,6 +107,33 @@ func TestOCIEngine(t *testing.T) {
 	k.nothingLeft()
 }
 
+// TestOCIEngineUndone: a Create that fails after its engine has succeeded has the engine forget the container.
+func TestOCIEngineUndone(t *testing.T) {
+	c := newContainerd(t)
+	k := bareTask(t, "sleep", "1000")
+	r := k.request()
+	root := k.useRunc(r)
+	c.start(k)
+	pid := k.supervisor()
+	defer func() { unix.Kill(pid, unix.SIGKILL) }()
+	inTheWay := filepath.Join(k.dir, "init.pid")
+	must(t, os.Mkdir(inTheWay, 0o700))
+	if _, err := k.client.Create(t.Context(), r); err == nil {
+		t.Error("created")
+	}
+	if left, _ := os.ReadDir(filepath.Join(root, namespace)); len(left) > 0 {
+		t.Errorf("the engine has kept %v", left)
+	}
+	must(t, os.Remove(inTheWay))
+	_, err := k.client.Create(t.Context(), r)
+	must(t, err)
+	_, err = k.client.Delete(t.Context(), &taskapi.DeleteRequest{ID: k.id})
+	must(t, err)
+	must(t, k.client.Shutdown(t.Context(), &taskapi.ShutdownRequest{ID: k.id}))
+	k.ends(pid)
+	k.nothingLeft()
+}
+
 // TestOCIEngineMissing: an engine that is not there is a clear error, and leaves nothing.
 func TestOCIEngineMissing(t *testing.T) {
 	k := newTask(t, "true")

@@ -62,7 +62,7 @@ func (p *process) finishInit() {
 		p.becoming.Close()
 	}
 	crash.Point("shim.drained")
-	t.cleanUp()
+	t.cleanUp(p)
 	crash.Point("shim.cleaned")
 	t.awaitExecs()
 	exit := taskdir.Exit{Status: int(p.end.status), ExitedAt: p.end.at, OOM: oom, Reason: p.reason, Lost: t.log.dropped()}
@@ -106,15 +106,17 @@ func (t *task) killRest() (oom bool) {
 	return err == nil && n > 0
 }
 
-// cleanUp leaves nothing of the container but the directory.
-func (t *task) cleanUp() {
-	if t.init.made.Delete {
+// cleanUp leaves nothing of the container of an init but the directory. All its processes have ended.
+func (t *task) cleanUp(init *process) {
+	if init.made.Delete {
 		if err := t.ask(ask.Delete, ask.Request{}, nil); err != nil {
 			t.logf("%v", err)
 		}
 	}
-	if err := cgroup.Remove(t.cgroup); err != nil {
-		t.logf("%v", err)
+	if t.cgroup != "" { // else Create has failed before it knew
+		if err := cgroup.Remove(t.cgroup); err != nil {
+			t.logf("%v", err)
+		}
 	}
 	if err := os.RemoveAll(t.path(taskdir.Engine)); err != nil {
 		t.logf("%v", err)
