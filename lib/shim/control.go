@@ -67,7 +67,7 @@ func (s *server) Pause(ctx context.Context, r *taskapi.PauseRequest) error {
 	st := p.state()
 	s.mu.Unlock()
 	if st != taskapi.StatusRunning || isClosed(p.died) {
-		return p.wrong("pause")
+		return p.wrong("pause", st)
 	}
 	if err := cgroup.Freeze(ctx, p.t.cgroup); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (s *server) Resume(_ context.Context, r *taskapi.ResumeRequest) error {
 	st := p.state()
 	s.mu.Unlock()
 	if st != taskapi.StatusPaused {
-		return p.wrong("resume")
+		return p.wrong("resume", st)
 	}
 	if err := p.t.thaw(); err != nil {
 		return err
@@ -162,7 +162,7 @@ func (s *server) Update(_ context.Context, r *taskapi.UpdateTaskRequest) error {
 	p.op.Lock()
 	defer p.op.Unlock()
 	if isClosed(p.died) {
-		return p.wrong("update")
+		return p.wrong("update", taskapi.StatusStopped)
 	}
 	file := p.t.path("update.json")
 	defer os.Remove(file)

@@ -43,7 +43,7 @@ func (s *server) Exec(_ context.Context, r *taskapi.ExecProcessRequest) error {
 	case t.execs[r.ExecID] != nil:
 		err = fmt.Errorf("exec %q of container %q: %w", r.ExecID, r.ID, errdefs.ErrAlreadyExists)
 	case init.status != taskapi.StatusCreated && init.status != taskapi.StatusRunning:
-		err = init.wrong("exec in")
+		err = init.wrong("exec in", init.status)
 	default:
 		t.execs[r.ExecID] = p
 	}
@@ -194,7 +194,7 @@ func (t *task) enter(p *process) error {
 	case t.execs[p.execID] != p:
 		return p.deleted() // the reaper would not know its process
 	case p.status != taskapi.StatusCreated:
-		return p.wrong("start")
+		return p.wrong("start", p.status)
 	case init == nil || t.ending || isClosed(init.died) || init.status == taskapi.StatusStopped:
 		return fmt.Errorf("exec %q: container %q has stopped: %w", p.execID, t.id, errdefs.ErrFailedPrecondition)
 	case t.paused:
@@ -216,13 +216,22 @@ func (s *server) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi
 			return nil, err
 		}
 	}
+	if isClosed(p.died) {
+		// Its end is about to be recorded.
+		select {
+		case <-p.done:
+		case <-p.dropped:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("delete %s: it does not end: %w", p.name(), ctx.Err())
+		}
+	}
 	p.op.Lock()
 	defer p.op.Unlock()
 	s.mu.Lock()
 	st, end := p.status, p.end
 	s.mu.Unlock()
 	if st != taskapi.StatusStopped && (r.ExecID == "" || st != taskapi.StatusCreated) {
-		return nil, p.wrong("delete")
+		return nil, p.wrong("delete", st)
 	}
 	if r.ExecID != "" {
 		if !p.forget() {

@@ -58,7 +58,7 @@ func (p *process) signal(sig unix.Signal) (thaw bool, err error) {
 	defer p.t.s.mu.Unlock()
 	switch {
 	case p.pid == 0:
-		return false, p.wrong("kill")
+		return false, p.wrong("kill", p.status)
 	case isClosed(p.died):
 		return false, fmt.Errorf("process %d of container %q has ended: %w", p.pid, p.t.id, errdefs.ErrNotFound)
 	}
@@ -89,7 +89,7 @@ func (p *process) killWaiting(sig unix.Signal) (bool, error) {
 	return true, nil
 }
 
-// endWaiting ends an init that waits for Start, and leaves any other alone.
+// endWaiting kills an init that waits for Start, and waits until it is dead. It leaves any other alone.
 func (p *process) endWaiting(ctx context.Context) error {
 	p.t.s.mu.Lock()
 	waits := p.status == taskapi.StatusCreated
@@ -101,7 +101,7 @@ func (p *process) endWaiting(ctx context.Context) error {
 		return nil
 	}
 	select {
-	case <-p.done:
+	case <-p.died:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("delete container %q: it does not end: %w", p.t.id, ctx.Err())

@@ -45,7 +45,7 @@ func (p *process) startInit() error {
 	st := p.status
 	s.mu.Unlock()
 	if st != taskapi.StatusCreated || isClosed(p.died) {
-		return p.wrong("start")
+		return p.wrong("start", st)
 	}
 	if err := t.recordStarted(); err != nil {
 		return fmt.Errorf("start container %q: %w", t.id, err)

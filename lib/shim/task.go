@@ -156,8 +156,12 @@ func (p *process) setStatus(st taskapi.Status) {
 	p.status = st
 }
 
-func (p *process) wrong(what string) error {
-	return fmt.Errorf("%s %s: it is %s: %w", what, p.name(), p.state(), errdefs.ErrFailedPrecondition)
+// wrong is the error of a call that does not fit the status that it has met.
+func (p *process) wrong(what string, st taskapi.Status) error {
+	if isClosed(p.died) {
+		st = taskapi.StatusStopped // about to be
+	}
+	return fmt.Errorf("%s %s: it is %s: %w", what, p.name(), st, errdefs.ErrFailedPrecondition)
 }
 
 // deleted is the error of a call that another one's Delete has overtaken.
