@@ -90,6 +90,7 @@ func (t *Task) sweepAfter(s taskdir.Supervisor) {
 		_ = poll(ctx, fd)
 		cancel()
 		unix.Close(fd)
+		t.removeAddress(s) // one that was killed may have been dying when its task was settled
 	}
 	sweep(t.d)
 }

@@ -21,6 +21,15 @@ func (t *Task) removeSocket(s taskdir.Supervisor) {
 		return
 	}
 	os.Remove(t.d.Run("s", taskapi.SocketName(t.Dir())))
+	t.removeAddress(s)
+}
+
+// removeAddress is removeSocket for a task that may be another one's by now: it removes what the supervisor itself has
+// named.
+func (t *Task) removeAddress(s taskdir.Supervisor) {
+	if s.Alive() {
+		return
+	}
 	if path, ok := strings.CutPrefix(s.Address, "unix://"); ok && filepath.Dir(path) == t.d.Run("s") {
 		os.Remove(path)
 	}

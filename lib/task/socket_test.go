@@ -5,10 +5,12 @@ package task
 import (
 	"net"
 	"os"
+	"os/exec"
 	"slices"
 	"testing"
 
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // A collection removes the socket of a supervisor that was killed with nothing left of its task. One at which
@@ -50,5 +52,42 @@ func TestSweepSockets(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(names, want) {
 		t.Errorf("there are the sockets %v, want %v", names, want)
+	}
+}
+
+// The socket of a supervisor that was killed, and was still dying when its task was settled, goes too.
+func TestSocketOfDying(t *testing.T) {
+	d := openDir(t)
+	recorded(t, d, "c", false)
+	c := found(t, d, "c")
+	path := d.Run("s", "socket")
+	if err := os.MkdirAll(d.Run("s"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dying := exec.Command("cat")
+	in, err := dying.StdinPipe()
+	if err == nil {
+		err = dying.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dying.Wait()
+	p, err := taskdir.ProcessOf(dying.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := taskdir.Supervisor{Process: p, Address: "unix://" + path}
+	c.removeSocket(s)
+	if _, err := os.Lstat(path); err != nil {
+		t.Error("the socket of one that lives: ", err)
+	}
+	in.Close()
+	c.sweepAfter(s)
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("the socket is left")
 	}
 }
