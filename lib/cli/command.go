@@ -95,7 +95,7 @@ func Root(use, short string, about About, run Run) (*cobra.Command, *Global) {
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetHelpCommand(helpVerb(cmd))
-	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(cmd.OutOrStdout(), cmd) })
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { current.helped = help(cmd.OutOrStdout(), cmd) })
 	cmd.SetUsageFunc(func(*cobra.Command) error { return nil })
 	cmd.SetFlagErrorFunc(flagError)
 	return cmd, newGlobal(cmd)
@@ -151,8 +151,7 @@ func helpVerb(root *cobra.Command) *cobra.Command {
 			if err != nil || len(rest) > 0 {
 				return unknownVerb(root, args)
 			}
-			help(root.OutOrStdout(), verb)
-			return nil
+			return help(root.OutOrStdout(), verb)
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (verbs []cobra.Completion, _ cobra.ShellCompDirective) {
 			for _, c := range root.Commands() {

@@ -299,10 +299,13 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	cmd := command(t, "list")
-	cmd.Stdout = full
-	if cmd.Run(); cmd.ProcessState.ExitCode() != 1 {
-		t.Errorf("status %d", cmd.ProcessState.ExitCode())
+	for _, args := range [][]string{{"list"}, {"--help"}, {"list", "--help"}, {"help", "list"}, {"--version"}} {
+		cmd := command(t, args...)
+		var stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = full, &stderr
+		if cmd.Run(); cmd.ProcessState.ExitCode() != 1 || strings.Contains(stderr.String(), "hint:") {
+			t.Errorf("%v: status %d, said %q", args, cmd.ProcessState.ExitCode(), stderr.String())
+		}
 	}
 }
 

@@ -90,7 +90,7 @@ func hidden(root *cobra.Command, args []string) bool {
 	return true
 }
 
-// brokenStdout tells whether nobody reads stdout any more.
+// brokenStdout tells whether the error is of a write to stdout.
 func brokenStdout(err error) bool {
 	var p *fs.PathError
 	return errors.As(err, &p) && p.Path == os.Stdout.Name()

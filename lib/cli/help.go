@@ -30,10 +30,10 @@ func usagePointer(cmd *cobra.Command) {
 }
 
 // help prints what --help shows.
-func help(w io.Writer, cmd *cobra.Command) {
+func help(w io.Writer, cmd *cobra.Command) error {
 	a := abouts[cmd]
 	if a == nil {
-		return
+		return nil
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "usage: %s\n\n%s\n", synopsis(cmd), strings.TrimSpace(strings.ReplaceAll(a.Long, "\t", "    ")))
@@ -75,7 +75,8 @@ func help(w io.Writer, cmd *cobra.Command) {
 		rows = append(rows, [2]string{s.Code, s.Meaning})
 	}
 	twoColumns(&b, rows)
-	io.WriteString(w, b.String())
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 func visibleVerbs(cmd *cobra.Command) []*cobra.Command {

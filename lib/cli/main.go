@@ -23,7 +23,8 @@ var current process
 
 type process struct {
 	root    *cobra.Command
-	running bool // options are parsed, the work has begun
+	running bool  // options are parsed, the work has begun
+	helped  error // why the help was not printed: cobra has no place for it
 
 	mu       sync.Mutex
 	signals  chan os.Signal // nil: a command has taken the signals over
@@ -54,6 +55,9 @@ func Main(root *cobra.Command) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	current.watch(cancel)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		err = current.helped
+	}
 	current.end(cmd, err)
 }
 
@@ -150,7 +154,7 @@ func (p *process) end(cmd *cobra.Command, err error) {
 		Die(sig)
 	}
 	var usage *usageError
-	if !p.running && !errors.As(err, &usage) {
+	if !p.running && !errors.As(err, &usage) && !brokenStdout(err) {
 		err = &usageError{err}
 	}
 	Warn(err)
