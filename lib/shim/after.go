@@ -14,8 +14,6 @@ import (
 const (
 	firstBackoff = 100 * time.Millisecond
 	maxBackoff   = time.Minute
-	// settled is how long a program must have run for its restarts to be counted anew.
-	settled = 10 * time.Second
 	// lookEvery is how often a back-off looks whether somebody has stopped the task.
 	lookEvery = 100 * time.Millisecond
 )
@@ -82,23 +80,10 @@ func (t *task) stopping() bool {
 	return err == nil || isClosed(t.deleted)
 }
 
-// again tells whether a policy wants a task that has ended started again, and how long to wait before. What
-// was not started, or was ended by its supervisor, is not.
+// again tells whether a policy wants a task that has ended started again, and how long to wait before.
 func again(r taskdir.Restart, e taskdir.Exit, started time.Time) (time.Duration, bool) {
-	if started.IsZero() || e.Reason != "" {
-		return 0, false
-	}
-	count := r.Count
-	if e.ExitedAt.Sub(started) >= settled {
-		count = 0
-	}
-	switch r.Policy {
-	case "always", "unless-stopped":
-	case "on-failure":
-		if e.Status == 0 || r.Max > 0 && count >= r.Max {
-			return 0, false
-		}
-	default:
+	count, ok := r.Again(e, started)
+	if !ok {
 		return 0, false
 	}
 	delay := firstBackoff

@@ -104,10 +104,18 @@ func (t *Task) remove(ctx context.Context, force, only bool) error {
 }
 
 // RunningError says that a container must be stopped first. Its kind is errdefs.ErrFailedPrecondition.
-type RunningError struct{ ID string }
+type RunningError struct {
+	ID       string
+	Restarts bool // it does not run and waits for its next restart
+}
 
 // Error names the container.
-func (e *RunningError) Error() string { return fmt.Sprintf("container %q is running", e.ID) }
+func (e *RunningError) Error() string {
+	if e.Restarts {
+		return fmt.Sprintf("container %q is waiting for its next restart", e.ID)
+	}
+	return fmt.Sprintf("container %q is running", e.ID)
+}
 
 // Unwrap gives the kind.
 func (e *RunningError) Unwrap() error { return errdefs.ErrFailedPrecondition }

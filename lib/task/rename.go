@@ -18,8 +18,8 @@ import (
 )
 
 // Rename gives a container that does not run another id, and its snapshot with it. One that runs is
-// errdefs.ErrFailedPrecondition: its supervisor, its cgroup and its hostname have the id. An id that is taken is
-// errdefs.ErrAlreadyExists.
+// errdefs.ErrFailedPrecondition: its supervisor, its cgroup and its hostname have the id. So is one
+// that waits for its next restart, which its supervisor would not find. An id that is taken is errdefs.ErrAlreadyExists.
 func (t *Task) Rename(ctx context.Context, id string) error {
 	err := t.rename(ctx, id)
 	t.d.EmptyTrash()
@@ -32,6 +32,9 @@ func (t *Task) Rename(ctx context.Context, id string) error {
 func (t *Task) rename(ctx context.Context, id string) (err error) {
 	if err := container.CheckID(id); err != nil {
 		return err
+	}
+	if t.restarts() {
+		return &RunningError{ID: t.ID(), Restarts: true}
 	}
 	if err := t.awaitSupervisor(ctx); err != nil {
 		return err

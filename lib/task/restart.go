@@ -47,14 +47,21 @@ func (t *Task) StartAgain(ctx context.Context, o StartOptions) error {
 	return err
 }
 
+// restarts tells whether the task has ended and its supervisor waits to start it again.
+func (t *Task) restarts() bool {
+	v, err := taskdir.Look(t.Dir())
+	if err != nil || v.State != taskdir.Stopped || !v.Supervised || t.stopping() {
+		return false
+	}
+	_, again := v.Task.Restart.Again(v.Exit, v.Started)
+	return again
+}
+
 // stopping tells whether somebody has ended the task on purpose.
 func (t *Task) stopping() bool {
 	_, err := os.Lstat(filepath.Join(t.Dir(), taskdir.Stopping))
 	return err == nil
 }
-
-// settledAfter is how long a program must have run for its restarts to be counted anew.
-const settledAfter = 10 * time.Second
 
 // restart is the policy of a new task, with the restarts that led to it counted; after is the task before when its
 // supervisor asks for the start.
@@ -64,7 +71,7 @@ func (t *Task) restart(after *taskdir.View) taskdir.Restart {
 	if after == nil {
 		return r
 	}
-	if r.Count = after.Task.Restart.Count + 1; after.Exit.ExitedAt.Sub(after.Started) >= settledAfter {
+	if r.Count = after.Task.Restart.Count + 1; after.Exit.ExitedAt.Sub(after.Started) >= taskdir.SettledAfter {
 		r.Count = 1
 	}
 	return r

@@ -85,6 +85,27 @@ type Restart struct {
 	Count  int    `json:"count,omitempty"`  // restarts that led to this incarnation
 }
 
+// SettledAfter is how long a program must have run for its restarts to be counted anew.
+const SettledAfter = 10 * time.Second
+
+// Again tells whether the policy wants a task that ended with e started again, and how many restarts in a row have
+// led to it. A task that was not started, or was ended by its supervisor, is not.
+func (r Restart) Again(e Exit, started time.Time) (count int, ok bool) {
+	if started.IsZero() || e.Reason != "" {
+		return 0, false
+	}
+	if count = r.Count; e.ExitedAt.Sub(started) >= SettledAfter {
+		count = 0
+	}
+	switch r.Policy {
+	case "always", "unless-stopped":
+		return count, true
+	case "on-failure":
+		return count, e.Status != 0 && (r.Max <= 0 || count < r.Max)
+	}
+	return count, false
+}
+
 // Process names a process so that a reused pid is not mistaken for it.
 type Process struct {
 	PID       int    `json:"pid"`
