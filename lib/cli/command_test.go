@@ -160,6 +160,7 @@ func TestCommand(t *testing.T) {
 		{args: "list --format", stderr: "ctr-try: option --format needs a value\n", status: 2},
 		{args: "list -q=maybe", stderr: "ctr-try: --quiet \"maybe\": invalid syntax\n", status: 2},
 		{args: "lost", stderr: "unknown verb \"lost\"; did you mean list?\n", status: 2},
+		{args: "lost -x", stderr: "unknown verb \"lost\"; did you mean list?\n", status: 2},
 		{args: "", stderr: "ctr-try: no verb given\n", status: 2},
 		{args: "each", stderr: "ctr-try: missing operand\n", status: 2},
 		{args: "each a -", stdin: "b\tmore\n\n c@sha256:1 \n", stdout: "a\nb\nc@sha256:1\n"},

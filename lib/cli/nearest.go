@@ -39,6 +39,8 @@ func flagError(cmd *cobra.Command, err error) error {
 	var noValue *pflag.ValueRequiredError
 	var badValue *pflag.InvalidValueError
 	switch {
+	case errors.As(err, &unknown) && cmd.HasSubCommands() && cmd.Flags().NArg() > 0:
+		return unknownVerb(cmd, cmd.Flags().Args()) // whose option it may be
 	case errors.As(err, &unknown):
 		return unknownOption(cmd, unknown)
 	case errors.As(err, &noValue):
