@@ -11,7 +11,7 @@ import (
 
 // Marshal gives the protobuf encoding of m, a pointer to any message of this
 // package.
-func Marshal(m message) []byte { return m.append(nil) }
+func Marshal(m message) []byte { return encode(nil, m) }
 
 // Unmarshal decodes b into m, a pointer to a zero message of this package.
 // Fields that the message does not have are dropped. Bytes that are not a

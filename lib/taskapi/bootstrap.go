@@ -87,26 +87,11 @@ func (s Bootstrap) JSON() []byte {
 // bootstrapMessage is containerd.runtime.bootstrap.v1.BootstrapResult.
 type bootstrapMessage Bootstrap
 
-func (m *bootstrapMessage) append(b []byte) []byte {
-	b = putUint(b, 1, uint64(int64(m.Version)))
-	b = putString(b, 2, m.Address)
-	b = putString(b, 3, m.Protocol)
-	return putExtensions(b, 6, m.Extensions)
-}
-
-func (m *bootstrapMessage) set(f field) error {
-	switch f.num {
-	case 1:
-		v := int32(m.Version)
-		err := f.int32(&v)
-		m.Version = int(v)
-		return err
-	case 2:
-		return f.string(&m.Address)
-	case 3:
-		return f.string(&m.Protocol)
-	case 6:
-		return f.extension(&m.Extensions)
-	}
-	return nil
+func (m *bootstrapMessage) fields(c *codec) {
+	version := int32(m.Version)
+	c.int32(1, &version)
+	m.Version = int(version)
+	c.string(2, &m.Address)
+	c.string(3, &m.Protocol)
+	c.extensions(6, &m.Extensions)
 }

@@ -172,7 +172,7 @@ func (c *Client) exchange(ctx context.Context, service, method string, q message
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	e := request{service: service, method: method, payload: q.append(nil)}
+	e := request{service: service, method: method, payload: encode(nil, q)}
 	if c.Namespace != "" {
 		e.metadata = []pair{{namespaceKey, c.Namespace}}
 	}

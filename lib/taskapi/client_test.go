@@ -313,7 +313,7 @@ func FuzzClientFrames(f *testing.F) {
 	b, _ := frame(kindResponse, &a)
 	setStream(b, 1)
 	f.Add(b)
-	ok, _ := frame(kindResponse, &response{payload: (&WaitResponse{ExitStatus: 1}).append(nil)})
+	ok, _ := frame(kindResponse, &response{payload: encode(nil, &WaitResponse{ExitStatus: 1})})
 	setStream(ok, 1)
 	f.Add(ok)
 	f.Add(append(ok, b...))

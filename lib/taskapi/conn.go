@@ -136,7 +136,7 @@ func (c *conn) answer(ctx context.Context, stream uint32, body []byte) {
 func (c *conn) respond(stream uint32, r message, err error) {
 	a := response{status: statusOf(err)}
 	if err == nil {
-		a.payload = r.append(nil)
+		a.payload = encode(nil, r)
 	}
 	b, err := frame(kindResponse, &a)
 	if err != nil {

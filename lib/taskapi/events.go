@@ -120,135 +120,53 @@ func (*TaskPaused) typeName() string       { return "containerd.events.TaskPause
 func (*TaskResumed) typeName() string      { return "containerd.events.TaskResumed" }
 func (*TaskCheckpointed) typeName() string { return "containerd.events.TaskCheckpointed" }
 
-func (m *TaskCreate) append(b []byte) []byte {
-	b = putString(b, 1, m.ContainerID)
-	b = putString(b, 2, m.Bundle)
-	b = putMounts(b, 3, m.Rootfs)
-	if m.IO != nil {
-		b = putMessage(b, 4, m.IO)
-	}
-	b = putString(b, 5, m.Checkpoint)
-	return putUint(b, 6, uint64(m.Pid))
+func (m *TaskCreate) fields(c *codec) {
+	c.string(1, &m.ContainerID)
+	c.string(2, &m.Bundle)
+	c.mounts(3, &m.Rootfs)
+	optional(c, 4, &m.IO)
+	c.string(5, &m.Checkpoint)
+	c.uint32(6, &m.Pid)
 }
 
-func (m *TaskCreate) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.string(&m.ContainerID)
-	case 2:
-		return f.string(&m.Bundle)
-	case 3:
-		return f.mount(&m.Rootfs)
-	case 4:
-		return sub(f, &m.IO)
-	case 5:
-		return f.string(&m.Checkpoint)
-	case 6:
-		return f.uint32(&m.Pid)
-	}
-	return nil
+func (m *TaskIO) fields(c *codec) {
+	c.string(1, &m.Stdin)
+	c.string(2, &m.Stdout)
+	c.string(3, &m.Stderr)
+	c.bool(4, &m.Terminal)
 }
 
-func (m *TaskIO) append(b []byte) []byte {
-	b = putString(b, 1, m.Stdin)
-	b = putString(b, 2, m.Stdout)
-	b = putString(b, 3, m.Stderr)
-	return putBool(b, 4, m.Terminal)
+func (m *TaskStart) fields(c *codec) {
+	c.string(1, &m.ContainerID)
+	c.uint32(2, &m.Pid)
 }
 
-func (m *TaskIO) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.string(&m.Stdin)
-	case 2:
-		return f.string(&m.Stdout)
-	case 3:
-		return f.string(&m.Stderr)
-	case 4:
-		return f.bool(&m.Terminal)
-	}
-	return nil
+func (m *TaskDelete) fields(c *codec) {
+	c.string(1, &m.ContainerID)
+	c.uint32(2, &m.Pid)
+	c.uint32(3, &m.ExitStatus)
+	c.time(4, &m.ExitedAt)
+	c.string(5, &m.ID)
 }
 
-func (m *TaskStart) append(b []byte) []byte {
-	return putUint(putString(b, 1, m.ContainerID), 2, uint64(m.Pid))
+func (m *TaskExit) fields(c *codec) {
+	c.process(&m.ContainerID, &m.ID)
+	c.uint32(3, &m.Pid)
+	c.uint32(4, &m.ExitStatus)
+	c.time(5, &m.ExitedAt)
 }
 
-func (m *TaskStart) set(f field) error {
-	if f.num == 2 {
-		return f.uint32(&m.Pid)
-	}
-	return f.id(&m.ContainerID)
+func (m *TaskOOM) fields(c *codec) { c.string(1, &m.ContainerID) }
+
+func (m *TaskExecAdded) fields(c *codec) { c.process(&m.ContainerID, &m.ExecID) }
+
+func (m *TaskExecStarted) fields(c *codec) {
+	c.process(&m.ContainerID, &m.ExecID)
+	c.uint32(3, &m.Pid)
 }
 
-func (m *TaskDelete) append(b []byte) []byte {
-	b = putString(b, 1, m.ContainerID)
-	b = putUint(b, 2, uint64(m.Pid))
-	b = putUint(b, 3, uint64(m.ExitStatus))
-	b = putTime(b, 4, m.ExitedAt)
-	return putString(b, 5, m.ID)
-}
+func (m *TaskPaused) fields(c *codec) { c.string(1, &m.ContainerID) }
 
-func (m *TaskDelete) set(f field) error {
-	switch f.num {
-	case 2:
-		return f.uint32(&m.Pid)
-	case 3:
-		return f.uint32(&m.ExitStatus)
-	case 4:
-		return f.time(&m.ExitedAt)
-	case 5:
-		return f.string(&m.ID)
-	}
-	return f.id(&m.ContainerID)
-}
+func (m *TaskResumed) fields(c *codec) { c.string(1, &m.ContainerID) }
 
-func (m *TaskExit) append(b []byte) []byte {
-	b = putProcess(b, m.ContainerID, m.ID)
-	b = putUint(b, 3, uint64(m.Pid))
-	b = putUint(b, 4, uint64(m.ExitStatus))
-	return putTime(b, 5, m.ExitedAt)
-}
-
-func (m *TaskExit) set(f field) error {
-	switch f.num {
-	case 3:
-		return f.uint32(&m.Pid)
-	case 4:
-		return f.uint32(&m.ExitStatus)
-	case 5:
-		return f.time(&m.ExitedAt)
-	}
-	return f.process(&m.ContainerID, &m.ID)
-}
-
-func (m *TaskOOM) append(b []byte) []byte { return putString(b, 1, m.ContainerID) }
-
-func (m *TaskOOM) set(f field) error { return f.id(&m.ContainerID) }
-
-func (m *TaskExecAdded) append(b []byte) []byte { return putProcess(b, m.ContainerID, m.ExecID) }
-
-func (m *TaskExecAdded) set(f field) error { return f.process(&m.ContainerID, &m.ExecID) }
-
-func (m *TaskExecStarted) append(b []byte) []byte {
-	return putUint(putProcess(b, m.ContainerID, m.ExecID), 3, uint64(m.Pid))
-}
-
-func (m *TaskExecStarted) set(f field) error {
-	if f.num == 3 {
-		return f.uint32(&m.Pid)
-	}
-	return f.process(&m.ContainerID, &m.ExecID)
-}
-
-func (m *TaskPaused) append(b []byte) []byte { return putString(b, 1, m.ContainerID) }
-
-func (m *TaskPaused) set(f field) error { return f.id(&m.ContainerID) }
-
-func (m *TaskResumed) append(b []byte) []byte { return putString(b, 1, m.ContainerID) }
-
-func (m *TaskResumed) set(f field) error { return f.id(&m.ContainerID) }
-
-func (m *TaskCheckpointed) append(b []byte) []byte { return putProcess(b, m.ContainerID, m.Checkpoint) }
-
-func (m *TaskCheckpointed) set(f field) error { return f.process(&m.ContainerID, &m.Checkpoint) }
+func (m *TaskCheckpointed) fields(c *codec) { c.process(&m.ContainerID, &m.Checkpoint) }

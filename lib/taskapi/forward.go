@@ -19,43 +19,17 @@ type Envelope struct {
 	Event     *Any
 }
 
-func (m *Envelope) append(b []byte) []byte {
-	b = putTime(b, 1, m.Timestamp)
-	b = putString(b, 2, m.Namespace)
-	b = putString(b, 3, m.Topic)
-	return putAny(b, 4, m.Event)
-}
-
-func (m *Envelope) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.time(&m.Timestamp)
-	case 2:
-		return f.string(&m.Namespace)
-	case 3:
-		return f.string(&m.Topic)
-	case 4:
-		return f.any(&m.Event)
-	}
-	return nil
+func (m *Envelope) fields(c *codec) {
+	c.time(1, &m.Timestamp)
+	c.string(2, &m.Namespace)
+	c.string(3, &m.Topic)
+	c.any(4, &m.Event)
 }
 
 // forwardRequest is the request of the event service's only method.
 type forwardRequest struct{ Envelope *Envelope }
 
-func (m *forwardRequest) append(b []byte) []byte {
-	if m.Envelope == nil {
-		return b
-	}
-	return putMessage(b, 1, m.Envelope)
-}
-
-func (m *forwardRequest) set(f field) error {
-	if f.num == 1 {
-		return sub(f, &m.Envelope)
-	}
-	return nil
-}
+func (m *forwardRequest) fields(c *codec) { optional(c, 1, &m.Envelope) }
 
 // Forward gives an event to containerd; the client is connected to its event
 // service, not to a shim.

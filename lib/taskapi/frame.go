@@ -8,7 +8,6 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/encoding/protowire"
 )
 
 const (
@@ -75,7 +74,7 @@ func tooLong(n int) error {
 
 // frame encodes m with its header, the stream still open (see setStream).
 func frame(kind uint8, m message) ([]byte, error) {
-	b := m.append(make([]byte, headerSize, 512))
+	b := encode(make([]byte, headerSize, 512), m)
 	n := len(b) - headerSize
 	if n > maxMessage {
 		return nil, tooLong(n)
@@ -98,31 +97,14 @@ type request struct {
 	metadata        []pair
 }
 
-func (m *request) append(b []byte) []byte {
-	b = putString(b, 1, m.service)
-	b = putString(b, 2, m.method)
-	b = putBytes(b, 3, m.payload)
-	b = putUint(b, 4, uint64(m.timeout))
-	for i := range m.metadata {
-		b = putMessage(b, 5, &m.metadata[i])
+func (m *request) fields(c *codec) {
+	c.string(1, &m.service)
+	c.string(2, &m.method)
+	c.part(3, &m.payload)
+	c.int64(4, &m.timeout)
+	if c.in == nil {
+		repeated(c, 5, &m.metadata, 0, func(p *pair) message { return p })
 	}
-	return b
-}
-
-func (m *request) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.string(&m.service)
-	case 2:
-		return f.string(&m.method)
-	case 3:
-		if f.typ == protowire.BytesType {
-			m.payload = f.b
-		}
-	case 4:
-		return f.int64(&m.timeout)
-	}
-	return nil
 }
 
 // response is ttrpc's Response. The payload is a part of the buffer it was
@@ -132,21 +114,9 @@ type response struct {
 	payload []byte
 }
 
-func (m *response) append(b []byte) []byte {
-	if m.status.code != codeOK {
-		b = putMessage(b, 1, &m.status)
+func (m *response) fields(c *codec) {
+	if c.in != nil || m.status.code != codeOK {
+		c.message(1, &m.status)
 	}
-	return putBytes(b, 2, m.payload)
-}
-
-func (m *response) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.message(&m.status)
-	case 2:
-		if f.typ == protowire.BytesType {
-			m.payload = f.b
-		}
-	}
-	return nil
+	c.part(2, &m.payload)
 }

@@ -28,46 +28,17 @@ type MountCapabilities struct {
 
 func (*MountCapabilities) typeName() string { return "containerd.types.MountCapabilities" }
 
-func (m *RuntimeInfo) append(b []byte) []byte {
-	b = putString(b, 1, m.Name)
-	if m.Version != nil {
-		b = putMessage(b, 2, m.Version)
-	}
-	b = putAny(b, 3, m.Options)
-	b = putAny(b, 4, m.Features)
-	return putMap(b, 5, m.Annotations)
+func (m *RuntimeInfo) fields(c *codec) {
+	c.string(1, &m.Name)
+	optional(c, 2, &m.Version)
+	c.any(3, &m.Options)
+	c.any(4, &m.Features)
+	c.strmap(5, &m.Annotations)
 }
 
-func (m *RuntimeInfo) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.string(&m.Name)
-	case 2:
-		return sub(f, &m.Version)
-	case 3:
-		return f.any(&m.Options)
-	case 4:
-		return f.any(&m.Features)
-	case 5:
-		return f.strmap(&m.Annotations)
-	}
-	return nil
-}
+func (m *RuntimeVersion) fields(c *codec) { c.process(&m.Version, &m.Revision) }
 
-func (m *RuntimeVersion) append(b []byte) []byte { return putProcess(b, m.Version, m.Revision) }
-
-func (m *RuntimeVersion) set(f field) error { return f.process(&m.Version, &m.Revision) }
-
-func (m *MountCapabilities) append(b []byte) []byte {
-	return putStrings(putStrings(b, 1, m.Types), 2, m.Transforms)
-}
-
-func (m *MountCapabilities) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.strings(&m.Types)
-	case 2:
-		return f.strings(&m.Transforms)
-	}
-	return nil
+func (m *MountCapabilities) fields(c *codec) {
+	c.strings(1, &m.Types)
+	c.strings(2, &m.Transforms)
 }

@@ -270,7 +270,7 @@ func TestUnknownMethodAndService(t *testing.T) {
 		t.Errorf("method: %v", err)
 	}
 	q := request{service: "containerd.task.v9.Task", method: "Start"}
-	a := talk(t, address, kindRequest, 1, 0, q.append(nil))
+	a := talk(t, address, kindRequest, 1, 0, encode(nil, &q))
 	if err := a.status.err(); !errors.Is(err, errdefs.ErrNotImplemented) {
 		t.Errorf("service: %v", err)
 	}

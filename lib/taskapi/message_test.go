@@ -262,7 +262,7 @@ func TestMessagesEqualGenerated(t *testing.T) {
 				t.Error(err)
 			}
 			back := p.theirs()
-			if err := proto.Unmarshal(ours.append(nil), back); err != nil {
+			if err := proto.Unmarshal(encode(nil, ours), back); err != nil {
 				t.Fatal(err)
 			}
 			if !proto.Equal(back, theirs) {
@@ -270,7 +270,7 @@ func TestMessagesEqualGenerated(t *testing.T) {
 			}
 		})
 		t.Run(name+"/empty", func(t *testing.T) {
-			if b := p.ours().append(nil); len(b) != 0 {
+			if b := encode(nil, p.ours()); len(b) != 0 {
 				t.Errorf("empty message is % x", b)
 			}
 		})
@@ -362,7 +362,7 @@ func TestEveryMethodsMessagesAreCompared(t *testing.T) {
 func TestEnvelopeEqualsGenerated(t *testing.T) {
 	q := request{service: "s", method: "m", payload: []byte("p"), timeout: -5, metadata: []pair{{"k", "v"}, {"k", "w"}}}
 	var theirs ttrpc.Request
-	if err := proto.Unmarshal(q.append(nil), &theirs); err != nil {
+	if err := proto.Unmarshal(encode(nil, &q), &theirs); err != nil {
 		t.Fatal(err)
 	}
 	want := &ttrpc.Request{Service: "s", Method: "m", Payload: []byte("p"), TimeoutNano: -5,
@@ -382,7 +382,7 @@ func TestEnvelopeEqualsGenerated(t *testing.T) {
 
 	a := response{status: status{code: 5, text: "gone"}, payload: []byte("p")}
 	var theirA ttrpc.Response
-	if err := proto.Unmarshal(a.append(nil), &theirA); err != nil {
+	if err := proto.Unmarshal(encode(nil, &a), &theirA); err != nil {
 		t.Fatal(err)
 	}
 	detail, _ := anypb.New(&spb.Status{Code: 3})
@@ -504,7 +504,7 @@ func FuzzMessages(f *testing.F) {
 			return
 		}
 		back := p.theirs()
-		if err := proto.Unmarshal(ours.append(nil), back); err != nil {
+		if err := proto.Unmarshal(encode(nil, ours), back); err != nil {
 			t.Fatal(err)
 		}
 		if !proto.Equal(back, theirs) {
@@ -515,9 +515,9 @@ func FuzzMessages(f *testing.F) {
 
 func FuzzEnvelope(f *testing.F) {
 	q := request{service: taskService, method: "Start", payload: []byte("p"), timeout: 1, metadata: []pair{{"k", "v"}}}
-	f.Add(q.append(nil))
+	f.Add(encode(nil, &q))
 	a := response{status: status{code: 5, text: "gone"}, payload: []byte("p")}
-	f.Add(a.append(nil))
+	f.Add(encode(nil, &a))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var q request
 		var theirs ttrpc.Request

@@ -8,7 +8,6 @@ import (
 	"math"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // The type URLs that containerd's clients look for in StatsResponse.
@@ -44,38 +43,10 @@ type IOMetrics struct {
 	ReadOps, WriteOps     uint64
 }
 
-// number is one numeric field: of the encoding, and of Metrics or IOMetrics.
-type number struct {
-	num protowire.Number
-	p   *uint64
-}
+// group is a message that has no struct of its own.
+type group func(c *codec)
 
-// numbers is a message of numeric fields; other ones go to rest, if set.
-type numbers struct {
-	fields []number
-	rest   func(field) error
-}
-
-func (m numbers) append(b []byte) []byte {
-	for _, n := range m.fields {
-		b = putUint(b, n.num, *n.p)
-	}
-	return b
-}
-
-func (m numbers) set(f field) error {
-	for _, n := range m.fields {
-		if n.num == f.num {
-			if err := f.uint64(n.p); err != nil {
-				return err
-			}
-		}
-	}
-	if m.rest != nil {
-		return m.rest(f)
-	}
-	return nil
-}
+func (g group) fields(c *codec) { g(c) }
 
 // maxDevices bounds what a few bytes can make ParseMetrics allocate and search.
 const maxDevices = 4096
@@ -115,29 +86,47 @@ func ParseMetrics(a *Any) (Metrics, error) {
 	return m, nil
 }
 
-// v2 are the messages of cgroup v2 that have numbers only. CPU times are
-// microseconds in it.
-type v2 struct{ pids, cpu, memory, events numbers }
-
-func (m *Metrics) v2() v2 {
-	return v2{
-		pids: numbers{fields: []number{{1, &m.Pids}, {2, &m.PidsLimit}}},
-		cpu: numbers{fields: []number{
-			{1, &m.CPUUsage}, {2, &m.CPUUser}, {3, &m.CPUSystem},
-			{4, &m.Periods}, {5, &m.ThrottledPeriods}, {6, &m.ThrottledTime},
-		}},
-		memory: numbers{fields: []number{
-			{1, &m.Anon}, {2, &m.File}, {13, &m.InactiveFile}, {18, &m.PageFaults}, {19, &m.MajorPageFaults},
-			{32, &m.MemoryUsage}, {33, &m.MemoryLimit}, {34, &m.SwapUsage}, {35, &m.SwapLimit}, {36, &m.MemoryPeak},
-		}},
-		events: numbers{fields: []number{{5, &m.OOMKills}}},
+// v2 is the message of cgroup v2. CPU times are microseconds in it.
+func (m *Metrics) v2(c *codec) {
+	c.message(1, group(func(c *codec) {
+		c.uint64(1, &m.Pids)
+		c.uint64(2, &m.PidsLimit)
+	}))
+	c.message(2, group(func(c *codec) {
+		c.uint64(1, &m.CPUUsage)
+		c.uint64(2, &m.CPUUser)
+		c.uint64(3, &m.CPUSystem)
+		c.uint64(4, &m.Periods)
+		c.uint64(5, &m.ThrottledPeriods)
+		c.uint64(6, &m.ThrottledTime)
+	}))
+	c.message(4, group(func(c *codec) {
+		c.uint64(1, &m.Anon)
+		c.uint64(2, &m.File)
+		c.uint64(13, &m.InactiveFile)
+		c.uint64(18, &m.PageFaults)
+		c.uint64(19, &m.MajorPageFaults)
+		c.uint64(32, &m.MemoryUsage)
+		c.uint64(33, &m.MemoryLimit)
+		c.uint64(34, &m.SwapUsage)
+		c.uint64(35, &m.SwapLimit)
+		c.uint64(36, &m.MemoryPeak)
+	}))
+	if c.in != nil || len(m.IO) > 0 {
+		c.message(6, group(func(c *codec) {
+			repeated(c, 1, &m.IO, maxDevices, func(d *IOMetrics) message { return group(d.v2) })
+		}))
 	}
+	c.message(8, group(func(c *codec) { c.uint64(5, &m.OOMKills) }))
 }
 
-func (d *IOMetrics) v2() numbers {
-	return numbers{fields: []number{
-		{1, &d.Major}, {2, &d.Minor}, {3, &d.ReadBytes}, {4, &d.WriteBytes}, {5, &d.ReadOps}, {6, &d.WriteOps},
-	}}
+func (d *IOMetrics) v2(c *codec) {
+	c.uint64(1, &d.Major)
+	c.uint64(2, &d.Minor)
+	c.uint64(3, &d.ReadBytes)
+	c.uint64(4, &d.WriteBytes)
+	c.uint64(5, &d.ReadOps)
+	c.uint64(6, &d.WriteOps)
 }
 
 // MetricsV2 encodes m as io.containerd.cgroups.v2.Metrics. CPU times lose what
@@ -146,17 +135,7 @@ func MetricsV2(m Metrics) *Any {
 	for _, t := range m.times() {
 		*t /= 1000
 	}
-	v := m.v2()
-	var io []byte
-	for i := range m.IO {
-		io = putMessage(io, 1, m.IO[i].v2())
-	}
-	b := putMessage(nil, 1, v.pids)
-	b = putMessage(b, 2, v.cpu)
-	b = putMessage(b, 4, v.memory)
-	b = putBytes(b, 6, io)
-	b = putMessage(b, 8, v.events)
-	return &Any{TypeURL: metricsV2URL, Value: b}
+	return &Any{TypeURL: metricsV2URL, Value: encode(nil, group(m.v2))}
 }
 
 func (m *Metrics) times() []*uint64 {
@@ -164,32 +143,7 @@ func (m *Metrics) times() []*uint64 {
 }
 
 func parseV2(b []byte, m *Metrics) error {
-	v := m.v2()
-	io := numbers{rest: func(f field) error {
-		if f.num != 1 || f.typ != protowire.BytesType {
-			return nil
-		}
-		if len(m.IO) == maxDevices {
-			return errors.New("too many block devices")
-		}
-		m.IO = append(m.IO, IOMetrics{})
-		return f.message(m.IO[len(m.IO)-1].v2())
-	}}
-	err := decode(b, numbers{rest: func(f field) error {
-		switch f.num {
-		case 1:
-			return f.message(v.pids)
-		case 2:
-			return f.message(v.cpu)
-		case 4:
-			return f.message(v.memory)
-		case 6:
-			return f.message(io)
-		case 8:
-			return f.message(v.events)
-		}
-		return nil
-	}})
+	err := decode(b, group(m.v2))
 	for _, t := range m.times() {
 		*t = times(*t, 1000)
 	}

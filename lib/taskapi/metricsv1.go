@@ -8,139 +8,106 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// v1 are the messages of cgroup v1 that have numbers only.
-type v1 struct{ pids, cpu, throttle, stat, memory, swap, oom numbers }
+// v1 is the message of cgroup v1. Its numbers of swap are memory and swap
+// together.
+type v1 struct {
+	*Metrics
+	swapUsage, swapLimit uint64
+}
 
-// v1 has swap apart, because its numbers are memory and swap together.
-func (m *Metrics) v1(swapUsage, swapLimit *uint64) v1 {
-	return v1{
-		pids:     numbers{fields: []number{{1, &m.Pids}, {2, &m.PidsLimit}}},
-		cpu:      numbers{fields: []number{{1, &m.CPUUsage}, {2, &m.CPUSystem}, {3, &m.CPUUser}}},
-		throttle: numbers{fields: []number{{1, &m.Periods}, {2, &m.ThrottledPeriods}, {3, &m.ThrottledTime}}},
-		// Each number twice, as the cgroup's own and with its descendants; the
-		// latter is what callers read, and what counts when both came.
-		stat: numbers{fields: []number{
-			{1, &m.File}, {2, &m.Anon}, {9, &m.PageFaults}, {10, &m.MajorPageFaults}, {13, &m.InactiveFile},
-			{18, &m.File}, {19, &m.Anon}, {26, &m.PageFaults}, {27, &m.MajorPageFaults}, {30, &m.InactiveFile},
-		}},
-		memory: numbers{fields: []number{{1, &m.MemoryLimit}, {2, &m.MemoryUsage}, {3, &m.MemoryPeak}}},
-		swap:   numbers{fields: []number{{1, swapLimit}, {2, swapUsage}}},
-		oom:    numbers{fields: []number{{3, &m.OOMKills}}},
+func (m *v1) fields(c *codec) {
+	c.message(2, group(func(c *codec) {
+		c.uint64(1, &m.Pids)
+		c.uint64(2, &m.PidsLimit)
+	}))
+	c.message(3, group(func(c *codec) {
+		c.message(1, group(func(c *codec) {
+			c.uint64(1, &m.CPUUsage)
+			c.uint64(2, &m.CPUSystem)
+			c.uint64(3, &m.CPUUser)
+		}))
+		c.message(2, group(func(c *codec) {
+			c.uint64(1, &m.Periods)
+			c.uint64(2, &m.ThrottledPeriods)
+			c.uint64(3, &m.ThrottledTime)
+		}))
+	}))
+	c.message(4, group(m.memory))
+	if c.in != nil || len(m.IO) > 0 {
+		c.message(5, group(m.io))
+	}
+	c.message(9, group(func(c *codec) { c.uint64(3, &m.OOMKills) }))
+}
+
+func (m *v1) memory(c *codec) {
+	// Each number twice, as the cgroup's own and with its descendants; the
+	// latter is what callers read, and what counts when both came.
+	for _, up := range []protowire.Number{0, 17} {
+		c.uint64(1+up, &m.File)
+		c.uint64(2+up, &m.Anon)
+		c.uint64(9+up, &m.PageFaults)
+		c.uint64(10+up, &m.MajorPageFaults)
+		c.uint64(13+up, &m.InactiveFile)
+	}
+	c.message(33, group(func(c *codec) {
+		c.uint64(1, &m.MemoryLimit)
+		c.uint64(2, &m.MemoryUsage)
+		c.uint64(3, &m.MemoryPeak)
+	}))
+	if c.in != nil || m.swapUsage > 0 || m.swapLimit > 0 {
+		c.message(34, group(func(c *codec) {
+			c.uint64(1, &m.swapLimit)
+			c.uint64(2, &m.swapUsage)
+		}))
 	}
 }
 
-// MetricsV1 encodes m as io.containerd.cgroups.v1.Metrics, in which a missing
-// limit of pids is 0.
-func MetricsV1(m Metrics) *Any {
-	if m.PidsLimit == math.MaxUint64 {
-		m.PidsLimit = 0
-	}
-	swapUsage, swapLimit := m.SwapUsage, m.SwapLimit
-	if swapUsage > 0 || swapLimit > 0 {
-		swapUsage = plus(swapUsage, m.MemoryUsage)
-	}
-	if swapLimit > 0 {
-		swapLimit = plus(swapLimit, m.MemoryLimit)
-	}
-	v := m.v1(&swapUsage, &swapLimit)
-
-	b := putMessage(nil, 2, v.pids)
-	cpu := putMessage(nil, 1, v.cpu)
-	b = putBytes(b, 3, putMessage(cpu, 2, v.throttle))
-	memory := putMessage(v.stat.append(nil), 33, v.memory)
-	if swapUsage > 0 || swapLimit > 0 {
-		memory = putMessage(memory, 34, v.swap)
-	}
-	b = putBytes(b, 4, memory)
-	var io []byte
-	for i := range m.IO {
-		d := &m.IO[i]
-		io = d.putV1(io, 1, "Read", d.ReadBytes)
-		io = d.putV1(io, 1, "Write", d.WriteBytes)
-		io = d.putV1(io, 2, "Read", d.ReadOps)
-		io = d.putV1(io, 2, "Write", d.WriteOps)
-	}
-	b = putBytes(b, 5, io)
-	b = putMessage(b, 9, v.oom)
-	return &Any{TypeURL: metricsV1URL, Value: b}
-}
-
-func (d *IOMetrics) putV1(b []byte, num protowire.Number, op string, value uint64) []byte {
-	return putMessage(b, num, &ioV1{op: op, major: d.Major, minor: d.Minor, value: value})
-}
-
-func parseV1(b []byte, m *Metrics) error {
-	var swapUsage, swapLimit uint64
-	v := m.v1(&swapUsage, &swapLimit)
-	cpu := numbers{rest: func(f field) error {
-		switch f.num {
-		case 1:
-			return f.message(v.cpu)
-		case 2:
-			return f.message(v.throttle)
+// io is a BlkIOStat: an entry for each number of each device. Other operations
+// than Read and Write are sums of them, or of no interest here.
+func (m *v1) io(c *codec) {
+	for _, num := range []protowire.Number{1, 2} {
+		if c.in != nil {
+			if c.is(num, protowire.BytesType) {
+				m.take(c, num)
+			}
+			continue
 		}
-		return nil
-	}}
-	memory := numbers{fields: v.stat.fields, rest: func(f field) error {
-		switch f.num {
-		case 33:
-			return f.message(v.memory)
-		case 34:
-			return f.message(v.swap)
+		for i := range m.IO {
+			d := &m.IO[i]
+			for _, op := range []string{"Read", "Write"} {
+				c.message(num, &ioV1{op, d.Major, d.Minor, *d.v1(num, op)})
+			}
 		}
-		return nil
-	}}
-	io := numbers{rest: m.setIOV1}
-	err := decode(b, numbers{rest: func(f field) error {
-		switch f.num {
-		case 2:
-			return f.message(v.pids)
-		case 3:
-			return f.message(cpu)
-		case 4:
-			return f.message(memory)
-		case 5:
-			return f.message(io)
-		case 9:
-			return f.message(v.oom)
-		}
-		return nil
-	}})
-	m.SwapUsage, m.SwapLimit = minus(swapUsage, m.MemoryUsage), minus(swapLimit, m.MemoryLimit)
-	if swapLimit == math.MaxUint64 {
-		m.SwapLimit = swapLimit
 	}
-	return err
 }
 
-// setIOV1 takes one entry of a BlkIOStat; other operations than these are sums
-// of them, or of no interest here.
-func (m *Metrics) setIOV1(f field) error {
-	if f.typ != protowire.BytesType || f.num != 1 && f.num != 2 {
-		return nil
-	}
+// take takes an entry that came in field num.
+func (m *v1) take(c *codec, num protowire.Number) {
 	var e ioV1
-	if err := decode(f.b, &e); err != nil {
-		return err
-	}
-	if e.op != "Read" && e.op != "Write" {
-		return nil
+	c.message(num, &e)
+	if c.err != nil || e.op != "Read" && e.op != "Write" {
+		return
 	}
 	d, err := m.device(e.major, e.minor)
 	if err != nil {
-		return err
+		c.fail(err)
+		return
 	}
+	*d.v1(num, e.op) = e.value
+}
+
+// v1 is the number that field num has for op, Read or Write: the first counts
+// bytes, the second operations.
+func (d *IOMetrics) v1(num protowire.Number, op string) *uint64 {
 	switch {
-	case f.num == 1 && e.op == "Read":
-		d.ReadBytes = e.value
-	case f.num == 1:
-		d.WriteBytes = e.value
-	case e.op == "Read":
-		d.ReadOps = e.value
-	default:
-		d.WriteOps = e.value
+	case num == 1 && op == "Read":
+		return &d.ReadBytes
+	case num == 1:
+		return &d.WriteBytes
+	case op == "Read":
+		return &d.ReadOps
 	}
-	return nil
+	return &d.WriteOps
 }
 
 // ioV1 is BlkIOEntry without the device's name.
@@ -149,25 +116,37 @@ type ioV1 struct {
 	major, minor, value uint64
 }
 
-func (m *ioV1) append(b []byte) []byte {
-	b = putString(b, 1, m.op)
-	b = putUint(b, 3, m.major)
-	b = putUint(b, 4, m.minor)
-	return putUint(b, 5, m.value)
+func (m *ioV1) fields(c *codec) {
+	c.string(1, &m.op)
+	c.uint64(3, &m.major)
+	c.uint64(4, &m.minor)
+	c.uint64(5, &m.value)
 }
 
-func (m *ioV1) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.string(&m.op)
-	case 3:
-		return f.uint64(&m.major)
-	case 4:
-		return f.uint64(&m.minor)
-	case 5:
-		return f.uint64(&m.value)
+// MetricsV1 encodes m as io.containerd.cgroups.v1.Metrics, in which a missing
+// limit of pids is 0.
+func MetricsV1(m Metrics) *Any {
+	if m.PidsLimit == math.MaxUint64 {
+		m.PidsLimit = 0
 	}
-	return nil
+	v := v1{&m, m.SwapUsage, m.SwapLimit}
+	if v.swapUsage > 0 || v.swapLimit > 0 {
+		v.swapUsage = plus(v.swapUsage, m.MemoryUsage)
+	}
+	if v.swapLimit > 0 {
+		v.swapLimit = plus(v.swapLimit, m.MemoryLimit)
+	}
+	return &Any{TypeURL: metricsV1URL, Value: encode(nil, &v)}
+}
+
+func parseV1(b []byte, m *Metrics) error {
+	v := v1{Metrics: m}
+	err := decode(b, &v)
+	m.SwapUsage, m.SwapLimit = minus(v.swapUsage, m.MemoryUsage), minus(v.swapLimit, m.MemoryLimit)
+	if v.swapLimit == math.MaxUint64 {
+		m.SwapLimit = v.swapLimit
+	}
+	return err
 }
 
 // plus is a+b, or the largest number when that is larger.

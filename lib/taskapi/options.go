@@ -66,108 +66,38 @@ func (*CheckpointOptions) typeName() string { return "containerd.runc.v1.Checkpo
 func (*ProcessDetails) typeName() string    { return "containerd.runc.v1.ProcessDetails" }
 func (*ConfigOptions) typeName() string     { return "runtimeoptions.v1.Options" }
 
-func (m *Options) append(b []byte) []byte {
-	b = putBool(b, 1, m.NoPivotRoot)
-	b = putBool(b, 2, m.NoNewKeyring)
-	b = putString(b, 3, m.ShimCgroup)
-	b = putUint(b, 4, uint64(m.IoUID))
-	b = putUint(b, 5, uint64(m.IoGID))
-	b = putString(b, 6, m.BinaryName)
-	b = putString(b, 7, m.Root)
-	b = putBool(b, 9, m.SystemdCgroup)
-	b = putString(b, 10, m.CriuImagePath)
-	b = putString(b, 11, m.CriuWorkPath)
-	b = putString(b, 12, m.TaskAPIAddress)
-	return putUint(b, 13, uint64(m.TaskAPIVersion))
+func (m *Options) fields(c *codec) {
+	c.bool(1, &m.NoPivotRoot)
+	c.bool(2, &m.NoNewKeyring)
+	c.string(3, &m.ShimCgroup)
+	c.uint32(4, &m.IoUID)
+	c.uint32(5, &m.IoGID)
+	c.string(6, &m.BinaryName)
+	c.string(7, &m.Root)
+	c.bool(9, &m.SystemdCgroup)
+	c.string(10, &m.CriuImagePath)
+	c.string(11, &m.CriuWorkPath)
+	c.string(12, &m.TaskAPIAddress)
+	c.uint32(13, &m.TaskAPIVersion)
 }
 
-func (m *Options) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.bool(&m.NoPivotRoot)
-	case 2:
-		return f.bool(&m.NoNewKeyring)
-	case 3:
-		return f.string(&m.ShimCgroup)
-	case 4:
-		return f.uint32(&m.IoUID)
-	case 5:
-		return f.uint32(&m.IoGID)
-	case 6:
-		return f.string(&m.BinaryName)
-	case 7:
-		return f.string(&m.Root)
-	case 9:
-		return f.bool(&m.SystemdCgroup)
-	case 10:
-		return f.string(&m.CriuImagePath)
-	case 11:
-		return f.string(&m.CriuWorkPath)
-	case 12:
-		return f.string(&m.TaskAPIAddress)
-	case 13:
-		return f.uint32(&m.TaskAPIVersion)
-	}
-	return nil
+func (m *CheckpointOptions) fields(c *codec) {
+	c.bool(1, &m.Exit)
+	c.bool(2, &m.OpenTCP)
+	c.bool(3, &m.ExternalUnixSockets)
+	c.bool(4, &m.Terminal)
+	c.bool(5, &m.FileLocks)
+	c.strings(6, &m.EmptyNamespaces)
+	c.string(7, &m.CgroupsMode)
+	c.string(8, &m.ImagePath)
+	c.string(9, &m.WorkPath)
+	c.string(10, &m.ParentPath)
 }
 
-func (m *CheckpointOptions) append(b []byte) []byte {
-	b = putBool(b, 1, m.Exit)
-	b = putBool(b, 2, m.OpenTCP)
-	b = putBool(b, 3, m.ExternalUnixSockets)
-	b = putBool(b, 4, m.Terminal)
-	b = putBool(b, 5, m.FileLocks)
-	b = putStrings(b, 6, m.EmptyNamespaces)
-	b = putString(b, 7, m.CgroupsMode)
-	b = putString(b, 8, m.ImagePath)
-	b = putString(b, 9, m.WorkPath)
-	return putString(b, 10, m.ParentPath)
-}
+func (m *ProcessDetails) fields(c *codec) { c.string(1, &m.ExecID) }
 
-func (m *CheckpointOptions) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.bool(&m.Exit)
-	case 2:
-		return f.bool(&m.OpenTCP)
-	case 3:
-		return f.bool(&m.ExternalUnixSockets)
-	case 4:
-		return f.bool(&m.Terminal)
-	case 5:
-		return f.bool(&m.FileLocks)
-	case 6:
-		return f.strings(&m.EmptyNamespaces)
-	case 7:
-		return f.string(&m.CgroupsMode)
-	case 8:
-		return f.string(&m.ImagePath)
-	case 9:
-		return f.string(&m.WorkPath)
-	case 10:
-		return f.string(&m.ParentPath)
-	}
-	return nil
-}
-
-func (m *ProcessDetails) append(b []byte) []byte { return putString(b, 1, m.ExecID) }
-
-func (m *ProcessDetails) set(f field) error { return f.id(&m.ExecID) }
-
-func (m *ConfigOptions) append(b []byte) []byte {
-	b = putString(b, 1, m.TypeURL)
-	b = putString(b, 2, m.ConfigPath)
-	return putBytes(b, 3, m.ConfigBody)
-}
-
-func (m *ConfigOptions) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.string(&m.TypeURL)
-	case 2:
-		return f.string(&m.ConfigPath)
-	case 3:
-		return f.bytes(&m.ConfigBody)
-	}
-	return nil
+func (m *ConfigOptions) fields(c *codec) {
+	c.string(1, &m.TypeURL)
+	c.string(2, &m.ConfigPath)
+	c.bytes(3, &m.ConfigBody)
 }

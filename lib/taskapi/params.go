@@ -88,77 +88,41 @@ func extension(all []Any, m typed) (bool, error) {
 	return false, nil
 }
 
-func (m *BootstrapParams) append(b []byte) []byte {
-	b = putString(b, 1, m.ID)
-	b = putString(b, 2, m.Namespace)
-	b = putUint(b, 3, uint64(int64(m.LogLevel)))
-	b = putString(b, 4, m.ContainerdVersion)
-	b = putString(b, 5, m.TTRPCAddress)
-	b = putString(b, 6, m.GRPCAddress)
-	b = putString(b, 7, m.ContainerdBinary)
-	b = putExtensions(b, 8, m.Extensions)
-	return putString(b, 9, m.SocketDir)
-}
-
-func (m *BootstrapParams) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.string(&m.ID)
-	case 2:
-		return f.string(&m.Namespace)
-	case 3:
-		return f.int32(&m.LogLevel)
-	case 4:
-		return f.string(&m.ContainerdVersion)
-	case 5:
-		return f.string(&m.TTRPCAddress)
-	case 6:
-		return f.string(&m.GRPCAddress)
-	case 7:
-		return f.string(&m.ContainerdBinary)
-	case 8:
-		return f.extension(&m.Extensions)
-	case 9:
-		return f.string(&m.SocketDir)
-	}
-	return nil
+func (m *BootstrapParams) fields(c *codec) {
+	c.string(1, &m.ID)
+	c.string(2, &m.Namespace)
+	c.int32(3, &m.LogLevel)
+	c.string(4, &m.ContainerdVersion)
+	c.string(5, &m.TTRPCAddress)
+	c.string(6, &m.GRPCAddress)
+	c.string(7, &m.ContainerdBinary)
+	c.extensions(8, &m.Extensions)
+	c.string(9, &m.SocketDir)
 }
 
 // extensionMessage is containerd.runtime.bootstrap.v1.Extension.
 type extensionMessage struct{ Value *Any }
 
-func (m *extensionMessage) append(b []byte) []byte { return putAny(b, 1, m.Value) }
-
-func (m *extensionMessage) set(f field) error {
-	if f.num == 1 {
-		return f.any(&m.Value)
-	}
-	return nil
-}
+func (m *extensionMessage) fields(c *codec) { c.any(1, &m.Value) }
 
 // maxExtensions bounds what a message of a few bytes an extension can make us
 // allocate.
 const maxExtensions = 256
 
-// extension adds an extension; one without a value says nothing.
-func (f field) extension(p *[]Any) error {
-	if f.typ != protowire.BytesType {
-		return nil
+// extensions is a list of them; one without a value says nothing.
+func (c *codec) extensions(num protowire.Number, p *[]Any) {
+	if c.in == nil {
+		for i := range *p {
+			c.message(num, &extensionMessage{&(*p)[i]})
+		}
+	} else if c.is(num, protowire.BytesType) {
+		var e extensionMessage
+		switch c.message(num, &e); {
+		case c.err != nil || e.Value == nil:
+		case len(*p) == maxExtensions:
+			c.fail(fmt.Errorf("more than %d extensions", maxExtensions))
+		default:
+			*p = append(*p, *e.Value)
+		}
 	}
-	var e extensionMessage
-	if err := f.message(&e); err != nil || e.Value == nil {
-		return err
-	}
-	if len(*p) == maxExtensions {
-		return fmt.Errorf("more than %d extensions", maxExtensions)
-	}
-	*p = append(*p, *e.Value)
-	return nil
-}
-
-func putExtensions(b []byte, num protowire.Number, all []Any) []byte {
-	for i := range all {
-		b = putMessage(b, num, &extensionMessage{&all[i]})
-	}
-	return b
 }

@@ -72,7 +72,7 @@ func silence(c net.Conn) { io.Copy(io.Discard, c) }
 // TestBadPeers: a call ends soon, or with its context, whatever the peer sends
 // instead of an answer, and the error says what that was.
 func TestBadPeers(t *testing.T) {
-	ok := (&response{payload: (&WaitResponse{ExitStatus: 3}).append(nil)}).append(nil)
+	ok := encode(nil, &response{payload: encode(nil, &WaitResponse{ExitStatus: 3})})
 	for name, test := range map[string]struct {
 		send func(c net.Conn, stream uint32)
 		kind error // nil: an answer
@@ -92,7 +92,7 @@ func TestBadPeers(t *testing.T) {
 		"long, closes":         {func(c net.Conn, s uint32) { c.Write(raw(maxMessage, s, kindResponse, ok)) }, errdefs.ErrUnavailable, "unexpected EOF"},
 		"rubbish in the frame": {func(c net.Conn, s uint32) { c.Write(whole(s, kindResponse, []byte("rubbish"))); silence(c) }, errdefs.ErrInternal, "malformed"},
 		"rubbish in the payload": {func(c net.Conn, s uint32) {
-			c.Write(whole(s, kindResponse, (&response{payload: []byte{0xff}}).append(nil)))
+			c.Write(whole(s, kindResponse, encode(nil, &response{payload: []byte{0xff}})))
 			silence(c)
 		}, errdefs.ErrInternal, "malformed"},
 		"data":      {func(c net.Conn, s uint32) { c.Write(whole(s, kindData, ok)); silence(c) }, errdefs.ErrInternal, "message of kind 3"},

@@ -176,16 +176,16 @@ func TestProtocolErrors(t *testing.T) {
 		body         []byte
 		want         error
 	}{
-		{kindRequest, 5, 0, good.append(nil), nil},
-		{kindRequest, 5, 0, good.append(nil), errdefs.ErrInvalidArgument},
-		{kindRequest, 3, 0, good.append(nil), errdefs.ErrInvalidArgument},
-		{kindRequest, 8, 0, good.append(nil), errdefs.ErrInvalidArgument},
+		{kindRequest, 5, 0, encode(nil, &good), nil},
+		{kindRequest, 5, 0, encode(nil, &good), errdefs.ErrInvalidArgument},
+		{kindRequest, 3, 0, encode(nil, &good), errdefs.ErrInvalidArgument},
+		{kindRequest, 8, 0, encode(nil, &good), errdefs.ErrInvalidArgument},
 		{kindData, 9, 0, nil, errdefs.ErrInvalidArgument},
-		{kindRequest, 9, 2, good.append(nil), errdefs.ErrNotImplemented},
+		{kindRequest, 9, 2, encode(nil, &good), errdefs.ErrNotImplemented},
 		{kindRequest, 11, 0, []byte{0xff}, errdefs.ErrInvalidArgument},
-		{kindRequest, 13, 0, bad.append(nil), errdefs.ErrInvalidArgument},
+		{kindRequest, 13, 0, encode(nil, &bad), errdefs.ErrInvalidArgument},
 		{kindRequest, 15, 0, make([]byte, maxMessage+1), errdefs.ErrResourceExhausted},
-		{kindRequest, 17, 0, good.append(nil), nil},
+		{kindRequest, 17, 0, encode(nil, &good), nil},
 	} {
 		a := exchange(t, c, step.kind, step.stream, step.flags, step.body)
 		if err := a.status.err(); !errors.Is(err, step.want) {
@@ -201,7 +201,7 @@ func TestTimeoutEndsTheCall(t *testing.T) {
 	}))
 	for _, timeout := range []int64{-1, 1, int64(10 * time.Millisecond)} {
 		q := request{service: taskService, method: "Wait", timeout: timeout}
-		a := talk(t, address, kindRequest, 1, 0, q.append(nil))
+		a := talk(t, address, kindRequest, 1, 0, encode(nil, &q))
 		if err := a.status.err(); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("timeout %d: %v", timeout, err)
 		}
@@ -433,10 +433,10 @@ func (s *stream) SetWriteDeadline(time.Time) error { return nil }
 
 func FuzzServerFrames(f *testing.F) {
 	for _, q := range []request{
-		{service: taskService, method: "Kill", payload: (&KillRequest{ID: "x", Signal: 9}).append(nil)},
+		{service: taskService, method: "Kill", payload: encode(nil, &KillRequest{ID: "x", Signal: 9})},
 		{service: taskService, method: "Wait", timeout: 1},
-		{service: oldTaskService, method: "Create", payload: (&CreateTaskRequest{ID: "x", Rootfs: []Mount{{}}}).append(nil)},
-		{service: sandboxService, method: "CreateSandbox", payload: (&CreateSandboxRequest{SandboxID: "x", Annotations: map[string]string{"a": "b"}}).append(nil)},
+		{service: oldTaskService, method: "Create", payload: encode(nil, &CreateTaskRequest{ID: "x", Rootfs: []Mount{{}}})},
+		{service: sandboxService, method: "CreateSandbox", payload: encode(nil, &CreateSandboxRequest{SandboxID: "x", Annotations: map[string]string{"a": "b"}})},
 		{service: "other", method: "Wait"},
 	} {
 		b, _ := frame(kindRequest, &q)

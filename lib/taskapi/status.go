@@ -15,19 +15,9 @@ type status struct {
 	text string
 }
 
-func (m *status) append(b []byte) []byte {
-	b = putUint(b, 1, uint64(int64(m.code)))
-	return putString(b, 2, m.text)
-}
-
-func (m *status) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.int32(&m.code)
-	case 2:
-		return f.string(&m.text)
-	}
-	return nil
+func (m *status) fields(c *codec) {
+	c.int32(1, &m.code)
+	c.string(2, &m.text)
 }
 
 // The numbers of google.rpc.Code.

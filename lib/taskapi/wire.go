@@ -15,14 +15,22 @@ import (
 
 // message is a struct that is a protobuf message on the wire.
 type message interface {
-	// append adds the encoding of the message to b.
-	append(b []byte) []byte
-	// set takes one field; a field it does not know is dropped.
-	set(f field) error
+	// fields calls the method of c that fits for each of its fields, with the
+	// number and a pointer. The order is that of the encoding.
+	fields(c *codec)
 }
 
-// field is one field as it came. A known field number with another wire type
-// than its own is, as in every protobuf decoder, an unknown field.
+// codec goes through the fields of a message. It either adds each to out, or
+// looks for the one that in is, and stores that. A field that the message does
+// not have is dropped; so is one with another wire type than its own, as in
+// every protobuf decoder.
+type codec struct {
+	out []byte
+	in  *field
+	err error // of in
+}
+
+// field is one field as it came.
 type field struct {
 	num protowire.Number
 	typ protowire.Type
@@ -30,32 +38,44 @@ type field struct {
 	b   []byte // of a string, bytes or message: part of the input
 }
 
+// encode adds the encoding of m to b.
+func encode(b []byte, m message) []byte {
+	c := codec{out: b}
+	m.fields(&c)
+	return c.out
+}
+
 // decode adds the fields in b to m. What m keeps is copied out of b.
 func decode(b []byte, m message) error {
-	for len(b) > 0 {
+	c := codec{in: new(field)}
+	c.decode(b, m)
+	return c.err
+}
+
+func (c *codec) decode(b []byte, m message) {
+	for len(b) > 0 && c.err == nil {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 || num > protowire.MaxValidNumber {
-			return errMalformed
+			c.fail(errMalformed)
+			return
 		}
 		b = b[n:]
-		f := field{num: num, typ: typ}
+		*c.in = field{num: num, typ: typ}
 		switch typ {
 		case protowire.VarintType:
-			f.u, n = protowire.ConsumeVarint(b)
+			c.in.u, n = protowire.ConsumeVarint(b)
 		case protowire.BytesType:
-			f.b, n = protowire.ConsumeBytes(b)
+			c.in.b, n = protowire.ConsumeBytes(b)
 		default:
 			n = protowire.ConsumeFieldValue(num, typ, b)
 		}
 		if n < 0 {
-			return errMalformed
+			c.fail(errMalformed)
+			return
 		}
 		b = b[n:]
-		if err := m.set(f); err != nil {
-			return err
-		}
+		m.fields(c)
 	}
-	return nil
 }
 
 // errMalformed stands for protowire's errors: their text varies with the build
@@ -66,230 +86,173 @@ var errMalformed = errors.New("malformed message")
 // maxMounts bounds what a message of a few bytes a mount can make us allocate.
 const maxMounts = 4096
 
-func (f field) string(p *string) error {
-	if f.typ != protowire.BytesType {
-		return nil
-	}
-	if !utf8.Valid(f.b) {
-		return fmt.Errorf("field %d is not UTF-8", f.num)
-	}
-	*p = string(f.b)
-	return nil
+// is tells whether the field to store is that one. It never is while writing.
+func (c *codec) is(num protowire.Number, typ protowire.Type) bool {
+	return c.in != nil && c.in.num == num && c.in.typ == typ && c.err == nil
 }
 
-func (f field) strings(p *[]string) error {
-	if f.typ != protowire.BytesType {
-		return nil
+// fail notes the error of the field to store.
+func (c *codec) fail(err error) {
+	if err != nil && c.err == nil {
+		c.err = err
 	}
-	*p = append(*p, "")
-	return f.string(&(*p)[len(*p)-1])
 }
 
-func (f field) bytes(p *[]byte) error {
-	if f.typ == protowire.BytesType {
-		*p = append([]byte(nil), f.b...)
+func (c *codec) string(num protowire.Number, p *string) {
+	if c.in == nil && *p != "" {
+		c.put(num, *p)
+	} else if c.is(num, protowire.BytesType) {
+		c.take(p)
 	}
-	return nil
 }
 
-func (f field) uint64(p *uint64) error {
-	if f.typ == protowire.VarintType {
-		*p = f.u
+func (c *codec) strings(num protowire.Number, p *[]string) {
+	if c.in == nil {
+		for _, s := range *p {
+			c.put(num, s)
+		}
+	} else if c.is(num, protowire.BytesType) {
+		var s string
+		c.take(&s)
+		*p = append(*p, s)
 	}
-	return nil
 }
 
-func (f field) int64(p *int64) error {
-	if f.typ == protowire.VarintType {
-		*p = int64(f.u)
-	}
-	return nil
+func (c *codec) put(num protowire.Number, s string) {
+	c.out = protowire.AppendTag(c.out, num, protowire.BytesType)
+	c.out = protowire.AppendString(c.out, s)
 }
 
-func (f field) uint32(p *uint32) error {
-	if f.typ == protowire.VarintType {
-		*p = uint32(f.u)
+func (c *codec) take(p *string) {
+	if !utf8.Valid(c.in.b) {
+		c.fail(fmt.Errorf("field %d is not UTF-8", c.in.num))
+		return
 	}
-	return nil
+	*p = string(c.in.b)
 }
 
-func (f field) int32(p *int32) error {
-	if f.typ == protowire.VarintType {
-		*p = int32(f.u)
+func (c *codec) bytes(num protowire.Number, p *[]byte) {
+	c.part(num, p)
+	if c.is(num, protowire.BytesType) {
+		*p = slices.Clone(*p)
 	}
-	return nil
 }
 
-func (f field) bool(p *bool) error {
-	if f.typ == protowire.VarintType {
-		*p = f.u != 0
+// part is bytes that stay a part of what they are decoded from.
+func (c *codec) part(num protowire.Number, p *[]byte) {
+	if c.in == nil && len(*p) > 0 {
+		c.out = protowire.AppendTag(c.out, num, protowire.BytesType)
+		c.out = protowire.AppendBytes(c.out, *p)
+	} else if c.is(num, protowire.BytesType) {
+		*p = c.in.b
 	}
-	return nil
 }
 
-// message decodes an embedded message into m; a second one adds to the first,
-// as protobuf has it.
-func (f field) message(m message) error {
-	if f.typ != protowire.BytesType {
-		return nil
+// number is a varint. A negative one is sign-extended to ten bytes on the wire.
+func number[T ~int | ~int32 | ~int64 | ~uint32 | ~uint64](c *codec, num protowire.Number, p *T) {
+	if c.in == nil && *p != 0 {
+		c.out = protowire.AppendTag(c.out, num, protowire.VarintType)
+		c.out = protowire.AppendVarint(c.out, uint64(*p))
+	} else if c.is(num, protowire.VarintType) {
+		*p = T(c.in.u)
 	}
-	return decode(f.b, m)
 }
 
-func (f field) any(p **Any) error { return sub(f, p) }
+func (c *codec) uint64(num protowire.Number, p *uint64) { number(c, num, p) }
+func (c *codec) uint32(num protowire.Number, p *uint32) { number(c, num, p) }
+func (c *codec) int64(num protowire.Number, p *int64)   { number(c, num, p) }
+func (c *codec) int32(num protowire.Number, p *int32)   { number(c, num, p) }
 
-// sub is f.message for a message that may be absent.
-func sub[T any, P pointer[T]](f field, p *P) error {
-	if f.typ != protowire.BytesType {
-		return nil
+func (c *codec) bool(num protowire.Number, p *bool) {
+	if c.in == nil && *p {
+		c.out = protowire.AppendTag(c.out, num, protowire.VarintType)
+		c.out = protowire.AppendVarint(c.out, 1)
+	} else if c.is(num, protowire.VarintType) {
+		*p = c.in.u != 0
 	}
-	if *p == nil {
+}
+
+// message is an embedded message. It is written even when it is empty: its
+// presence is information. A second one adds to the first, as protobuf has it.
+func (c *codec) message(num protowire.Number, m message) {
+	if c.in == nil {
+		c.out = protowire.AppendTag(c.out, num, protowire.BytesType)
+		c.out = protowire.AppendBytes(c.out, encode(nil, m))
+	} else if c.is(num, protowire.BytesType) {
+		outer := *c.in
+		c.decode(outer.b, m)
+		*c.in = outer
+	}
+}
+
+// optional is c.message for a message that may be absent.
+func optional[T any, P pointer[T]](c *codec, num protowire.Number, p *P) {
+	if c.is(num, protowire.BytesType) && *p == nil {
 		*p = new(T)
 	}
-	return f.message(*p)
+	if *p != nil {
+		c.message(num, *p)
+	}
 }
 
-func (f field) strmap(p *map[string]string) error {
-	if f.typ != protowire.BytesType {
-		return nil
+func (c *codec) any(num protowire.Number, p **Any) { optional(c, num, p) }
+
+// repeated is a list of messages; wire is the form of one on the wire. It holds
+// at most a number of them, where that is not 0.
+func repeated[T any](c *codec, num protowire.Number, p *[]T, most int, wire func(*T) message) {
+	if c.in == nil {
+		for i := range *p {
+			c.message(num, wire(&(*p)[i]))
+		}
+	} else if c.is(num, protowire.BytesType) {
+		if most > 0 && len(*p) == most {
+			c.fail(fmt.Errorf("field %d is there more than %d times", num, most))
+			return
+		}
+		*p = append(*p, *new(T))
+		c.message(num, wire(&(*p)[len(*p)-1]))
 	}
-	var e pair
-	if err := f.message(&e); err != nil {
-		return err
-	}
-	if *p == nil {
-		*p = make(map[string]string)
-	}
-	(*p)[e.key] = e.value
-	return nil
 }
 
-func (f field) mount(p *[]Mount) error {
-	if f.typ != protowire.BytesType {
-		return nil
-	}
-	if len(*p) == maxMounts {
-		return fmt.Errorf("more than %d mounts", maxMounts)
-	}
-	*p = append(*p, Mount{})
-	return f.message((*mountMessage)(&(*p)[len(*p)-1]))
+func (c *codec) mounts(num protowire.Number, p *[]Mount) {
+	repeated(c, num, p, maxMounts, func(m *Mount) message { return (*mountMessage)(m) })
 }
 
-func (f field) time(p *time.Time) error {
-	if f.typ != protowire.BytesType {
-		return nil
+func (c *codec) strmap(num protowire.Number, p *map[string]string) {
+	if c.in == nil {
+		for _, k := range slices.Sorted(maps.Keys(*p)) {
+			c.message(num, &pair{k, (*p)[k]})
+		}
+	} else if c.is(num, protowire.BytesType) {
+		var e pair
+		c.message(num, &e)
+		if c.err != nil {
+			return
+		}
+		if *p == nil {
+			*p = make(map[string]string)
+		}
+		(*p)[e.key] = e.value
+	}
+}
+
+func (c *codec) time(num protowire.Number, p *time.Time) {
+	if c.in == nil && p.IsZero() || c.in != nil && !c.is(num, protowire.BytesType) {
+		return
 	}
 	var ts timestamp
 	if !p.IsZero() {
 		ts = timestamp{p.Unix(), int32(p.Nanosecond())}
 	}
-	if err := f.message(&ts); err != nil {
-		return err
+	if c.message(num, &ts); c.in != nil && c.err == nil {
+		*p = time.Unix(ts.seconds, int64(ts.nanos)).UTC()
 	}
-	*p = time.Unix(ts.seconds, int64(ts.nanos)).UTC()
-	return nil
 }
 
-// id sets the only field of the requests that have an ID alone.
-func (f field) id(p *string) error {
-	if f.num == 1 {
-		return f.string(p)
-	}
-	return nil
-}
-
-// process sets the fields with which the requests about one process begin.
-func (f field) process(id, execID *string) error {
-	if f.num == 2 {
-		return f.string(execID)
-	}
-	return f.id(id)
-}
-
-// only sets the field of a message that has the one.
-func (f field) only(num protowire.Number, p *uint32) error {
-	if f.num == num {
-		return f.uint32(p)
-	}
-	return nil
-}
-
-func putString(b []byte, num protowire.Number, s string) []byte {
-	if s == "" {
-		return b
-	}
-	b = protowire.AppendTag(b, num, protowire.BytesType)
-	return protowire.AppendString(b, s)
-}
-
-func putBytes(b []byte, num protowire.Number, s []byte) []byte {
-	if len(s) == 0 {
-		return b
-	}
-	b = protowire.AppendTag(b, num, protowire.BytesType)
-	return protowire.AppendBytes(b, s)
-}
-
-func putUint(b []byte, num protowire.Number, u uint64) []byte {
-	if u == 0 {
-		return b
-	}
-	b = protowire.AppendTag(b, num, protowire.VarintType)
-	return protowire.AppendVarint(b, u)
-}
-
-func putBool(b []byte, num protowire.Number, v bool) []byte {
-	if !v {
-		return b
-	}
-	return putUint(b, num, 1)
-}
-
-// putMessage writes m even when it is empty: its presence is information.
-func putMessage(b []byte, num protowire.Number, m message) []byte {
-	b = protowire.AppendTag(b, num, protowire.BytesType)
-	return protowire.AppendBytes(b, m.append(nil))
-}
-
-func putAny(b []byte, num protowire.Number, a *Any) []byte {
-	if a == nil {
-		return b
-	}
-	return putMessage(b, num, a)
-}
-
-func putStrings(b []byte, num protowire.Number, all []string) []byte {
-	for _, s := range all {
-		b = protowire.AppendTag(b, num, protowire.BytesType)
-		b = protowire.AppendString(b, s)
-	}
-	return b
-}
-
-func putMounts(b []byte, num protowire.Number, all []Mount) []byte {
-	for i := range all {
-		b = putMessage(b, num, (*mountMessage)(&all[i]))
-	}
-	return b
-}
-
-func putMap(b []byte, num protowire.Number, m map[string]string) []byte {
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		b = putMessage(b, num, &pair{k, m[k]})
-	}
-	return b
-}
-
-func putTime(b []byte, num protowire.Number, t time.Time) []byte {
-	if t.IsZero() {
-		return b
-	}
-	return putMessage(b, num, &timestamp{t.Unix(), int32(t.Nanosecond())})
-}
-
-func putProcess(b []byte, id, execID string) []byte {
-	b = putString(b, 1, id)
-	return putString(b, 2, execID)
+// process is the two fields with which the requests about one process begin.
+func (c *codec) process(id, execID *string) {
+	c.string(1, id)
+	c.string(2, execID)
 }
 
 // timestamp is google.protobuf.Timestamp.
@@ -298,35 +261,15 @@ type timestamp struct {
 	nanos   int32
 }
 
-func (m *timestamp) append(b []byte) []byte {
-	b = putUint(b, 1, uint64(m.seconds))
-	return putUint(b, 2, uint64(int64(m.nanos)))
-}
-
-func (m *timestamp) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.int64(&m.seconds)
-	case 2:
-		return f.int32(&m.nanos)
-	}
-	return nil
+func (m *timestamp) fields(c *codec) {
+	c.int64(1, &m.seconds)
+	c.int32(2, &m.nanos)
 }
 
 // pair is a map entry, and ttrpc's KeyValue.
 type pair struct{ key, value string }
 
-func (m *pair) append(b []byte) []byte {
-	b = putString(b, 1, m.key)
-	return putString(b, 2, m.value)
-}
-
-func (m *pair) set(f field) error {
-	switch f.num {
-	case 1:
-		return f.string(&m.key)
-	case 2:
-		return f.string(&m.value)
-	}
-	return nil
+func (m *pair) fields(c *codec) {
+	c.string(1, &m.key)
+	c.string(2, &m.value)
 }
