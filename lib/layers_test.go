@@ -20,7 +20,7 @@ var floors = []struct {
 	name     string
 	packages []string
 }{
-	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "layer", "lock", "mount", "pid1", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
+	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"container", "content", "event", "image", "lease", "snapshot", "state"}},
 	{"deeds", []string{"fsck", "gc", "pull", "task"}},
 	{"doors", []string{"cli"}},

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -26,22 +27,6 @@ type Blob struct {
 
 var records = state.Table[Blob]{Name: "content"}
 
-// MaxLabel is containerd's bound on the length of a label's key and value together, in bytes.
-const MaxLabel = 4096
-
-// CheckLabels refuses labels without a key and labels longer than MaxLabel.
-func CheckLabels(labels map[string]string) error {
-	for k, v := range labels {
-		if k == "" {
-			return fmt.Errorf("label without a key: %w", errdefs.ErrInvalidArgument)
-		}
-		if len(k)+len(v) > MaxLabel {
-			return fmt.Errorf("label %.40q: key and value have %d bytes, at most %d are allowed: %w", k, len(k)+len(v), MaxLabel, errdefs.ErrInvalidArgument)
-		}
-	}
-	return nil
-}
-
 // Get reads one record; a blob that this namespace does not have is errdefs.ErrNotFound.
 func Get(tx *state.Tx, ns string, d digest.Digest) (Blob, error) {
 	b, err := records.Get(tx, ns, d.String())
@@ -55,7 +40,7 @@ func Put(tx *state.Tx, ns string, b Blob) error {
 	if err := b.Digest.Validate(); err != nil {
 		return fmt.Errorf("digest %q: %w: %w", b.Digest, err, errdefs.ErrInvalidArgument)
 	}
-	if err := CheckLabels(b.Labels); err != nil {
+	if err := label.Check(b.Labels); err != nil {
 		return fmt.Errorf("content %q: %w", b.Digest, err)
 	}
 	old, err := Get(tx, ns, b.Digest)
@@ -104,17 +89,25 @@ func Label(tx *state.Tx, ns string, d digest.Digest, labels map[string]string) e
 	if err != nil {
 		return err
 	}
-	if b.Labels == nil {
-		b.Labels = map[string]string{}
-	}
-	for k, v := range labels {
-		if v == "" {
-			delete(b.Labels, k)
-		} else {
-			b.Labels[k] = v
-		}
+	if b.Labels, err = label.Set(b.Labels, labels); err != nil {
+		return fmt.Errorf("content %q: %w", d, err)
 	}
 	return Put(tx, ns, b)
+}
+
+// Update changes the labels of a recorded blob by field masks, as [label.Mask] has them, and gives the record.
+func Update(tx *state.Tx, ns string, d digest.Digest, labels map[string]string, paths ...string) (Blob, error) {
+	b, err := Get(tx, ns, d)
+	if err != nil {
+		return b, err
+	}
+	if b.Labels, err = label.Mask(b.Labels, labels, paths...); err != nil {
+		return b, fmt.Errorf("content %q: %w", d, err)
+	}
+	if err := Put(tx, ns, b); err != nil {
+		return b, err
+	}
+	return Get(tx, ns, d)
 }
 
 // Remove removes a namespace's record. The file stays until a collection finds that no record names it.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -87,7 +88,7 @@ func TestRecords(t *testing.T) {
 func TestLabelLimit(t *testing.T) {
 	d := openDir(t)
 	_, a := noise(10)
-	for n, ok := range map[int]bool{MaxLabel - 1: true, MaxLabel: false} {
+	for n, ok := range map[int]bool{label.Max - 1: true, label.Max: false} {
 		err := d.Update(ctx, nil, func(tx *state.Tx) error {
 			return Put(tx, "ns", Blob{Digest: a.Digest, Labels: map[string]string{"k": strings.Repeat("v", n)}})
 		})

@@ -13,8 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -69,7 +69,7 @@ func check(img Image) error {
 	if err := img.Target.Digest.Validate(); err != nil {
 		return fmt.Errorf("image %q: target digest %q: %w: %w", img.Name, img.Target.Digest, err, errdefs.ErrInvalidArgument)
 	}
-	if err := content.CheckLabels(img.Labels); err != nil {
+	if err := label.Check(img.Labels); err != nil {
 		return fmt.Errorf("image %q: %w", img.Name, err)
 	}
 	return nil

@@ -1,24 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lease keeps what unfinished work needs until a record refers to it.
+// Package lease keeps what unfinished work needs until a record refers to it. There are two kinds.
 //
-// A pull has blobs and layers that no image names yet; a run has read an image that somebody may remove
-// before the container's record refers to its snapshot. Each such piece of work takes a lease and names
-// what it holds before it checks that the thing exists; a collection spares what live leases hold.
+// A [Lease] is of a process. A pull has blobs and layers that no image names yet; a run has read an image that
+// somebody may remove before the container's record refers to its snapshot. Each such piece of work takes a
+// lease and names what it holds before it checks that the thing exists; a collection spares what live leases hold.
+//
+// A [Record] has containerd's meaning: it has an id, labels and resources, belongs to a namespace, and holds its
+// resources until somebody removes it or its label containerd.io/gc.expire is past.
 //
 // # On disk
 //
 // <state>/leases/<random>: a text file of lines `kind name`, with the liveness lock of its process.
 //
+// Bucket leases / namespace / id: a record. Bucket lease-resources / namespace/uid / `type id`: what it holds. A
+// resource is in the database in which its transaction wrote, so that it comes and goes with the thing itself.
+//
 // # Locks
 //
 // Naming a thing takes the collect lock, shared, for the moment of the write. A collection holds it
 // exclusively while it reads the leases, commits and moves files away. So a thing that was named in
-// time is spared, and one that was named too late is seen to be gone.
+// time is spared, and one that was named too late is seen to be gone. Records have no lock of their own.
 //
 // # After a crash
 //
-// The liveness lock ends with its process, and so does the lease: whoever reads it next removes it.
+// The liveness lock ends with its process, and so does the lease: the next reader removes its file. A record stays
+// as it was committed.
 package lease
 
 import (

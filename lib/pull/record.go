@@ -18,6 +18,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -182,7 +183,7 @@ func (p *puller) recordBlob(tx *state.Tx, desc ocispec.Descriptor) error {
 		return err
 	}
 	key := labelSource + p.ref.Domain
-	if value := addSource(old.Labels[key], p.ref.Path); len(key)+len(value) <= content.MaxLabel {
+	if value := addSource(old.Labels[key], p.ref.Path); len(key)+len(value) <= label.Max {
 		b.Labels[key] = value
 	}
 	return content.Merge(tx, p.opt.Namespace, b)

@@ -13,8 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -137,7 +137,7 @@ func isThere(d *state.Dir, id ID) bool {
 
 // add records a new snapshot.
 func add(tx *state.Tx, ns string, s Info) (Info, error) {
-	if err := content.CheckLabels(s.Labels); err != nil {
+	if err := label.Check(s.Labels); err != nil {
 		return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
 	}
 	if err := free(tx, ns, s.Key); err != nil {
@@ -230,7 +230,7 @@ func Commit(tx *state.Tx, ns, name, key string, o CommitOptions) (Info, error) {
 	if s.Kind != Active {
 		return s, fmt.Errorf("commit of snapshot %q: it is %s: %w", key, s.Kind, errdefs.ErrFailedPrecondition)
 	}
-	if err := content.CheckLabels(o.Labels); err != nil {
+	if err := label.Check(o.Labels); err != nil {
 		return s, fmt.Errorf("snapshot %q: %w", name, err)
 	}
 	if err := free(tx, ns, name); err != nil {
@@ -263,7 +263,7 @@ func Label(tx *state.Tx, ns, key string, labels map[string]string) (Info, error)
 	if err != nil {
 		return s, err
 	}
-	if err := content.CheckLabels(labels); err != nil {
+	if err := label.Check(labels); err != nil {
 		return s, fmt.Errorf("snapshot %q: %w", key, err)
 	}
 	s.Labels = maps.Clone(s.Labels)
