@@ -186,7 +186,7 @@ func stopped(ctx context.Context, d *state.Dir, ns, id, key string) error {
 		return err
 	}
 	v, err := taskdir.Look(t.Dir())
-	if err == nil && (v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped) {
+	if err == nil && v.InUse() {
 		err = &task.UsedError{Key: key, ID: id}
 	}
 	return errors.Join(err, t.Close())

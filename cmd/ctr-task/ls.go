@@ -27,7 +27,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	table := cli.Table[task.Info]{Columns: []cli.Column[task.Info]{
 		{Name: "id", Value: func(i task.Info) string { return i.ID }},
 		{Name: "image", Value: func(i task.Info) string { return i.Image }, Help: "name of the image it was made from"},
-		{Name: "status", Value: statusText, Help: "created, starting, running, paused, stopped with its exit status, or orphaned: its supervisor was killed"},
+		{Name: "status", Value: statusText, Help: "created, starting, running, paused, restarting or stopped with its last exit status, or orphaned: its supervisor was killed"},
 		{Name: "pid", Value: func(i task.Info) string { return number(i.PID) }, Help: "of its first process", Right: true},
 		{Name: "created", Value: func(i task.Info) string { return ago(i.Created) }, Help: "how long ago"},
 		{Name: "supervisor", Value: func(i task.Info) string { return number(i.Supervisor) }, Help: "pid of its ctr-shim", Right: true, Hidden: true},
@@ -68,12 +68,12 @@ func lsVerb(g *cli.Global) *cobra.Command {
 			}
 		}
 		return table.PrintAll(slices.DeleteFunc(all, func(i task.Info) bool {
-			return running && i.Status != task.Running && i.Status != task.Paused ||
+			return running && !slices.Contains([]task.Status{task.Running, task.Paused, task.Restarting}, i.Status) ||
 				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels) ||
 				!f.Match(filter.Container(i.ID, i.Image, i.Runtime.Name, i.Labels))
 		}))
 	})
-	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run or are paused")
+	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run, are paused or wait for their next restart")
 	cmd.Flags().StringSliceVar(&statuses, "status", nil, "list only containers with one of these `STATUSES`")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "list only containers with the label `KEY[=VALUE]`; each --label must fit")
 	filtered = cli.FilterOption(cmd, "containers", filter.ContainerFields)
@@ -90,7 +90,7 @@ func statusText(i task.Info) string {
 	if i.Exit == nil {
 		return string(i.Status)
 	}
-	text := fmt.Sprintf("stopped (%d)", i.Exit.Status)
+	text := fmt.Sprintf("%s (%d)", i.Status, i.Exit.Status)
 	if i.Exit.OOM {
 		text += " out of memory"
 	}

@@ -46,9 +46,12 @@ func Containers(g *Global) cobra.CompletionFunc {
 	return Names(g, containers(func(string) bool { return true }))
 }
 
-// Tasks completes the ids of the containers that are running, each with its image.
+// restarting is what completion says of a container that waits for its next restart.
+const restarting = "restarting"
+
+// Tasks completes the ids of the containers that are running or about to be restarted, each with its image.
 func Tasks(g *Global) cobra.CompletionFunc {
-	return Names(g, containers(func(status string) bool { return status == "running" }))
+	return Names(g, containers(func(status string) bool { return status == string(taskdir.Running) || status == restarting }))
 }
 
 func containers(want func(status string) bool) func(*state.Tx, string) iter.Seq2[string, string] {
@@ -76,6 +79,9 @@ func glance(base string) string {
 	v, err := taskdir.Look(filepath.Join(base, string(inc)))
 	if err != nil || v.State == taskdir.None {
 		return string(taskdir.Created)
+	}
+	if v.Restarting {
+		return restarting
 	}
 	return string(v.State)
 }

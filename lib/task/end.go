@@ -20,8 +20,8 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// Kill sends a signal to the first process of the task, or with all to every process of it. SIGKILL that is
-// meant to end it suppresses the restart policy.
+// Kill sends a signal to the first process of the task, or with all to every process of it. SIGKILL is
+// meant to end it: it suppresses the restart policy, and of a task that waits for its next restart ends the wait.
 func (t *Task) Kill(ctx context.Context, sig unix.Signal, all bool) error {
 	if err := t.kill(ctx, sig, all); err != nil {
 		return fmt.Errorf("kill container %q: %w", t.ID(), err)
@@ -31,7 +31,11 @@ func (t *Task) Kill(ctx context.Context, sig unix.Signal, all bool) error {
 
 func (t *Task) kill(ctx context.Context, sig unix.Signal, all bool) error {
 	if sig == unix.SIGKILL {
+		v, err := taskdir.Look(t.Dir())
 		t.markStopping()
+		if err == nil && v.Restarting {
+			return nil
+		}
 	}
 	err := t.call(ctx, answerWithin, func(ctx context.Context, c *taskapi.Client) error {
 		return c.Kill(ctx, &taskapi.KillRequest{ID: t.ID(), Signal: uint32(sig), All: all})
@@ -71,12 +75,22 @@ func (t *Task) markStopping() {
 }
 
 // Stop asks the task to end with a signal, of 0 the container's stop signal, and calls [Task.End] when it has
-// not after the grace, which has no end when it is negative. A container that does not run is stopped already.
+// not after the grace, which has no end when it is negative. A container that does not run is stopped already; one
+// that waits for its next restart is not started again.
 func (t *Task) Stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
 	t.markStopping()
 	// Where the labels cannot be written, on a full disk, it is stopped all the same.
 	err := t.meantToRun(ctx, false)
-	if err = errors.Join(err, t.stop(ctx, sig, grace)); err != nil {
+	err = errors.Join(err, t.stop(ctx, sig, grace))
+	for err == nil {
+		var again bool
+		if again, err = t.restartedMeanwhile(ctx); !again {
+			break
+		}
+		t.markStopping()
+		err = t.stop(ctx, sig, grace)
+	}
+	if err != nil {
 		return fmt.Errorf("stop container %q: %w", t.ID(), err)
 	}
 	return nil

@@ -26,7 +26,7 @@ import (
 const removeAgain = 10
 
 // Remove removes the container with its task, snapshot and log. One that runs is errdefs.ErrFailedPrecondition
-// unless force, which ends it first; so is one whose snapshot somebody has mounted. One that has been removed
+// unless force, which ends it first; so is one that waits for its next restart, and one whose snapshot somebody has mounted. One that has been removed
 // meanwhile is errdefs.ErrNotFound.
 func (t *Task) Remove(ctx context.Context, force bool) error {
 	last := t.lastSupervisor()
@@ -67,7 +67,7 @@ func (t *Task) remove(ctx context.Context, force, only bool) error {
 			return err
 		}
 	}
-	if err := t.awaitSupervisor(ctx); err != nil {
+	if err := t.awaitSupervisor(ctx, force); err != nil {
 		return err
 	}
 	l, err := t.lock(ctx)
@@ -86,7 +86,7 @@ func (t *Task) remove(ctx context.Context, force, only bool) error {
 		if err != nil {
 			return err
 		}
-		if v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
+		if v.InUse() {
 			return &RunningError{ID: t.ID()}
 		}
 		if err := now.unmountForeign(); err != nil {
@@ -175,12 +175,16 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 }
 
 // awaitSupervisor waits until the supervisor of a task that has ended has let go of it: it may still be at the
-// rootfs. A task that runs is not waited for.
-func (t *Task) awaitSupervisor(ctx context.Context) error {
+// rootfs. A task that runs is not waited for. One that waits for its next restart is a [*RunningError], or with end
+// is not started again.
+func (t *Task) awaitSupervisor(ctx context.Context, end bool) error {
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
 	defer cancel()
 	if v, err := taskdir.Look(t.Dir()); err == nil && v.State == taskdir.Stopped && v.Supervised {
-		t.markStopping() // it may be waiting to start it again
+		if v.Restarting && !end {
+			return &RunningError{ID: t.ID(), Restarts: true}
+		}
+		t.markStopping() // it may be waiting, for a policy that has been changed since
 	}
 	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
 		v, err := taskdir.Look(t.Dir())
@@ -287,7 +291,7 @@ func (t *Task) tidy(ctx context.Context) {
 		return
 	}
 	v, err = t.settle()
-	if err != nil || !t.Container.Transient || v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
+	if err != nil || !t.Container.Transient || v.InUse() {
 		return
 	}
 	if client, err := t.clientLives(); err == nil && !client {
@@ -347,7 +351,7 @@ func RemoveRest(ctx context.Context, d *state.Dir, ns, id string) (err error) {
 		return err
 	}
 	v, err := t.settle()
-	if err != nil || v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped {
+	if err != nil || v.InUse() {
 		return err
 	}
 	sweep(d)

@@ -14,7 +14,6 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Rename gives a container that does not run another id, and its snapshot with it. One that runs is
@@ -33,10 +32,7 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 	if err := container.CheckID(id); err != nil {
 		return err
 	}
-	if t.restarts() {
-		return &RunningError{ID: t.ID(), Restarts: true}
-	}
-	if err := t.awaitSupervisor(ctx); err != nil {
+	if err := t.awaitSupervisor(ctx, false); err != nil {
 		return err
 	}
 	l, err := t.lock(ctx)
@@ -52,7 +48,7 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 	if err != nil {
 		return err
 	}
-	if v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
+	if v.InUse() {
 		return &RunningError{ID: t.ID()}
 	}
 	if err := snapshot.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey); err != nil {

@@ -4,9 +4,8 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -47,20 +46,32 @@ func (t *Task) StartAgain(ctx context.Context, o StartOptions) error {
 	return err
 }
 
-// restarts tells whether the task has ended and its supervisor waits to start it again.
-func (t *Task) restarts() bool {
-	v, err := taskdir.Look(t.Dir())
-	if err != nil || v.State != taskdir.Stopped || !v.Supervised || t.stopping() {
-		return false
-	}
-	_, again := v.Task.Restart.Again(v.Exit, v.Started)
-	return again
-}
-
 // stopping tells whether somebody has ended the task on purpose.
-func (t *Task) stopping() bool {
-	_, err := os.Lstat(filepath.Join(t.Dir(), taskdir.Stopping))
-	return err == nil
+func (t *Task) stopping() bool { return taskdir.IsStopping(t.Dir()) }
+
+// restartedMeanwhile tells whether the supervisor of the task that is meant had begun to start another one when that was
+// stopped, and means the new one then. What a person has started since is left alone.
+func (t *Task) restartedMeanwhile(ctx context.Context) (bool, error) {
+	if t.inc == "" || container.RestartOf(t.Container.Labels).Policy == "" {
+		return false, nil
+	}
+	l, err := t.lock(ctx) // a start that is not seen now sees the mark of the stop
+	if err != nil {
+		if errdefs.IsNotFound(err) {
+			err = nil // it has been removed
+		}
+		return false, err
+	}
+	now, err := t.present()
+	if err = errors.Join(err, l.Release()); err != nil || now.inc == "" || now.inc == t.inc {
+		return false, err
+	}
+	v, err := taskdir.Look(now.Dir())
+	if err != nil || v.Task.Restart.Count == 0 {
+		return false, err
+	}
+	t.inc = now.inc
+	return true, t.Close()
 }
 
 // restart is the policy of a new task, with the restarts that led to it counted; after is the task before when its

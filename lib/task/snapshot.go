@@ -70,7 +70,7 @@ func MountSnapshot(ctx context.Context, d *state.Dir, ns, key, target string) (e
 				return err
 			}
 			v, err := taskdir.Look(t.Dir())
-			if err == nil && (v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped) {
+			if err == nil && v.InUse() {
 				err = &UsedError{key, c.ID, false}
 			}
 			return err

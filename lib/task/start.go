@@ -80,7 +80,7 @@ func (t *Task) Create(ctx context.Context, o StartOptions) error {
 
 // create makes a task and gives the lock that says that it is being started.
 func (t *Task) create(ctx context.Context, o StartOptions) (*lock.Held, error) {
-	if err := t.awaitSupervisor(ctx); err != nil {
+	if err := t.awaitSupervisor(ctx, true); err != nil {
 		return nil, err
 	}
 	l, err := t.lock(ctx)
@@ -107,7 +107,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	if err != nil {
 		return nil, err
 	}
-	if v.State != taskdir.None && v.State != taskdir.Stopped || v.Supervised {
+	if v.InUse() {
 		return nil, &RunningError{ID: t.ID()}
 	}
 	if err := now.unmountForeign(); err != nil {
@@ -319,7 +319,7 @@ func (t *Task) discard(ctx context.Context) error {
 
 // discardEnded removes the directory of the task that is meant. One that has not ended is a [*RunningError].
 func (t *Task) discardEnded(ctx context.Context) error {
-	if err := t.awaitSupervisor(ctx); err != nil {
+	if err := t.awaitSupervisor(ctx, true); err != nil {
 		return err
 	}
 	l, err := t.lock(ctx)
@@ -328,7 +328,7 @@ func (t *Task) discardEnded(ctx context.Context) error {
 	}
 	last := t.lastSupervisor()
 	v, err := t.settle()
-	if err == nil && (v.Supervised || v.State != taskdir.None && v.State != taskdir.Stopped) {
+	if err == nil && v.InUse() {
 		err = &RunningError{ID: t.ID()} // it could not be ended
 	}
 	if err == nil {

@@ -19,16 +19,17 @@ type Status string
 
 // The states of a container.
 const (
-	Created  Status = "created"
-	Starting Status = "starting"
-	Running  Status = "running"
-	Paused   Status = "paused"
-	Stopped  Status = "stopped"
-	Orphaned Status = "orphaned"
+	Created    Status = "created"
+	Starting   Status = "starting"
+	Running    Status = "running"
+	Paused     Status = "paused"
+	Restarting Status = "restarting"
+	Stopped    Status = "stopped"
+	Orphaned   Status = "orphaned"
 )
 
 // Statuses lists them all.
-var Statuses = []Status{Created, Starting, Running, Paused, Stopped, Orphaned}
+var Statuses = []Status{Created, Starting, Running, Paused, Restarting, Stopped, Orphaned}
 
 // Info is a container and what it is doing.
 type Info struct {
@@ -39,7 +40,7 @@ type Info struct {
 	Supervisor  int                 `json:"supervisor,omitempty"`  // pid of the shim, as long as it has the task
 	Started     time.Time           `json:"started,omitzero"`
 	Restarts    int                 `json:"restarts,omitempty"` // by the restart policy, in a row
-	Exit        *taskdir.Exit       `json:"exit,omitempty"`     // once it has stopped
+	Exit        *taskdir.Exit       `json:"exit,omitempty"`     // the last one, once it has stopped
 	Lost        *taskdir.Dropped    `json:"lost,omitempty"`     // output that did not reach the log
 }
 
@@ -126,6 +127,9 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 		}
 	case taskdir.Stopped:
 		info.Status, info.Exit = Stopped, &v.Exit
+		if v.Restarting {
+			info.Status = Restarting
+		}
 		if v.Exit.Lost > 0 {
 			info.Lost = &taskdir.Dropped{Bytes: v.Exit.Lost, Error: lost.Error}
 		}

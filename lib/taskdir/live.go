@@ -35,6 +35,7 @@ type View struct {
 	Started    time.Time  // zero before Running
 	Exit       Exit       // of Stopped
 	Supervised bool       // the supervisor has not let go of the task
+	Restarting bool       // Stopped, and its supervisor is about to have it started again by the restart policy
 	Starting   bool       // its starter is still at it
 }
 
@@ -72,6 +73,8 @@ func Look(dir string) (v View, err error) {
 		return v, err
 	case ended:
 		v.State = Stopped
+		_, again := v.Task.Restart.Again(v.Exit, v.Started)
+		v.Restarting = again && v.Supervised && !IsStopping(dir)
 	case !v.Starting && !v.Supervised:
 		v.State = Orphaned
 		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
@@ -85,6 +88,15 @@ func Look(dir string) (v View, err error) {
 		v.State = Running
 	}
 	return v, nil
+}
+
+// InUse tells whether somebody has the task: its starter, its supervisor, or a program that was left by both.
+func (v View) InUse() bool { return v.Supervised || v.State != None && v.State != Stopped }
+
+// IsStopping tells whether somebody ends the task in a directory on purpose, so that no restart policy applies.
+func IsStopping(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, Stopping))
+	return err == nil
 }
 
 // ClientDied tells whether the client that the task or exec in a directory depends on was killed. It was not when there
