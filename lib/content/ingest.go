@@ -326,16 +326,23 @@ func (i *Ingest) commit() error {
 	if err := i.data.Chmod(0o444); err != nil {
 		return err
 	}
+	return i.place(filepath.Join(i.dir(), "data"))
+}
+
+// place renames the file of a whole blob to its name.
+func (i *Ingest) place(file string) error {
 	path := Path(i.d, i.desc.Digest)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	crash.Point("content.before-rename")
-	if err := os.Rename(filepath.Join(i.dir(), "data"), path); err != nil {
+	if err := os.Rename(file, path); err != nil {
 		return err
 	}
 	crash.Point("content.after-rename")
-	i.list.Close()
+	if i.list != nil {
+		i.list.Close()
+	}
 	i.list, i.trust = nil, true
 	return os.RemoveAll(i.dir())
 }
