@@ -4,9 +4,11 @@ package pull
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/content"
@@ -32,8 +34,11 @@ type fetcher struct {
 var pieces = sync.Pool{New: func() any { b := make([]byte, piece); return &b }}
 
 // fetch brings what is missing of a blob and adds up what arrives. It uses more than one connection
-// when the blob is large, places are free and the registry serves ranges.
+// when the blob is large, places are free and the registry serves ranges. Without a registry it brings nothing.
 func (f *fetcher) fetch(ctx context.Context, i *content.Ingest, desc ocispec.Descriptor, arrived func(int)) error {
+	if f.repo == nil {
+		return fmt.Errorf("content %q: it is not here, and no registry is asked: %w", desc.Digest, errdefs.ErrNotFound)
+	}
 	todo := i.Missing()
 	var total int64
 	for _, r := range todo {

@@ -26,18 +26,23 @@ func (p *puller) layer(ctx context.Context, n int) error {
 		return fmt.Errorf("media type %q is no layer: %w", desc.MediaType, errdefs.ErrNotImplemented)
 	}
 	again, err := p.tryLayer(ctx, n, desc, false)
-	for err != nil && !again && isContent(ctx, err) && p.repo.Distrust(desc.Digest) {
+	for err != nil && !again && isContent(ctx, err) && p.distrust(desc) {
 		// A mirror sent other bytes: the next host is asked.
 		p.d.EmptyTrash()
 		again, err = p.tryLayer(ctx, n, desc, false)
 	}
-	if again {
+	if again && p.repo != nil {
 		// The bytes that an earlier process had left were wrong, as they can be after a power cut or when
 		// another registry had sent them. What they unpacked to makes room first.
 		p.d.EmptyTrash()
 		_, err = p.tryLayer(ctx, n, desc, true)
 	}
 	return err
+}
+
+// distrust tells whether another host is to be asked for the blob.
+func (p *puller) distrust(desc ocispec.Descriptor) bool {
+	return p.repo != nil && p.repo.Distrust(desc.Digest)
 }
 
 // tryLayer reports again when what went wrong may be the fault of bytes that were there before. With doubt

@@ -123,8 +123,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		p.opt.Warn(fmt.Sprintf("%s: %s", p.ref, p.image.Odd))
 	}
 	if n := len(p.image.Manifest.Layers); n > mount.MaxLayers && !p.opt.NoUnpack {
-		return image.Image{}, fmt.Errorf("an image of %d layers can never run, the kernel stacks %d in an overlay: %w",
-			n, mount.MaxLayers, errdefs.ErrNotImplemented)
+		return image.Image{}, tooManyLayers(n)
 	}
 	if err := p.hold(ctx); err != nil {
 		return image.Image{}, err
