@@ -42,25 +42,33 @@ func (e *NotRunningError) Hint() string { return "ctr-task start " + e.ID }
 // SilentError says that a supervisor has not answered. Its kind is errdefs.ErrAborted: busy.
 type SilentError struct {
 	ID      string
-	PID     int // of the supervisor
+	PID     int // of the supervisor; 0: it has not said
 	Stopped bool
 	After   time.Duration
+	Ended   bool // it was that of a start, which has been taken back
 }
 
 // Error names the container and the supervisor.
 func (e *SilentError) Error() string {
-	if e.Stopped {
-		return fmt.Sprintf("the supervisor of container %q, pid %d, is stopped (SIGSTOP) and does not answer", e.ID, e.PID)
+	pid := ""
+	if e.PID > 0 {
+		pid = fmt.Sprintf(", pid %d,", e.PID)
 	}
-	return fmt.Sprintf("the supervisor of container %q, pid %d, has not answered after %s", e.ID, e.PID, e.After.Round(time.Second/10))
+	if e.Stopped {
+		return fmt.Sprintf("the supervisor of container %q%s is stopped (SIGSTOP) and does not answer", e.ID, pid)
+	}
+	return fmt.Sprintf("the supervisor of container %q%s has not answered after %s", e.ID, pid, e.After.Round(time.Second/10))
 }
 
 // Unwrap gives the kind.
 func (e *SilentError) Unwrap() error { return errdefs.ErrAborted }
 
-// Hint names the next step.
+// Hint names the next step, if there is any.
 func (e *SilentError) Hint() string {
-	if e.Stopped {
+	switch {
+	case e.Ended:
+		return ""
+	case e.Stopped:
 		return fmt.Sprintf("kill -CONT %d lets it go on", e.PID)
 	}
 	return fmt.Sprintf("ctr-task rm -f %s ends both", e.ID)

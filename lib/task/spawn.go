@@ -5,7 +5,6 @@ package task
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -35,6 +34,32 @@ func (s *supervisor) kill() {
 	<-s.reaped
 }
 
+// awaitEnd waits for its end, for as long as one may be silent; it reports false when that has passed.
+func (s *supervisor) awaitEnd() bool {
+	select {
+	case <-s.reaped:
+		return true
+	case <-time.After(silentAfter):
+		return false
+	}
+}
+
+// ended says how a process ended that did not do so well by itself; it is empty for another, and for one that lives.
+func (s *supervisor) ended() string {
+	select {
+	case <-s.reaped:
+	default:
+		return ""
+	}
+	switch how := s.cmd.ProcessState.Sys().(syscall.WaitStatus); {
+	case how.Signaled():
+		return fmt.Sprintf("it was killed by signal %d (%s)", how.Signal(), how.Signal())
+	case how.ExitStatus() != 0:
+		return fmt.Sprintf("it ended with status %d", how.ExitStatus())
+	}
+	return ""
+}
+
 // pid is the supervisor's: of a foreign shim, the server's that the process has forked.
 func (s *supervisor) pid(dir string) int {
 	var known taskdir.Supervisor
@@ -55,21 +80,26 @@ func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	said, err := taskapi.ParseBootstrap(answer)
-	if err == nil {
-		s.Bootstrap = said
+	if s.Bootstrap, err = taskapi.ParseBootstrap(answer); err == nil {
 		return s, nil
 	}
+	if len(answer) == 0 {
+		s.awaitEnd() // its output ends a moment before it does
+	}
+	how := s.ended()
 	s.kill()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	// A plain error: what a shim says badly is no operand of the caller's.
-	err = errors.New(strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error()))
+	said := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error())
 	if text, _ := os.ReadFile(filepath.Join(t.Dir(), taskdir.ShimLog)); len(bytes.TrimSpace(text)) > 0 {
-		err = errors.New(string(bytes.TrimSpace(text)))
+		said = string(bytes.TrimSpace(text))
 	}
-	return nil, fmt.Errorf("shim %s: %w", r.shim, err)
+	if how != "" {
+		said = how + ": " + said
+	}
+	return nil, fmt.Errorf("shim %s: %s", r.shim, said)
 }
 
 // startShim runs the shim's command and gives what it says. old is for a foreign one: see startForeign.

@@ -257,9 +257,7 @@ func (t *Task) quit(s *supervisor) {
 		_ = t.api.Shutdown(short, &taskapi.ShutdownRequest{ID: t.ID(), Now: true})
 		cancel()
 	}
-	select {
-	case <-s.reaped:
-	case <-time.After(silentAfter):
+	if !s.awaitEnd() {
 		s.kill()
 	}
 }
@@ -295,10 +293,13 @@ func (t *Task) beginAfter(ctx context.Context, starting *lock.Held) error {
 	return errors.Join(err, t.discard(ctx))
 }
 
-// whyEnded gives the reason of a start that failed because somebody has ended the task meanwhile, which the engine knows
-// nothing of; otherwise it gives err.
+// whyEnded gives the reason of a start that failed and is about to be taken back: that somebody has ended the task
+// meanwhile, which the engine knows nothing of; otherwise err.
 func (t *Task) whyEnded(err error) error {
 	if !t.stopping() {
+		if silent, ok := errors.AsType[*SilentError](err); ok {
+			silent.Ended = true
+		}
 		return err
 	}
 	return fmt.Errorf("somebody stopped it while it was being started: %w", errdefs.ErrAborted)

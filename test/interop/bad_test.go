@@ -30,13 +30,14 @@ func TestBadShims(t *testing.T) {
 		{mode: "no-program", script: "\x00\x01\x02", status: 125, problem: "exec format error"},
 		{mode: "rubbish-said", script: "#!/bin/sh\necho this is no address", status: 125, problem: "this is no address"},
 		{mode: "nothing-said", script: "#!/bin/sh\n", status: 125, problem: "shim"},
+		{mode: "killed", script: "#!/bin/sh\nkill -9 $$", status: 125, problem: "containerd-shim-bad-v2: it was killed by signal 9 (killed)"},
 		{mode: "reason-said", script: "#!/bin/sh\necho the moon is full >&2; exit 1", status: 125, problem: "the moon is full"},
 		{mode: "hangs-at-first", script: "#!/bin/sh\nexec sleep 1000", status: 125, problem: "has not said where it listens"},
 		{mode: "nobody-listens", script: `#!/bin/sh` + "\n" + `echo '{"version":3,"address":"unix:///no/such/socket","protocol":"ttrpc"}'`, status: 125, problem: "/no/such/socket"},
 		{mode: "grpc", script: `#!/bin/sh` + "\n" + `echo '{"version":3,"address":"unix:///no/such/socket","protocol":"grpc"}'`, status: 125, problem: "grpc"},
 		{mode: "too-new", script: `#!/bin/sh` + "\n" + `echo '{"version":99,"address":"unix:///no/such/socket","protocol":"ttrpc"}'`, status: 125, problem: "99"},
 		{mode: "endless", script: "#!/bin/sh\nexec yes", status: 125, problem: "shim"},
-		{mode: "deaf", status: 125, problem: "shim"},
+		{mode: "deaf", status: 125, problem: "has not answered"},
 		{mode: "rubbish", status: 125, problem: "shim"},
 		{mode: "refuses", status: 125, problem: "no luck today"},
 		{mode: "dies-at-create", status: 125, problem: "closed"},
@@ -70,6 +71,9 @@ func TestBadShims(t *testing.T) {
 			}
 			if strings.Count(r.Stderr, "\n") > 3 || len(r.Stderr) > 1000 {
 				t.Errorf("that is no clear error: %s", r)
+			}
+			if strings.Contains(r.Stderr, "pid 0") || strings.Contains(r.Stderr, "hint: ctr-task") {
+				t.Errorf("it tells of what is not there any more: %s", r)
 			}
 			if r.Took > patience {
 				t.Errorf("it took %s", r.Took.Round(time.Second))
