@@ -58,7 +58,11 @@ func checkRunnable(pid int, p *specs.Process) error {
 		return nil
 	}
 	defer f.Close()
-	if u := in.check(f, 0); u != nil {
+	u := in.check(f, 0)
+	if st, err := f.Stat(); err == nil && st.Mode()&0o111 == 0 { // not even root may run it
+		u = &unrunnable{ask.NotExecutable, "permission denied"}
+	}
+	if u != nil {
 		return &unrunnable{u.kind, fmt.Sprintf("exec: %q: %s", name, u.text)}
 	}
 	return nil
