@@ -133,7 +133,8 @@ func Files(d *state.Dir) iter.Seq2[File, error] {
 	}
 }
 
-// Ingests yields the blobs on their way. Path is the directory of one.
+// Ingests yields the blobs that pulls are bringing, or have begun to. Path is the directory of one. See RefIngests for
+// those that writers bring.
 func Ingests(d *state.Dir) iter.Seq2[File, error] {
 	return func(yield func(File, error) bool) {
 		names, err := readDir(d.Path("content", "ingest"))
@@ -142,6 +143,9 @@ func Ingests(d *state.Dir) iter.Seq2[File, error] {
 			return
 		}
 		for _, n := range names {
+			if strings.HasPrefix(n, refPrefix) {
+				continue
+			}
 			dir := d.Path("content", "ingest", n)
 			f, err := stat(dir+"/data", strings.Replace(n, "-", ":", 1))
 			if errors.Is(err, os.ErrNotExist) {

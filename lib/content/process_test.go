@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -42,6 +43,9 @@ func child() {
 	slow := os.Getenv("CONTENT_TEST_CHILD") == "slow"
 	d, err := state.Open(state.Config{Root: os.Getenv("ROOT"), State: os.Getenv("STATE"), Wait: -1})
 	fatal(err)
+	if os.Getenv("CONTENT_TEST_CHILD") == "writer" {
+		writer(d)
+	}
 	data, desc := known()
 	i, err := Begin(ctx, d, nil, desc)
 	fatal(err)
@@ -63,6 +67,20 @@ func child() {
 	fatal(i.Close())
 	fmt.Println("brought", brought)
 	os.Exit(0)
+}
+
+// writer writes the known blob under a ref, says so after each piece, and never commits.
+func writer(d *state.Dir) {
+	data, _ := known()
+	w, err := OpenWriter(ctx, d, "ns", WriterOptions{Ref: "r"})
+	fatal(err)
+	for len(data) > 0 {
+		n, err := w.Write(data[:min(len(data), 10000)])
+		fatal(err)
+		data = data[n:]
+		fmt.Println("wrote", n)
+	}
+	select {}
 }
 
 func fatal(err error) {
@@ -134,6 +152,34 @@ func TestKilledIngest(t *testing.T) {
 	d := reopen(t, filepath.Join(dir, "root"), filepath.Join(dir, "state"))
 	_, desc := known()
 	if _, err := ReadAll(d, desc, 1<<20); err != nil {
+		t.Error(err)
+	}
+}
+
+// A writer that is killed frees its ref, and the next one goes on at the last byte.
+func TestKilledWriter(t *testing.T) {
+	dir := t.TempDir()
+	p, out := start(t, dir, "writer")
+	for range 20 {
+		if !out.Scan() {
+			t.Fatal("P said nothing")
+		}
+	}
+	d := reopen(t, filepath.Join(dir, "root"), filepath.Join(dir, "state"))
+	if _, err := OpenWriter(ctx, d, "ns", WriterOptions{Ref: "r"}); !errdefs.IsUnavailable(err) {
+		t.Errorf("beside P: %v", err)
+	}
+	p.Process.Kill()
+	p.Wait()
+	data, desc := known()
+	w := openWriter(t, d, "ns", WriterOptions{Ref: "r", Digest: desc.Digest, Size: desc.Size})
+	if got := w.Status().Offset; got < 200000 {
+		t.Errorf("it begins at %d", got)
+	}
+	if _, err := w.Write(data[w.Status().Offset:]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Commit(ctx, desc.Size, desc.Digest, nil); err != nil {
 		t.Error(err)
 	}
 }
