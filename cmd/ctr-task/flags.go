@@ -90,8 +90,8 @@ func (c *containerFlags) addProgram(f *pflag.FlagSet) {
 // addFiles declares what the program sees of files and devices.
 func (c *containerFlags) addFiles(f *pflag.FlagSet) {
 	s := &c.Spec
-	f.StringArrayVarP(&s.Volumes, "volume", "v", nil, "show a directory or file of the host: `SOURCE:TARGET[:OPTIONS]`")
-	f.StringArrayVar(&s.Mounts, "mount", nil, "mount: `type=bind|tmpfs,source=…,target=…`")
+	f.StringArrayVarP(&s.Volumes, "volume", "v", nil, "show a directory or file of the host: `SOURCE:TARGET[:OPTIONS]`; TARGET alone is a new directory, removed with the container")
+	f.StringArrayVar(&s.Mounts, "mount", nil, "mount: `type=bind|tmpfs|volume,source=…,target=…`")
 	f.StringArrayVar(&s.Tmpfs, "tmpfs", nil, "mount a tmpfs at `TARGET[:OPTIONS]`")
 	f.BoolVar(&s.ReadOnly, "read-only", false, "mount the root filesystem read-only")
 	f.StringVar(&s.ShmSize, "shm-size", "", "give /dev/shm this `SIZE` (default: 64m)")

@@ -7,7 +7,8 @@
 //
 // Bucket containers / namespace / id: the record. Bucket container-specs / namespace / id: the OCI spec,
 // deflated. A container made by `run --rm` is transient: its records are in run.db and end with the
-// boot. <root>/containers/<namespace>/<uid>/: the output log.
+// boot. <root>/containers/<namespace>/<uid>/: the output log,
+// and volumes/N, its anonymous volumes.
 //
 // # Locks
 //
@@ -153,7 +154,7 @@ func Create(tx *state.Tx, ns string, c Container, s *specs.Spec) (Container, err
 	} else if !errdefs.IsNotFound(err) {
 		return c, err
 	}
-	c.UID = rand.Text()
+	c.UID = cmp.Or(c.UID, rand.Text())
 	c.Transient = !tx.Durable()
 	c.Created = time.Now().UTC()
 	c.Updated = c.Created

@@ -52,6 +52,7 @@ type Kind string
 const (
 	Content  Kind = "content"  // a digest
 	Snapshot Kind = "snapshot" // the id of a snapshot's directory, or namespace/key
+	Files    Kind = "files"    // namespace/container.Container.Files: the files of a container without a record
 )
 
 // Lease is what one piece of work of this process holds. Its methods may be called by several goroutines.

@@ -37,6 +37,9 @@ func Generate(img ocispec.ImageConfig, o Options) (Result, error) {
 		return Result{}, err
 	}
 	o.Open = seen(volumes, o.Open)
+	if volumes, r.Volumes, err = addVolumes(img, volumes); err != nil {
+		return Result{}, err
+	}
 	p, err := process(img, o)
 	if err != nil {
 		return Result{}, err

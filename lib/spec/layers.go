@@ -49,27 +49,46 @@ func (l *Layers) Open(name string) (io.ReadCloser, error) {
 }
 
 func (l *Layers) open(name string) (*os.File, error) {
+	level, file, err := l.walk(name)
+	if err != nil {
+		return nil, err
+	}
+	if file == nil {
+		level.close()
+		return nil, notRegular("a directory")
+	}
+	defer file.Close()
+	return reopen(file)
+}
+
+// walk gives what a name leads to: a directory, or something else, opened with O_PATH.
+func (l *Layers) walk(name string) (merged, *os.File, error) {
 	todo := split(name)
 	var done []string // directories that were walked, none of them a link
 	level, err := l.root()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer func() { level.close() }()
+	found := false
+	defer func() {
+		if !found {
+			level.close()
+		}
+	}()
 	for links := 0; len(todo) > 0; {
 		part := todo[0]
 		todo = todo[1:]
 		if part == ".." {
 			done = done[:max(0, len(done)-1)]
 			if level, err = l.again(level, done); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			continue
 		}
 		next, file, err := level.look(part)
 		switch {
 		case err != nil:
-			return nil, err
+			return nil, nil, err
 		case next != nil:
 			level.close()
 			level, done = next, append(done, part)
@@ -78,28 +97,51 @@ func (l *Layers) open(name string) (*os.File, error) {
 		target, err := linkTarget(file)
 		if err != nil {
 			file.Close()
-			return nil, err
+			return nil, nil, err
 		}
 		if target == "" {
-			defer file.Close()
 			if len(todo) > 0 {
-				return nil, unix.ENOTDIR
+				file.Close()
+				return nil, nil, unix.ENOTDIR
 			}
-			return reopen(file)
+			return nil, file, nil
 		}
 		file.Close()
 		if links++; links > maxLinks || len(todo) > maxParts {
-			return nil, unix.ELOOP
+			return nil, nil, unix.ELOOP
 		}
 		if path.IsAbs(target) {
 			done = nil
 			if level, err = l.again(level, done); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 		todo = append(split(target), todo...)
 	}
-	return nil, notRegular("a directory")
+	found = true
+	return level, nil, nil
+}
+
+// Dirs gives the directories of the host that name, a directory, is made of, the top one first. Links are followed
+// and errors are those of Open, but that anything but a directory is errdefs.ErrInvalidArgument.
+func (l *Layers) Dirs(name string) (dirs []string, err error) {
+	level, file, err := l.walk(name)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open in image", Path: name, Err: err}
+	}
+	if file != nil {
+		file.Close()
+		return nil, &fs.PathError{Op: "open in image", Path: name, Err: fmt.Errorf("it is not a directory: %w", errdefs.ErrInvalidArgument)}
+	}
+	defer level.close()
+	for _, d := range level {
+		dir, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(d.Fd())))
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
 }
 
 // split gives the parts of a path without empty ones and ".".

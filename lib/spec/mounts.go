@@ -3,11 +3,16 @@
 package spec
 
 import (
+	"fmt"
+	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -85,10 +90,22 @@ func addMounts(s *specs.Spec, o Options, e Etc, volumes []Volume) (mkdir []strin
 		}
 		s.Linux.RootfsPropagation = wider(s.Linux.RootfsPropagation, v.Propagation)
 	}
+	// What is made for every container goes over a volume, and not away with it.
+	var under []specs.Mount
+	volumes = slices.DeleteFunc(slices.Clone(volumes), func(v Volume) bool {
+		dst := v.Mount.Destination
+		if !v.Anonymous || !slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, dst+"/") }) {
+			return false
+		}
+		delete(asked, dst)
+		under = append(under, v.Mount)
+		return true
+	})
 	s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool {
 		below := func(dir string) bool { return asked[dir] && strings.HasPrefix(m.Destination, dir+"/") }
 		return asked[m.Destination] || below("/dev") || below("/sys") || below("/etc")
 	})
+	s.Mounts = slices.Concat(under, s.Mounts)
 	for _, v := range sorted(volumes) {
 		s.Mounts = append(s.Mounts, v.Mount)
 	}
@@ -98,6 +115,56 @@ func addMounts(s *specs.Spec, o Options, e Etc, volumes []Volume) (mkdir []strin
 		}
 	}
 	return mkdir, nil
+}
+
+// maxVolumes bounds what an image can ask for.
+const maxVolumes = 1000
+
+// volumesDir is, relative to the bundle, where the sources of anonymous volumes are named; see [SetVolumes].
+const volumesDir = "volumes"
+
+// addVolumes adds the volumes of the image where nothing else is mounted, and names the sources of those that are
+// anonymous. Their destinations are the result. What an image says of the kernel's file systems does not count.
+func addVolumes(img ocispec.ImageConfig, volumes []Volume) ([]Volume, []string, error) {
+	if len(img.Volumes) > maxVolumes {
+		return nil, nil, fmt.Errorf("the image has more than %d volumes: %w", maxVolumes, errdefs.ErrInvalidArgument)
+	}
+	asked := map[string]bool{}
+	for _, v := range volumes {
+		asked[v.Mount.Destination] = true
+	}
+	for _, text := range slices.Sorted(maps.Keys(img.Volumes)) {
+		v, err := Volume{flag: "volume", text: text, Propagation: "rprivate"}.anonymous(path.Join("/", text))
+		if err != nil {
+			return nil, nil, fmt.Errorf("the image's volumes: %w", err)
+		}
+		dst := v.Mount.Destination
+		kernels := slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(dir string) bool {
+			return dst == dir || strings.HasPrefix(dst, dir+"/")
+		})
+		if !asked[dst] && !kernels {
+			asked[dst] = true
+			volumes = append(volumes, v)
+		}
+	}
+	var made []string
+	for i, v := range volumes {
+		if v.Anonymous {
+			volumes[i].Mount.Source = path.Join(volumesDir, strconv.Itoa(len(made)))
+			made = append(made, v.Mount.Destination)
+		}
+	}
+	return volumes, made, nil
+}
+
+// SetVolumes gives the anonymous volumes of s their sources: the directory dir/N for the one that is at N in
+// Result.Volumes.
+func SetVolumes(s *specs.Spec, dir string) {
+	for i, m := range s.Mounts {
+		if n, ok := strings.CutPrefix(m.Source, volumesDir+"/"); ok && m.Type == "bind" {
+			s.Mounts[i].Source = filepath.Join(dir, n)
+		}
+	}
 }
 
 // sorted puts parents before children.

@@ -81,6 +81,10 @@ type Result struct {
 	// Mkdir lists sources of --volume that do not exist: directories to make with [MakeDirs] before the
 	// start.
 	Mkdir []string
+	// Volumes are the directories in the container that are to have a directory of its own as their source: those
+	// of --volume without a source, and the image's. Before the start each is to be made, with what the image has
+	// there, and named with [SetVolumes].
+	Volumes []string
 	// Join names, for each of "net", "pid", "ipc", "uts" that has the value container:ID, the container. At each
 	// start its namespaces are to be filled in with [Join].
 	Join map[string]string

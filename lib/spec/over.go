@@ -65,11 +65,13 @@ func openBound(source, rest string) (f *os.File, err error) {
 	return f, nil
 }
 
-// seen is over for volumes that are not in a specification yet.
+// seen is over for volumes that are not in a specification yet. An anonymous one begins with what the image has there.
 func seen(volumes []Volume, image Opener) Opener {
 	var mounts []specs.Mount
 	for _, v := range sorted(volumes) {
-		mounts = append(mounts, v.Mount)
+		if !v.Anonymous {
+			mounts = append(mounts, v.Mount)
+		}
 	}
 	return over(mounts, image)
 }

@@ -324,7 +324,12 @@ func TestRefusals(t *testing.T) {
 		{"device", "null", Options{Devices: []string{"null"}}},
 		{"volume", "data:/data", Options{Volumes: []string{"data:/data"}}},
 		{"volume", "./data:/data", Options{Volumes: []string{"./data:/data"}}},
-		{"volume", "/data", Options{Volumes: []string{"/data"}}},
+		{"volume", "data", Options{Volumes: []string{"data"}}},
+		{"volume", "/", Options{Volumes: []string{"/"}}},
+		{"mount", "type=volume,src=data,dst=/x", Options{Mounts: []string{"type=volume,src=data,dst=/x"}}},
+		{"mount", "type=volume,dst=/x,ro", Options{Mounts: []string{"type=volume,dst=/x,ro"}}},
+		{"mount", "type=volume,dst=/x,tmpfs-size=1m", Options{Mounts: []string{"type=volume,dst=/x,tmpfs-size=1m"}}},
+		{"volume", "/x/", Options{Volumes: []string{"/x", "/x/"}}},
 		{"volume", "/tmp:/", Options{Volumes: []string{"/tmp:/"}}},
 		{"volume", "/tmp:x", Options{Volumes: []string{"/tmp:x"}}},
 		{"volume", "/tmp:/x:ro,rw", Options{Volumes: []string{"/tmp:/x:ro,rw"}}},
@@ -860,5 +865,41 @@ func TestExec(t *testing.T) {
 	}
 	if after, err := json.Marshal(r.Spec); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the container's own specification changed: %s, %v", after, err)
+	}
+}
+
+func TestAnonymousVolumes(t *testing.T) {
+	img := ocispec.ImageConfig{Cmd: []string{"sh"}, Volumes: map[string]struct{}{
+		"/data": {}, "/data/": {}, "data/deep": {}, "/etc": {}, "/proc/x": {}, "/given": {}, "/run": {},
+	}}
+	o := Options{Open: etc, Volumes: []string{"/own", "/tmp:/given"}, Mounts: []string{"type=volume,dst=/also"}, Tmpfs: []string{"/run"}}
+	r, err := Generate(img, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"/own", "/also", "/data", "/etc", "/data/deep"}; !slices.Equal(slices.Sorted(slices.Values(r.Volumes)), slices.Sorted(slices.Values(want))) {
+		t.Fatalf("volumes %q, want %q", r.Volumes, want)
+	}
+	SetVolumes(r.Spec, "/v")
+	at := map[string]int{}
+	for i, m := range r.Spec.Mounts {
+		at[m.Destination] = i
+		if n := slices.Index(r.Volumes, m.Destination); n >= 0 && m.Source != "/v/"+strconv.Itoa(n) {
+			t.Errorf("source of %s, volume %d, is %s", m.Destination, n, m.Source)
+		}
+	}
+	for _, pair := range [][2]string{{"/etc", "/etc/hosts"}, {"/data", "/data/deep"}} {
+		above, there := at[pair[0]]
+		below, also := at[pair[1]]
+		if !there || !also || above > below {
+			t.Errorf("%s is mounted at %d, %s at %d", pair[0], above, pair[1], below)
+		}
+	}
+	if m := r.Spec.Mounts[at["/given"]]; m.Source != "/tmp" {
+		t.Errorf("the source of /given is %s", m.Source)
+	}
+
+	if _, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}, Volumes: map[string]struct{}{"/": {}}}, Options{Open: etc}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("a volume at /: %v", err)
 	}
 }

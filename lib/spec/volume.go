@@ -29,6 +29,8 @@ type Volume struct {
 	IDMap bool
 	// Create says that a missing source is a directory to make (-v) and not an error (--mount).
 	Create bool
+	// Anonymous says that the source is a directory of the container's own; see Result.Volumes.
+	Anonymous bool
 	// flag and text are what was typed.
 	flag, text string
 }
@@ -40,11 +42,14 @@ func (v Volume) invalid(format string, args ...any) error {
 var propagations = []string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}
 
 // ParseVolume parses docker's -v: SOURCE:DESTINATION[:OPTION,...] with ro, rw, the propagations, and z, Z,
-// nocopy, cached, delegated and consistent, which say nothing on this system. Both paths are absolute;
-// named and anonymous volumes do not exist. The source is not looked at.
+// nocopy, cached, delegated and consistent, which say nothing on this system. DESTINATION alone is an anonymous
+// volume. Both paths are absolute; named volumes do not exist. The source is not looked at.
 func ParseVolume(text string) (Volume, error) {
 	v := Volume{flag: "volume", text: text, Create: true, Propagation: "rprivate"}
 	parts := strings.Split(text, ":")
+	if len(parts) == 1 && text != "" {
+		return v.anonymous(text)
+	}
 	if len(parts) < 2 || len(parts) > 3 {
 		return v, v.invalid("want /source:/destination[:ro,rw,rshared,...]")
 	}
@@ -92,6 +97,14 @@ func ParseVolume(text string) (Volume, error) {
 	}
 	v.bind(src, dst, true, ro, ro && recursiveReadOnly())
 	return v, nil
+}
+
+// anonymous makes v a volume at dst.
+func (v Volume) anonymous(dst string) (Volume, error) {
+	dst, err := v.destination(dst)
+	v.Anonymous = true
+	v.bind("", dst, true, false, false)
+	return v, err
 }
 
 func (v *Volume) bind(src, dst string, recursive, ro, rro bool) {
@@ -160,8 +173,8 @@ func (v Volume) destination(p string) (string, error) {
 }
 
 // ParseMount parses docker's --mount, a CSV record of key=value: type=bind with src, dst, ro,
-// bind-propagation, bind-recursive; type=tmpfs with dst, ro, tmpfs-size, tmpfs-mode. The source is not
-// looked at.
+// bind-propagation, bind-recursive; type=tmpfs with dst, ro, tmpfs-size, tmpfs-mode; type=volume with dst. The
+// source is not looked at.
 func ParseMount(text string) (Volume, error) {
 	v := Volume{flag: "mount", text: text}
 	fields, err := csv.NewReader(strings.NewReader(text)).Read()
@@ -206,8 +219,10 @@ func ParseMount(text string) (Volume, error) {
 		return v.parseBind(values, ro)
 	case "tmpfs":
 		return v.parseTmpfs(values, ro)
+	case "volume":
+		return v.parseAnonymous(values, ro)
 	}
-	return v, v.invalid("want type=bind or type=tmpfs")
+	return v, v.invalid("want type=bind, type=tmpfs or type=volume")
 }
 
 var (
@@ -267,6 +282,21 @@ func (v Volume) parseBind(values map[string]string, ro bool) (Volume, error) {
 	return v, nil
 }
 
+func (v Volume) parseAnonymous(values map[string]string, ro bool) (Volume, error) {
+	for _, prefix := range []string{"bind-", "tmpfs-", "idmap"} {
+		if err := v.foreign(values, prefix); err != nil {
+			return v, err
+		}
+	}
+	switch {
+	case values["src"] != "":
+		return v, v.invalid("there are no named volumes; leave src out, or use type=bind")
+	case ro:
+		return v, v.invalid("a volume that nobody can write to")
+	}
+	return v.anonymous(values["dst"])
+}
+
 func (v Volume) parseTmpfs(values map[string]string, ro bool) (Volume, error) {
 	if err := v.foreign(values, "bind-"); err != nil {
 		return v, err
@@ -308,7 +338,7 @@ var recursiveReadOnly = sync.OnceValue(func() bool {
 
 // check looks at the source: it says whether it is to be made, and refuses what cannot work.
 func (v Volume) check() (mkdir bool, err error) {
-	if v.Mount.Type != "bind" {
+	if v.Mount.Type != "bind" || v.Anonymous {
 		return false, nil
 	}
 	src := v.Mount.Source

@@ -10,7 +10,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
@@ -36,7 +35,7 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 	req := &taskapi.CreateTaskRequest{ID: t.ID(), Bundle: dir}
 	var s *specs.Spec
 	err := t.d.View(ctx, func(tx *state.Tx) (err error) {
-		if s, err = container.Spec(tx, t.Namespace, t.ID()); err != nil {
+		if s, err = t.readSpec(tx); err != nil {
 			return err
 		}
 		mounts, err := snapshot.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)

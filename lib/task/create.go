@@ -149,12 +149,21 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if c.StopSignal == "" {
 		c.StopSignal = src.config.StopSignal
 	}
+	if err := makeVolumes(ctx, d, ns, &c, made.Volumes, src, le); err != nil {
+		return nil, nil, fmt.Errorf("create container %q: %w", o.ID, err)
+	}
+	defer func() {
+		if err != nil && len(made.Volumes) > 0 {
+			err = errors.Join(err, d.Trash(d.Path("containers", ns, c.Files())))
+		}
+	}()
 	for again := true; ; again = false {
 		if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+o.ID, lock.Exclusive); err != nil {
 			return nil, nil, fmt.Errorf("create container %q: %w", o.ID, err)
 		}
-		if c, err = record(ctx, d, ns, l, c, made.Spec, src, le, o.UserNSAuto > 0); err == nil {
-			return &Task{Container: c, Namespace: ns, d: d}, l, nil
+		var recorded container.Container
+		if recorded, err = record(ctx, d, ns, l, c, made.Spec, src, le, o.UserNSAuto > 0); err == nil {
+			return &Task{Container: recorded, Namespace: ns, d: d}, l, nil
 		}
 		err = errors.Join(fmt.Errorf("create container %q: %w", o.ID, err), l.Release())
 		if !again || !errdefs.IsAlreadyExists(err) || !reclaim(ctx, d, ns, o.ID) {

@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
-	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
@@ -220,7 +219,7 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 	var s *specs.Spec
 	var dirs []string
 	err := t.d.View(ctx, func(tx *state.Tx) (err error) {
-		if s, err = container.Spec(tx, t.Namespace, t.ID()); err != nil {
+		if s, err = t.readSpec(tx); err != nil {
 			return err
 		}
 		dirs, err = snapshot.Layers(tx, t.d, t.Namespace, t.Container.SnapshotKey)

@@ -16,6 +16,7 @@ import (
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
@@ -210,7 +211,7 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 	if err != nil {
 		return err
 	}
-	// The directories first: a record is written before its container has any.
+	// The directories first, then the leases, then the records: what has a directory has one of the two.
 	tasks, err := collect(Dirs(d))
 	if err != nil {
 		return fmt.Errorf("tidy: %w", err)
@@ -219,7 +220,14 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 	if err != nil {
 		return fmt.Errorf("tidy: %w", err)
 	}
-	known, files := map[string]bool{}, map[string]bool{}
+	held, err := lease.Live(d)
+	if err != nil {
+		return fmt.Errorf("tidy: %w", err)
+	}
+	known, files := map[string]bool{}, held[lease.Files]
+	if files == nil {
+		files = map[string]bool{}
+	}
 	var all []*Task
 	err = d.View(ctx, func(tx *state.Tx) error {
 		namespaces, err := container.Namespaces(tx)
@@ -252,7 +260,7 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 	sweep(d)
 	for _, name := range logs {
 		if !files[name] {
-			// No lock: a uid is nobody else's, and its record was written before the directory.
+			// No lock: a uid is nobody else's, and its record was written before its lease ended.
 			_ = d.Trash(d.Path("containers", name))
 		}
 	}

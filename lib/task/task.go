@@ -223,7 +223,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // Spec reads the container's OCI spec.
 func (t *Task) Spec(ctx context.Context) (s *specs.Spec, err error) {
 	err = t.d.View(ctx, func(tx *state.Tx) error {
-		s, err = container.Spec(tx, t.Namespace, t.ID())
+		s, err = t.readSpec(tx)
 		return err
 	})
 	return s, err

@@ -116,6 +116,38 @@ func busyboxImages(_ context.Context, work string) ([]named, error) {
 	return []named{{name: "busybox:1", image: img}, {name: "busybox:latest", image: img}, {name: "multi:1", index: index}}, nil
 }
 
+// volumeImages: an image with volumes, of which /data comes from two layers and /none from no layer.
+func volumeImages(_ context.Context, work string) ([]named, error) {
+	box, err := busybox()
+	if err != nil {
+		return nil, err
+	}
+	base, err := layer(work, "base", "", append(append(skeleton(), box...),
+		entry{path: "data", mode: 0o1770, uid: 10, gid: 20, dir: true},
+		entry{path: "data/a", mode: 0o4755, uid: 11, gid: 21, data: "a\n"},
+		entry{path: "data/gone", mode: 0o644, data: "gone\n"},
+		entry{path: "data/sub", mode: 0o700, uid: 12, gid: 22, dir: true},
+		entry{path: "var/link", link: "/data"}))
+	if err != nil {
+		return nil, err
+	}
+	top, err := layer(work, "top", "", []entry{
+		{path: "data", mode: 0o1770, uid: 10, gid: 20, dir: true},
+		{path: "data/.wh.gone", mode: 0o644},
+		{path: "data/b", mode: 0o640, uid: 13, gid: 23, data: "b\n"},
+		{path: "data/c", mode: 0o640, uid: 13, gid: 23, hard: "data/b"},
+		{path: "data/l", link: "a"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	img, err := image(v1.Config{
+		Cmd: []string{"sh"}, Env: []string{path},
+		Volumes: map[string]struct{}{"/data": {}, "/none/deep": {}, "/var/link/sub": {}},
+	}, runtime.GOARCH, base, top)
+	return []named{{name: "volumes:1", image: img}}, err
+}
+
 // packed is what the images made of Debian's packages have in common: a layer of libraries with a shell,
 // and a layer of the programs.
 func packed(ctx context.Context, work string, packages, users []string) ([]v1.Layer, error) {

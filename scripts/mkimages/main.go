@@ -84,7 +84,7 @@ func fill(ctx context.Context, dir, addr string, big bool) error {
 		name string
 		make func(context.Context, string) ([]named, error)
 	}{
-		{"busybox", busyboxImages}, {"redis", redisImages}, {"nginx", nginxImages},
+		{"busybox", busyboxImages}, {"volumes", volumeImages}, {"redis", redisImages}, {"nginx", nginxImages},
 	}
 	if big {
 		sets = append(sets, struct {

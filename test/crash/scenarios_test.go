@@ -146,6 +146,10 @@ func creates(runs step) []scenario {
 			again: []step{do("ctr-task create " + small + " sleep 1000"), usable},
 		},
 		{
+			name: "create with volumes", before: []step{pull(small)}, command: words("ctr-task create --name c -v /etc -v /none " + small + " sh -c test -s /etc/passwd && sleep 1000"),
+			again: []step{do("ctr-task rm -f c"), do("ctr-image rm -f none"), onlyImage(small)},
+		},
+		{
 			name: "run -d", before: []step{pull(small)}, command: words("ctr-task run -d --name c " + small + " sleep 1000"),
 			then:  [][]string{words("ctr-task exec c true"), words("ctr-task exec -d c sleep 1000"), words("ctr-task stop -t 0 c")},
 			again: []step{runs, do("ctr-task rm -f c"), do("ctr-task run -d --name c " + small + " sleep 1000"), do("ctr-task exec c true")},
