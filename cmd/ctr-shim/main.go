@@ -196,6 +196,7 @@ func (o options) serve() error {
 		if err != nil {
 			return err
 		}
+		c.Filters = filepath.Join(o.state, "seccomp")
 		c.Command = []string{filepath.Join(filepath.Dir(self), "ctr-task"), "--root", o.root, "--state", o.state, "-n", c.Namespace}
 	}
 	if c.Containerd {

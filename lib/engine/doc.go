@@ -17,7 +17,7 @@
 //
 // engine/ID/ below the working directory, or ID/ below the root of the request: the engine's state. It is
 // there from before the cgroup is made until the parent or Delete removes it. For an OCI engine, engine/ also
-// has init.pid and files that live as long as one call.
+// has init.pid and files that live as long as one call. Package bpf keeps compiled seccomp filters.
 //
 // # Locks
 //

@@ -22,19 +22,24 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/engine/bpf"
 )
 
 // embedded is libcontainer, linked into this program.
 type embedded struct {
-	id, root                  string
+	id, root, filters         string
 	noNewKeyring, noPivotRoot bool
 
 	config *configs.Config // of create
 	err    error           // why there is none
 }
 
-// statusFd is where a process in a container says that it could not become its program.
-const statusFd = 3
+const (
+	// statusFd is where a process in a container says that it could not become its program.
+	statusFd = 3
+	// filterFd is the compiled seccomp filter, or where it is put: see package bpf.
+	filterFd = 4
+)
 
 // Init is the first life of a process in a container: libcontainer starts the program again with
 // "init" as its only argument, and it sets itself up and becomes the container's program. It does not
@@ -45,6 +50,8 @@ func Init() {
 	// container's own stderr is no place for it, and our exec closes this file.
 	unix.CloseOnExec(statusFd)
 	os.Stderr = os.NewFile(statusFd, "status")
+	unix.CloseOnExec(filterFd)
+	bpf.Use(filterFd)
 	libcontainer.Init()
 }
 
@@ -71,7 +78,7 @@ func (e *embedded) create(_ context.Context, spec *specs.Spec, st stdio) (made, 
 		return made{}, err
 	}
 	crash.Point("engine.create.state")
-	pid, status, err := start(c, spec.Process, st, true)
+	pid, status, err := e.begin(c, spec.Process, st, true)
 	if err == nil {
 		err = checkInit(pid, spec)
 	}
@@ -107,7 +114,7 @@ func (e *embedded) exec(_ context.Context, p *specs.Process, st stdio) (int, err
 	if err != nil {
 		return 0, err
 	}
-	pid, status, err := start(c, p, st, false)
+	pid, status, err := e.begin(c, p, st, false)
 	crash.Point("engine.exec.started")
 	if err != nil {
 		return 0, err
@@ -120,8 +127,8 @@ func (e *embedded) exec(_ context.Context, p *specs.Process, st stdio) (int, err
 	return pid, err
 }
 
-// start begins a process. It is its program when status is at its end; until then it may say why it cannot be.
-func start(c *libcontainer.Container, sp *specs.Process, st stdio, init bool) (pid int, status *os.File, err error) {
+// begin begins a process. It is its program when status is at its end; until then it may say why it cannot be.
+func (e *embedded) begin(c *libcontainer.Container, sp *specs.Process, st stdio, init bool) (pid int, status *os.File, err error) {
 	p, err := newProcess(sp)
 	if err != nil {
 		return 0, nil, err
@@ -132,15 +139,25 @@ func start(c *libcontainer.Container, sp *specs.Process, st stdio, init bool) (p
 	} else {
 		p.Stdin, p.Stdout, p.Stderr = st.files[0], st.files[1], st.files[2]
 	}
-	status, w, err := os.Pipe()
+	config := c.Config()
+	filter, err := bpf.Open(e.filters, config.Seccomp)
 	if err != nil {
 		return 0, nil, err
 	}
-	p.ExtraFiles = []*os.File{w} // the first is statusFd
+	status, w, err := os.Pipe()
+	if err != nil {
+		return 0, nil, errors.Join(err, filter.Close())
+	}
+	p.ExtraFiles = []*os.File{w, filter.File()} // statusFd and filterFd
 	err = c.Start(p)
 	w.Close()
 	if err == nil {
 		pid, err = p.Pid()
+	}
+	if err == nil && init {
+		filter.Keep()
+	} else {
+		filter.Close()
 	}
 	if err != nil {
 		status.Close()

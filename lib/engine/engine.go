@@ -211,7 +211,7 @@ func (j *job) engine() (engine, error) {
 		return newOCI(j.id, root, j.Request)
 	}
 	e := &j.ready
-	e.id, e.root, e.noNewKeyring, e.noPivotRoot = j.id, root, j.NoNewKeyring, j.NoPivotRoot
+	e.id, e.root, e.filters, e.noNewKeyring, e.noPivotRoot = j.id, root, j.Filters, j.NoNewKeyring, j.NoPivotRoot
 	return e, nil
 }
 

@@ -44,6 +44,7 @@ type bundle struct {
 	status  *os.File // the file of made
 	delete  bool
 	timeout time.Duration
+	filters string // the directory of compiled seccomp filters
 }
 
 // newBundle runs args in busybox. When the test ends nothing may be left of the container.
@@ -142,7 +143,7 @@ func (b *bundle) request(verb string, r ask.Request, files ...*os.File) (ask.Res
 		_, err := ask.Receive(c.conn, &h)
 		must(b, err)
 	}
-	r.Engine, r.Timeout = b.Engine, b.timeout
+	r.Engine, r.Timeout, r.Filters = b.Engine, b.timeout, b.filters
 	must(b, ask.Send(c.conn, r, files...))
 	var res ask.Result
 	got, err := ask.Receive(c.conn, &res)

@@ -118,7 +118,7 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	}
 	req := ask.Request{
 		Engine: t.engine(), Mounts: rootMounts(r.Rootfs), Terminal: r.Terminal,
-		NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring,
+		NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring, Filters: t.s.config.Filters,
 	}
 	if err := errors.Join(t.meet(e), t.recordEngine()); err != nil {
 		e.close()

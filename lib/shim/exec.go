@@ -164,7 +164,7 @@ func (p *process) startExec() error {
 		return fmt.Errorf("exec %q: %w", p.execID, err)
 	}
 	p.io = streams
-	req := ask.Request{Terminal: p.terminal, File: filepath.Join(p.dir(), processSpec)}
+	req := ask.Request{Terminal: p.terminal, File: filepath.Join(p.dir(), processSpec), Filters: p.t.s.config.Filters}
 	// Before the engine tells the pid, which makes the reaper look at the process.
 	p.setStatus(taskapi.StatusRunning)
 	err = t.ask(ask.Exec, req, p, streams.give...)

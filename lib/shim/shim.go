@@ -29,6 +29,7 @@ type Config struct {
 	Bundle    string // its directory, absolute
 	Socket    string // path of the socket to serve on
 	Events    string // directory of the event journal; empty: no events are written there
+	Filters   string // directory of compiled seccomp filters; empty: none are kept
 	// Command is ctr-task with its global options: what removes or restarts a container whose record asks for
 	// that, with the verb and its operands added. Empty: nothing does.
 	Command []string

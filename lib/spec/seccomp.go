@@ -50,7 +50,7 @@ func loadProfile(file string, s *specs.Spec) (*specs.LinuxSeccomp, error) {
 // has a profile. It is for the bundle on its way to an engine: see Result.DefaultSeccomp. The x32 ABI,
 // which no image platform stands for, is left out: its calls give ENOSYS, as on a kernel without it.
 //
-// The engine has libseccomp compile the profile at each start, in a time that grows with the square of the
+// The engine has libseccomp compile a profile that it does not know yet, in a time that grows with the square of the
 // number of rules. Without x32 it takes half as long, with the rules of [joinRules] another fifth less.
 func WithSeccomp(s *specs.Spec) error {
 	if s.Process == nil || s.Process.Capabilities == nil || s.Linux == nil {

@@ -151,7 +151,7 @@ func (w *World) Residue() []string {
 	var left []string
 	for dir, own := range map[string][]string{
 		w.Root:  {"meta.db", "reserve", "pair", "locks"},
-		w.State: {"run.db", "reserve", "boot", "pair", "events", "locks"},
+		w.State: {"run.db", "reserve", "boot", "pair", "events", "locks", "seccomp"},
 	} {
 		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {

@@ -45,6 +45,7 @@ type Request struct {
 	Terminal     bool          `json:"terminal,omitempty"`
 	NoNewKeyring bool          `json:"no_new_keyring,omitempty"` // Create: the session keyring is inherited
 	NoPivotRoot  bool          `json:"no_pivot_root,omitempty"`  // Create
+	Filters      string        `json:"filters,omitempty"`        // Create, Exec: the directory of compiled seccomp filters; empty: none are kept
 	File         string        `json:"file,omitempty"`           // Exec: JSON of an OCI process; Update: of OCI resources
 	Timeout      time.Duration `json:"timeout,omitempty"`        // of an OCI engine; 0: one minute
 }
