@@ -5,9 +5,8 @@
 package crash
 
 import (
-	"fmt"
+	"errors"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -15,7 +14,7 @@ import (
 )
 
 var (
-	top      = "../.."
+	top      string
 	bin      string // the commands, with their crash points
 	registry string // address of the real registry
 	small    string // an image of one layer: busybox
@@ -24,40 +23,16 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "crash: not root, nothing is tested")
-		os.Exit(0)
-	}
-	status, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "crash:", err)
-		status = 1
-	}
+	status := world.Main(m, func(s world.Site) (err error) {
+		top, registry = s.Top, s.Registry
+		small, large, second = registry+"/busybox:1", registry+"/redis:7", registry+"/multi:1"
+		if bin, err = os.MkdirTemp("", "ctrd-crash-bin-"); err != nil {
+			return err
+		}
+		return errors.Join(os.Chmod(bin, 0o755), world.Build(top, bin, "crashpoints"))
+	})
+	os.RemoveAll(bin)
 	os.Exit(status)
-}
-
-func run(m *testing.M) (status int, err error) {
-	if top, err = filepath.Abs(top); err != nil {
-		return 1, err
-	}
-	if bin, err = os.MkdirTemp("", "ctrd-crash-bin-"); err != nil {
-		return 1, err
-	}
-	defer os.RemoveAll(bin)
-	if err := os.Chmod(bin, 0o755); err != nil {
-		return 1, err
-	}
-	if err := world.Build(top, bin, "crashpoints"); err != nil {
-		return 1, err
-	}
-	address, stop, err := world.Registry(top)
-	if err != nil {
-		return 1, err
-	}
-	defer stop()
-	registry = address
-	small, large, second = registry+"/busybox:1", registry+"/redis:7", registry+"/multi:1"
-	return m.Run(), nil
 }
 
 // number reads a number from the environment.

@@ -22,42 +22,14 @@ import (
 	"ctrd.dev/ctrd/test/world"
 )
 
-var (
-	top      = mustAbs("../..")
-	bin      = binDir()
-	registry string // address of the real registry
-)
-
-func mustAbs(path string) string {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		panic(err)
-	}
-	return abs
-}
-
-// binDir is where the commands are: bin, or what CTRD_E2E_BIN names.
-func binDir() string {
-	if dir := os.Getenv("CTRD_E2E_BIN"); dir != "" {
-		return mustAbs(dir)
-	}
-	return filepath.Join(top, "bin")
-}
+// The source tree, the commands, and the address of the registry.
+var top, bin, registry string
 
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "e2e: not root, nothing is tested")
-		os.Exit(0)
-	}
-	address, stop, err := world.Registry(top)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-		os.Exit(1)
-	}
-	registry = address
-	status := m.Run()
-	stop()
-	os.Exit(status)
+	os.Exit(world.Main(m, func(s world.Site) error {
+		top, bin, registry = s.Top, s.Bin, s.Registry
+		return nil
+	}))
 }
 
 func TestScripts(t *testing.T) {
@@ -124,14 +96,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("PROXY", p.addr)
 	env.Setenv("IMG", registry+"/busybox:1")
 	env.Setenv("TOP", top)
-	env.Defer(func() {
-		p.close()
-		if !t.Failed() { // the rest of a script that failed was not run
-			for _, l := range w.Leaks() {
-				t.Errorf("left behind: %s", l)
-			}
-		}
-	})
+	env.Defer(p.close)
 	return nil
 }
 

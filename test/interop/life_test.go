@@ -181,9 +181,13 @@ func TestPause(t *testing.T) {
 		d.background(t, "c", "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.01; done")
 		defer d.remove(t, "c")
 		pid, _ := d.task(t, "c")
+		file := fmt.Sprintf("/proc/%d/root/count", pid)
+		until(t, "it counts", func() error {
+			_, err := os.Stat(file)
+			return err
+		})
 		d.must(t, "task", "pause", "c")
 		d.awaitStatus(t, "c", "PAUSED")
-		file := fmt.Sprintf("/proc/%d/root/count", pid)
 		before, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

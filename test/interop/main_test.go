@@ -48,27 +48,23 @@ func absolute(path string) string {
 }
 
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "interop: not root, nothing is tested")
-		os.Exit(0)
-	}
-	if os.Getenv(isInner) == "" {
+	if os.Geteuid() == 0 && os.Getenv(isInner) == "" {
 		os.Exit(outer())
 	}
-	address, stop, err := world.Registry(top)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "interop:", err)
-		os.Exit(1)
-	}
-	registry, busybox = address, address+"/busybox:1"
-	status := m.Run()
-	stop()
-	os.Exit(status)
+	os.Exit(world.Main(m, func(s world.Site) error {
+		registry, busybox = s.Registry, s.Registry+"/busybox:1"
+		return nil
+	}))
 }
 
 // outer builds the peers and runs this program again in pid and mount namespaces with a /run of their own. Their end,
-// however it comes, ends all daemons, shims, containers and mounts; the cgroups are removed after it.
+// however it comes, ends all daemons, shims, containers and mounts; the cgroups are removed after it. Those that tests
+// which passed have left are a failure.
 func outer() int {
+	if err := world.Sweep(); err != nil {
+		fmt.Fprintln(os.Stderr, "interop: remove what tests that were cut off have left:", err)
+		return 1
+	}
 	build := exec.Command(filepath.Join(top, "scripts/bench/peers/build"), filepath.Dir(peers))
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
@@ -90,7 +86,14 @@ func outer() int {
 	inner.Stdin, inner.Stdout, inner.Stderr = os.Stdin, os.Stdout, os.Stderr
 	inner.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	err = inner.Run()
+	left := cgroups(mark)
 	removeCgroups(mark)
+	if e := world.Sweep(); err == nil {
+		err = e
+	}
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("left behind: %s", strings.Join(left, ", "))
+	}
 	var exit *exec.ExitError
 	switch {
 	case err == nil:

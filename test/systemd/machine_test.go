@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,41 +18,14 @@ import (
 	"ctrd.dev/ctrd/test/world"
 )
 
-var (
-	top      = mustAbs("../..")
-	bin      = binDir()
-	registry string
-)
-
-func mustAbs(path string) string {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		panic(err)
-	}
-	return abs
-}
-
-func binDir() string {
-	if dir := os.Getenv("CTRD_E2E_BIN"); dir != "" {
-		return mustAbs(dir)
-	}
-	return filepath.Join(top, "bin")
-}
+// The source tree, the commands, and the address of the registry.
+var top, bin, registry string
 
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "systemd: not root, nothing is tested")
-		os.Exit(0)
-	}
-	address, stop, err := world.Registry(top)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "systemd:", err)
-		os.Exit(1)
-	}
-	registry = address
-	status := m.Run()
-	stop()
-	os.Exit(status)
+	os.Exit(world.Main(m, func(s world.Site) error {
+		top, bin, registry = s.Top, s.Bin, s.Registry
+		return nil
+	}))
 }
 
 // machine is a systemd that runs, with the commands, and a state directory that has one image.
@@ -80,6 +52,9 @@ func boot(t *testing.T, mode string) *machine {
 	t.Cleanup(func() {
 		if out, err := m.nsboot(context.Background(), "stop").CombinedOutput(); err != nil {
 			t.Errorf("nsboot stop: %v: %s", err, out)
+		}
+		for _, l := range world.Left(filepath.Base(dir)) {
+			t.Errorf("left behind: %s", l)
 		}
 	})
 	if out, err := m.nsboot(t.Context(), "start", mode).CombinedOutput(); err != nil {

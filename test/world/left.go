@@ -14,50 +14,135 @@ import (
 	"strings"
 )
 
-// Leaks lists what runs of the world: processes, mounts in any namespace, cgroups, task directories.
-func (w *World) Leaks() []string {
+// Leaks lists what there is of the world on this machine: processes, mounts in any namespace, cgroups, task directories,
+// sockets of supervisors.
+func (w *World) Leaks() []string { return look().of(w) }
+
+// Left lists what a test has started or made and that has a name with the mark in it: processes, by their command line,
+// directory or cgroup; mounts in any namespace; cgroups. For tests that have no world.
+func Left(mark string) []string {
 	var left []string
-	for _, p := range w.Processes() {
-		left = append(left, fmt.Sprintf("process %d (%s)", p, commandOf(p)))
+	m := look()
+	for _, p := range m.processes {
+		if strings.Contains(p.command+"\x00"+p.dir+"\x00"+p.cgroups, mark) {
+			left = append(left, p.String())
+		}
 	}
-	left = append(left, w.mounts()...)
-	for _, c := range w.Cgroups() {
-		left = append(left, "cgroup "+c)
+	for _, line := range slices.Concat(m.mounts, m.cgroups) {
+		if strings.Contains(line, mark) {
+			left = append(left, line)
+		}
+	}
+	return left
+}
+
+// machine is what there was on this machine at one moment, but for this process.
+type machine struct {
+	processes []process
+	mounts    []string // where it is and its line in mountinfo
+	cgroups   []string // directories, parents first
+}
+
+// process is one that lives. Its texts are those of /proc.
+type process struct {
+	pid                        int
+	command, dir, env, cgroups string
+}
+
+// String names it, for a failure.
+func (p process) String() string {
+	return fmt.Sprintf("process %d (%s)", p.pid, strings.TrimSpace(strings.ReplaceAll(p.command, "\x00", " ")))
+}
+
+func look() (m machine) {
+	seen := map[string]bool{}
+	names, _ := filepath.Glob("/proc/[0-9]*")
+	for _, name := range names {
+		m.processes = append(m.processes, lookAt(name)...)
+		ns, err := os.Readlink(filepath.Join(name, "ns/mnt"))
+		if err != nil || seen[ns] {
+			continue
+		}
+		table := read(name, "mountinfo")
+		seen[ns] = table != ""
+		for line := range strings.Lines(table) {
+			m.mounts = append(m.mounts, fmt.Sprintf("mount in %s, where process %s is: %s", ns, filepath.Base(name), strings.TrimSpace(line)))
+		}
+	}
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			m.cgroups = append(m.cgroups, path)
+		}
+		return nil
+	})
+	return m
+}
+
+// lookAt gives the process with that directory, unless it is this one or has died, though its parent may not have
+// noticed yet.
+func lookAt(name string) []process {
+	pid, err := strconv.Atoi(filepath.Base(name))
+	if err != nil || pid == os.Getpid() || strings.Contains(read(name, "stat"), ") Z ") {
+		return nil
+	}
+	p := process{pid: pid, command: read(name, "cmdline"), env: read(name, "environ"), cgroups: read(name, "cgroup")}
+	p.dir, _ = os.Readlink(filepath.Join(name, "cwd"))
+	return []process{p}
+}
+
+func read(dir, name string) string {
+	data, _ := os.ReadFile(filepath.Join(dir, name))
+	return string(data)
+}
+
+// of gives the part that is a world's.
+func (m machine) of(w *World) []string {
+	var left []string
+	for _, p := range m.processes {
+		if w.has(p) {
+			left = append(left, p.String())
+		}
+	}
+	for _, line := range m.mounts {
+		if strings.Contains(line, w.Dir+"/") {
+			left = append(left, line)
+		}
+	}
+	for _, c := range m.cgroups {
+		if strings.Contains(c, "/"+w.Prefix()+"-") {
+			left = append(left, "cgroup "+c)
+		}
 	}
 	tasks, _ := filepath.Glob(filepath.Join(w.State, "tasks", "*", "*"))
 	for _, t := range tasks {
 		left = append(left, "directory "+t)
 	}
+	sockets, _ := filepath.Glob(filepath.Join(w.State, "s", "*"))
+	for _, s := range sockets {
+		left = append(left, "socket "+s)
+	}
 	return left
 }
 
-// Processes finds those that work in the world: commands and supervisors by their environment,
-// supervisors also by their directory, processes of containers by their cgroup.
+// has says whether a process works in the world: commands and supervisors do by their environment, supervisors also by
+// their directory, processes of containers by their cgroup.
+func (w *World) has(p process) bool {
+	return strings.HasPrefix(p.dir, w.Dir+"/") || strings.Contains(p.cgroups, "/"+w.Prefix()+"-") ||
+		slices.Contains(strings.Split(p.env, "\x00"), "CTRD_STATE="+w.State)
+}
+
+// Processes finds those that work in the world.
 func (w *World) Processes() []int {
 	var pids []int
 	names, _ := filepath.Glob("/proc/[0-9]*")
-	for _, p := range names {
-		pid, err := strconv.Atoi(filepath.Base(p))
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		if stat, _ := os.ReadFile(filepath.Join(p, "stat")); strings.Contains(string(stat), ") Z ") {
-			continue // dead; its parent has not noticed yet
-		}
-		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
-		env, _ := os.ReadFile(filepath.Join(p, "environ"))
-		groups, _ := os.ReadFile(filepath.Join(p, "cgroup"))
-		if strings.HasPrefix(cwd, w.Dir+"/") || strings.Contains(string(groups), "/"+w.Prefix()+"-") ||
-			slices.Contains(strings.Split(string(env), "\x00"), "CTRD_STATE="+w.State) {
-			pids = append(pids, pid)
+	for _, name := range names {
+		for _, p := range lookAt(name) {
+			if w.has(p) {
+				pids = append(pids, p.pid)
+			}
 		}
 	}
 	return pids
-}
-
-func commandOf(pid int) string {
-	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return strings.TrimSpace(strings.ReplaceAll(string(data), "\x00", " "))
 }
 
 // Prefix begins the names of this world's cgroups and units.
@@ -105,31 +190,6 @@ func (w *World) thaw() {
 			}
 		}
 	}
-}
-
-// mounts lists what is mounted on or made of something of the world, in every mount namespace that a
-// process is in.
-func (w *World) mounts() []string {
-	var found []string
-	seen := map[string]bool{}
-	names, _ := filepath.Glob("/proc/[0-9]*/ns/mnt")
-	for _, n := range names {
-		ns, err := os.Readlink(n)
-		if err != nil || seen[ns] {
-			continue
-		}
-		table, err := os.ReadFile(filepath.Join(filepath.Dir(n), "../mountinfo"))
-		if err != nil || len(table) == 0 {
-			continue
-		}
-		seen[ns] = true
-		for line := range strings.Lines(string(table)) {
-			if strings.Contains(line, w.Dir+"/") {
-				found = append(found, fmt.Sprintf("mount in %s, where process %s is: %s", ns, strings.Split(n, "/")[2], strings.TrimSpace(line)))
-			}
-		}
-	}
-	return found
 }
 
 // hostMounts lists the mount points below a directory in this process's namespace.

@@ -27,20 +27,39 @@ type World struct {
 	Bin         string // the commands
 }
 
-// New makes a world that ends with the test: what is left of it is then ended and removed by force.
+// New makes a world that ends with the test, in which nothing may run then. What does is ended and removed by force,
+// and fails the test, unless that has failed before.
 func New(tb testing.TB, bin string) *World {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "ctrd-world-")
+	dir, err := os.MkdirTemp("", dirPrefix)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w := &World{dir, filepath.Join(dir, "root"), filepath.Join(dir, "state"), bin}
+	w := in(dir, bin)
+	claim, err := w.claim()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	made.add(w)
 	tb.Cleanup(func() {
+		defer claim.Close()
+		if !tb.Failed() { // the rest of a test that failed was not run
+			for _, l := range w.Leaks() {
+				tb.Errorf("left behind: %s", l)
+			}
+		}
 		if err := w.destroy(); err != nil {
 			tb.Errorf("clean up: %v", err)
 		}
 	})
 	return w
+}
+
+// dirPrefix begins the names of the directories of worlds.
+const dirPrefix = "ctrd-world-"
+
+func in(dir, bin string) *World {
+	return &World{dir, filepath.Join(dir, "root"), filepath.Join(dir, "state"), bin}
 }
 
 // Environ is this process's environment with the world's directories and commands.
