@@ -19,6 +19,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/test/world"
 )
 
 // Helpers that the test binary becomes when it is started with CGROUP_TEST_ROLE.
@@ -26,7 +28,7 @@ func TestMain(m *testing.M) {
 	role, args, _ := strings.Cut(os.Getenv("CGROUP_TEST_ROLE"), " ")
 	switch role {
 	case "":
-		os.Exit(m.Run())
+		os.Exit(world.Ended(m.Run(), testMark))
 	case "sleep":
 		fmt.Println("up")
 		time.Sleep(time.Minute)
@@ -65,6 +67,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(0)
 }
+
+// testMark begins the names of this process's cgroups.
+var testMark = fmt.Sprintf("ctrd-test-%d-", os.Getpid())
 
 // act does something in the hierarchies that args name, v2 alone or all, with the cgroup that they name.
 func act(role, args string) error {
@@ -120,7 +125,7 @@ func everywhere(t *testing.T, fn func(t *testing.T, h tree)) {
 // newGroup makes a cgroup with a unique name in every hierarchy of h, removed when the test ends.
 func newGroup(t *testing.T, h tree, below ...string) string {
 	t.Helper()
-	path := fmt.Sprintf("/ctrd-test-%d-%d", os.Getpid(), time.Now().UnixNano())
+	path := fmt.Sprint("/", testMark, time.Now().UnixNano())
 	t.Cleanup(func() {
 		if err := h.kill(path, 5*time.Second); err != nil {
 			t.Errorf("clean up: %v", err)

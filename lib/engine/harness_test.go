@@ -20,6 +20,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/test/world"
 )
 
 // The test program is ctr-shim in all its lives: the supervisor, the engine and the first life of a process
@@ -31,8 +32,11 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "engine" {
 		os.Exit(Main(os.Args[2], os.Args[3]))
 	}
-	os.Exit(m.Run())
+	os.Exit(world.Ended(m.Run(), mark))
 }
+
+// mark begins the ids of this process's containers.
+var mark = fmt.Sprintf("e%d-", os.Getpid())
 
 // bundle is a container's directory, its spec and the engine that is to run it.
 type bundle struct {
@@ -58,7 +62,7 @@ func newBundle(t *testing.T, e ask.Engine, args ...string) *bundle {
 		t.Skip("needs a static busybox in /bin")
 	}
 	must(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
-	b := &bundle{T: t, Engine: e, dir: t.TempDir(), id: fmt.Sprintf("e%d-%d", os.Getpid(), time.Now().UnixNano())}
+	b := &bundle{T: t, Engine: e, dir: t.TempDir(), id: fmt.Sprint(mark, time.Now().UnixNano())}
 	for _, d := range []string{"bin", "dev", "etc", "proc", "sys", "tmp"} {
 		must(t, os.MkdirAll(b.path("rootfs", d), 0o755))
 	}

@@ -70,22 +70,26 @@ func pids(owners []Owner) (all []int) {
 }
 
 // Eight processes count in one file, each reading and writing it in two steps: no count is lost.
-func TestExclusive(t *testing.T) {
+func TestExclusive(t *testing.T) { testCounting(t, "count", 8, counts) }
+
+// testCounting has processes of a role count in one file, and wants each of them to have counted to each.
+func testCounting(t *testing.T, role string, processes, each int) {
+	t.Helper()
 	dir := t.TempDir()
 	counter := filepath.Join(dir, "counter")
 	if err := os.WriteFile(counter, []byte("0"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var all []*process
-	for range 8 {
-		all = append(all, start(t, dir, "count", counter))
+	for range processes {
+		all = append(all, start(t, dir, role, counter))
 	}
 	for _, p := range all {
 		p.wait(t)
 	}
 	data, err := os.ReadFile(counter)
-	if err != nil || string(data) != strconv.Itoa(8*counts) {
-		t.Errorf("counted to %s, %v; want %d", data, err, 8*counts)
+	if want := strconv.Itoa(processes * each); err != nil || string(data) != want {
+		t.Errorf("counted to %s, %v; want %s", data, err, want)
 	}
 }
 

@@ -133,24 +133,7 @@ func TestOrderOfCallers(t *testing.T) {
 }
 
 // Goroutines of several processes count in one file, some giving up now and then: no count is lost.
-func TestManyCallersExclude(t *testing.T) {
-	dir := t.TempDir()
-	counter := filepath.Join(dir, "counter")
-	if err := os.WriteFile(counter, []byte("0"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var all []*process
-	for range 3 {
-		all = append(all, start(t, dir, "callers", counter))
-	}
-	for _, p := range all {
-		p.wait(t)
-	}
-	data, err := os.ReadFile(counter)
-	if want := fmt.Sprint(3 * callers * callerCounts); err != nil || string(data) != want {
-		t.Errorf("counted to %s, %v; want %s", data, err, want)
-	}
-}
+func TestManyCallersExclude(t *testing.T) { testCounting(t, "callers", 3, callers*callerCounts) }
 
 // The files of killed holders go, those of live ones, of young ones and of hot locks stay.
 func TestSweep(t *testing.T) {

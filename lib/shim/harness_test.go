@@ -28,6 +28,7 @@ import (
 	"ctrd.dev/ctrd/lib/tail"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
+	"ctrd.dev/ctrd/test/world"
 )
 
 var shimBinary string // the real ctr-shim, with crash points
@@ -53,8 +54,11 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build ctr-shim:", err)
 		return 1
 	}
-	return m.Run()
+	return world.Ended(m.Run(), mark)
 }
+
+// mark begins the ids of this process's tasks.
+var mark = fmt.Sprintf("t%d-", os.Getpid())
 
 // task is a task directory and the supervisor that serves it.
 type task struct {
@@ -88,7 +92,7 @@ func newTask(t *testing.T, args ...string) *task {
 		t.Skip("needs root")
 	}
 	state := t.TempDir()
-	k := &task{T: t, binary: shimBinary, id: fmt.Sprintf("t%d-%d", os.Getpid(), time.Now().UnixNano()), state: state}
+	k := &task{T: t, binary: shimBinary, id: mark + itoa(int(time.Now().UnixNano())), state: state}
 	k.dir = filepath.Join(state, "tasks", namespace, k.id)
 	lower, upper, work := filepath.Join(state, "lower"), filepath.Join(state, "upper"), filepath.Join(state, "work")
 	for _, d := range []string{filepath.Join(k.dir, "rootfs"), upper, work, filepath.Join(state, "log")} {

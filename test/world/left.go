@@ -36,6 +36,16 @@ func Left(mark string) []string {
 	return left
 }
 
+// Ended gives the status that the TestMain of a package without worlds exits with: that of its tests, or 1 when they have
+// left something with the mark, of which it tells.
+func Ended(status int, mark string) int {
+	for _, l := range Left(mark) {
+		fmt.Fprintln(os.Stderr, "left behind:", l)
+		status = max(1, status)
+	}
+	return status
+}
+
 // machine is what there was on this machine at one moment, but for this process.
 type machine struct {
 	processes []process
