@@ -15,8 +15,8 @@
 //
 // # Where a supervisor lives
 //
-// [Start] gives a process a cgroup of its own from birth, outside of its starter's: the end of a unit or a login
-// session, and the kill of a cgroup, do not reach it. All supervisors of one state directory may share one
+// [Start] starts a process outside of its starter's cgroup: the end of a unit or a login session, and the kill of a
+// cgroup, do not reach it. It is born in another cgroup, or in the root where its starter is there, too. All supervisors of one state directory may share one
 // cgroup, which [RemoveEmpty] takes away behind the last of them.
 //
 // In a unit of systemd that has Delegate=yes ([OwnUnit]), a process that runs a container in the foreground keeps it

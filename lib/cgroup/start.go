@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,10 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Start starts a command in the cgroup, which it makes when it is not there, in every hierarchy: the process is
-// a member from its first instruction on, and nothing done to the caller's cgroup reaches it. Where the caller may
-// not change a hierarchy, the process stays in the caller's cgroup there. It costs a fraction of a millisecond; before
-// Linux 5.7 the process is moved in the v2 hierarchy after its start, which costs more. The command must have no
+// Start starts a command outside of the caller's cgroup: nothing done to that reaches the process. In each hierarchy in
+// which the caller is not in the root cgroup, to which nobody can do anything, the process is a member of the cgroup with the
+// given path from its first instruction on; Start makes it when it is not there. Where the caller may not change a
+// hierarchy, the process stays in the caller's cgroup there. It costs a fraction of a millisecond; before Linux 5.7 the process is moved in the v2 hierarchy after its start, which costs more. The command must have no
 // Pdeathsig: the thread that starts it ends.
 //
 // Processes may share the cgroup. [RemoveEmpty] removes it behind the last one.
@@ -30,10 +31,32 @@ func Start(cmd *exec.Cmd, path string) error {
 	if err != nil {
 		return err
 	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return fmt.Errorf("find our own cgroup: %w", err)
+	}
+	if t = t.confining(string(own)); len(t) == 0 {
+		return cmd.Start()
+	}
 	if err := t.start(cmd, path); err != nil {
 		return fmt.Errorf("start %s in cgroup %q: %w", filepath.Base(cmd.Path), path, err)
 	}
 	return nil
+}
+
+// confining gives the hierarchies in which a process, whose file /proc/PID/cgroup is own, is not in the root cgroup. The v2
+// root of a container is no such root: processes in it keep controllers from the cgroups below.
+func (t tree) confining(own string) tree {
+	return slices.DeleteFunc(slices.Clone(t), func(h hierarchy) bool {
+		path, ok := membership(own, h.name())
+		return ok && path == "/" && (!h.v2 || isV2Root(h.dir))
+	})
+}
+
+// isV2Root tells the real root of the v2 hierarchy, which has no type, from all other cgroups.
+func isV2Root(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, "cgroup.type"))
+	return errors.Is(err, os.ErrNotExist)
 }
 
 func (t tree) start(cmd *exec.Cmd, path string) error {
@@ -266,7 +289,7 @@ func (t tree) startAbove(start func(*syscall.SysProcAttr) error) error {
 // takesProcesses says whether a v2 cgroup takes processes: the real root does, others while they give no controllers to
 // those below.
 func takesProcesses(dir string) bool {
-	if _, err := os.Lstat(filepath.Join(dir, "cgroup.type")); errors.Is(err, os.ErrNotExist) {
+	if isV2Root(dir) {
 		return true
 	}
 	given, err := read(dir, "cgroup.subtree_control")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -92,6 +93,31 @@ func TestStart(t *testing.T) {
 			t.Error("a cgroup that somebody else had made is gone")
 		}
 	})
+}
+
+// Who is in the root cgroup has nothing to get out of.
+func TestConfining(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.type"), []byte("domain\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cpu, memory := hierarchy{dir: "/x/cpu", controllers: []string{"cpu", "cpuacct"}}, hierarchy{dir: "/x/memory", controllers: []string{"memory"}}
+	v2, inner := hierarchy{dir: "/x/unified", v2: true}, hierarchy{dir: dir, v2: true}
+	for _, c := range []struct {
+		own  string
+		all  tree
+		want tree
+	}{
+		{"3:memory:/\n2:cpu,cpuacct:/\n0::/\n", tree{cpu, memory, v2}, tree{}},
+		{"3:memory:/a\n2:cpu,cpuacct:/\n0::/\n", tree{cpu, memory, v2}, tree{memory}},
+		{"3:memory:/\n2:cpu,cpuacct:/b\n0::/c\n", tree{cpu, memory, v2}, tree{cpu, v2}},
+		{"2:cpu,cpuacct:/\n", tree{cpu, memory}, tree{memory}},
+		{"0::/\n", tree{inner}, tree{inner}},
+	} {
+		if got := c.all.confining(c.own); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%q: %v, want %v", c.own, got, c.want)
+		}
+	}
 }
 
 // Kernels before 5.7 move the process once it runs.

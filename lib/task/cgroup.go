@@ -84,15 +84,23 @@ const sweepWithin = 200 * time.Millisecond
 func (t *Task) sweepAfter(s taskdir.Supervisor) {
 	if fd := s.Open(); fd >= 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), sweepWithin)
-		if t.client != nil && t.api != nil {
-			_ = t.api.Shutdown(ctx, &taskapi.ShutdownRequest{ID: t.ID()}) // it would look for us a while longer
-		}
 		_ = poll(ctx, fd)
 		cancel()
 		unix.Close(fd)
 		t.removeAddress(s) // one that was killed may have been dying when its task was settled
 	}
 	sweep(t.d)
+}
+
+// clearAfter empties the trash, which takes as long as the supervisor takes to end, and is sweepAfter then.
+func (t *Task) clearAfter(s taskdir.Supervisor) {
+	if api := t.api; api != nil && t.client != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), sweepWithin)
+		defer cancel()
+		go func() { _ = api.Shutdown(ctx, &taskapi.ShutdownRequest{ID: t.ID()}) }() // it would look for us a while longer
+	}
+	t.d.EmptyTrash()
+	t.sweepAfter(s)
 }
 
 // lastSupervisor is the supervisor of the task that is meant, for sweepAfter: its record goes with the task.

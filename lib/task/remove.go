@@ -39,8 +39,7 @@ func (t *Task) Remove(ctx context.Context, force bool) error {
 		last = t.lastSupervisor()
 		err = t.remove(ctx, force, false)
 	}
-	t.d.EmptyTrash()
-	t.sweepAfter(last)
+	t.clearAfter(last)
 	if err != nil {
 		return fmt.Errorf("remove container %q: %w", t.ID(), err)
 	}
@@ -52,8 +51,7 @@ func (t *Task) Remove(ctx context.Context, force bool) error {
 func (t *Task) RemoveEnded(ctx context.Context) error {
 	last := t.lastSupervisor()
 	err := t.remove(ctx, true, true)
-	t.d.EmptyTrash()
-	t.sweepAfter(last)
+	t.clearAfter(last)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %q: %w", t.ID(), err)
 	}

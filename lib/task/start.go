@@ -336,7 +336,6 @@ func (t *Task) discardEnded(ctx context.Context) error {
 		err = t.discardDir()
 	}
 	err = errors.Join(err, l.Release())
-	t.d.EmptyTrash()
-	t.sweepAfter(last)
+	t.clearAfter(last)
 	return err
 }
