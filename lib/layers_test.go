@@ -22,7 +22,7 @@ var floors = []struct {
 }{
 	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"container", "content", "event", "image", "lease", "snapshot", "state"}},
-	{"deeds", []string{"fsck", "gc", "pull", "task"}},
+	{"deeds", []string{"archive", "fsck", "gc", "pull", "task"}},
 	{"doors", []string{"cli"}},
 }
 

@@ -112,28 +112,48 @@ func ParseIndex(data []byte, mediaType string) (ocispec.Index, error) {
 // manifest of something else than an image is errdefs.ErrNotImplemented. Where the media type of the
 // configuration says nothing, only the configuration can tell.
 func ParseManifest(data []byte, mediaType string) (ocispec.Manifest, error) {
-	var m ocispec.Manifest
+	m, err := decodeManifest(data, mediaType)
+	if err != nil {
+		return m, err
+	}
+	if !IsConfig(m.Config.MediaType) && (m.ArtifactType != "" || !mayBeConfig(m.Config.MediaType)) {
+		return m, noImage(m)
+	}
+	return m, checkManifest(m)
+}
+
+// ParseArtifact is ParseManifest for a manifest of anything: an image, or an artifact whose layers are files.
+func ParseArtifact(data []byte, mediaType string) (ocispec.Manifest, error) {
+	m, err := decodeManifest(data, mediaType)
+	if err != nil {
+		return m, err
+	}
+	return m, checkManifest(m)
+}
+
+func decodeManifest(data []byte, mediaType string) (m ocispec.Manifest, err error) {
 	if err := decode(data, "manifest", mediaType, IsManifest, &m); err != nil {
 		return m, err
 	}
 	if m.Config.Digest == "" {
 		return m, damaged("manifest", "it has no configuration")
 	}
-	if !IsConfig(m.Config.MediaType) && (m.ArtifactType != "" || !mayBeConfig(m.Config.MediaType)) {
-		return m, noImage(m)
-	}
+	return m, nil
+}
+
+func checkManifest(m ocispec.Manifest) error {
 	if err := checkDescriptor("manifest: configuration", m.Config, MaxManifest); err != nil {
-		return m, err
+		return err
 	}
 	if len(m.Layers) > maxLayers {
-		return m, damaged("manifest", "it has %d layers, at most %d are supported", len(m.Layers), maxLayers)
+		return damaged("manifest", "it has %d layers, at most %d are supported", len(m.Layers), maxLayers)
 	}
 	for _, l := range m.Layers {
 		if err := checkDescriptor("manifest: layer", l, 1<<62); err != nil {
-			return m, err
+			return err
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // noImage is the error about a manifest of something else than an image.

@@ -58,7 +58,7 @@ func parse(s string) (r Reference, why string) {
 		return r, fmt.Sprintf("%q is no repository name", short(r.Path))
 	case len(r.Path) > maxPath:
 		return r, fmt.Sprintf("the repository has more than %d characters", maxPath)
-	case hasTag && !isTag(tag):
+	case hasTag && !IsTag(tag):
 		return r, fmt.Sprintf("%q is no tag", short(tag))
 	case hasDigest && r.Digest.Validate() != nil:
 		return r, fmt.Sprintf("%q is no digest", short(dg))
@@ -187,7 +187,8 @@ func isPath(s string) bool {
 	return true
 }
 
-func isTag(s string) bool {
+// IsTag tells whether s can be the tag of a reference.
+func IsTag(s string) bool {
 	return len(s) <= maxTag && isAll(s, func(c byte) bool { return isAlnum(c) || c == '_' || c == '.' || c == '-' }) &&
 		s[0] != '.' && s[0] != '-'
 }

@@ -90,7 +90,7 @@ func (p *presence) add(desc ocispec.Descriptor, indexes []ocispec.Descriptor) er
 	}
 	p.seen[desc.Digest] = true
 	if !IsIndex(desc.MediaType) {
-		m, err := complete(Manifest{Indexes: indexes, Descriptor: desc}, p.read)
+		m, err := Complete(Manifest{Indexes: indexes, Descriptor: desc}, p.read)
 		if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) {
 			return nil
 		}
@@ -155,7 +155,7 @@ func ResolveFrom(read func(ocispec.Descriptor) ([]byte, error), target ocispec.D
 		}
 	}
 	m.Descriptor = desc
-	m, err := complete(m, read)
+	m, err := Complete(m, read)
 	if err != nil {
 		return m, err
 	}
@@ -170,8 +170,9 @@ func ResolveFrom(read func(ocispec.Descriptor) ([]byte, error), target ocispec.D
 	return m, nil
 }
 
-// complete reads what the descriptor of a manifest leads to.
-func complete(m Manifest, read func(ocispec.Descriptor) ([]byte, error)) (Manifest, error) {
+// Complete reads what the descriptor of a manifest leads to: the manifest and its configuration. read must check what
+// it gives against the descriptor's digest. What is no image is errdefs.ErrNotImplemented.
+func Complete(m Manifest, read func(ocispec.Descriptor) ([]byte, error)) (Manifest, error) {
 	desc := m.Descriptor
 	if !IsManifest(desc.MediaType) {
 		return m, fmt.Errorf("%s: media type %q is no image: %w", desc.Digest, short(desc.MediaType), errdefs.ErrNotImplemented)

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archive
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/gc"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// ImportOptions says what of an archive is taken, and what it is called.
+type ImportOptions struct {
+	Namespace string
+	Name      string // of the one image of the archive; empty: what the archive says
+	IndexName string // records the archive's index.json as one more image
+	BaseName  string // repository of images that have a tag or nothing; empty: DefaultBase
+	Digests   bool   // records each image by its repository and digest as well
+	// Platforms are those of each image that are taken and unpacked, and must be there. None: this machine's; of an
+	// image that has not that, all there is, and nothing is unpacked.
+	Platforms []ocispec.Platform
+	// AllPlatforms takes and unpacks all that is there.
+	AllPlatforms bool
+	NoUnpack     bool
+	// Warn, when set, is told what the user should know and the import does not fail for.
+	Warn func(string)
+}
+
+// Import brings in the images of an archive, a tar that may be compressed with gzip, zstd or bzip2. r is read once,
+// to its end. All images are recorded in one commit. An archive that cannot be read is a [FormatError], a layer that
+// is not what its image says a [pull.ContentError]; after an error nothing new is visible.
+func Import(ctx context.Context, d *state.Dir, r io.Reader, opt ImportOptions) ([]image.Image, error) {
+	return imports(ctx, d, entries(r), opt)
+}
+
+// ImportDir is Import of a directory: an OCI layout, or an archive that was unpacked.
+func ImportDir(ctx context.Context, d *state.Dir, dir string, opt ImportOptions) ([]image.Image, error) {
+	return imports(ctx, d, files(dir), opt)
+}
+
+func imports(ctx context.Context, d *state.Dir, all iter.Seq2[entry, error], opt ImportOptions) (done []image.Image, err error) {
+	work, err := pull.NewLocal(d, pull.Options{Namespace: opt.Namespace, Patient: true, Warn: opt.Warn})
+	if err != nil {
+		return nil, err
+	}
+	in := newIntake(d, opt.Namespace, work)
+	done, spare, err := in.run(ctx, all, opt)
+	err = errors.Join(err, work.Close())
+	if err != nil || spare {
+		// What was stored and not recorded would take its room until the next collection.
+		if _, bad := gc.Collect(context.WithoutCancel(ctx), d); bad != nil && opt.Warn != nil {
+			opt.Warn(bad.Error())
+		}
+	}
+	return done, err
+}
+
+// run tells, beside the images, whether something was stored that none of them needs.
+func (in *intake) run(ctx context.Context, all iter.Seq2[entry, error], opt ImportOptions) (done []image.Image, spare bool, err error) {
+	if err := in.all(ctx, all); err != nil {
+		return nil, false, err
+	}
+	items, err := in.items(ctx, opt)
+	if err != nil {
+		return nil, false, err
+	}
+	images, err := nameAll(items, opt)
+	if err != nil {
+		return nil, false, err
+	}
+	if opt.IndexName != "" {
+		whole, err := in.wholeIndex(ctx, opt.IndexName)
+		if err != nil {
+			return nil, false, err
+		}
+		images = append(images, whole)
+	}
+	g := newGatherer(in, opt)
+	for _, img := range images {
+		if err := g.gather(ctx, img); err != nil {
+			return nil, false, err
+		}
+	}
+	if !opt.NoUnpack {
+		unpacked := map[digest.Digest]bool{}
+		for _, m := range g.unpack {
+			if unpacked[m.Descriptor.Digest] {
+				continue
+			}
+			unpacked[m.Descriptor.Digest] = true
+			if err := in.work.Unpack(ctx, m.name, m.Manifest); err != nil {
+				return nil, false, fmt.Errorf("%s: %w", image.Familiar(m.name), err)
+			}
+		}
+	}
+	for dg := range in.size {
+		_, used := g.blobs[dg]
+		spare = spare || !used
+	}
+	crash.Point("archive.unpacked")
+	err = in.work.Record(ctx, func(tx *state.Tx) error {
+		if err := g.blobs.record(tx, opt.Namespace); err != nil {
+			return err
+		}
+		done, err = putAll(tx, opt.Namespace, images)
+		return err
+	})
+	crash.Point("archive.recorded")
+	return done, spare, err
+}
+
+// putAll records names. What an API or a user attached to one stays.
+func putAll(tx *state.Tx, ns string, images []named) (done []image.Image, err error) {
+	for _, img := range images {
+		old, err := image.Get(tx, ns, img.name)
+		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+			return nil, err
+		}
+		if err != nil || old.Target.Digest != img.target.Digest {
+			target := ocispec.Descriptor{MediaType: img.target.MediaType, Digest: img.target.Digest, Size: img.target.Size}
+			if err := image.Put(tx, ns, image.Image{Name: img.name, Target: target, Labels: old.Labels}); err != nil {
+				return nil, err
+			}
+			if old, err = image.Get(tx, ns, img.name); err != nil {
+				return nil, err
+			}
+		}
+		done = append(done, old)
+	}
+	return done, nil
+}
+
+// items finds the images of the archive in whichever format it has.
+func (in *intake) items(ctx context.Context, opt ImportOptions) (all []item, err error) {
+	index, isLayout := in.documents[indexFile]
+	manifest, isSaved := in.documents[manifestFile]
+	var docker []item
+	if isSaved {
+		saved, err := parseSaved(manifest)
+		if err != nil {
+			return nil, err
+		}
+		if isLayout {
+			docker = in.savedNames(saved)
+		} else if docker, err = in.convert(ctx, saved); err != nil {
+			return nil, err
+		}
+		all = docker
+	}
+	if isLayout {
+		if all, err = parseLayout(index, in.documents[layoutFile]); err != nil {
+			return nil, err
+		}
+		if err := in.nameBy(ctx, all, docker); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case !isLayout && !isSaved && in.documents[layoutFile] != nil:
+		return nil, malformed("it has %s and no %s", layoutFile, indexFile)
+	case !isLayout && !isSaved:
+		return nil, malformed("it has neither %s nor %s: it is no archive of images", indexFile, manifestFile)
+	case len(all) == 0 && opt.IndexName == "":
+		return nil, malformed("the archive has no image")
+	}
+	return all, nil
+}
+
+// wholeIndex makes an image of the archive's own index.
+func (in *intake) wholeIndex(ctx context.Context, name string) (named, error) {
+	ref, err := image.Parse(name)
+	if err != nil {
+		return named{}, err
+	}
+	data, ok := in.documents[indexFile]
+	if !ok {
+		return named{}, malformed("it has no %s, which could be called %s", indexFile, ref.Familiar())
+	}
+	desc, err := in.put(ctx, data)
+	desc.MediaType = ocispec.MediaTypeImageIndex
+	return named{ref.String(), desc}, err
+}
+
+// put stores a document.
+func (in *intake) put(ctx context.Context, data []byte) (ocispec.Descriptor, error) {
+	s, err := content.Stage(in.d, digest.SHA256)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer s.Close()
+	if _, err := s.Write(data); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	desc := s.Descriptor()
+	if err := in.work.Hold(ctx, desc.Digest.String()); err != nil {
+		return desc, err
+	}
+	in.size[desc.Digest] = desc.Size
+	return desc, s.Place(ctx, nil)
+}
+
+// putJSON stores a document that is made here.
+func (in *intake) putJSON(ctx context.Context, v any) (ocispec.Descriptor, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return in.put(ctx, data)
+}
