@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/pull/remote"
 	"ctrd.dev/ctrd/lib/registry"
 )
 
@@ -23,7 +23,7 @@ func explain(o options, args []string) error {
 		{Name: "proxy", Value: func(p registry.Plan) string { return orNone(p.Proxy) }},
 	}}
 	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-		plans, err := pull.Explain(name, o.pull)
+		plans, err := remote.Explain(name, o.registry, o.pull.Warn)
 		if err != nil {
 			return err
 		}

@@ -17,11 +17,11 @@ const envHosts = "CTRD_HOSTS"
 // findHosts decides where hosts.toml files are looked for. A directory that was named must be there.
 func (o *options) findHosts() error {
 	list := cmp.Or(o.hostsDir, os.Getenv(envHosts))
-	o.pull.Registry.HostDirs = registry.HostDirs(list)
+	o.registry.HostDirs = registry.HostDirs(list)
 	if list == "" {
 		return nil
 	}
-	for _, dir := range o.pull.Registry.HostDirs {
+	for _, dir := range o.registry.HostDirs {
 		if _, err := os.ReadDir(dir); err != nil {
 			return cli.Usagef("directory of registry hosts: %w", err)
 		}

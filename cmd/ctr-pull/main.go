@@ -16,12 +16,14 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/pull/remote"
 	"ctrd.dev/ctrd/lib/registry"
 )
 
 // options are what the command line says beside the names.
 type options struct {
 	pull       pull.Options
+	registry   registry.Options
 	verify     bool
 	credsStdin bool
 	quiet      bool
@@ -81,10 +83,10 @@ func (o *options) add(cmd *cobra.Command) {
 	f.BoolVar(&o.pull.NoUnpack, "no-unpack", false, "bring the blobs and make no snapshots of them")
 	o.pull.Layers = 4
 	f.VarP((*count)(&o.pull.Layers), "jobs", "j", "work on `N` layers at once")
-	f.BoolVar(&o.pull.Registry.PlainHTTP, "plain-http", false, "speak HTTP instead of HTTPS")
+	f.BoolVar(&o.registry.PlainHTTP, "plain-http", false, "speak HTTP instead of HTTPS")
 	f.BoolVar(&o.verify, "tls-verify", true, "refuse a registry whose certificate is not trusted")
-	f.StringVar(&o.pull.Registry.CAFile, "ca-file", "", "trust the certificates in `FILE` (PEM) too")
-	f.StringVar(&o.pull.Registry.AuthFile, "authfile", "", "take credentials from `FILE`, in the form of docker's config.json")
+	f.StringVar(&o.registry.CAFile, "ca-file", "", "trust the certificates in `FILE` (PEM) too")
+	f.StringVar(&o.registry.AuthFile, "authfile", "", "take credentials from `FILE`, in the form of docker's config.json")
 	f.BoolVar(&o.credsStdin, "creds-stdin", false, "read USER:PASSWORD, for one registry, from the first line of stdin")
 	f.StringVar(&o.hostsDir, "hosts-dir", "", "take mirrors and certificates from `DIR`, or several separated by colons (default: $"+envHosts+", or those in /etc)")
 	f.BoolVar(&o.explain, "explain", false, "print the hosts that would be asked, in order, and how; bring nothing")
@@ -119,7 +121,7 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 			return err
 		}
 	}
-	o.pull.Registry.Insecure = !o.verify
+	o.registry.Insecure = !o.verify
 	if o.json && !o.explain {
 		return cli.Usagef("--json goes with --explain")
 	}
@@ -132,7 +134,8 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	if o.explain {
 		return explain(o, args)
 	}
-	o.pull.Registry.Outages = &registry.Outages{}
+	o.registry.Outages = &registry.Outages{}
+	o.pull.Open = remote.Open(o.registry, o.pull.Warn)
 	o.pull.Namespace = g.Namespace
 	o.pull.Patient = !cmd.Flags().Changed("wait")
 	d, err := g.Open()
@@ -221,7 +224,7 @@ func (o *options) readCreds(stdin *os.File) error {
 	if !ok || user == "" {
 		return cli.Usagef("--creds-stdin: the first line of stdin is not USER:PASSWORD")
 	}
-	o.pull.Registry.Username, o.pull.Registry.Password = user, password
+	o.registry.Username, o.registry.Password = user, password
 	return nil
 }
 

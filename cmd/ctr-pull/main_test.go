@@ -47,7 +47,7 @@ func TestReadCreds(t *testing.T) {
 		var o options
 		err = o.readCreds(f)
 		f.Close()
-		switch got := o.pull.Registry.Username + " " + o.pull.Registry.Password; {
+		switch got := o.registry.Username + " " + o.registry.Password; {
 		case want == "" && (!errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "--creds-stdin")):
 			t.Errorf("%q: %v", text, err)
 		case want != "" && (err != nil || got != want):

@@ -14,6 +14,8 @@ import (
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/pull/remote"
+	"ctrd.dev/ctrd/lib/registry"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -51,7 +53,7 @@ func TestStatusOfWhatIsNoImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = pull.Image(t.Context(), d, strings.TrimPrefix(s.URL, "http://")+"/app:1", pull.Options{Namespace: "ns", NoUnpack: true, Platform: "linux/amd64"})
+		_, err = pull.Image(t.Context(), d, strings.TrimPrefix(s.URL, "http://")+"/app:1", pull.Options{Open: remote.Open(registry.Options{}, nil), Namespace: "ns", NoUnpack: true, Platform: "linux/amd64"})
 		s.Close()
 		if err = withStatus(err); cli.Status(err) != cli.ExitOther || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: status %d: %v", name, cli.Status(err), err)

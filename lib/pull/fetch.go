@@ -12,7 +12,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/content"
-	"ctrd.dev/ctrd/lib/registry"
 )
 
 const (
@@ -27,7 +26,7 @@ const (
 
 // fetcher brings the missing bytes of blobs.
 type fetcher struct {
-	repo  *registry.Repository
+	repo  Source
 	conns chan struct{} // a place for each connection
 }
 
@@ -89,7 +88,7 @@ func (f *fetcher) fetch(ctx context.Context, i *content.Ingest, desc ocispec.Des
 type queue struct {
 	mu   sync.Mutex
 	todo []content.Range
-	repo *registry.Repository
+	repo Source
 }
 
 func (q *queue) next() (content.Range, bool) {

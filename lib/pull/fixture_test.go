@@ -25,6 +25,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/image"
+	registries "ctrd.dev/ctrd/lib/registry"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -206,7 +207,14 @@ func openDir(t *testing.T, base string) *state.Dir {
 	return d
 }
 
-func options() Options { return Options{Namespace: "ns"} }
+func options() Options { return Options{Namespace: "ns", Open: from(registries.Options{})} }
+
+// from is lib/pull/remote's Open, which imports this package.
+func from(opt registries.Options) func(image.Reference) (Source, error) {
+	return func(name image.Reference) (Source, error) {
+		return registries.Open(registries.Reference{Host: name.Domain, Repository: name.Path, Tag: name.Tag, Digest: name.Digest}, opt)
+	}
+}
 
 // clean checks that a failed pull left nothing that anybody sees.
 func invisible(t *testing.T, d *state.Dir, what string) {

@@ -14,6 +14,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/state"
+
+	"ctrd.dev/ctrd/lib/registry"
 )
 
 // through gives options that ask mirror before the registry at up.
@@ -26,7 +28,7 @@ func through(t *testing.T, up, mirror *server) Options {
 		t.Fatal(err)
 	}
 	opt := options()
-	opt.Registry.HostDirs = []string{root}
+	opt.Open = from(registry.Options{HostDirs: []string{root}})
 	return opt
 }
 

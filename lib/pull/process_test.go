@@ -19,6 +19,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/registry"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 func child(ref string) {
 	d, err := state.Open(state.Config{Root: os.Getenv("ROOT"), State: os.Getenv("STATE"), Wait: -1})
 	if err == nil {
-		_, err = Image(ctx, d, ref, Options{Namespace: os.Getenv("NS")})
+		_, err = Image(ctx, d, ref, Options{Namespace: os.Getenv("NS"), Open: from(registry.Options{})})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -20,7 +20,6 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/mount"
-	"ctrd.dev/ctrd/lib/registry"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -28,7 +27,8 @@ import (
 type Options struct {
 	Namespace string
 	Platform  string // os/architecture[/variant]; empty: this machine's
-	Registry  registry.Options
+	// Open gives what the image is brought from; see lib/pull/remote.
+	Open func(image.Reference) (Source, error)
 	// Layers bounds the layers that are worked on at once; 0: 4.
 	Layers int
 	// NoUnpack leaves out the snapshots: only blobs are brought.
@@ -71,7 +71,7 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 	if p.platform, err = image.ParsePlatform(opt.Platform); err != nil {
 		return img, err
 	}
-	if p.repo, err = open(name, opt); err != nil {
+	if p.repo, err = opt.Open(name); err != nil {
 		return img, err
 	}
 	defer p.repo.Close()
@@ -97,7 +97,7 @@ type puller struct {
 	platform ocispec.Platform
 	root     *os.File // open while anything is written, see sync
 	lease    *lease.Lease
-	repo     *registry.Repository
+	repo     Source
 	fetcher  *fetcher
 	report   *reporter
 	target   ocispec.Descriptor
