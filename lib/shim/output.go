@@ -201,11 +201,13 @@ func (l *logger) close() {
 	}
 }
 
-// lastWords bounds how long a logging program may take to end after it was told to.
-const lastWords = 10 * time.Second
+// lastWords bounds how long a logging program may take to end after it was told to. With the drainTime before that it has
+// 10 s from the end of its input, as it has with containerd's shims, which tell it at once.
+const lastWords = 5 * time.Second
 
-// wait waits until the program has read everything and has ended, for so long at most; then it tells it to end.
-func (l *logger) wait(limit time.Duration) {
+// wait waits until the program has read everything and has ended, for so long at most; then it tells it to end, and kills
+// it when it has not after lastWords.
+func (l *logger) wait(limit, lastWords time.Duration) {
 	l.close()
 	select {
 	case <-l.gone:

@@ -214,16 +214,15 @@ func (st *streams) drain(limit time.Duration) {
 		st.pumps.Wait()
 		close(done)
 	}()
-	t := time.NewTimer(limit)
-	defer t.Stop()
+	begun := time.Now()
 	select {
 	case <-done:
-	case <-t.C:
+	case <-time.After(limit):
 		st.t.logf("output does not end: a process outside the container has it open")
 	}
 	st.close()
 	if st.logger != nil {
-		st.logger.wait(limit)
+		st.logger.wait(limit-time.Since(begun), lastWords)
 	}
 }
 
