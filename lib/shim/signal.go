@@ -17,7 +17,7 @@ import (
 
 const maxSignal = 64
 
-// Kill sends a signal to a process, or to all of the container. A signal that comes before init has become the
+// Kill sends a signal to a process, or to all of the container. To one that has ended it is errdefs.ErrNotFound. A signal that comes before init has become the
 // program does not reach what sets init up: in a created container it has its default effect, after Start
 // it waits for the program.
 func (s *server) Kill(ctx context.Context, r *taskapi.KillRequest) error {
@@ -29,7 +29,11 @@ func (s *server) Kill(ctx context.Context, r *taskapi.KillRequest) error {
 	if err != nil {
 		return err
 	}
-	if sig == unix.SIGKILL && r.All {
+	all := r.All && r.ExecID == "" // containerd's shims take no notice of it with an exec
+	if all && isClosed(p.died) {
+		return p.ended() // what it has left is being killed
+	}
+	if sig == unix.SIGKILL && all {
 		return cgroup.Kill(p.t.cgroup)
 	}
 	if sig != unix.SIGKILL && p.execID == "" && !isClosed(p.died) {
@@ -41,7 +45,7 @@ func (s *server) Kill(ctx context.Context, r *taskapi.KillRequest) error {
 			return err
 		}
 	}
-	if r.All {
+	if all {
 		return p.t.killAll(sig)
 	}
 	thaw, err := p.signal(sig)
@@ -60,13 +64,18 @@ func (p *process) signal(sig unix.Signal) (thaw bool, err error) {
 	case p.pid == 0:
 		return false, p.wrong("kill", p.status)
 	case isClosed(p.died):
-		return false, fmt.Errorf("process %d of container %q has ended: %w", p.pid, p.t.id, errdefs.ErrNotFound)
+		return false, p.ended()
 	}
 	// Not reaped yet, so the pid is still its own.
 	if err := unix.Kill(p.pid, sig); err != nil {
 		return false, fmt.Errorf("signal %d to process %d: %w", sig, p.pid, err)
 	}
 	return sig == unix.SIGKILL && p.t.paused && p.execID == "", nil
+}
+
+// ended is the error of a signal to a process that has been reaped.
+func (p *process) ended() error {
+	return fmt.Errorf("process %d of container %q has ended: %w", p.pid, p.t.id, errdefs.ErrNotFound)
 }
 
 // killWaiting sends a signal to an init that waits for Start, and reports false when it does not wait. The
