@@ -20,7 +20,7 @@ import (
 )
 
 // Start runs init or an exec.
-func (s *server) Start(_ context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+func (s *server) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	p, err := s.get(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -28,7 +28,7 @@ func (s *server) Start(_ context.Context, r *taskapi.StartRequest) (*taskapi.Sta
 	p.op.Lock()
 	defer p.op.Unlock()
 	if p.execID == "" {
-		err = p.startInit()
+		err = p.startInit(ctx)
 	} else {
 		err = p.startExec()
 	}
@@ -39,7 +39,7 @@ func (s *server) Start(_ context.Context, r *taskapi.StartRequest) (*taskapi.Sta
 }
 
 // startInit runs the container's program.
-func (p *process) startInit() error {
+func (p *process) startInit(ctx context.Context) error {
 	t, s := p.t, p.t.s
 	s.mu.Lock()
 	st := p.status
@@ -50,7 +50,7 @@ func (p *process) startInit() error {
 	if err := t.recordStarted(); err != nil {
 		return fmt.Errorf("start container %q: %w", t.id, err)
 	}
-	if err := t.letGo(p); err != nil {
+	if err := t.letGo(ctx, p); err != nil {
 		t.recordNotStarted()
 		return fmt.Errorf("start container %q: %w", t.id, err)
 	}
@@ -60,8 +60,12 @@ func (p *process) startInit() error {
 	return nil
 }
 
-// letGo lets the waiting init process become the container's program, and waits until it has.
-func (t *task) letGo(p *process) error {
+// startTime bounds how long init may take to answer Start. One that somebody has stopped or frozen does not.
+const startTime = time.Minute
+
+// letGo lets the waiting init process become the container's program, and waits until it has. It does not end with the
+// client's connection: a Start of which the client does not see the end is not taken back.
+func (t *task) letGo(ctx context.Context, p *process) error {
 	if p.made.FIFO == "" {
 		return t.ask(ask.Start, ask.Request{}, nil)
 	}
@@ -69,7 +73,11 @@ func (t *task) letGo(p *process) error {
 	if !filepath.IsAbs(path) {
 		path = t.path(path)
 	}
-	if err := t.openFIFO(p, path); err != nil {
+	by := time.Now().Add(startTime)
+	if client, ok := ctx.Deadline(); ok && client.Before(by) {
+		by = client
+	}
+	if err := t.openFIFO(p, path, by); err != nil {
 		return err
 	}
 	if p.becoming == nil {
@@ -102,8 +110,14 @@ const (
 	notFound      = 127
 )
 
-// openFIFO opens the other end of the FIFO on which init waits (libcontainer's protocol) and reads its one byte.
-func (t *task) openFIFO(p *process, path string) error {
+// openFIFO opens the other end of the FIFO on which init waits (libcontainer's protocol) and reads its one byte. When init
+// has not written that in time it waits on, for another Start.
+func (t *task) openFIFO(p *process, path string, by time.Time) error {
+	if p.waiting != (executable{}) && executableOf(p.pid) != p.waiting && !isClosed(p.died) {
+		// It has answered an earlier Start just after that had given up.
+		os.Remove(path)
+		return nil
+	}
 	// With both ends open here a read waits for the byte, instead of meeting the end of the file while
 	// init has not opened its end yet.
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -112,6 +126,7 @@ func (t *task) openFIFO(p *process, path string) error {
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
+	f.SetReadDeadline(by)
 	got := make(chan struct{})
 	go func() {
 		select {
@@ -126,7 +141,10 @@ func (t *task) openFIFO(p *process, path string) error {
 	if err != nil {
 		// It may have run and ended in the meantime: then the byte is there.
 		if n, _ := unix.Read(fd, b[:]); n != 1 {
-			return fmt.Errorf("init died: %w", errdefs.ErrFailedPrecondition)
+			if isClosed(p.died) {
+				return fmt.Errorf("init died: %w", errdefs.ErrFailedPrecondition)
+			}
+			return fmt.Errorf("init does not answer, it may be frozen: %w", context.DeadlineExceeded)
 		}
 	}
 	os.Remove(path)
