@@ -40,8 +40,15 @@ type bundleSpec struct {
 	} `json:"linux"`
 }
 
-// startLock bounds how long start waits for another start of the same pod.
-const startLock = 30 * time.Second
+const (
+	// startLock bounds how long start waits for another start of the same pod, and how long a supervisor may take to
+	// listen.
+	startLock = 30 * time.Second
+	// maxSaid bounds what a supervisor may say in that time, in bytes: an address, or why it cannot serve.
+	maxSaid = 64 << 10
+	// maxReason bounds what of that is passed on.
+	maxReason = 4 << 10
+)
 
 // Start gives the answer that containerd reads: the address of the supervisor of the container's pod, which it
 // starts unless it lives. argv is the command that serves, in the bundle; it is given -socket PATH.
@@ -120,9 +127,10 @@ func (b *Bootstrap) fork(argv []string) error {
 	if err != nil {
 		return err
 	}
-	said, err := io.ReadAll(r)
+	r.SetReadDeadline(time.Now().Add(startLock))
+	said, err := io.ReadAll(io.LimitReader(r, maxSaid))
 	if err == nil && !bytes.HasPrefix(said, []byte("{")) {
-		err = errors.New(strings.TrimSpace(string(said)))
+		err = errors.New(strings.TrimSpace(string(said[:min(len(said), maxReason)])))
 	}
 	if err == nil {
 		err = b.place(cmd.Process.Pid)
