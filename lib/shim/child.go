@@ -3,23 +3,15 @@
 package shim
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
-	"ctrd.dev/ctrd/lib/engine/ask"
 )
 
 // watchChildren reaps every child, and takes the signals that would end the process: a supervisor does not
@@ -62,7 +54,13 @@ func (s *server) reaped(pid int, end ending) {
 	case gone != nil:
 		delete(s.loggers, pid)
 		close(gone)
-	case s.helpers[pid]:
+	case s.helpers[pid] != nil:
+		if end.status != 0 {
+			// It has not answered. What it has started is in its group, and would go on without it. A group's number is
+			// not given to a new process while the group has one, nor soon after that.
+			unix.Kill(-pid, unix.SIGKILL)
+		}
+		close(s.helpers[pid])
 		delete(s.helpers, pid)
 	default:
 		if p := s.byPid(pid); p != nil {
@@ -86,43 +84,6 @@ func exitStatus(ws unix.WaitStatus) uint32 {
 	return uint32(ws.ExitStatus())
 }
 
-// engineProcess is an engine that has not been asked yet.
-type engineProcess struct {
-	s    *server
-	conn *os.File
-}
-
-func (t *task) spawnEngine(verb string) (*engineProcess, error) {
-	s := t.s
-	ours, theirs, err := ask.Pair()
-	if err != nil {
-		return nil, err
-	}
-	defer theirs.Close()
-	e := &engineProcess{s: s, conn: ours}
-	s.mu.Lock()
-	// The engine ends its process group when our end of the socket closes with us.
-	attr := &syscall.SysProcAttr{Setpgid: true}
-	if verb == ask.Create {
-		attr.Cloneflags = unix.CLONE_NEWNS // it mounts the container's rootfs
-	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, t.id}, &syscall.ProcAttr{
-		Dir:   t.bundle,
-		Env:   engineEnv(),
-		Files: []uintptr{0, 2, 2, theirs.Fd()},
-		Sys:   attr,
-	})
-	if err == nil {
-		s.helpers[pid] = true
-	}
-	s.mu.Unlock()
-	if err != nil {
-		e.close()
-		return nil, fmt.Errorf("start the engine: %w", err)
-	}
-	return e, nil
-}
-
 // startLogger starts a logging program; the channel is closed when it has been reaped.
 func (s *server) startLogger(argv []string, attr *syscall.ProcAttr) (pid int, gone chan struct{}, err error) {
 	s.mu.Lock()
@@ -134,131 +95,6 @@ func (s *server) startLogger(argv []string, attr *syscall.ProcAttr) (pid int, go
 	gone = make(chan struct{})
 	s.loggers[pid] = gone
 	return pid, gone, nil
-}
-
-// endEngines ends what engines are left, so that no process outlives the supervisor: one that was not
-// asked is about to end, one that hangs in the kernel is not waited for.
-func (s *server) endEngines() {
-	for range 1000 {
-		s.mu.Lock()
-		left := len(s.helpers)
-		for pid := range s.helpers {
-			unix.Kill(-pid, unix.SIGKILL)
-		}
-		s.mu.Unlock()
-		if left == 0 {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// engineEnv is our environment without GOMAXPROCS, which whoever starts us sets to 1 for the sake of our
-// size: the engine is to be quick.
-func engineEnv() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GOMAXPROCS=") })
-}
-
-// close ends an engine that was not asked, or gives up what it may still tell.
-func (e *engineProcess) close() { e.conn.Close() }
-
-// expect keeps the ends of children that nobody knows, until the caller has learnt its child's pid and calls done.
-// An engine that was not asked, or makes no process, is no reason to keep them: it may live as long as the
-// supervisor, and pids come again.
-func (s *server) expect() (done func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.engines++
-	if s.early == nil {
-		s.early = make(map[int]ending)
-	}
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.engines--
-		if s.engines == 0 {
-			s.early = nil
-		}
-	}
-}
-
-// run asks the engine and waits for its answer. The process that it made is claimed for p, if any.
-func (e *engineProcess) run(r ask.Request, p *process, files ...*os.File) error {
-	defer e.close()
-	if p != nil {
-		defer e.s.expect()()
-	}
-	var res ask.Result
-	var got []*os.File
-	err := ask.Send(e.conn, r, files...)
-	if err == nil {
-		got, err = ask.Receive(e.conn, &res)
-	}
-	switch {
-	case errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET):
-		return &engineError{"the engine died: see shim.log", errdefs.ErrUnknown}
-	case err != nil:
-		return err
-	case res.Error != "":
-		return &engineError{res.Error, kindOf(res.Kind)}
-	case p == nil:
-		return nil
-	}
-	p.made = res
-	if len(got) == 1 {
-		p.becoming = got[0]
-	}
-	s := e.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p.pid = res.Pid
-	if end, ok := s.early[res.Pid]; ok {
-		delete(s.early, res.Pid)
-		p.reaped(end)
-	}
-	return nil
-}
-
-// ask runs an engine for one request.
-func (t *task) ask(verb string, r ask.Request, p *process, files ...*os.File) error {
-	e, err := t.spawnEngine(verb)
-	if err != nil {
-		return err
-	}
-	r.Engine = t.engine()
-	return e.run(r, p, files...)
-}
-
-// engine is the one that the options of Create name. The state of the embedded engine is always in the bundle.
-func (t *task) engine() ask.Engine {
-	o := t.options
-	e := ask.Engine{Binary: o.BinaryName, SystemdCgroup: o.SystemdCgroup}
-	if o.BinaryName != "" && o.Root != "" {
-		// As containerd's own shim has it: ids are unique in a namespace alone.
-		e.Root = filepath.Join(o.Root, t.s.config.Namespace)
-	}
-	return e
-}
-
-// engineError is a failure in the engine's own words.
-type engineError struct {
-	text string
-	kind error
-}
-
-func (e *engineError) Error() string { return e.text }
-func (e *engineError) Unwrap() error { return e.kind }
-
-func kindOf(k ask.Kind) error {
-	switch k {
-	case ask.NotFound:
-		return errdefs.ErrNotFound
-	case ask.NotExecutable:
-		return errdefs.ErrPermissionDenied
-	case ask.TimedOut:
-		return context.DeadlineExceeded
-	}
-	return errdefs.ErrUnknown
 }
 
 // startDetached starts a program in a session of its own, in the root directory, and outside of the cgroup that

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -135,6 +136,7 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	t.s.mu.Lock()
 	t.init = p
 	t.s.mu.Unlock()
+	p.made.Delete = req.Binary != "" // also of an OCI engine that dies after it has made the container, before it answers
 	err = e.run(req, p, p.io.give...)
 	crash.Point("shim.created")
 	if err == nil {
@@ -160,9 +162,12 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 
 // meet takes what the engine has read in config.json. What is wrong with that file is told by the engine's result.
 func (t *task) meet(e *engineProcess) (err error) {
+	e.conn.SetReadDeadline(time.Now().Add(e.limit))
 	if _, err := ask.Receive(e.conn, &t.hello); err != nil {
+		e.kill()
 		return fmt.Errorf("engine: %w", err)
 	}
+	e.conn.SetReadDeadline(time.Time{})
 	if t.hello.CgroupsPath != "" {
 		t.cgroup, err = cgroup.Path(t.hello.CgroupsPath)
 	}

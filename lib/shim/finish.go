@@ -78,8 +78,8 @@ func (p *process) finishInit() {
 	s.endings.Go(func() { t.after(exit) })
 }
 
-// killRest kills what init has left in the container, and what engines are still putting there. It tells
-// whether the kernel has killed any process of the container for want of memory.
+// killRest kills what init has left in the container, and what engines are still putting there: they have drainTime, and
+// are killed then. It tells whether the kernel has killed any process of the container for want of memory.
 func (t *task) killRest() (oom bool) {
 	cg := t.cgroup
 	entered := make(chan struct{})
@@ -88,13 +88,14 @@ func (t *task) killRest() (oom bool) {
 		close(entered)
 	}()
 	for {
+		last := isClosed(entered)
 		// Without a pid namespace of its own, a container does not end with its init.
 		if busy, err := cgroup.Populated(cg); busy || err != nil {
 			if err := cgroup.Kill(cg); err != nil {
 				t.logf("kill: %v", err)
 			}
 		}
-		if isClosed(entered) {
+		if last {
 			break
 		}
 		select {

@@ -32,14 +32,14 @@ type server struct {
 	prepared *engineProcess        // for the Create of the container that it was started for
 	engines  int                   // engines that were asked for a process and have not told its pid
 	early    map[int]ending        // children that ended before the engine told whose they are
-	helpers  map[int]bool          // engines that have not been reaped, by pid
+	helpers  map[int]chan struct{} // engines, by pid; closed when they have been reaped
 	loggers  map[int]chan struct{} // logging programs, by pid; closed when they have been reaped
 }
 
 func newServer(c Config) *server {
 	return &server{
 		config: c, tasks: make(map[string]*task), closing: make(chan struct{}),
-		helpers: make(map[int]bool), loggers: make(map[int]chan struct{}),
+		helpers: make(map[int]chan struct{}), loggers: make(map[int]chan struct{}),
 	}
 }
 
