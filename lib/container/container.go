@@ -267,21 +267,20 @@ func Rename(tx *state.Tx, ns, from, to string, fn func(*Container, *specs.Spec))
 	if err != nil {
 		return c, err
 	}
-	if _, err := records.Get(tx, ns, to); err == nil {
-		return c, fmt.Errorf("container %q in namespace %q: %w", to, ns, errdefs.ErrAlreadyExists)
-	} else if !errdefs.IsNotFound(err) {
-		return c, err
-	}
 	c.ID, c.Updated = to, time.Now().UTC()
 	fn(&c, s)
-	if err := records.Put(tx, ns, to, c); err != nil {
+	if err := records.Move(tx, ns, from, to, c); err != nil {
 		return c, err
 	}
 	if err := PutSpec(tx, ns, to, s); err != nil {
 		return c, err
 	}
+	if err := specTab.Delete(tx, ns, from); err != nil {
+		return c, err
+	}
 	tx.Emit(ns, event.ContainerCreate{ID: to, Image: c.Image, Runtime: &event.ContainerRuntime{Name: c.Runtime.Name}})
-	return c, Remove(tx, ns, from)
+	tx.Emit(ns, event.ContainerDelete{ID: from})
+	return c, nil
 }
 
 // pack deflates a spec.

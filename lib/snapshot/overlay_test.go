@@ -3,6 +3,7 @@
 package snapshot_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -85,4 +86,29 @@ func TestLayerID(t *testing.T) {
 	if a, b := snapshot.NewID(), snapshot.NewID(); a == b || len(a) != 16 {
 		t.Errorf("%s %s", a, b)
 	}
+}
+
+// TestFieldsOfNewerPrograms: they survive a commit and a new key.
+func TestFieldsOfNewerPrograms(t *testing.T) {
+	b := newBench(t, overlay, t.TempDir())
+	type newer struct {
+		snapshot.Info
+		Extra string `json:"extra"`
+	}
+	table := state.Table[newer]{Name: "snapshots/overlayfs"}
+	b.prepare("a", "")
+	b.update(func(tx *state.Tx) error {
+		s, err := table.Get(tx, "ns", "a")
+		s.Extra = "keep me"
+		return errors.Join(err, table.Put(tx, "ns", "a", s))
+	})
+	b.update(func(tx *state.Tx) error { return snapshot.Rename(tx, "ns", "a", "b") })
+	b.commit("c", "b", snapshot.CommitOptions{})
+	b.view(func(tx *state.Tx) error {
+		s, err := table.Get(tx, "ns", "c")
+		if s.Extra != "keep me" || s.Kind != snapshot.Committed {
+			t.Errorf("%+v", s)
+		}
+		return err
+	})
 }

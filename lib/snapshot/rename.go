@@ -21,16 +21,8 @@ func Rename(tx *state.Tx, ns, from, to string) error {
 	if s.Kind == Committed {
 		return fmt.Errorf("rename snapshot %q: it is committed: %w", from, errdefs.ErrFailedPrecondition)
 	}
-	if _, err := Get(tx, ns, to); err == nil {
-		return fmt.Errorf("snapshot %q in namespace %q: %w", to, ns, errdefs.ErrAlreadyExists)
-	} else if !errdefs.IsNotFound(err) {
-		return err
-	}
-	if err := records.Delete(tx, ns, from); err != nil {
-		return err
-	}
 	s.Key = to
-	if err := records.Put(tx, ns, to, s); err != nil {
+	if err := records.Move(tx, ns, from, to, s); err != nil {
 		return err
 	}
 	tx.Emit(ns, event.SnapshotRemove{Key: from, Snapshotter: Overlayfs})

@@ -245,12 +245,9 @@ func Commit(tx *state.Tx, ns, name, key string, o CommitOptions) (Info, error) {
 		}
 		s.Parent = o.Parent
 	}
-	if err := records.Delete(tx, ns, key); err != nil {
-		return s, err
-	}
 	s.Key, s.Kind, s.Labels, s.Size, s.Inodes = name, Committed, o.Labels, o.Size, o.Inodes
 	s.Updated = time.Now().UTC()
-	if err := records.Put(tx, ns, name, s); err != nil {
+	if err := records.Move(tx, ns, key, name, s); err != nil {
 		return s, err
 	}
 	tx.Emit(ns, event.SnapshotCommit{Key: key, Name: name, Snapshotter: Overlayfs})

@@ -441,6 +441,53 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	})
 }
 
+func TestMove(t *testing.T) {
+	d := fresh(t)
+	type newer struct {
+		N     int    `json:"n"`
+		Extra string `json:"extra"`
+	}
+	ctx := context.Background()
+	later := state.Table[newer]{Name: "things"}
+	err := d.Update(ctx, nil, func(tx *state.Tx) error {
+		return errors.Join(later.Put(tx, "default", "x", newer{1, "keep me"}), bump(tx, "taken"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.UpdateRun(ctx, nil, func(tx *state.Tx) error { return bump(tx, "taken there") }); err != nil {
+		t.Fatal(err)
+	}
+	move := func(from, to string) error {
+		return d.Update(ctx, nil, func(tx *state.Tx) error { return things.Move(tx, "default", from, to, thing{5}) })
+	}
+	for _, to := range []string{"x", "taken", "taken there"} {
+		if err := move("x", to); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("to %q: %v", to, err)
+		}
+	}
+	if err := move("x", ""); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+	for _, from := range []string{"", "none", "taken there"} {
+		if err := move(from, "y"); !errdefs.IsNotFound(err) {
+			t.Errorf("from %q: %v", from, err)
+		}
+	}
+	if err := move("x", "y"); err != nil {
+		t.Fatal(err)
+	}
+	d.View(ctx, func(tx *state.Tx) error {
+		if v, err := later.Get(tx, "default", "y"); err != nil || v != (newer{5, "keep me"}) {
+			t.Errorf("record is %+v, %v", v, err)
+		}
+		if _, err := later.Get(tx, "default", "x"); !errdefs.IsNotFound(err) {
+			t.Errorf("the old one is there: %v", err)
+		}
+		return nil
+	})
+}
+
 // A state directory of another boot is stale as a whole; the durable one is not.
 func TestReboot(t *testing.T) {
 	d := fresh(t)

@@ -61,11 +61,46 @@ func (t Table[T]) Put(tx *Tx, ns, key string, v T) error {
 			return fmt.Errorf("%s %q: %w", t.singular(), key, err)
 		}
 	}
+	return t.put(tx, b, key, data)
+}
+
+func (t Table[T]) put(tx *Tx, b *bolt.Bucket, key string, data []byte) error {
 	tx.writes++
 	if err := b.Put([]byte(key), data); err != nil {
 		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
 	}
 	return nil
+}
+
+// Move replaces the record from by v under the key to, and keeps the fields of from that this program does not know.
+// Both are in the database that tx writes. It is errdefs.ErrNotFound when there is no from, and
+// errdefs.ErrAlreadyExists when there is a to in either database.
+func (t Table[T]) Move(tx *Tx, ns, from, to string, v T) error {
+	b := t.bucket(tx.write, ns)
+	if b == nil || b.Get([]byte(from)) == nil {
+		return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), from, ns, errdefs.ErrNotFound)
+	}
+	if to == "" {
+		return fmt.Errorf("%s without a name: %w", t.singular(), errdefs.ErrInvalidArgument)
+	}
+	for _, durable := range []bool{true, false} {
+		if taken, err := t.Has(tx, durable, ns, to); err != nil {
+			return err
+		} else if taken {
+			return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), to, ns, errdefs.ErrAlreadyExists)
+		}
+	}
+	data, err := json.Marshal(v)
+	if err == nil {
+		data, err = keepUnknown[T](b.Get([]byte(from)), data)
+	}
+	if err != nil {
+		return fmt.Errorf("%s %q: %w", t.singular(), to, err)
+	}
+	if err := b.Delete([]byte(from)); err != nil {
+		return fmt.Errorf("%s %q: %w", t.singular(), from, err)
+	}
+	return t.put(tx, b, to, data)
 }
 
 // Delete removes one record from the database that tx writes. It is errdefs.ErrNotFound when that
