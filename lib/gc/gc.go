@@ -75,7 +75,7 @@ func Collect(ctx context.Context, d *state.Dir) (r Removed, err error) {
 	}
 	crash.Point("gc.collected")
 	_, err = d.Locks().Sweep()
-	err = errors.Join(err, task.Tidy(ctx, d))
+	err = errors.Join(err, snapshot.SweepAliases(d), task.Tidy(ctx, d))
 	d.SweepTrash()
 	return r, err
 }

@@ -21,7 +21,6 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/snapshot"
-	"ctrd.dev/ctrd/lib/state"
 )
 
 // answer serves a blob's request with other bytes.
@@ -217,26 +216,6 @@ func TestAfterPowerCut(t *testing.T) {
 	os.WriteFile(content.Path(d, b.layers[0].Digest), make([]byte, b.layers[0].Size), 0o444)
 	if _, err := Image(ctx, d, b.ref, options()); err != nil {
 		t.Errorf("a damaged blob file without a record: %v", err)
-	}
-}
-
-// A directory under the layer's id that a record of another layer names is left alone.
-func TestSameID(t *testing.T) {
-	d := openDir(t, t.TempDir())
-	s := newServer(t)
-	b := s.build("test/app", "1", files("a", "1"))
-	id := snapshot.LayerID(image.ChainIDs(b.diffIDs)[0])
-	if err := snapshot.Stage(d, id); err != nil {
-		t.Fatal(err)
-	}
-	err := d.Update(ctx, nil, func(tx *state.Tx) error {
-		return snapshot.PutLayer(tx, "ns", snapshot.Info{Key: "another", ID: id})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Image(ctx, d, b.ref, options()); !errdefs.IsConflict(err) {
-		t.Errorf("%v", err)
 	}
 }
 

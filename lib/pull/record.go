@@ -208,7 +208,7 @@ func (p *puller) recordLayers(tx *state.Tx) error {
 		return nil
 	}
 	for n, chain := range p.image.ChainIDs {
-		s := snapshot.Info{Key: chain.String(), ID: snapshot.LayerID(chain), Size: p.layers[n].size, Inodes: p.layers[n].inodes}
+		s := snapshot.Info{Key: chain.String(), ID: p.layers[n].id, Size: p.layers[n].size, Inodes: p.layers[n].inodes}
 		if n > 0 {
 			s.Parent = p.image.ChainIDs[n-1].String()
 		}

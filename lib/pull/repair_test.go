@@ -5,6 +5,7 @@ package pull
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,7 +19,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
-	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -261,35 +261,50 @@ func TestUnprovenBlob(t *testing.T) {
 	}
 }
 
-// A directory that was made in this boot for another layer with the same id is neither taken nor replaced,
-// and the two exclude each other while they are made.
-func TestMarkedForAnother(t *testing.T) {
-	base := t.TempDir()
-	d := openDir(t, base)
+// Layers whose chain ids begin alike, as they can be made to, have directories of their own.
+func TestLikeChains(t *testing.T) {
+	a := "sha256:" + strings.Repeat("a", 63)
+	if snapshot.LayerID(digest.Digest(a+"a")) == snapshot.LayerID(digest.Digest(a+"b")) {
+		t.Error("one directory")
+	}
+}
+
+// A layer whose directory has the name that older programs gave is taken by every namespace.
+func TestOldDirectory(t *testing.T) {
+	d := openDir(t, t.TempDir())
 	s := newServer(t)
-	b := s.build("test/app", "1", files("a", "1"))
-	id := snapshot.LayerID(image.ChainIDs(b.diffIDs)[0])
-	l, err := d.Lock(ctx, nil, lock.Snapshot, string(id), lock.Exclusive)
+	b := s.build("test/app", "1", files("a", "1"), files("b", "2"))
+	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+		t.Fatal(err)
+	}
+	records := state.Table[snapshot.Info]{Name: "snapshots/overlayfs"}
+	chain := image.ChainIDs(b.diffIDs)[1]
+	id, old := snapshot.LayerID(chain), snapshot.LayerIDs(chain)[1]
+	if err := os.Rename(snapshot.Path(d, id), snapshot.Path(d, old)); err != nil {
+		t.Fatal(err)
+	}
+	err := d.Update(ctx, nil, func(tx *state.Tx) error {
+		r, err := snapshot.Get(tx, "ns", chain.String())
+		r.ID = old
+		return errors.Join(err, records.Put(tx, "ns", r.Key, r))
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Image(ctx, impatient(t, base), b.ref, options()); !errdefs.IsAborted(err) {
-		t.Errorf("while another layer with the id is made: %v", err)
+	o := options()
+	for _, o.Namespace = range []string{"ns", "other"} {
+		if _, err := Image(ctx, d, b.ref, o); err != nil {
+			t.Fatal(err)
+		}
+		d.View(ctx, func(tx *state.Tx) error {
+			if r, err := snapshot.Get(tx, o.Namespace, chain.String()); err != nil || r.ID != old {
+				t.Errorf("%+v %v", r, err)
+			}
+			return nil
+		})
 	}
-	if err := l.Release(); err != nil {
-		t.Fatal(err)
-	}
-	if err := snapshot.Stage(d, id); err != nil {
-		t.Fatal(err)
-	}
-	if err := mark(snapshot.Path(d, id), layerMark{digest.FromString("another"), b.layers[0].Digest}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Image(ctx, d, b.ref, options()); !errdefs.IsConflict(err) {
-		t.Errorf("%v", err)
-	}
-	if _, err := os.Stat(snapshot.FS(d, id)); err != nil {
-		t.Error(err)
+	if _, err := os.Stat(snapshot.Path(d, id)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was unpacked again: %v", err)
 	}
 }
 

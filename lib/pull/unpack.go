@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -36,13 +37,15 @@ func staged(id snapshot.ID) snapshot.ID { return id + ".new" }
 func (p *puller) holdLayers(ctx context.Context) error {
 	var names []string
 	for _, chain := range p.image.ChainIDs {
-		id := snapshot.LayerID(chain)
-		names = append(names, string(id), string(staged(id)), p.opt.Namespace+"/"+chain.String())
+		for _, id := range append(snapshot.LayerIDs(chain), staged(snapshot.LayerID(chain))) {
+			names = append(names, string(id))
+		}
+		names = append(names, p.opt.Namespace+"/"+chain.String())
 	}
 	return p.lease.Hold(ctx, nil, lease.Snapshot, names...)
 }
 
-// lockLayer waits for whoever unpacks the same layer, or another one that would get the same directory.
+// lockLayer waits for whoever unpacks the same layer.
 func (p *puller) lockLayer(ctx context.Context, n int) (l *lock.Lock, err error) {
 	err = p.patiently(ctx, func() error {
 		l, err = p.d.Lock(ctx, nil, lock.Snapshot, string(snapshot.LayerID(p.image.ChainIDs[n])), lock.Exclusive)
@@ -53,8 +56,7 @@ func (p *puller) lockLayer(ctx context.Context, n int) (l *lock.Lock, err error)
 
 // findLayer tells whether a layer's directory is there: recorded in this namespace by whatever name it has,
 // recorded in another one by a pull, or unrecorded but made in this boot. Any other directory under its
-// name was left by a crash and is thrown away. One that was made in this boot for another layer, whose
-// chain id has the same first 64 bits, is errdefs.ErrConflict.
+// name was left by a crash and is thrown away.
 func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	chain := p.image.ChainIDs[n]
 	id := snapshot.LayerID(chain)
@@ -75,7 +77,7 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 			case err != nil:
 				return err
 			}
-			if s.Kind == snapshot.Committed && (ns == p.opt.Namespace || s.ID == id) && p.hasTree(s.ID) {
+			if s.Kind == snapshot.Committed && (ns == p.opt.Namespace || slices.Contains(snapshot.LayerIDs(chain), s.ID)) && p.hasTree(s.ID) {
 				p.layers[n] = unpacked{s.ID, s.Size, s.Inodes}
 				found = true
 			}
@@ -86,9 +88,6 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 		return found, err
 	}
 	m := markOf(snapshot.Path(p.d, id))
-	if m.chain != "" && m.chain != chain {
-		return false, fmt.Errorf("layer %s has the same id as layer %s: %w", chain, m.chain, errdefs.ErrConflict)
-	}
 	// A record that cannot be read any more was written when the directory was complete.
 	if (damaged || m.chain == chain) && p.hasTree(id) {
 		l := &p.layers[n]
@@ -97,7 +96,7 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 		return err == nil, err
 	}
 	for _, left := range []snapshot.ID{id, staged(id)} {
-		if err := p.drop(ctx, left, chain); err != nil {
+		if err := snapshot.Drop(p.d, left); err != nil {
 			return false, err
 		}
 	}
@@ -130,32 +129,6 @@ func (p *puller) isProven(ctx context.Context, n int) (proven bool, err error) {
 		return nil
 	})
 	return proven, err
-}
-
-// drop throws away a directory that nobody finished. One that a record names, for another layer with
-// the same id, is a collision of 64 bits that only an attacker can have made.
-func (p *puller) drop(ctx context.Context, id snapshot.ID, chain digest.Digest) error {
-	if _, err := os.Lstat(snapshot.Path(p.d, id)); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	err := p.d.View(ctx, func(tx *state.Tx) error {
-		names, err := snapshot.Namespaces(tx)
-		if err != nil {
-			return err
-		}
-		for _, ns := range names {
-			for s, err := range snapshot.All(tx, ns) {
-				if err == nil && s.ID == id && s.Key != chain.String() {
-					return fmt.Errorf("layer %s has the same id as snapshot %q of namespace %q: %w", chain, s.Key, ns, errdefs.ErrConflict)
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return snapshot.Drop(p.d, id)
 }
 
 // errUseless ends the wait for more bytes of a layer that has been found wrong.

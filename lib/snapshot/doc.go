@@ -6,8 +6,8 @@
 // # On disk
 //
 // Bucket snapshots/overlayfs / namespace / key: the record. <root>/snapshots/overlayfs/<id>/fs and work:
-// the tree itself, without what it stands on. The id of an image's layer follows from its chain id, so
-// that namespaces share it; other ids are random. An active snapshot of a transient container has its
+// the tree itself, without what it stands on. The id of an image's layer is its chain id, so
+// that namespaces share it; other ids are random. <state>/l/<name>: a short name of a tree, for deep overlays. An active snapshot of a transient container has its
 // record in run.db, on top of parents in meta.db.
 //
 // A tree is mounted as an overlay of the layers below it, or, where there are none or a view has one, by a bind

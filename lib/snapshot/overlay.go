@@ -31,7 +31,9 @@ var ErrCommitted = fmt.Errorf("it is committed; prepare or view one on top of it
 // Overlayfs is the name of the driver.
 const Overlayfs = "overlayfs"
 
-// ID names the directory of a snapshot: 16 hexadecimal digits.
+// ID names the directory of a snapshot: 16 hexadecimal digits at random, or of an image's layer its whole chain id, so
+// that no two layers share one. A root may have directories of layers with only 16 digits of it, which older programs
+// made: a record says which.
 type ID string
 
 // NewID makes a random id.
@@ -42,7 +44,15 @@ func NewID() ID {
 }
 
 // LayerID is the id of an image's layer, which is the same in every namespace.
-func LayerID(chain digest.Digest) ID { return ID(chain.Encoded()[:16]) }
+func LayerID(chain digest.Digest) ID {
+	if chain.Algorithm() == digest.SHA256 {
+		return ID(chain.Encoded())
+	}
+	return ID(chain.Algorithm().String() + "-" + chain.Encoded())
+}
+
+// LayerIDs are the ids that the directory of a layer may have: the one that is made, and that of older programs.
+func LayerIDs(chain digest.Digest) []ID { return []ID{LayerID(chain), ID(chain.Encoded()[:16])} }
 
 // Path joins names below the directory of a snapshot.
 func Path(d *state.Dir, id ID, elem ...string) string {
@@ -118,17 +128,40 @@ func Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
 	case len(below) == 1 && s.Kind == View:
 		return bind(below[0].ID, "ro"), nil
 	}
+	var upper []string
+	if s.Kind == Active {
+		upper = []string{"workdir=" + mount.Escape(Path(d, s.ID, "work")), "upperdir=" + mount.Escape(FS(d, s.ID))}
+	}
 	lower := make([]string, len(below))
+	length := len(strings.Join(upper, ","))
 	for i, l := range below {
 		lower[i] = FS(d, l.ID)
+		length += len(lower[i]) + 1
+	}
+	if length > maxOptions {
+		lower = shorten(d, lower)
 	}
 	m := overlayOf(lower...)
-	if s.Kind == Active {
-		upper := []string{"workdir=" + mount.Escape(Path(d, s.ID, "work")), "upperdir=" + mount.Escape(FS(d, s.ID))}
-		m[0].Options = append(upper, m[0].Options...)
-	}
+	m[0].Options = append(upper, m[0].Options...)
 	mapLayers(&m[0], s.Labels)
 	return m, nil
+}
+
+// maxOptions is how long the directories of an overlay may be, in bytes, before short names stand for them. It leaves
+// room for other options in the 4 KiB that mount(2) takes at the least.
+const maxOptions = 3500
+
+// shorten gives the short names of trees. Where there can be none, on a read-only file system for example, the trees
+// keep theirs: lib/mount has other ways for many layers.
+func shorten(d *state.Dir, trees []string) []string {
+	short := make([]string, len(trees))
+	for i, tree := range trees {
+		var err error
+		if short[i], err = alias(d, tree); err != nil {
+			return trees
+		}
+	}
+	return short
 }
 
 // overlayOf is an overlay of lower directories, the top first.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -80,11 +82,71 @@ func TestDirs(t *testing.T) {
 
 func TestLayerID(t *testing.T) {
 	d := digest.FromString("x")
-	if id := snapshot.LayerID(d); string(id) != d.Encoded()[:16] {
+	if id := snapshot.LayerID(d); string(id) != d.Encoded() {
 		t.Errorf("%s", id)
 	}
 	if a, b := snapshot.NewID(), snapshot.NewID(); a == b || len(a) != 16 {
 		t.Errorf("%s %s", a, b)
+	}
+}
+
+// TestShortNames: the layers of a deep overlay have names that fit what mount(2) and containerd's shims take, as long
+// as the layers are there.
+func TestShortNames(t *testing.T) {
+	b := newBench(t, overlay, t.TempDir())
+	stack := func(n int) {
+		parent := ""
+		for i := range n {
+			id := snapshot.LayerID(digest.FromString(fmt.Sprint(i)))
+			if err := snapshot.Stage(b.d, id); err != nil {
+				t.Fatal(err)
+			}
+			key := fmt.Sprint("l", i)
+			b.update(func(tx *state.Tx) error {
+				return snapshot.PutLayer(tx, "ns", snapshot.Info{Key: key, ID: id, Parent: parent})
+			})
+			parent = key
+		}
+		b.prepare("rw", parent)
+	}
+	stack(128)
+	var m []mount.Mount
+	for range 2 {
+		b.view(func(tx *state.Tx) (err error) {
+			m, err = snapshot.Mounts(tx, b.d, "ns", "rw")
+			return err
+		})
+	}
+	b.write("rw", "f", "x")
+	lower := strings.Split(strings.TrimPrefix(m[0].Options[2], "lowerdir="), ":")
+	if len(lower) != 128 || len(filepath.Base(lower[0])) != 10 {
+		t.Fatalf("%d layers, the first is %s", len(lower), lower[0])
+	}
+	for i, l := range lower {
+		tree := snapshot.FS(b.d, snapshot.LayerID(digest.FromString(fmt.Sprint(127-i))))
+		if to, err := os.Readlink(l); err != nil || to != tree {
+			t.Errorf("%s is %s, not %s: %v", l, to, tree, err)
+		}
+	}
+	// Another tree has a name already.
+	if err := errors.Join(os.Remove(lower[5]), os.Symlink("/usr", lower[5])); err != nil {
+		t.Fatal(err)
+	}
+	b.view(func(tx *state.Tx) (err error) {
+		m, err = snapshot.Mounts(tx, b.d, "ns", "rw")
+		return err
+	})
+	if again := strings.Split(strings.TrimPrefix(m[0].Options[2], "lowerdir="), ":"); len(filepath.Base(again[5])) != 11 || again[6] != lower[6] {
+		t.Errorf("%s after %s", again[5], lower[5])
+	}
+	if err := snapshot.Drop(b.d, snapshot.LayerID(digest.FromString("0"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := snapshot.SweepAliases(b.d); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(lower[0])); err != nil || len(left) != 128 {
+		t.Errorf("%d names, %v", len(left), err)
 	}
 }
 
