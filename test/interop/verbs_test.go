@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -163,6 +164,28 @@ func TestVerbExec(t *testing.T) {
 			}
 		}
 		b.awaitStatus(t, "c", "running")
+	})
+}
+
+// TestVerbExecs: of many execs at once none loses its input, or the last of its output.
+func TestVerbExecs(t *testing.T) {
+	withEngine(t, func(t *testing.T, b box) {
+		b.background(t, "c", "sleep 1000")
+		text := strings.Repeat("x", 30000)
+		var execs sync.WaitGroup
+		for range 4 {
+			execs.Go(func() {
+				for range 10 {
+					if r := b.feed(t, "", "ctr-task", "exec", "c", "echo", "out"); r.stdout != "out\n" {
+						t.Errorf("output %q: %s", r.stdout, r)
+					}
+					if r := b.feed(t, text, "ctr-task", "exec", "-i", "c", "cat"); r.stdout != text {
+						t.Errorf("%d bytes of %d come back: status %d, %s", len(r.stdout), len(text), r.status, r.stderr)
+					}
+				}
+			})
+		}
+		execs.Wait()
 	})
 }
 
