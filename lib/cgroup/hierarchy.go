@@ -215,19 +215,40 @@ func write(dir, name, value string) error {
 // walk calls fn for dir and every cgroup below it, children before parents. A cgroup that vanishes
 // meanwhile is passed over.
 func walk(dir string, fn func(dir string) error) error {
-	entries, err := os.ReadDir(dir)
+	below, err := children(dir)
 	if gone(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := walk(filepath.Join(dir, e.Name()), fn); err != nil {
-				return err
-			}
+	for _, name := range below {
+		if err := walk(filepath.Join(dir, name), fn); err != nil {
+			return err
 		}
 	}
 	return fn(dir)
+}
+
+// children names the cgroups in one. Most have none, which the count of links tells without a listing of some fifty
+// control files.
+func children(dir string) ([]string, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if st.Nlink == 2 {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }

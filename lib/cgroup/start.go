@@ -388,14 +388,9 @@ func inUse(dir string) bool {
 	if err != nil || strings.TrimSpace(procs) != "" {
 		return true
 	}
-	entries, err := os.ReadDir(dir)
+	below, err := children(dir)
 	if err != nil {
 		return !gone(err)
 	}
-	for _, e := range entries {
-		if e.IsDir() {
-			return true
-		}
-	}
-	return false
+	return len(below) > 0
 }
