@@ -56,6 +56,11 @@ func (p *process) startInit(ctx context.Context) error {
 	}
 	p.setStatus(taskapi.StatusRunning)
 	s.emit(event.TaskStart{ContainerID: t.id, Pid: uint32(p.pid)})
+	time.AfterFunc(quietAfter, func() {
+		if err := forgetCode(); err != nil {
+			s.logf("forget the code of the start: %v", err)
+		}
+	})
 	crash.Point("shim.started")
 	return nil
 }
