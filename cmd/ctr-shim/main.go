@@ -89,6 +89,8 @@ func main() {
 		os.Exit(engine.Main(args[1], args[2]))
 	case len(args) == 4 && args[0] == "scope":
 		os.Exit(makeScope(args[1], args[2], args[3]))
+	case len(args) == 2 && args[0] == "stop-scope":
+		os.Exit(stopScope(args[1]))
 	}
 	if uri := loggerURI(args); uri != "" {
 		if err := shim.Log(uri); err != nil {

@@ -22,6 +22,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -238,6 +239,29 @@ func (t *Task) adopt(ctx context.Context, r runtime, pid int) (wait func() error
 		}
 		return err
 	}
+}
+
+// stopScopeWithin bounds how long the container's lock is held while systemd stops a scope.
+const stopScopeWithin = 10 * time.Second
+
+// endCgroup kills what is left in the cgroup of a task, and removes it. With the systemd driver systemd is told to stop
+// the scope and not left to find it empty: until it has, it makes no other of that name, and the container's next start
+// would fail. Without an answer of systemd's the next start says what is wrong.
+func (t *Task) endCgroup(v taskdir.View) error {
+	p := t.cgroup(v)
+	if err := cgroup.Kill(p); err != nil {
+		return err
+	}
+	crash.Point("task.finish-killed")
+	name := path.Base(p)
+	if cgroup.Driver(t.Container.CgroupDriver) == cgroup.Systemd && path.Ext(name) == ".scope" && cgroup.Booted() {
+		if shim, err := beside(ourShim); err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), stopScopeWithin)
+			_ = exec.CommandContext(ctx, shim, "stop-scope", name).Run()
+			cancel()
+		}
+	}
+	return cgroup.Remove(p)
 }
 
 // checkDriver refuses a cgroup driver that this machine does not have.

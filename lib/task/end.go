@@ -266,12 +266,7 @@ func (t *Task) settle() (taskdir.View, error) {
 	case v.Supervisor.PID == 0: // its starter was killed before it had made any container
 		t.endStrays()
 	}
-	cg := t.cgroup(v)
-	if err := cgroup.Kill(cg); err != nil {
-		return v, err
-	}
-	crash.Point("task.finish-killed")
-	if err := cgroup.Remove(cg); err != nil {
+	if err := t.endCgroup(v); err != nil {
 		return v, err
 	}
 	sweep(t.d)

@@ -72,6 +72,34 @@ func start(ctx context.Context, c *systemd.Conn, s Scope, pid int) error {
 	}
 }
 
+// Stop ends the scope and returns when systemd has forgotten it. One that is not there is stopped. Without a systemd to
+// ask it is errdefs.ErrUnavailable.
+func Stop(ctx context.Context, name string) error {
+	c, err := systemd.NewWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("scope %q: systemd does not answer: %w: %w", name, err, errdefs.ErrUnavailable)
+	}
+	defer c.Close()
+	if err := stop(ctx, c, name); err != nil && !isError(err, "org.freedesktop.systemd1.NoSuchUnit") {
+		return fmt.Errorf("stop scope %q: %w", name, err)
+	}
+	_ = c.ResetFailedUnitContext(ctx, name) // most have not failed
+	return nil
+}
+
+func stop(ctx context.Context, c *systemd.Conn, name string) error {
+	done := make(chan string, 1)
+	if _, err := c.StopUnitContext(ctx, name, "replace", done); err != nil {
+		return err
+	}
+	select {
+	case <-done: // a scope that does not end is still there when it is made again, which says so
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 func isError(err error, name string) bool {
 	var e dbus.Error
 	return errors.As(err, &e) && e.Name == name

@@ -19,4 +19,7 @@ func TestNoSystemd(t *testing.T) {
 	if err := Start(t.Context(), Scope{Name: "ctrd-test.scope"}, os.Getpid()); !errors.Is(err, errdefs.ErrUnavailable) {
 		t.Errorf("%v", err)
 	}
+	if err := Stop(t.Context(), "ctrd-test.scope"); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("%v", err)
+	}
 }
