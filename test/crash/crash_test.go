@@ -6,9 +6,17 @@ package crash
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"ctrd.dev/ctrd/test/world"
 )
@@ -29,10 +37,39 @@ func TestMain(m *testing.M) {
 		if bin, err = os.MkdirTemp("", "ctrd-crash-bin-"); err != nil {
 			return err
 		}
-		return errors.Join(os.Chmod(bin, 0o755), world.Build(top, bin, "crashpoints"))
+		if err := errors.Join(os.Chmod(bin, 0o755), world.Build(top, bin, "crashpoints")); err != nil {
+			return err
+		}
+		return errors.Join(buildPutblob(), layOut(filepath.Join(bin, "layout"), registry+"/busybox:1"))
 	})
 	os.RemoveAll(bin)
 	os.Exit(status)
+}
+
+// buildPutblob builds a client of the content store, with its crash points: no command of ours is one.
+func buildPutblob() error {
+	build := exec.Command("go", "build", "-tags", "crashpoints", "-o", bin, "./putblob")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build putblob: %w: %s", err, out)
+	}
+	return nil
+}
+
+// layOut makes an OCI image layout of an image of the registry.
+func layOut(dir, image string) error {
+	ref, err := name.ParseReference(image, name.Insecure)
+	if err != nil {
+		return err
+	}
+	img, err := remote.Image(ref)
+	if err != nil {
+		return err
+	}
+	path, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		return err
+	}
+	return path.AppendImage(img)
 }
 
 // number reads a number from the environment.

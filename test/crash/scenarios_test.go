@@ -96,12 +96,15 @@ func concat(all ...[]scenario) (s []scenario) {
 
 func pulls(runs step) []scenario {
 	whole := do("ctrd fsck --deep")
+	imports := "ctr-image import --name app:1 " + filepath.Join(bin, "layout")
 	return []scenario{
 		{name: "pull", command: words("ctr-pull -q " + large), again: []step{pull(large), whole, sameTree(large)}},
 		{
 			name: "pull with one layer present", before: []step{pull(small)}, command: words("ctr-pull -q " + second),
 			again: []step{pull(second), whole, sameTree(second), runs},
 		},
+		{name: "image import", command: words(imports), again: []step{do(imports), whole, do("ctr-task run --rm app:1 true")}},
+		{name: "blob of a client", command: words("putblob text"), again: []step{do("putblob text"), whole}},
 		{
 			name: "image tag", before: []step{pull(small)}, command: words("ctr-image tag " + small + " other:1"),
 			again: []step{do("ctr-image tag " + small + " other:1"), do("ctr-task run --rm other:1 true")},
