@@ -111,7 +111,7 @@ func (b *blob) openAt(e *endpoint) error {
 		if cerr != nil {
 			return cerr
 		}
-		resp, err = do(b.outer, bare, http.MethodGet, b.url, header, codes...)
+		resp, err = do(b.outer, bare, http.MethodGet, b.url, header, nil, codes...)
 	}
 	if err != nil {
 		return err

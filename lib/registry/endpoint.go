@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -23,17 +24,19 @@ import (
 type endpoint struct {
 	hostConfig
 	ref   Reference
-	last  bool // no other host can be asked instead
+	acts  string // what a token is asked for: pull, or pull,push
+	last  bool   // no other host can be asked instead
 	opt   Options
 	base  *http.Transport
 	calm  *patience
 	retry *retry
 	creds func() (credential, error)
 
-	mu     sync.Mutex   // guards what follows
-	client *http.Client // nil until the scheme is known
-	bare   *http.Client // for other hosts' addresses
-	given  error        // why it is asked no more
+	mu     sync.Mutex              // guards what follows
+	client *http.Client            // nil until the scheme is known
+	bare   *http.Client            // for other hosts' addresses
+	given  error                   // why it is asked no more
+	mounts map[string]*http.Client // by the repository whose blobs they may mount
 }
 
 // newEndpoint prepares a host. A certificate that cannot be read is errdefs.ErrInvalidArgument.
@@ -42,7 +45,7 @@ func newEndpoint(c hostConfig, ref Reference, opt Options, keys *keychain, spare
 	if err != nil {
 		return nil, err
 	}
-	e := &endpoint{hostConfig: c, ref: ref, last: !spare, opt: opt, base: base}
+	e := &endpoint{hostConfig: c, ref: ref, acts: "pull", last: !spare, opt: opt, base: base}
 	e.calm = &patience{inner: base, time: idleTimeout}
 	e.retry = &retry{inner: e.calm, attempts: attempts, longest: longestRetry, pause: sleep}
 	e.retry.left.Store(int64(retryBudget))
@@ -98,12 +101,22 @@ func (e *endpoint) connect(ctx context.Context) (client, bare *http.Client, err 
 			return nil, nil, err
 		}
 	}
-	g := &guard{inner: e.retry, plain: e.scheme == "http"}
-	f := &tokenFetcher{host: e.host, plain: g.plain, inner: e.tokenTransport(), header: e.header}
-	l := &login{inner: g, host: e.host, scheme: e.scheme, find: e.creds, fetcher: f, scope: "repository:" + e.ref.Repository + ":pull"}
-	e.client = &http.Client{Transport: l, CheckRedirect: checkRedirect}
-	e.bare = &http.Client{Transport: g, CheckRedirect: checkRedirect}
+	e.client = e.loggedIn(scope(e.ref.Repository, e.acts))
+	e.bare = &http.Client{Transport: e.guarded(), CheckRedirect: checkRedirect}
 	return e.client, e.bare, nil
+}
+
+// scope is what a token server is asked for (distribution.github.io/distribution/spec/auth/scope).
+func scope(repository, actions string) string { return "repository:" + repository + ":" + actions }
+
+func (e *endpoint) guarded() *guard { return &guard{inner: e.retry, plain: e.scheme == "http"} }
+
+// loggedIn makes a client whose tokens are for these scopes. The scheme must be known.
+func (e *endpoint) loggedIn(scopes ...string) *http.Client {
+	g := e.guarded()
+	f := &tokenFetcher{host: e.host, plain: g.plain, inner: e.tokenTransport(), header: e.header}
+	l := &login{inner: g, host: e.host, scheme: e.scheme, find: e.creds, fetcher: f, first: scopes}
+	return &http.Client{Transport: l, CheckRedirect: checkRedirect}
 }
 
 // tokenTransport makes the connections to token servers. They have the certificates of the host, and are
@@ -153,6 +166,11 @@ func (e *endpoint) get(ctx context.Context, method, kind, id string, header http
 	if err != nil {
 		return nil, err
 	}
+	return e.send(ctx, client, method, e.url(e.scheme, kind, id), header, nil, codes...)
+}
+
+// send is get of any address of the host, with a body if there is one.
+func (e *endpoint) send(ctx context.Context, client *http.Client, method, url string, header http.Header, body io.Reader, codes ...int) (*http.Response, error) {
 	all := e.header.Clone()
 	if all == nil {
 		all = http.Header{}
@@ -160,17 +178,21 @@ func (e *endpoint) get(ctx context.Context, method, kind, id string, header http
 	for k, v := range header {
 		all[k] = v
 	}
-	resp, err := do(ctx, client, method, e.url(e.scheme, kind, id), all, codes...)
+	resp, err := do(ctx, client, method, url, all, body, codes...)
 	if err == nil {
 		e.opt.hear(e.host, resp.Header)
 	}
 	return resp, err
 }
 
-func do(ctx context.Context, client *http.Client, method, url string, header http.Header, codes ...int) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+// do sends a request. A body of this package's own kind says its length and is sent once, see outgoing.
+func do(ctx context.Context, client *http.Client, method, url string, header http.Header, body io.Reader, codes ...int) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return nil, err
+	}
+	if o, ok := body.(*outgoing); ok {
+		req.ContentLength = o.length
 	}
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set("Accept-Encoding", "identity") // of a blob's bytes, every one counts

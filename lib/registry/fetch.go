@@ -92,7 +92,7 @@ func (e *endpoint) noRegistry(ctx context.Context, err error) error {
 		return err
 	}
 	root := url.URL{Scheme: e.scheme, Host: e.host, Path: strings.TrimSuffix(e.path, "/") + "/"}
-	resp, perr := do(ctx, client, http.MethodGet, root.String(), e.header, http.StatusOK)
+	resp, perr := do(ctx, client, http.MethodGet, root.String(), e.header, nil, http.StatusOK)
 	if perr == nil {
 		resp.Body.Close()
 	}

@@ -17,7 +17,7 @@ type login struct {
 	inner   http.RoundTripper
 	host    string // with the port, if it has one
 	scheme  string
-	scope   string // what a token is asked for at first
+	first   []string // scopes that a token is asked for at first
 	find    func() (credential, error)
 	fetcher *tokenFetcher
 
@@ -54,12 +54,33 @@ func (l *login) RoundTrip(in *http.Request) (*http.Response, error) {
 			}
 			return resp, nil
 		}
+		again, ok := fromStart(in)
+		if !ok {
+			return resp, nil // the caller alone can send the body again, with the new header
+		}
 		io.CopyN(io.Discard, resp.Body, drainedAnswer)
 		resp.Body.Close()
 		used = next
-		resp, err = l.send(in, used)
+		resp, err = l.send(again, used)
 	}
 	return resp, err
+}
+
+// fromStart gives a request that was sent once as it was before, if its body can be had again.
+func fromStart(in *http.Request) (*http.Request, bool) {
+	if in.Body == nil || in.Body == http.NoBody {
+		return in, true
+	}
+	if in.GetBody == nil {
+		return nil, false
+	}
+	body, err := in.GetBody()
+	if err != nil {
+		return nil, false
+	}
+	in = in.Clone(in.Context())
+	in.Body = body
+	return in, true
 }
 
 // elsewhere sends a request to a host that a redirect leads to. Where that asks for a token, an anonymous
@@ -81,9 +102,13 @@ func (l *login) elsewhere(in *http.Request) (*http.Response, error) {
 		if err != nil {
 			return resp, nil // the host's own answer says more
 		}
+		again, ok := fromStart(in)
+		if !ok {
+			return resp, nil
+		}
 		io.CopyN(io.Discard, resp.Body, drainedAnswer)
 		resp.Body.Close()
-		return l.send(in, "Bearer "+t.value)
+		return l.send(again, "Bearer "+t.value)
 	}
 	return resp, nil
 }
@@ -163,8 +188,8 @@ func (l *login) bearer(ctx context.Context, c challenge) error {
 		l.header, l.until, l.last = "Bearer "+l.cred.token, time.Time{}, nil
 		return nil
 	}
-	if len(l.scopes) == 0 && l.scope != "" {
-		l.scopes = []string{l.scope}
+	if len(l.scopes) == 0 {
+		l.scopes = slices.Clone(l.first)
 	}
 	// Some token servers look at the first scope only, so the one that is missing comes first.
 	if s := c.params["scope"]; s != "" && !slices.Contains(l.scopes, s) && len(l.scopes) < maxChallenges {

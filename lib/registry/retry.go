@@ -41,17 +41,11 @@ func (r *retry) RoundTrip(in *http.Request) (*http.Response, error) {
 		if n >= r.attempts || in.Context().Err() != nil || !mayPass(resp, err) || r.hasty && isTimeout(err) {
 			return resp, err
 		}
-		if in.Body != nil && in.Body != http.NoBody {
-			if in.GetBody == nil {
-				return resp, err
-			}
-			body, berr := in.GetBody()
-			if berr != nil {
-				return resp, err
-			}
-			in = in.Clone(in.Context())
-			in.Body = body
+		again, ok := fromStart(in)
+		if !ok {
+			return resp, err
 		}
+		in = again
 		wait := backOff(n)
 		if resp != nil {
 			after := retryAfter(resp.Header.Get("Retry-After"), time.Now())
@@ -72,6 +66,23 @@ func (r *retry) RoundTrip(in *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+}
+
+// wait pauses after the nth failure of something that RoundTrip does not repeat, for as long as the server asks.
+// The error is the failure itself when that is too long or the budget is spent.
+func (r *retry) wait(ctx context.Context, n int, failure error) error {
+	d := backOff(n)
+	var later *laterError
+	if errors.As(failure, &later) {
+		if later.after > r.longest {
+			return failure
+		}
+		d = max(d, later.after)
+	}
+	if r.left.Add(-int64(d)) < 0 {
+		return failure
+	}
+	return r.pause(ctx, d)
 }
 
 // mayPass tells whether the same request may succeed later.

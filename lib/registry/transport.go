@@ -115,7 +115,8 @@ var (
 	errSlow = errors.New("too slow, and another host can be asked")
 )
 
-// patience ends the read of an answer's body that brings nothing for a time, with errIdle, or less than least
+// patience ends a request whose body the peer does not take for a time, and the read of an answer's body that
+// brings nothing for a time, with errIdle, or less than least
 // bytes in that time of waiting for it, with errSlow.
 type patience struct {
 	inner http.RoundTripper
@@ -126,6 +127,9 @@ type patience struct {
 // RoundTrip implements http.RoundTripper.
 func (p *patience) RoundTrip(in *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(in.Context())
+	if o, ok := in.Body.(*outgoing); ok {
+		o.watch(p.time, func() { cancel(errIdle) })
+	}
 	resp, err := p.inner.RoundTrip(in.WithContext(ctx))
 	if err != nil {
 		cancel(err)
