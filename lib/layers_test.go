@@ -20,9 +20,9 @@ var floors = []struct {
 	name     string
 	packages []string
 }{
-	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
+	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "progress", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"container", "content", "event", "image", "lease", "snapshot", "state"}},
-	{"deeds", []string{"archive", "fsck", "gc", "pull", "task"}},
+	{"deeds", []string{"archive", "fsck", "gc", "pull", "push", "task"}},
 	{"doors", []string{"cli"}},
 }
 

@@ -6,14 +6,13 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/cli/network"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/pull/remote"
@@ -22,15 +21,12 @@ import (
 
 // options are what the command line says beside the names.
 type options struct {
-	pull       pull.Options
-	registry   registry.Options
-	verify     bool
-	credsStdin bool
-	quiet      bool
-	progress   string
-	hostsDir   string
-	explain    bool
-	json       bool
+	pull     pull.Options
+	network  network.Flags
+	quiet    bool
+	progress string
+	explain  bool
+	json     bool
 }
 
 func main() {
@@ -56,16 +52,7 @@ func main() {
 			{Note: "say who would be asked, with whose credentials", Text: "ctr-pull --explain redis:7"},
 			{Note: "a registry with a certificate of its own", Text: "ctr-pull --ca-file ca.pem registry.example:5000/app"},
 		},
-		Env: []cli.Note{
-			{Name: "DOCKER_CONFIG", Text: "directory of config.json, instead of ~/.docker"},
-			{Name: "REGISTRY_AUTH_FILE", Text: "file with credentials, read when there is no docker config.json"},
-			{Name: envHosts, Text: "directories of hosts.toml files, separated by colons"},
-			{Name: "HTTPS_PROXY, HTTP_PROXY, NO_PROXY", Text: "proxies, and hosts that are reached without one"},
-		},
-		Files: []cli.Note{
-			{Name: "~/.docker/config.json", Text: "credentials, or the helpers that know them"},
-			{Name: "/etc/containerd/certs.d, /etc/docker/certs.d", Text: "the usual directories of hosts.toml files and certificates; the first that has one for the registry counts"},
-		},
+		Env: network.Env, Files: network.Files,
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitRegistry, cli.ExitSome, cli.ExitCorrupt, cli.ExitTimeout},
 		SeeAlso: []string{"ctr-image", "ctr-task-run"},
 		Args:    cli.Count(1, -1),
@@ -82,23 +69,12 @@ func (o *options) add(cmd *cobra.Command) {
 	f.StringVar(&o.pull.Platform, "platform", "", "pull for `OS/ARCH[/VARIANT]` (default: this machine's)")
 	f.BoolVar(&o.pull.NoUnpack, "no-unpack", false, "bring the blobs and make no snapshots of them")
 	o.pull.Layers = 4
-	f.VarP((*count)(&o.pull.Layers), "jobs", "j", "work on `N` layers at once")
-	f.BoolVar(&o.registry.PlainHTTP, "plain-http", false, "speak HTTP instead of HTTPS")
-	f.BoolVar(&o.verify, "tls-verify", true, "refuse a registry whose certificate is not trusted")
-	f.StringVar(&o.registry.CAFile, "ca-file", "", "trust the certificates in `FILE` (PEM) too")
-	f.StringVar(&o.registry.AuthFile, "authfile", "", "take credentials from `FILE`, in the form of docker's config.json")
-	f.BoolVar(&o.credsStdin, "creds-stdin", false, "read USER:PASSWORD, for one registry, from the first line of stdin")
-	f.StringVar(&o.hostsDir, "hosts-dir", "", "take mirrors and certificates from `DIR`, or several separated by colons (default: $"+envHosts+", or those in /etc)")
+	f.VarP((*network.Count)(&o.pull.Layers), "jobs", "j", "work on `N` layers at once")
 	f.BoolVar(&o.explain, "explain", false, "print the hosts that would be asked, in order, and how; bring nothing")
 	f.BoolVar(&o.json, "json", false, "with --explain, print one JSON value a line")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
-	f.StringVar(&o.progress, "progress", "auto", "show progress as `HOW`: auto (bars on a terminal), plain, json or none")
-	cmd.MarkFlagsMutuallyExclusive("authfile", "creds-stdin")
-	cmd.MarkFlagDirname("hosts-dir")
-	cmd.MarkFlagFilename("ca-file")
-	cmd.MarkFlagFilename("authfile")
+	cli.ProgressFlags(cmd, &o.quiet, &o.progress)
+	o.network.Add(cmd)
 	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7"}, cobra.ShellCompDirectiveNoFileComp))
-	cli.CompleteOption(cmd, "progress", cobra.FixedCompletions([]string{"auto", "plain", "json", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	cli.CompleteOption(cmd, "jobs", cobra.NoFileCompletions)
 }
 
@@ -106,58 +82,57 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	if o.quiet {
 		o.progress = "none"
 	}
-	show, err := newDisplay(o.progress)
+	show, err := cli.NewProgress(o.progress, "pulled")
 	if err != nil {
 		return err
 	}
-	var one oneRegistry
-	if o.credsStdin {
-		for _, name := range args {
-			if err := one.check(name); err != nil {
-				return err
-			}
-		}
-		if err := o.readCreds(os.Stdin); err != nil {
-			return err
-		}
-	}
-	o.registry.Insecure = !o.verify
 	if o.json && !o.explain {
 		return cli.Usagef("--json goes with --explain")
 	}
-	if err := o.findHosts(); err != nil {
+	if err := o.network.Read(os.Stdin, args...); err != nil {
 		return err
 	}
-	var said warnings
-	defer said.show()
-	o.pull.Warn = said.add
+	var said network.Warnings
+	o.pull.Warn = said.Add
 	if o.explain {
 		return explain(o, args)
 	}
-	o.registry.Outages = &registry.Outages{}
-	o.pull.Open = remote.Open(o.registry, o.pull.Warn)
+	o.network.Registry.Outages = &registry.Outages{}
+	o.pull.Open = remote.Open(o.network.Registry, o.pull.Warn)
 	o.pull.Namespace = g.Namespace
 	o.pull.Patient = !cmd.Flags().Changed("wait")
+	o.pull.Waits = &pull.Waits{}
+	if show.Shows() {
+		g.Waiting = o.pull.Waits.Tell
+	}
 	d, err := g.Open()
 	if err != nil {
 		return err
 	}
+	o.pull.Progress = show.Event
 	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-		if o.credsStdin {
-			if err := one.check(name); err != nil {
-				return err
-			}
+		if err := o.network.Check(name); err != nil {
+			return err
 		}
-		o.pull.Progress = show.event
-		show.begin()
+		show.Begin(name)
 		img, err := pull.Image(cmd.Context(), d, name, o.pull)
-		show.end()
-		said.show()
+		show.End(err)
 		if err != nil {
 			return withStatus(err)
 		}
 		_, err = fmt.Println(withDigest(img))
 		return err
+	})
+}
+
+// explain prints the hosts that would be asked for each image, in order.
+func explain(o options, args []string) error {
+	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+		plans, err := remote.Explain(name, o.network.Registry, o.pull.Warn)
+		if err != nil {
+			return err
+		}
+		return network.PrintPlans(plans, o.json)
 	})
 }
 
@@ -176,71 +151,4 @@ func withDigest(img image.Image) string {
 		return img.Name
 	}
 	return img.Name + "@" + img.Target.Digest.String()
-}
-
-// count is an option's number of things, one at least.
-type count int
-
-// String is the number.
-func (c *count) String() string { return strconv.Itoa(int(*c)) }
-
-// Type is what pflag calls the kind of value.
-func (c *count) Type() string { return "int" }
-
-// Set takes the number from the command line.
-func (c *count) Set(s string) error {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		return errors.New("want a number, 1 or more")
-	}
-	*c = count(n)
-	return nil
-}
-
-// oneRegistry is the registry of the images seen so far: a password is for one, and is shown to no other.
-type oneRegistry struct{ host string }
-
-// check refuses the name of an image of another registry. What is no name is left to whoever pulls it.
-func (o *oneRegistry) check(name string) error {
-	ref, err := image.Parse(name)
-	if err != nil || name == "-" {
-		return nil
-	}
-	if o.host == "" {
-		o.host = ref.Domain
-	}
-	if ref.Domain != o.host {
-		return cli.Usagef("--creds-stdin: %s is an image of another registry than %s, and the password is for one", ref, o.host)
-	}
-	return nil
-}
-
-func (o *options) readCreds(stdin *os.File) error {
-	line, err := readLine(stdin)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("credentials from stdin: %w", err)
-	}
-	user, password, ok := strings.Cut(line, ":")
-	if !ok || user == "" {
-		return cli.Usagef("--creds-stdin: the first line of stdin is not USER:PASSWORD")
-	}
-	o.registry.Username, o.registry.Password = user, password
-	return nil
-}
-
-// readLine reads one line and no byte more, as names of images may follow.
-func readLine(f *os.File) (string, error) {
-	var line []byte
-	buf := make([]byte, 1)
-	for len(line) < 64<<10 {
-		n, err := f.Read(buf)
-		if n == 0 || buf[0] == '\n' {
-			if len(line) > 0 || n > 0 {
-				err = nil
-			}
-			return strings.TrimSuffix(string(line), "\r"), err
-		}
-		line = append(line, buf[0])
-	}
-	return "", cli.Usagef("--creds-stdin: the first line of stdin is too long")
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 	"unicode"
 
 	"github.com/containerd/errdefs"
@@ -141,9 +140,7 @@ type usageError struct{ error }
 // Unwrap gives the error and its kind.
 func (e *usageError) Unwrap() []error { return []error{e.error, errdefs.ErrInvalidArgument} }
 
-var stderr sync.Mutex
-
-// Say prints a line on stderr, after the name of the command. Control characters are made visible.
+// Say prints a line on stderr, after the name of the command and above whatever progress is drawn there. Control characters are made visible.
 func Say(format string, args ...any) {
 	var b strings.Builder
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
@@ -151,9 +148,7 @@ func Say(format string, args ...any) {
 			fmt.Fprintf(&b, "%s: %s\n", current.name(), visible(line))
 		}
 	}
-	stderr.Lock()
-	defer stderr.Unlock()
-	os.Stderr.WriteString(b.String())
+	toStderr(b.String())
 }
 
 // Warn prints an error, and its hints, as the end of the command would, and goes on.
@@ -163,9 +158,7 @@ func Warn(err error) {
 	}
 	Say("%v", err)
 	for _, h := range hints(err, nil) {
-		stderr.Lock()
-		fmt.Fprintf(os.Stderr, "hint: %s\n", visible(h))
-		stderr.Unlock()
+		toStderr(fmt.Sprintf("hint: %s\n", visible(h)))
 	}
 }
 

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -36,6 +37,9 @@ type Global struct {
 	Root, State string        // the state directory
 	Namespace   string        // never empty
 	Wait        time.Duration // for a lock
+	// Waiting, when set, hears of a wait for a lock that lasts longer than two seconds. The wait is told on
+	// stderr unless it reports that it shows it.
+	Waiting func(*lock.BusyError) bool
 }
 
 // Environment variables that set the default of a global option.
@@ -87,7 +91,9 @@ func (g *Global) Open() (*state.Dir, error) {
 		return nil, err
 	}
 	d, err := state.Open(state.Config{Root: g.Root, State: g.State, Wait: g.Wait, Waiting: func(b *lock.BusyError) {
-		Say("waiting: %v", b)
+		if g.Waiting == nil || !g.Waiting(b) {
+			Say("waiting: %v", b)
+		}
 	}, Warn: func(err error) {
 		Say("warning: %v", err)
 	}})
@@ -142,4 +148,50 @@ func ParseDuration(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("%s is no span of time such as 5s or 1m30s", strconv.Quote(s))
 	}
 	return d, nil
+}
+
+// Platforms are those that completion offers.
+var Platforms = []string{"linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/ppc64le", "linux/riscv64", "linux/s390x"}
+
+// TimeoutFlag adds the option --timeout to a command; see [WithTimeout].
+func TimeoutFlag(cmd *cobra.Command, d *time.Duration) {
+	cmd.Flags().Var((*timeoutValue)(d), "timeout", "give each image up after `DURATION` (30s, 5m); 0: never")
+	CompleteOption(cmd, "timeout", cobra.FixedCompletions([]string{"30s", "5m", "1h"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// timeoutValue is a duration flag that has no default.
+type timeoutValue time.Duration
+
+// String shows the duration; none is empty.
+func (v *timeoutValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return time.Duration(*v).String()
+}
+
+// Set parses a duration.
+func (v *timeoutValue) Set(s string) error {
+	d, err := ParseDuration(s)
+	*v = timeoutValue(d)
+	return err
+}
+
+// Type is the name of the value in help texts.
+func (v *timeoutValue) Type() string { return "duration" }
+
+// WithTimeout calls fn with a context that ends after d; 0: not at all. When it was the time that ended fn, the
+// error is errdefs's DeadlineExceeded and says so.
+func WithTimeout(ctx context.Context, d time.Duration, fn func(context.Context) error) error {
+	if d <= 0 {
+		return fn(ctx)
+	}
+	over := fmt.Errorf("not done after %s: %w", d, context.DeadlineExceeded)
+	timed, cancel := context.WithTimeoutCause(ctx, d, over)
+	defer cancel()
+	err := fn(timed)
+	if err != nil && ctx.Err() == nil && context.Cause(timed) == over && !errdefs.IsDeadlineExceeded(err) {
+		return fmt.Errorf("%w: %w", err, over)
+	}
+	return err
 }

@@ -17,6 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/progress"
 )
 
 // layer brings one layer: its blob and, unless the caller does without, its directory.
@@ -74,7 +75,7 @@ func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor, d
 	switch {
 	case p.opt.NoUnpack || proven:
 		if inPlace {
-			p.report.send(desc, Exists, desc.Size)
+			p.report.Send(desc, progress.Exists, desc.Size)
 			err := i.Commit()
 			return i.Discarded(), err
 		}
@@ -86,13 +87,13 @@ func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor, d
 	if err := p.bring(ctx, i, desc, consume); err != nil {
 		return i.Resumed() > 0 && (i.Discarded() || inPlace && isContent(ctx, err)), err
 	}
-	p.report.send(desc, Done, desc.Size)
+	p.report.Send(desc, progress.Done, desc.Size)
 	return false, nil
 }
 
 func (p *puller) arrived(desc ocispec.Descriptor) {
 	if !p.opt.NoUnpack {
-		p.report.send(desc, Unpacking, desc.Size)
+		p.report.Send(desc, progress.Unpacking, desc.Size)
 	}
 }
 
@@ -119,6 +120,7 @@ func (p *puller) prove(ctx context.Context, n int, r io.Reader, i *content.Inges
 // begin waits for whoever brings the same blob. With doubt what is in place is hashed whatever is known of
 // it.
 func (p *puller) begin(ctx context.Context, outer *lock.Lock, desc ocispec.Descriptor, doubt bool) (i *content.Ingest, err error) {
+	p.opt.Waits.note(p.report, lock.Blob, desc.Digest.String(), desc)
 	begin := content.Begin
 	if doubt {
 		begin = content.Repair
@@ -137,10 +139,9 @@ func (p *puller) bring(outer context.Context, i *content.Ingest, desc ocispec.De
 	var running sync.WaitGroup
 	var failed error // the reason why not all has arrived, if that came first
 	if len(i.Missing()) > 0 {
-		m := &meter{r: p.report, desc: desc, have: i.Resumed()}
-		m.add(0)
+		m := p.report.Meter(desc, progress.Downloading, i.Resumed())
 		running.Go(func() {
-			err := p.fetcher.fetch(ctx, i, desc, m.add)
+			err := p.fetcher.fetch(ctx, i, desc, m.Add)
 			if err == nil && len(i.Missing()) > 0 {
 				err = fmt.Errorf("the registry sent too little: %w", errdefs.ErrUnavailable)
 			}

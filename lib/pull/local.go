@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -55,7 +56,7 @@ func (l *Local) Unpack(ctx context.Context, name string, m image.Manifest) error
 	}
 	p := &puller{
 		d: l.d, opt: l.opt, root: l.root, lease: l.lease, image: m, target: m.Descriptor,
-		report: &reporter{image: name, to: l.opt.Progress}, fetcher: &fetcher{},
+		report: progress.New(name, l.opt.Progress), fetcher: &fetcher{},
 	}
 	p.opt.NoUnpack = false
 	err := p.holdLayers(ctx)

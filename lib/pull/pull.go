@@ -20,6 +20,7 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -36,11 +37,13 @@ type Options struct {
 	// Patient waits for another pull of the same layer for as long as that gets on, and lets the bound of
 	// the state directory's locks count only while it does not.
 	Patient bool
+	// Waits, when set, is the hub through which the pull learns for whom it waits; see [Waits].
+	Waits *Waits
 	// Warn, when set, is told what the user should know and the pull does not fail for. It may be called by
 	// several goroutines at the same time.
 	Warn func(string)
 	// Progress, when set, hears of every step. It is called by one goroutine at a time.
-	Progress func(Event)
+	Progress func(progress.Event)
 }
 
 const (
@@ -67,7 +70,7 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 	if name.Digest != "" {
 		name.Tag = "" // the digest alone decides what comes, so the tag may say what is not so
 	}
-	p := &puller{d: d, ref: name, opt: opt, report: &reporter{image: name.String(), to: opt.Progress}}
+	p := &puller{d: d, ref: name, opt: opt, report: progress.New(name.String(), opt.Progress)}
 	if p.platform, err = image.ParsePlatform(opt.Platform); err != nil {
 		return img, err
 	}
@@ -99,7 +102,7 @@ type puller struct {
 	lease    *lease.Lease
 	repo     Source
 	fetcher  *fetcher
-	report   *reporter
+	report   *progress.Reporter
 	target   ocispec.Descriptor
 	image    image.Manifest
 	labels   labels
@@ -108,7 +111,7 @@ type puller struct {
 }
 
 func (p *puller) run(ctx context.Context) (image.Image, error) {
-	p.report.send(ocispec.Descriptor{}, Resolving, 0)
+	p.report.Send(ocispec.Descriptor{}, progress.Resolving, 0)
 	var err error
 	if p.target, err = p.repo.Resolve(ctx); err != nil {
 		return image.Image{}, err
@@ -137,7 +140,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 	}
 	if whole && !p.damaged {
 		for _, l := range p.image.Manifest.Layers {
-			p.report.send(l, Exists, l.Size)
+			p.report.Send(l, progress.Exists, l.Size)
 		}
 		if named {
 			return img, nil
@@ -176,13 +179,13 @@ func (p *puller) document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 	}
 	data, err := content.ReadAll(p.d, desc, image.MaxManifest)
 	if err == nil {
-		p.report.send(desc, Exists, desc.Size)
+		p.report.Send(desc, progress.Exists, desc.Size)
 		return data, nil
 	}
 	if !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
 		return nil, err
 	}
-	p.report.send(desc, Waiting, 0)
+	p.report.Send(desc, progress.Waiting, 0)
 	doubt := errdefs.IsDataLoss(err)
 	p.damaged = p.damaged || doubt
 	again, err := p.tryDocument(ctx, desc, doubt)
@@ -195,7 +198,7 @@ func (p *puller) document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	p.report.send(desc, Done, desc.Size)
+	p.report.Send(desc, progress.Done, desc.Size)
 	return content.ReadAll(p.d, desc, image.MaxManifest)
 }
 
@@ -209,7 +212,7 @@ func (p *puller) tryDocument(ctx context.Context, desc ocispec.Descriptor, doubt
 	if i.Complete() {
 		return false, nil
 	}
-	p.report.send(desc, Downloading, 0)
+	p.report.Send(desc, progress.Downloading, 0)
 	err = p.bringDocument(ctx, i, desc)
 	return i.Resumed() > 0 && i.Discarded(), err
 }
@@ -271,7 +274,7 @@ func (p *puller) order() [][]int {
 	var order [][]int
 	at := map[digest.Digest]int{}
 	for i, desc := range p.image.Manifest.Layers {
-		p.report.send(desc, Waiting, 0)
+		p.report.Send(desc, progress.Waiting, 0)
 		n, again := at[desc.Digest]
 		if !again {
 			n = len(order)

@@ -17,6 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -26,9 +27,9 @@ func TestPull(t *testing.T) {
 	s := newServer(t)
 	b := s.build("test/app", "1", files("a", "lower", "b", "kept"), files("a", "upper", ".wh.b", ""))
 	var mu sync.Mutex
-	last := map[digest.Digest]Status{}
+	last := map[digest.Digest]progress.Status{}
 	opt := options()
-	opt.Progress = func(e Event) {
+	opt.Progress = func(e progress.Event) {
 		mu.Lock()
 		defer mu.Unlock()
 		last[e.Descriptor.Digest] = e.Status
@@ -41,7 +42,7 @@ func TestPull(t *testing.T) {
 		t.Errorf("%+v", img)
 	}
 	for _, l := range b.layers {
-		if last[l.Digest] != Done {
+		if last[l.Digest] != progress.Done {
 			t.Errorf("progress ended with %q", last[l.Digest])
 		}
 	}
@@ -78,7 +79,7 @@ func TestPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	after, _ := os.Stat(d.Path("meta.db"))
-	if s.all > 2 || !before.ModTime().Equal(after.ModTime()) || last[b.layers[0].Digest] != Exists {
+	if s.all > 2 || !before.ModTime().Equal(after.ModTime()) || last[b.layers[0].Digest] != progress.Exists {
 		t.Errorf("%d requests, database of %v, then %v, progress %v", s.all, before.ModTime(), after.ModTime(), last)
 	}
 }
@@ -95,7 +96,8 @@ func checkLabels(t *testing.T, tx *state.Tx, b built, m image.Manifest) {
 		m.Manifest.Config.Digest: {"containerd.io/gc.ref.snapshot.overlayfs": m.ChainIDs[1].String()},
 		b.layers[1].Digest:       {"containerd.io/uncompressed": b.diffIDs[1].String()},
 	} {
-		want["containerd.io/distribution.source."+host] = "test/app"
+		hostname, _, _ := strings.Cut(host, ":")
+		want["containerd.io/distribution.source."+hostname] = "test/app"
 		blob, err := content.Get(tx, "ns", d)
 		if err != nil || fmt.Sprint(blob.Labels) != fmt.Sprint(want) {
 			t.Errorf("labels %v, want %v; %v", blob.Labels, want, err)

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -18,7 +17,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
-	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -28,7 +26,6 @@ const (
 	labelRef          = "containerd.io/gc.ref.content."
 	labelSnapshot     = "containerd.io/gc.ref.snapshot." + snapshot.Overlayfs
 	labelUncompressed = "containerd.io/uncompressed"
-	labelSource       = "containerd.io/distribution.source."
 )
 
 // labels are the labels of each blob of the image.
@@ -182,25 +179,10 @@ func (p *puller) recordBlob(tx *state.Tx, desc ocispec.Descriptor) error {
 	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
 		return err
 	}
-	key := labelSource + p.ref.Domain
-	if value := addSource(old.Labels[key], p.ref.Path); len(key)+len(value) <= label.Max {
+	if key, value, changed := content.AddSource(old.Labels, p.ref.Domain, p.ref.Path); changed {
 		b.Labels[key] = value
 	}
 	return content.Merge(tx, p.opt.Namespace, b)
-}
-
-// addSource adds a repository to those of the same registry from which a blob is known to come.
-func addSource(list, repository string) string {
-	if list == "" {
-		return repository
-	}
-	all := strings.Split(list, ",")
-	if slices.Contains(all, repository) {
-		return list
-	}
-	all = append(all, repository)
-	slices.Sort(all)
-	return strings.Join(all, ",")
 }
 
 func (p *puller) recordLayers(tx *state.Tx) error {

@@ -47,8 +47,10 @@ func (p *puller) holdLayers(ctx context.Context) error {
 
 // lockLayer waits for whoever unpacks the same layer.
 func (p *puller) lockLayer(ctx context.Context, n int) (l *lock.Lock, err error) {
+	id := string(snapshot.LayerID(p.image.ChainIDs[n]))
+	p.opt.Waits.note(p.report, lock.Snapshot, id, p.image.Manifest.Layers[n])
 	err = p.patiently(ctx, func() error {
-		l, err = p.d.Lock(ctx, nil, lock.Snapshot, string(snapshot.LayerID(p.image.ChainIDs[n])), lock.Exclusive)
+		l, err = p.d.Lock(ctx, nil, lock.Snapshot, id, lock.Exclusive)
 		return err
 	})
 	return l, err

@@ -9,10 +9,46 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/progress"
 )
+
+// Waits leads what is known of waits for locks to the pull that waits. The zero value is ready for use. It lets
+// pulls that are made after each other tell for which process a layer waits.
+type Waits struct {
+	mu   sync.Mutex
+	who  *progress.Reporter
+	what map[string]ocispec.Descriptor // by rank and name of the lock
+}
+
+// Tell takes what [state.Config.Waiting] hears. It reports whether the progress of a pull shows the wait.
+func (w *Waits) Tell(b *lock.BusyError) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	desc, ok := w.what[b.Rank.String()+" "+b.Name]
+	if !ok || len(b.Owners) == 0 {
+		return false
+	}
+	return w.who.Waits(desc, b.Owners[0].PID)
+}
+
+// note says which descriptor waits for a lock.
+func (w *Waits) note(who *progress.Reporter, rank lock.Rank, name string, desc ocispec.Descriptor) {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.who != who {
+		w.who, w.what = who, map[string]ocispec.Descriptor{}
+	}
+	w.what[rank.String()+" "+name] = desc
+}
 
 // leastWait is the shortest bound of a lock that is worth being begun anew.
 const leastWait = 10 * time.Millisecond

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package network
 
 import (
 	"encoding/json"
@@ -8,12 +8,11 @@ import (
 	"strings"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/pull/remote"
 	"ctrd.dev/ctrd/lib/registry"
 )
 
-// explain prints the hosts that would be asked for each image, in order.
-func explain(o options, args []string) error {
+// PrintPlans prints the hosts that would be asked, in the order given: as a table, or as JSON lines.
+func PrintPlans(plans []registry.Plan, asJSON bool) error {
 	table := cli.Table[registry.Plan]{Columns: []cli.Column[registry.Plan]{
 		{Name: "url", Value: func(p registry.Plan) string { return p.URL }},
 		{Name: "capabilities", Value: func(p registry.Plan) string { return p.Capabilities }},
@@ -22,21 +21,15 @@ func explain(o options, args []string) error {
 		{Name: "tls", Value: trust},
 		{Name: "proxy", Value: func(p registry.Plan) string { return orNone(p.Proxy) }},
 	}}
-	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-		plans, err := remote.Explain(name, o.registry, o.pull.Warn)
-		if err != nil {
+	if !asJSON {
+		return table.PrintAll(plans)
+	}
+	for _, p := range plans {
+		if err := json.NewEncoder(os.Stdout).Encode(p); err != nil {
 			return err
 		}
-		if !o.json {
-			return table.PrintAll(plans)
-		}
-		for _, p := range plans {
-			if err := json.NewEncoder(os.Stdout).Encode(p); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // trust says in a few words whose certificates are accepted.

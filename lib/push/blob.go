@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package push
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/progress"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// blob is a configuration, a layer or whatever else manifests name.
+type blob struct {
+	desc    ocispec.Descriptor
+	sources []string // other repositories of the registry that had it once, the likeliest first
+	here    bool
+}
+
+// want puts a blob on the list of what is sent, once.
+func (p *pusher) want(desc ocispec.Descriptor) {
+	if p.blobs[desc.Digest] != nil || p.skips(desc) {
+		return
+	}
+	b := &blob{desc: desc}
+	p.blobs[desc.Digest] = b
+	p.order = append(p.order, b)
+}
+
+// skips tells whether a layer stays where its descriptor says that it is to be had (OCI image specification,
+// layer.md, "Non-Distributable Layers").
+func (p *pusher) skips(desc ocispec.Descriptor) bool {
+	restricted := strings.Contains(desc.MediaType, ".nondistributable.") || strings.Contains(desc.MediaType, ".foreign.")
+	return restricted && len(desc.URLs) > 0 && !p.opt.Nondistributable
+}
+
+// sources reads where each blob is known to come from.
+func (p *pusher) sources(ctx context.Context) error {
+	err := p.d.View(ctx, func(tx *state.Tx) error {
+		for _, b := range p.order {
+			r, err := content.Get(tx, p.opt.Namespace, b.desc.Digest)
+			if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+				return err
+			}
+			b.sources = candidates(content.Sources(r.Labels, p.to.Domain), p.to.Path)
+		}
+		return nil
+	})
+	for _, b := range p.order {
+		st, err := os.Stat(content.Path(p.d, b.desc.Digest))
+		b.here = err == nil
+		if b.here && b.desc.Size > 0 && st.Size() != b.desc.Size {
+			return fmt.Errorf("blob %s has %d bytes here, its descriptor says %d: %w", b.desc.Digest, st.Size(), b.desc.Size, errdefs.ErrDataLoss)
+		}
+	}
+	return err
+}
+
+// maxSources bounds the repositories that are tried for one blob.
+const maxSources = 3
+
+// candidates orders repositories by how much of their path they share with the one that is pushed to, which
+// is what containerd does: the likelier is the same user allowed to read it.
+func candidates(all []string, to string) []string {
+	all = slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == to || s == "" })
+	shared := func(s string) int {
+		a, b := strings.Split(s, "/"), strings.Split(to, "/")
+		n := 0
+		for n < min(len(a), len(b)) && a[n] == b[n] {
+			n++
+		}
+		return n
+	}
+	slices.SortStableFunc(all, func(a, b string) int { return cmp.Compare(shared(b), shared(a)) })
+	return all[:min(len(all), maxSources)]
+}
+
+// sendBlobs brings all blobs to the registry, several at once: first those that are not here, whose absence at
+// the registry ends the push before anything is sent, then the largest.
+func (p *pusher) sendBlobs(ctx context.Context) error {
+	for _, b := range p.order {
+		p.report.Send(b.desc, progress.Waiting, 0)
+	}
+	slices.SortStableFunc(p.order, func(a, b *blob) int {
+		if a.here != b.here {
+			if a.here {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Compare(b.desc.Size, a.desc.Size)
+	})
+	absent := slices.IndexFunc(p.order, func(b *blob) bool { return b.here })
+	if absent < 0 {
+		absent = len(p.order)
+	}
+	if err := p.sideBySide(ctx, p.order[:absent]); err != nil {
+		return err
+	}
+	return p.sideBySide(ctx, p.order[absent:])
+}
+
+func (p *pusher) sideBySide(ctx context.Context, all []*blob) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	n := p.opt.Blobs
+	if n <= 0 {
+		n = defaultBlobs
+	}
+	places := make(chan struct{}, n)
+	var running sync.WaitGroup
+	var mu sync.Mutex
+	for _, b := range all {
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		running.Go(func() {
+			defer func() { <-places }()
+			how, err := p.sendBlob(ctx, b)
+			if err != nil {
+				cancel(fmt.Errorf("blob %.12s: %w", b.desc.Digest.Encoded(), err))
+				return
+			}
+			p.report.Send(b.desc, how, b.desc.Size)
+			mu.Lock()
+			defer mu.Unlock()
+			switch how {
+			case progress.Exists:
+				p.result.Existing++
+			case progress.Mounted:
+				p.result.Mounted++
+			default:
+				p.result.Uploaded++
+				p.result.Sent += b.desc.Size
+			}
+		})
+	}
+	running.Wait()
+	return context.Cause(ctx)
+}
+
+// sendBlob brings one blob to the registry.
+func (p *pusher) sendBlob(ctx context.Context, b *blob) (progress.Status, error) {
+	has, err := p.dest.HasBlob(ctx, b.desc)
+	if err != nil || has {
+		return progress.Exists, err
+	}
+	up := p.dest.Upload(b.desc)
+	for _, from := range b.sources {
+		mounted, err := up.Mount(ctx, from)
+		if err != nil || mounted {
+			return progress.Mounted, err
+		}
+	}
+	f, err := content.Open(p.d, b.desc.Digest)
+	if errdefs.IsNotFound(err) {
+		return "", &MissingError{Image: p.image.Name, What: "blob", Digest: b.desc.Digest, err: err}
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if b.desc.Size == 0 { // a descriptor need not say it
+		if st, err := f.Stat(); err == nil {
+			b.desc.Size = st.Size()
+			up = p.dest.Upload(b.desc)
+		}
+	}
+	m := p.report.Meter(b.desc, progress.Uploading, 0)
+	if err := up.Send(ctx, f, m.At); err != nil {
+		return "", errors.Join(err, p.doubt(ctx, f, b.desc.Digest))
+	}
+	crash.Point("push.blob-sent")
+	return progress.Done, nil
+}
+
+// doubt looks whether it was the fault of the file that a registry did not take it.
+func (p *pusher) doubt(ctx context.Context, f *os.File, want digest.Digest) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	sum := want.Algorithm().Digester()
+	if _, err := io.Copy(sum.Hash(), io.NewSectionReader(f, 0, 1<<62)); err != nil {
+		return err
+	}
+	if got := sum.Digest(); got != want {
+		return fmt.Errorf("the file here has digest %s: %w", got, errdefs.ErrDataLoss)
+	}
+	return nil
+}
+
+// record notes at the blobs that the repository has them, so that a later push to another repository of the
+// registry mounts them. It changes only records that are there.
+func (p *pusher) record(ctx context.Context) error {
+	var stale []content.Blob
+	look := func(tx *state.Tx) error {
+		stale = nil
+		for _, b := range p.order {
+			r, err := content.Get(tx, p.opt.Namespace, b.desc.Digest)
+			if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if key, value, changed := content.AddSource(r.Labels, p.to.Domain, p.to.Path); changed {
+				r.Labels = map[string]string{key: value}
+				stale = append(stale, r)
+			}
+		}
+		return nil
+	}
+	if err := p.d.View(ctx, look); err != nil || len(stale) == 0 {
+		return err
+	}
+	return p.d.Update(ctx, nil, func(tx *state.Tx) error {
+		if err := look(tx); err != nil {
+			return err
+		}
+		for _, b := range stale {
+			if err := content.Merge(tx, p.opt.Namespace, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

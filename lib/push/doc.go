@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package push brings an image from the state directory to a registry.
+//
+// What is pushed is decided before a byte goes out: the manifests that are here, for the platforms that are
+// wanted, and the blobs that they name. What the registry has is skipped; what another of its repositories is
+// known to have is mounted from there; the rest is sent, several blobs side by side. Manifests follow when all
+// their blobs are there, and indexes when all their manifests are, so that a registry never has a name for
+// something incomplete.
+//
+// # Locks
+//
+// A lease names every blob before it is looked for. No lock is held.
+//
+// # After a crash
+//
+// Blobs that had arrived whole are found there by the next push. Half a blob begins anew, because a registry
+// forgets who sent it. The record of where blobs have gone is a hint: a push that could not write it is done all
+// the same.
+package push

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package push
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/progress"
+	"ctrd.dev/ctrd/lib/registry"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Options says what to push for whom, and how.
+type Options struct {
+	Namespace string
+	// Platforms are those of an index to push, each os/architecture[/variant]; none: all that are here.
+	Platforms []string
+	// AllPlatforms makes it an error that a manifest of an index is neither here nor at the registry.
+	AllPlatforms bool
+	Registry     registry.Options
+	// Blobs bounds the blobs that are sent at once; 0: 4.
+	Blobs int
+	// Nondistributable sends also the layers that their descriptors say may not be passed on.
+	Nondistributable bool
+	// Warn, when set, is told what the user should know and the push does not fail for. It may be called by
+	// several goroutines at the same time.
+	Warn func(string)
+	// Progress, when set, hears of every step. It is called by one goroutine at a time.
+	Progress func(progress.Event)
+}
+
+const defaultBlobs = 4
+
+// Result is what was pushed.
+type Result struct {
+	Name     string             `json:"name"`   // that the image has now at the registry
+	Source   string             `json:"source"` // its name here
+	Target   ocispec.Descriptor `json:"target"` // what the name stands for there
+	Sent     int64              `json:"sent"`   // bytes of blobs
+	Uploaded int                `json:"uploaded"`
+	Mounted  int                `json:"mounted"` // from another repository of the registry
+	Existing int                `json:"existing"`
+}
+
+// Image pushes the image that query finds, as [image.Find] does, under the reference to, or under its own name
+// when to is empty. An image that the registry has whole costs a question for each of its manifests and blobs.
+//
+// The errors of the registry keep their kinds. A blob that is neither here nor at the registry is
+// errdefs.ErrNotFound and a [MissingError]; one whose file is damaged is errdefs.ErrDataLoss. A platform that
+// the image does not have is errdefs.ErrNotFound.
+func Image(ctx context.Context, d *state.Dir, query, to string, opt Options) (res Result, err error) {
+	p := &pusher{d: d, opt: opt, blobs: map[digest.Digest]*blob{}}
+	if err := p.find(ctx, query, to); err != nil {
+		return res, err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("push %s: %w", p.to, err)
+		}
+	}()
+	p.report = progress.New(p.to.String(), opt.Progress)
+	for _, s := range opt.Platforms {
+		platform, err := image.ParsePlatform(s)
+		if err != nil {
+			return res, err
+		}
+		p.platforms = append(p.platforms, platform)
+	}
+	if p.dest, err = open(p.to, opt); err != nil {
+		return res, err
+	}
+	defer p.dest.Close()
+	if p.lease, err = lease.Take(d); err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, p.lease.Release()) }()
+	if err := p.run(ctx); err != nil {
+		return res, err
+	}
+	p.result.Source, p.result.Name = p.image.Name, p.to.String()
+	return p.result, nil
+}
+
+// Explain says which host a push to a reference would write to, and how. It sends nothing and needs no state
+// directory.
+func Explain(to string, opt Options) ([]registry.Plan, error) {
+	name, err := image.Parse(to)
+	if err != nil {
+		return nil, err
+	}
+	dest, err := open(name, opt)
+	if err != nil {
+		return nil, fmt.Errorf("explain %s: %w", name, err)
+	}
+	defer dest.Close()
+	return dest.Explain(), nil
+}
+
+func open(to image.Reference, opt Options) (*registry.Destination, error) {
+	if opt.Registry.Warn == nil {
+		opt.Registry.Warn = opt.Warn
+	}
+	return registry.OpenPush(registry.Reference{Host: to.Domain, Repository: to.Path, Tag: to.Tag, Digest: to.Digest}, opt.Registry)
+}
+
+// pusher is one push of one image.
+type pusher struct {
+	d         *state.Dir
+	opt       Options
+	image     image.Image
+	to        image.Reference
+	platforms []ocispec.Platform
+	lease     *lease.Lease
+	dest      *registry.Destination
+	report    *progress.Reporter
+	blobs     map[digest.Digest]*blob // all that the manifests name
+	order     []*blob
+	result    Result
+}
+
+// find looks up the image and decides what it is called at the registry.
+func (p *pusher) find(ctx context.Context, query, to string) error {
+	err := p.d.View(ctx, func(tx *state.Tx) (err error) {
+		p.image, err = image.Find(tx, p.opt.Namespace, query)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
+	if to == "" {
+		to = p.image.Name
+	}
+	if p.to, err = image.Parse(to); err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
+	return nil
+}
+
+func (p *pusher) run(ctx context.Context) error {
+	p.report.Send(ocispec.Descriptor{}, progress.Resolving, 0)
+	top, err := p.plan(ctx)
+	if err != nil {
+		return err
+	}
+	if p.to.Digest != "" && p.to.Digest != top.desc.Digest {
+		return fmt.Errorf("what is here of it is %s, and not what the name demands: %w", top.desc.Digest, errdefs.ErrFailedPrecondition)
+	}
+	if err := p.sources(ctx); err != nil {
+		return err
+	}
+	if err := p.sendBlobs(ctx); err != nil {
+		return err
+	}
+	crash.Point("push.blobs-sent")
+	if err := p.putManifests(ctx, top); err != nil {
+		return err
+	}
+	crash.Point("push.done")
+	p.result.Target = top.desc
+	if err := p.record(ctx); err != nil && p.opt.Warn != nil && ctx.Err() == nil {
+		p.opt.Warn(fmt.Sprintf("where the blobs are was not noted: %v", err))
+	}
+	return nil
+}
+
+// read gives a document of the image from the store. Before it looks it puts it on the lease.
+func (p *pusher) read(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	if err := p.lease.Hold(ctx, nil, lease.Content, desc.Digest.String()); err != nil {
+		return nil, err
+	}
+	return content.ReadAll(p.d, desc, image.MaxManifest)
+}
