@@ -125,9 +125,9 @@ func (p *pusher) add(ctx context.Context, desc ocispec.Descriptor, depth int) (*
 	return p.addIndex(ctx, n, m.Manifests, depth)
 }
 
-// addIndex chooses of an index what is pushed. An index of which all is there stays as it is, also when some of
-// it is only at the registry. Of any other, what is here makes an index of its own; a single manifest goes
-// without one.
+// addIndex chooses of an index what is pushed. An index stays as it is when all of it is here, or at the registry
+// already. Of any other, and where platforms were named, what is chosen makes an index of its own; a single
+// manifest goes without one.
 func (p *pusher) addIndex(ctx context.Context, n *node, entries []ocispec.Descriptor, depth int) (*node, error) {
 	if len(entries) > maxDocuments {
 		return nil, fmt.Errorf("index %s has %d entries: %w", n.desc.Digest, len(entries), errdefs.ErrFailedPrecondition)
@@ -156,14 +156,33 @@ func (p *pusher) addIndex(ctx context.Context, n *node, entries []ocispec.Descri
 		}
 		n.children = append(n.children, child)
 	}
+	if len(p.platforms) > 0 {
+		if gone := slices.DeleteFunc(absent, func(d ocispec.Descriptor) bool { return !chosen[slices.IndexFunc(entries, same(d))] }); len(gone) > 0 {
+			return nil, p.missing(gone)
+		}
+		return p.reduce(n, here)
+	}
 	missing, err := p.elsewhere(ctx, absent)
 	if err != nil || len(missing) == 0 {
 		return n, err
 	}
-	if err := p.mayReduce(n, entries, chosen, missing); err != nil {
-		return nil, err
+	if p.opt.AllPlatforms || p.to.Digest == n.desc.Digest || len(n.children) == 0 {
+		return nil, p.missing(missing)
+	}
+	if p.opt.Warn != nil {
+		p.opt.Warn(fmt.Sprintf("%s: of the index's %d manifests %d are here: only these are pushed, so the digest differs",
+			p.image.Name, len(entries), len(n.children)))
 	}
 	return p.reduce(n, here)
+}
+
+func (p *pusher) missing(entries []ocispec.Descriptor) error {
+	return &MissingError{Image: p.image.Name, What: "manifest for " + names(entries), Digest: entries[0].Digest}
+}
+
+// same tells whether a descriptor is about the same bytes as d.
+func same(d ocispec.Descriptor) func(ocispec.Descriptor) bool {
+	return func(other ocispec.Descriptor) bool { return other.Digest == d.Digest }
 }
 
 // choose marks the entries of the wanted platforms.
@@ -259,35 +278,12 @@ func (p *pusher) elsewhere(ctx context.Context, absent []ocispec.Descriptor) (mi
 	return missing, nil
 }
 
-// mayReduce decides whether a part of an index may be pushed in its place.
-func (p *pusher) mayReduce(n *node, entries []ocispec.Descriptor, chosen []bool, missing []ocispec.Descriptor) error {
-	gone := func(d ocispec.Descriptor) bool {
-		return slices.ContainsFunc(missing, func(m ocispec.Descriptor) bool { return m.Digest == d.Digest })
-	}
-	var wanted []ocispec.Descriptor
-	for i, e := range entries {
-		if chosen[i] && gone(e) {
-			wanted = append(wanted, e)
-		}
-	}
-	err := error(&MissingError{Image: p.image.Name, What: "manifest for " + names(missing), Digest: missing[0].Digest})
-	switch {
-	case p.opt.AllPlatforms, p.to.Digest == n.desc.Digest:
-		return err
-	case len(p.platforms) > 0 && len(wanted) > 0:
-		return &MissingError{Image: p.image.Name, What: "manifest for " + names(wanted), Digest: wanted[0].Digest}
-	case len(n.children) == 0:
-		return err
-	case len(p.platforms) == 0 && p.opt.Warn != nil:
-		p.opt.Warn(fmt.Sprintf("%s: the index has %d manifests and %d of them are here: only these are pushed, so the digest differs",
-			p.image.Name, len(entries), len(n.children)))
-	}
-	return nil
-}
-
 // reduce makes of an index one of fewer entries. All else that it says stays.
 func (p *pusher) reduce(n *node, keep []bool) (*node, error) {
-	if len(n.children) == 1 {
+	switch {
+	case !slices.Contains(keep, false):
+		return n, nil
+	case len(n.children) == 1:
 		return n.children[0], nil
 	}
 	var whole map[string]json.RawMessage
