@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -102,6 +103,66 @@ func TestRealRegistry(t *testing.T) {
 	}
 	if _, err := open(t, host+"/test/repo:none", opt).Resolve(context.Background()); !errdefs.IsNotFound(err) {
 		t.Errorf("no such tag: %v", err)
+	}
+}
+
+// The same registry is written to: whole blobs, by mounts, and with broken connections.
+func TestRealRegistryPush(t *testing.T) {
+	dir := t.TempDir()
+	host, _ := realRegistry(t, dir)
+	opt := hostsFor(t, host, fmt.Sprintf("ca = %q\n", dir+"/ca.pem"))
+	if err := send(openPush(t, host+"/a/app:1", opt), noise(10)); !errdefs.IsUnauthorized(err) {
+		t.Errorf("without a password: %v", err)
+	}
+	opt.Username, opt.Password = "user", "pass"
+	d := openPush(t, host+"/a/app:1", opt)
+	ctx := context.Background()
+	var blobs []ocispec.Descriptor
+	for _, n := range []int{0, 1, 5000, 5 << 20} {
+		data := noise(n)
+		if err := send(d, data); err != nil {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+		if has, err := d.HasBlob(ctx, describe(data)); err != nil || !has {
+			t.Errorf("%d bytes: %v, %v", n, has, err)
+		}
+		blobs = append(blobs, describe(data))
+	}
+	m, _ := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: blobs[2], Layers: blobs,
+	})
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(m), Size: int64(len(m))}
+	other := openPush(t, host+"/b/app:1", opt)
+	if _, err := other.PutManifest(ctx, desc, m, "1"); err == nil || !strings.Contains(err.Error(), "BLOB_UNKNOWN") {
+		t.Errorf("a manifest before its blobs: %v", err)
+	}
+	for _, b := range blobs {
+		if ok, err := other.Upload(b).Mount(ctx, "a/app"); err != nil || !ok {
+			t.Errorf("mount %d bytes: %v, %v", b.Size, ok, err)
+		}
+	}
+	for _, at := range []*Destination{d, other} {
+		if has, err := at.HasManifest(ctx, desc, "1"); err != nil || has {
+			t.Errorf("has it: %v, %v", has, err)
+		}
+		if _, err := at.PutManifest(ctx, desc, m, "1"); err != nil {
+			t.Error(err)
+		}
+		for _, tag := range []string{"1", ""} {
+			if has, err := at.HasManifest(ctx, desc, tag); err != nil || !has {
+				t.Errorf("tag %q: has it: %v, %v", tag, has, err)
+			}
+		}
+	}
+
+	var sent atomic.Int64
+	data := noise(8 << 20)
+	cut := openPush(t, cutting(t, host, []int64{3 << 20, 2 << 20, 1 << 20}, false, &sent)+"/a/app:1", Options{Insecure: true, Username: "user", Password: "pass"})
+	if err := send(cut, data); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := d.HasBlob(ctx, describe(data)); err != nil || !has || sent.Load() > 16<<20 {
+		t.Errorf("broken connections: %v, %v, %d bytes", has, err, sent.Load())
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -105,10 +106,25 @@ func isBroken(err error) bool {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return false
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errIdle), errors.Is(err, errSlow),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed):
 		return true
 	}
-	return isTimeout(err)
+	return isCutOff(err) || isTimeout(err)
+}
+
+// isCutOff tells whether an answer ended within its header, of which package net/http only says that it is
+// malformed. What was never HTTP does not begin with an H.
+func isCutOff(err error) bool {
+	text := err.Error()
+	if !strings.Contains(text, "transport connection broken") {
+		return false
+	}
+	for _, what := range []string{"malformed MIME header", `malformed HTTP response "H`, `malformed HTTP version "H`, "malformed HTTP status code"} {
+		if strings.Contains(text, what) {
+			return true
+		}
+	}
+	return false
 }
 
 func isTimeout(err error) bool {

@@ -32,6 +32,7 @@ type Upload struct {
 	taken   int64    // how many bytes it has
 	chunk   int64    // the most that is sent in one request; 0: all that is left
 	least   int64    // the least that a chunk before the last must have
+	resumed bool     // it went on after a failure, so the registry may have kept bytes that it did not tell of
 }
 
 // Upload begins nothing yet: see [Upload.Mount] and [Upload.Send].
@@ -116,6 +117,10 @@ func (u *Upload) Send(ctx context.Context, src io.ReaderAt, at func(int64)) erro
 		if u.smaller(err) {
 			continue
 		}
+		if isStatus(err, http.StatusBadRequest) && u.resumed {
+			u.restart()
+			continue
+		}
 		if failures++; !u.passes(err) || failures >= e.retry.attempts {
 			return u.d.repo.fail(e, u.what(), u.broken(err))
 		}
@@ -155,7 +160,7 @@ func (u *Upload) smaller(err error) bool {
 	return true
 }
 
-func (u *Upload) restart() { u.session, u.taken = nil, 0 }
+func (u *Upload) restart() { u.session, u.taken, u.resumed = nil, 0, false }
 
 // passes tells whether it makes sense to go on after a failure.
 func (u *Upload) passes(err error) bool {
@@ -260,7 +265,6 @@ func (u *Upload) commit(ctx context.Context, client *http.Client, body *outgoing
 // find asks the registry how far the upload has come. Where there is no answer it begins anew. It reports
 // whether the blob is there whole: the answer that said so may have been lost.
 func (u *Upload) find(ctx context.Context) (done bool) {
-	e := u.d.at
 	if u.session == nil {
 		return false
 	}
@@ -269,23 +273,29 @@ func (u *Upload) find(ctx context.Context) (done bool) {
 			return true
 		}
 	}
-	client, _, err := e.connect(ctx)
-	if err == nil {
-		var resp *http.Response
-		resp, err = e.send(ctx, client, http.MethodGet, u.session.String(), nil, nil, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
-		if err == nil {
-			resp.Body.Close()
-			n, ok := uploaded(resp.Header.Get("Range"))
-			if ok && n <= u.desc.Size {
-				if resp.Header.Get("Location") == "" || u.adopt(resp) == nil {
-					u.taken = n
-					return false
-				}
-			}
-		}
+	if n, ok := u.status(ctx); ok && n <= u.desc.Size {
+		u.taken, u.resumed = n, true
+	} else {
+		u.restart()
 	}
-	u.restart()
 	return false
+}
+
+// status asks how many bytes the registry has of the upload.
+func (u *Upload) status(ctx context.Context) (n int64, ok bool) {
+	client, _, err := u.d.at.connect(ctx)
+	if err != nil {
+		return 0, false
+	}
+	resp, err := u.d.at.send(ctx, client, http.MethodGet, u.session.String(), nil, nil, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
+	if err != nil {
+		return 0, false
+	}
+	resp.Body.Close()
+	if resp.Header.Get("Location") != "" && u.adopt(resp) != nil {
+		return 0, false
+	}
+	return uploaded(resp.Header.Get("Range"))
 }
 
 // uploaded reads the Range header of an upload, 0-LAST, and gives the number of bytes. Registries say 0-0 also
