@@ -209,7 +209,7 @@ func TestLinked(t *testing.T) {
 		for _, p := range list(t, "-deps", module+"cmd/"+name) {
 			switch {
 			case strings.HasPrefix(p.ImportPath, "google.golang.org/grpc"), p.ImportPath == "google.golang.org/protobuf/proto",
-				p.ImportPath == "net/http" && name != "ctr-pull",
+				p.ImportPath == "net/http" && name != "ctr-pull" && name != "ctr-push",
 				strings.HasPrefix(p.ImportPath, "github.com/godbus/") && name != "ctr-shim":
 				t.Errorf("%s links %s", name, p.ImportPath)
 			}

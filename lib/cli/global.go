@@ -186,12 +186,20 @@ func WithTimeout(ctx context.Context, d time.Duration, fn func(context.Context) 
 	if d <= 0 {
 		return fn(ctx)
 	}
-	over := fmt.Errorf("not done after %s: %w", d, context.DeadlineExceeded)
-	timed, cancel := context.WithTimeoutCause(ctx, d, over)
+	timed, cancel := context.WithTimeoutCause(ctx, d, timeoutError(d))
 	defer cancel()
 	err := fn(timed)
-	if err != nil && ctx.Err() == nil && context.Cause(timed) == over && !errdefs.IsDeadlineExceeded(err) {
-		return fmt.Errorf("%w: %w", err, over)
+	if err != nil && ctx.Err() == nil && timed.Err() != nil && !errors.Is(err, timeoutError(d)) {
+		return fmt.Errorf("%w: %w", err, timeoutError(d))
 	}
 	return err
 }
+
+// timeoutError says that a command's own time is over.
+type timeoutError time.Duration
+
+// Error says how long the time was.
+func (e timeoutError) Error() string { return fmt.Sprintf("not done after %s", time.Duration(e)) }
+
+// Unwrap gives the kind.
+func (e timeoutError) Unwrap() error { return context.DeadlineExceeded }

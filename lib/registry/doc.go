@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package registry reads manifests and blobs from a container registry, as the OCI distribution
+// Package registry reads and writes manifests and blobs of a container registry, as the OCI distribution
 // specification (v1.1) defines it. It is the only package that opens a network connection.
 //
 // # Hosts
@@ -18,6 +18,12 @@
 // to the token server that it names, and to nobody else: neither with a redirect nor to a mirror. A token
 // server on a loopback or private address is asked only for a registry on such an address, one on a link-local
 // address never.
+//
+// # Pushes
+//
+// A push goes to the first host that is configured for it, and to that alone. Its tokens are for pull and push, and
+// those with which a blob is mounted from another repository for that one too. Where an upload goes on is what the
+// registry says, also on another host, which is sent no credentials.
 //
 // # Failures
 //

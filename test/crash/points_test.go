@@ -81,7 +81,7 @@ func (s scenario) everywhere(t *testing.T) {
 func (s scenario) undisturbed(t *testing.T) []string {
 	w := world.New(t, bin)
 	trace := s.begin(t, w)
-	if r := w.Run(t, []string{"CTRD_CRASH_TRACE=" + trace}, s.command...); r.Status != s.status {
+	if r := w.Run(t, []string{"CTRD_CRASH_TRACE=" + trace}, in(w, s.command)...); r.Status != s.status {
 		t.Fatalf("want status %d: %s", s.status, r)
 	}
 	for _, c := range s.then {
@@ -118,7 +118,7 @@ func (s scenario) begin(t *testing.T, w *world.World) (trace string) {
 func (s scenario) crash(t *testing.T, point string) {
 	w := world.New(t, bin)
 	trace := s.begin(t, w)
-	r := w.Run(t, []string{"CTRD_CRASH=" + point, "CTRD_CRASH_TRACE=" + trace}, s.command...)
+	r := w.Run(t, []string{"CTRD_CRASH=" + point, "CTRD_CRASH_TRACE=" + trace}, in(w, s.command)...)
 	for _, c := range s.then {
 		w.Run(t, nil, c...)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,7 +30,16 @@ func do(line string) step { return want(0, line) }
 
 // want runs a command that ends with a status.
 func want(status int, line string) step {
-	return func(t *testing.T, w *world.World) { w.Want(t, status, words(line)...) }
+	return func(t *testing.T, w *world.World) { w.Want(t, status, in(w, words(line))...) }
+}
+
+// in puts a word of the world's own in place of WORLD.
+func in(w *world.World, args []string) []string {
+	args = slices.Clone(args)
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], "WORLD", filepath.Base(w.Dir))
+	}
+	return args
 }
 
 // prints runs a command that succeeds and prints exactly this line.
@@ -84,7 +94,7 @@ func pull(image string) step { return do("ctr-pull -q " + image) }
 
 func scenarios() []scenario {
 	runs := do("ctr-task run --rm " + small + " true")
-	return concat(pulls(runs), creates(runs), runsOf(), signals(), removals(), snapshots())
+	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots())
 }
 
 func concat(all ...[]scenario) (s []scenario) {
@@ -92,6 +102,23 @@ func concat(all ...[]scenario) (s []scenario) {
 		s = append(s, a...)
 	}
 	return s
+}
+
+// pushes writes to a repository of each world's own, by another name of the registry than that which the blobs
+// came from: otherwise they would be there, or mounted.
+func pushes() []scenario {
+	to := "localhost" + registry[strings.LastIndex(registry, ":"):] + "/WORLD:1"
+	all := "ctr-push -q --all-platforms " + second + " " + to
+	return []scenario{
+		{
+			name: "push", before: []step{pull(large)}, command: words("ctr-push -q " + large + " " + to),
+			again: []step{do("ctr-push -q " + large + " " + to), do("ctr-image rm " + large), pull(to), do("ctrd fsck --deep")},
+		},
+		{
+			name: "push of an index", before: []step{do("ctr-pull -q --platform linux/arm64 --no-unpack " + second), pull(second)},
+			command: words(all), again: []step{do(all), do("ctr-image rm " + second), pull(to)},
+		},
+	}
 }
 
 func pulls(runs step) []scenario {
