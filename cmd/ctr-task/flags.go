@@ -220,6 +220,9 @@ func (c *containerFlags) options(cmd *cobra.Command, args []string) (task.Create
 		}
 		o.LogMaxSize = n
 	}
+	if c.LogMaxFiles < 1 {
+		return o, cli.Usagef("--log-max-files %d: want a number from 1: the file that is written is one", c.LogMaxFiles)
+	}
 	var err error
 	if o.Restart, err = container.ParseRestart(c.restart); err != nil {
 		return o, err

@@ -5,7 +5,9 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 )
@@ -18,5 +20,17 @@ func TestStatus(t *testing.T) {
 		if got := Status(err); got != want {
 			t.Errorf("Status(%v) = %d, want %d", err, got, want)
 		}
+	}
+}
+
+// A name that nobody can read does not fill the screen.
+func TestShorten(t *testing.T) {
+	long := strings.Repeat("ä", 5000)
+	got := shorten("container " + long + " in namespace " + long)
+	if len(got) > 2*longestWord+100 || !strings.HasPrefix(got, "container ää") || !strings.HasSuffix(got, "ää") || !utf8.ValidString(got) {
+		t.Errorf("%q", got)
+	}
+	if whole := strings.Repeat("a", longestWord) + " b"; shorten(whole) != whole {
+		t.Errorf("%q", shorten(whole))
 	}
 }

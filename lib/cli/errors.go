@@ -145,7 +145,7 @@ func Say(format string, args ...any) {
 	var b strings.Builder
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
 		if line = strings.TrimRight(line, "\n"); line != "" {
-			fmt.Fprintf(&b, "%s: %s\n", current.name(), visible(line))
+			fmt.Fprintf(&b, "%s: %s\n", current.name(), visible(shorten(line)))
 		}
 	}
 	toStderr(b.String())
@@ -158,7 +158,7 @@ func Warn(err error) {
 	}
 	Say("%v", err)
 	for _, h := range hints(err, nil) {
-		toStderr(fmt.Sprintf("hint: %s\n", visible(h)))
+		toStderr(fmt.Sprintf("hint: %s\n", visible(shorten(h))))
 	}
 }
 
@@ -191,6 +191,24 @@ func hints(err error, found []string) []string {
 		}
 	}
 	return found
+}
+
+// longestWord is the longest word of a message that is printed whole, in bytes.
+const longestWord = 512
+
+// shorten takes out the middle of words that nobody can read, such as a name of thousands of characters.
+func shorten(s string) string {
+	if len(s) <= longestWord {
+		return s
+	}
+	const end = longestWord / 4
+	words := strings.Split(s, " ")
+	for i, w := range words {
+		if len(w) > longestWord {
+			words[i] = strings.ToValidUTF8(w[:end], "") + "..." + strings.ToValidUTF8(w[len(w)-end:], "")
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // visible replaces what would move a terminal's cursor or change its state.

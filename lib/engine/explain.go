@@ -66,11 +66,26 @@ func explain(err error) (ask.Kind, string) {
 			}
 		}
 	}
+	text = plainSysctl(text)
 	kind := sort(text)
 	if (kind == ask.NotFound || kind == ask.NotExecutable) && !strings.HasPrefix(text, "exec: ") {
 		text = "exec: " + text
 	}
 	return kind, text
+}
+
+// plainSysctl gives the text of a failure to set a kernel parameter without the ways of libcontainer and runc to open
+// it; any other text as it is.
+func plainSysctl(text string) string {
+	if rest, ok := strings.CutPrefix(text, "open sysctl "); ok && strings.HasSuffix(rest, ": no such file or directory") {
+		name, _, _ := strings.Cut(rest, " file: ")
+		return "sysctl " + name + ": the kernel has none of this name"
+	}
+	if rest, ok := strings.CutPrefix(text, "failed to write sysctl "); ok {
+		what, why, _ := strings.Cut(rest, ": write ")
+		return "sysctl " + what + why[max(0, strings.LastIndex(why, ": ")):]
+	}
+	return text
 }
 
 // sort gives the kind of a failure from an engine's words.

@@ -41,7 +41,57 @@ func checkInit(pid int, spec *specs.Spec) error {
 	if spec.Hooks != nil && len(spec.Hooks.StartContainer) > 0 {
 		return nil
 	}
+	if args := spec.Process.Args; len(args) > 3 && args[0] == initPath {
+		p := *spec.Process
+		p.Args = args[3:] // behind "pid1" and "--"
+		if err := checkThere(pid, &p); err != nil {
+			return err
+		}
+	}
 	return checkRunnable(pid, spec.Process)
+}
+
+// initPath is that of lib/spec: the first process of a container with --init. It looks for the program when it runs,
+// and could tell nobody but the container's log that there is none.
+const initPath = "/sbin/ctr-init"
+
+// checkThere tells that a program is certainly not there; see checkRunnable.
+func checkThere(pid int, p *specs.Process) error {
+	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil
+	}
+	defer root.Close()
+	in := files{root: root, cwd: p.Cwd}
+	name := p.Args[0]
+	names, why := []string{name}, "no such file or directory"
+	if !strings.Contains(name, "/") {
+		names, why = nil, "executable file not found in $PATH"
+		for _, dir := range pathOf(p) {
+			names = append(names, path.Join(cmp.Or(dir, "."), name))
+		}
+	}
+	for _, n := range names {
+		f, _, err := in.open(n)
+		if f != nil {
+			f.Close()
+		}
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+			return nil
+		}
+	}
+	return &unrunnable{ask.NotFound, fmt.Sprintf("exec: %q: %s", name, why)}
+}
+
+// pathOf gives the directories of the program's PATH.
+func pathOf(p *specs.Process) []string {
+	var dirs string
+	for _, v := range p.Env {
+		if s, ok := strings.CutPrefix(v, "PATH="); ok {
+			dirs = s
+		}
+	}
+	return strings.Split(dirs, ":")
 }
 
 // checkRunnable tells why the kernel will not run a program, seen in the mount namespace of process pid. It
@@ -107,13 +157,7 @@ func (in files) program(p *specs.Process) (string, *os.File) {
 		f, _, _ := in.open(name)
 		return name, f
 	}
-	var dirs string
-	for _, v := range p.Env {
-		if s, ok := strings.CutPrefix(v, "PATH="); ok {
-			dirs = s
-		}
-	}
-	for dir := range strings.SplitSeq(dirs, ":") {
+	for _, dir := range pathOf(p) {
 		name := path.Join(cmp.Or(dir, "."), name)
 		if f, mode, err := in.open(name); err == nil {
 			if mode&0o111 != 0 {

@@ -5,6 +5,7 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/spec"
 )
 
 // testELF is a 64-bit ELF program with one segment of two pages and, perhaps, a loader.
@@ -79,6 +81,32 @@ func TestCheckRunnable(t *testing.T) {
 	for _, name := range []string{"/nosuch", "/dev/null", "/proc/self/exe"} {
 		if err := checkRunnable(os.Getpid(), &specs.Process{Args: []string{name}, Cwd: "/"}); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// That a program is not there is certain only where nothing has its name.
+func TestCheckThere(t *testing.T) {
+	if initPath != spec.InitPath {
+		t.Errorf("init is at %s, not %s", spec.InitPath, initPath)
+	}
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "there"), nil, 0o644))
+	must(t, os.Symlink("nowhere", filepath.Join(dir, "link")))
+	for name, why := range map[string]string{
+		"there": "", "./there": "", filepath.Join(dir, "there"): "", dir: "", "/dev/null": "",
+		"nosuch": "executable file not found in $PATH", "/nosuch/program": "no such file or directory",
+		"there/below": "no such file or directory", "./link": "no such file or directory",
+	} {
+		err := checkThere(os.Getpid(), &specs.Process{Args: []string{name}, Cwd: dir, Env: []string{"PATH=/nosuch:" + dir}})
+		if why == "" {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		} else if kind, text := ask.Kind(""), ""; err == nil {
+			t.Errorf("%s: no error", name)
+		} else if kind, text = explain(err); kind != ask.NotFound || text != fmt.Sprintf("exec: %q: %s", name, why) {
+			t.Errorf("%s: %q: %s", name, kind, text)
 		}
 	}
 }

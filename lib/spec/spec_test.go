@@ -291,9 +291,8 @@ func TestRefusals(t *testing.T) {
 		{"volume", "/tmp:/x:idmap", Options{Volumes: []string{"/tmp:/x:idmap"}}},
 		{"volume", "/tmp:/" + strings.Repeat("x", 194) + "...", Options{Volumes: []string{"/tmp:/" + strings.Repeat("x", 300)}}},
 		{"tmpfs", strings.Repeat("/abc", 50) + "...", Options{Tmpfs: []string{strings.Repeat("/abc", 2000)}}},
-		{"userns", "1:5:10", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{ContainerID: 1, HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
-		{"userns", "0:5:10", Options{User: "100:1", UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
-		{"userns", "0:5:10,5:100:1", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}, {ContainerID: 5, HostID: 100, Size: 1}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
+		{"uidmap", "1:5:10", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{ContainerID: 1, HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
+		{"uidmap", "0:5:10,5:100:1", Options{UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}, {ContainerID: 5, HostID: 100, Size: 1}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
 		{"net", "host", Options{Net: "host", UserNS: UserNS{UIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}, GIDs: []specs.LinuxIDMapping{{HostID: 5, Size: 10}}}}},
 		{"init", "true", Options{Init: true, Tmpfs: []string{InitPath}}},
 		{"init", "true", Options{Init: true, Tmpfs: []string{"/sbin"}}},
@@ -368,6 +367,15 @@ func TestRefusals(t *testing.T) {
 		if prefix := "--" + c.flag + " " + strconv.Quote(c.value) + ": "; !strings.HasPrefix(err.Error(), prefix) {
 			t.Errorf("--%s %q is not named: %v", c.flag, c.value, err)
 		}
+	}
+}
+
+// A user that the mappings do not have may be the image's: no option is blamed.
+func TestUserThatIsNotMapped(t *testing.T) {
+	ten := []specs.LinuxIDMapping{{HostID: 5, Size: 10}}
+	_, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}, User: "100:1"}, Options{Open: etc, UserNS: UserNS{UIDs: ten, GIDs: ten}})
+	if want := "(0:5:10) do not include 100, which"; !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -52,33 +53,36 @@ func ParseUserNS(text string) (u UserNS, size uint32, err error) {
 	if !both {
 		gids = uids
 	}
-	uid, ok := parseRange(uids)
-	gid, ok2 := parseRange(gids)
-	if !ok || !ok2 {
-		return u, 0, invalid("userns", text, want)
+	uid, err := parseRange(uids)
+	if err != nil {
+		return u, 0, invalid("userns", text, "%v; %s", err, want)
+	}
+	gid, err := parseRange(gids)
+	if err != nil {
+		return u, 0, invalid("userns", text, "%v; %s", err, want)
 	}
 	return UserNS{UIDs: []specs.LinuxIDMapping{uid}, GIDs: []specs.LinuxIDMapping{gid}}, 0, nil
 }
 
 // parseRange maps FIRST-LAST to the ids from 0 up.
-func parseRange(text string) (m specs.LinuxIDMapping, ok bool) {
+func parseRange(text string) (m specs.LinuxIDMapping, err error) {
 	first, last, _ := strings.Cut(text, "-")
 	from, err := strconv.ParseUint(first, 10, 32)
-	if err != nil {
-		return m, false
+	to, err2 := strconv.ParseUint(last, 10, 32)
+	switch {
+	case err != nil || err2 != nil || to == math.MaxUint32:
+		return m, fmt.Errorf("%q is no range of ids", text)
+	case to < from:
+		return m, fmt.Errorf("the range %s ends before it begins", text)
 	}
-	to, err := strconv.ParseUint(last, 10, 32)
-	if err != nil || to < from || to == math.MaxUint32 {
-		return m, false
-	}
-	return specs.LinuxIDMapping{HostID: uint32(from), Size: uint32(to - from + 1)}, true
+	return specs.LinuxIDMapping{HostID: uint32(from), Size: uint32(to - from + 1)}, nil
 }
 
 // ParseIDMap parses podman's --uidmap and --gidmap: CONTAINER:HOST:SIZE.
 func ParseIDMap(flag, text string) (m specs.LinuxIDMapping, err error) {
 	parts := strings.Split(text, ":")
 	if len(parts) != 3 {
-		return m, invalid(flag, text, "want CONTAINER:HOST:SIZE, three numbers")
+		return m, invalid(flag, text, "want CONTAINER:HOST:SIZE, three numbers such as 0:100000:65536")
 	}
 	for i, to := range []*uint32{&m.ContainerID, &m.HostID, &m.Size} {
 		n, err := strconv.ParseUint(parts[i], 10, 32)
@@ -87,8 +91,11 @@ func ParseIDMap(flag, text string) (m specs.LinuxIDMapping, err error) {
 		}
 		*to = uint32(n)
 	}
-	if m.Size == 0 || uint64(m.ContainerID)+uint64(m.Size) > math.MaxUint32 || uint64(m.HostID)+uint64(m.Size) > math.MaxUint32 {
-		return m, invalid(flag, text, "the range is empty or goes beyond the last id")
+	switch {
+	case m.Size == 0:
+		return m, invalid(flag, text, "a SIZE of 0 maps nobody")
+	case uint64(m.ContainerID)+uint64(m.Size) > math.MaxUint32 || uint64(m.HostID)+uint64(m.Size) > math.MaxUint32:
+		return m, invalid(flag, text, "it goes beyond the last id, %d", math.MaxUint32-1)
 	}
 	return m, nil
 }
@@ -130,21 +137,22 @@ func (u UserNS) check(o Options) error {
 	if !u.Private() {
 		return nil
 	}
+	// Of --userns none of these goes wrong.
 	for _, kind := range []struct {
-		name string
-		list []specs.LinuxIDMapping
-	}{{"users", u.UIDs}, {"groups", u.GIDs}} {
+		flag, name string
+		list       []specs.LinuxIDMapping
+	}{{"uidmap", "users", u.UIDs}, {"gidmap", "groups", u.GIDs}} {
 		text := MapText(kind.list)
 		if len(kind.list) > maxMappings {
-			return invalid("userns", text[:64], "%d mappings of %s, the kernel takes %d", len(kind.list), kind.name, maxMappings)
+			return invalid(kind.flag, text, "%d mappings of %s, the kernel takes %d", len(kind.list), kind.name, maxMappings)
 		}
 		if !mapsTo(kind.list, 0) {
-			return invalid("userns", text, "0 of the container's %s is not mapped: nobody could set the container up", kind.name)
+			return invalid(kind.flag, text, "0 of the container's %s is not mapped: nobody could set the container up; 0:100000:65536 maps it", kind.name)
 		}
 		for i, a := range kind.list {
 			for _, b := range kind.list[:i] {
 				if overlap(a.ContainerID, a.Size, b.ContainerID, b.Size) || overlap(a.HostID, a.Size, b.HostID, b.Size) {
-					return invalid("userns", text, "two mappings of %s have an id in common", kind.name)
+					return invalid(kind.flag, text, "two mappings of %s have an id in common", kind.name)
 				}
 			}
 		}
@@ -173,11 +181,11 @@ func (u UserNS) checkUser(p specs.User) error {
 		return nil
 	}
 	if !mapsTo(u.UIDs, p.UID) {
-		return invalid("userns", MapText(u.UIDs), "it does not have the user %d, which the program is to run as", p.UID)
+		return fmt.Errorf("the users of the container's user namespace (%s) do not include %d, which the program is to run as: %w", MapText(u.UIDs), p.UID, errdefs.ErrInvalidArgument)
 	}
 	for _, gid := range append([]uint32{p.GID}, p.AdditionalGids...) {
 		if !mapsTo(u.GIDs, gid) {
-			return invalid("userns", MapText(u.GIDs), "it does not have the group %d, which the program is to run with", gid)
+			return fmt.Errorf("the groups of the container's user namespace (%s) do not include %d, which the program is to run with: %w", MapText(u.GIDs), gid, errdefs.ErrInvalidArgument)
 		}
 	}
 	return nil

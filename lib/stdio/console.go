@@ -73,7 +73,7 @@ func ParseDetachKeys(s string) ([]byte, error) {
 	for k := range strings.SplitSeq(s, ",") {
 		c, ctrl := strings.CutPrefix(k, "ctrl-")
 		if len(c) != 1 || c[0] >= 0x80 {
-			return nil, fmt.Errorf("detach keys %q: %q: %w", s, k, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("%q is no key: want keys such as ctrl-p,ctrl-q,x: %w", k, errdefs.ErrInvalidArgument)
 		}
 		b := c[0]
 		if ctrl {
@@ -81,7 +81,7 @@ func ParseDetachKeys(s string) ([]byte, error) {
 				b -= 'a' - 'A'
 			}
 			if b < '@' || b > '_' {
-				return nil, fmt.Errorf("detach keys %q: %q: %w", s, k, errdefs.ErrInvalidArgument)
+				return nil, fmt.Errorf("%q is no key: ctrl- goes with a letter or one of @ [ \\ ] ^ _: %w", k, errdefs.ErrInvalidArgument)
 			}
 			b -= '@'
 		}

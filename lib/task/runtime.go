@@ -67,7 +67,7 @@ func findRuntime(name, shim string) (r runtime, err error) {
 		return r, nil
 	default:
 		if _, err := exec.LookPath(name); err != nil {
-			return r, fmt.Errorf("runtime %q: no such program on PATH: %w", name, errdefs.ErrNotFound)
+			return r, fmt.Errorf("runtime %q: no such program on PATH (%s): %w", name, os.Getenv("PATH"), errdefs.ErrNotFound)
 		}
 		r.engine = name
 	}
@@ -105,7 +105,7 @@ func beside(name string) (string, error) {
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%s is neither beside %s nor on PATH: %w", name, self, errdefs.ErrNotFound)
+		return "", fmt.Errorf("%s is neither beside %s nor on PATH (%s): %w", name, self, os.Getenv("PATH"), errdefs.ErrNotFound)
 	}
 	return filepath.Abs(path)
 }

@@ -32,7 +32,7 @@ func ownIDs(ctx context.Context, d *state.Dir, size uint32) (u spec.UserNS, err 
 	}
 	first, ok := spec.FreeIDs(pool, used, size)
 	if !ok {
-		return u, fmt.Errorf("--userns auto: no range of %d users is free: %w", size, errdefs.ErrFailedPrecondition)
+		return u, fmt.Errorf("--userns auto: no range of %d users is free from %d to %d: %w", size, pool.HostID, uint64(pool.HostID)+uint64(pool.Size)-1, errdefs.ErrFailedPrecondition)
 	}
 	u.UIDs = []specs.LinuxIDMapping{{HostID: first, Size: size}}
 	u.GIDs = u.UIDs
