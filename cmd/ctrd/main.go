@@ -15,7 +15,7 @@ func main() {
 			"working in it and what has happened, and checks that it is whole. No verb of it changes what is kept.",
 		SeeAlso: []string{"ctr-pull", "ctr-image", "ctr-snap", "ctr-task"},
 	}, nil)
-	for _, verb := range []func(*cli.Global) *cobra.Command{duVerb, eventsVerb, fsckVerb, locksVerb, statusVerb} {
+	for _, verb := range []func(*cli.Global) *cobra.Command{duVerb, eventsVerb, fsckVerb, locksVerb, serveVerb, statusVerb} {
 		root.AddCommand(verb(g))
 	}
 	cli.Main(root)

@@ -77,6 +77,7 @@ func (p *Patience) end() {
 type Entry struct {
 	Namespace string
 	Payload   Payload
+	Time      time.Time // when it happened; zero: now
 }
 
 // A Turn is a place in the order of appends. It must be ended by Append.
@@ -163,7 +164,7 @@ func (j Journal) Append(ns string, payloads ...Payload) error {
 	}
 	entries := make([]Entry, len(payloads))
 	for i, p := range payloads {
-		entries[i] = Entry{ns, p}
+		entries[i] = Entry{Namespace: ns, Payload: p}
 	}
 	return j.Turn().Append(entries...)
 }
@@ -209,7 +210,11 @@ func format(entries []Entry, next, lost uint64) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("event %s: %w", e.Payload.Topic(), err)
 		}
-		line, err := json.Marshal(Event{Seq: next, Time: time.Now().UTC(), Namespace: e.Namespace, Topic: e.Payload.Topic(),
+		at := e.Time
+		if at.IsZero() {
+			at = time.Now()
+		}
+		line, err := json.Marshal(Event{Seq: next, Time: at.UTC(), Namespace: e.Namespace, Topic: e.Payload.Topic(),
 			Type: e.Payload.Type(), Data: data, Lost: lost})
 		if err != nil {
 			return nil, fmt.Errorf("event %s: %w", e.Payload.Topic(), err)

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 			t := j.Turn()
 			fmt.Println("stopped", t.held != nil)
 			syscall.Kill(os.Getpid(), syscall.SIGSTOP)
-			if err := t.Append(Entry{"default", ContainerDelete{ID: "late"}}); err != nil {
+			if err := t.Append(Entry{Namespace: "default", Payload: ContainerDelete{ID: "late"}}); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
 			}
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 			for range holds {
 				t := j.Turn()
 				time.Sleep(100 * time.Millisecond) // all together longer than one has patience
-				if err := t.Append(Entry{"default", ContainerDelete{ID: "held"}}); err != nil {
+				if err := t.Append(Entry{Namespace: "default", Payload: ContainerDelete{ID: "held"}}); err != nil {
 					fmt.Fprintln(os.Stderr, err)
 					os.Exit(1)
 				}

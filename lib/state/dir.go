@@ -258,7 +258,7 @@ func (d *Dir) checkBoot(boot string) error {
 var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "s", "seccomp", reserveName}
 
 // rootNames is what the root has.
-var rootNames = []string{"meta.db", "meta.db.new", reserveName, pairName, "content", "snapshots", "containers", "locks", "trash"}
+var rootNames = []string{"meta.db", "meta.db.new", reserveName, pairName, uuidName, "content", "snapshots", "containers", "locks", "trash"}
 
 // newPrefix begins the temporary names of WriteFile.
 const newPrefix = ".new-"

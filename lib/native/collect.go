@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package native
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"ctrd.dev/ctrd/lib/gc"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// collectAfter is how long a collection that nobody waits for is put off, so that many removals share one.
+const collectAfter = 100 * time.Millisecond
+
+// collector runs the collections that nobody waits for, one at a time. One that a kill takes away is made good by the next.
+type collector struct {
+	d   *state.Dir
+	log *slog.Logger
+
+	mu     sync.Mutex
+	wanted bool
+	ended  chan struct{} // closed when the goroutine has ended; nil when there is none
+}
+
+// request has a collection run soon.
+func (c *collector) request() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wanted = true
+	if c.ended == nil {
+		c.ended = make(chan struct{})
+		go c.run(c.ended)
+	}
+}
+
+func (c *collector) run(ended chan struct{}) {
+	defer close(ended)
+	for {
+		time.Sleep(collectAfter)
+		c.mu.Lock()
+		if !c.wanted {
+			c.ended = nil
+			c.mu.Unlock()
+			return
+		}
+		c.wanted = false
+		c.mu.Unlock()
+		if r, err := gc.Collect(context.Background(), c.d); err != nil {
+			c.log.Warn("collect", "error", err)
+		} else {
+			c.log.Debug("collected", "removed", r)
+		}
+	}
+}
+
+// wait waits for the end of what was requested.
+func (c *collector) wait(ctx context.Context) {
+	c.mu.Lock()
+	ended := c.ended
+	c.mu.Unlock()
+	if ended == nil {
+		return
+	}
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	_ "github.com/containerd/containerd/api/events" // the messages that events carry
+	eventsapi "github.com/containerd/containerd/api/services/events/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/filter"
+)
+
+type eventService struct {
+	eventsapi.UnimplementedEventsServer
+	s *Server
+}
+
+// Publish appends an event of the call's namespace to the journal.
+func (e eventService) Publish(ctx context.Context, r *eventsapi.PublishRequest) (*emptypb.Empty, error) {
+	ns, err := namespace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, e.append(&types.Envelope{Namespace: ns, Topic: r.Topic, Event: r.Event})
+}
+
+// Forward appends an event that happened elsewhere.
+func (e eventService) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, e.append(r.Envelope)
+}
+
+func (e eventService) append(m *types.Envelope) error {
+	if m.GetEvent() == nil || !strings.HasPrefix(m.Topic, "/") || m.Namespace == "" {
+		return fmt.Errorf("an event has a namespace, a topic that begins with / and a message: %w", errdefs.ErrInvalidArgument)
+	}
+	data, err := eventData(m.Event)
+	if err != nil {
+		return err
+	}
+	entry := event.Entry{Namespace: m.Namespace, Payload: event.Foreign{ForeignTopic: m.Topic, ForeignType: bareName(m.Event.TypeUrl), Data: data}}
+	if m.Timestamp != nil {
+		entry.Time = m.Timestamp.AsTime()
+	}
+	return e.s.d.Journal().Turn().Append(entry)
+}
+
+// Subscribe sends what happens from now on in all namespaces, as far as a filter fits.
+func (e eventService) Subscribe(r *eventsapi.SubscribeRequest, stream eventsapi.Events_SubscribeServer) error {
+	f, err := filter.Parse(r.Filters...)
+	if err != nil {
+		return err
+	}
+	journal := e.s.d.Journal()
+	since, err := journal.Last()
+	if err != nil {
+		return err
+	}
+	// The client takes the header for the answer that it is subscribed.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
+	for one, err := range journal.Read(stream.Context(), since, true) {
+		if err != nil {
+			return err
+		}
+		if !f.Match(filter.Event(one.Namespace, one.Topic, one.Data)) {
+			continue
+		}
+		m, err := envelope(one)
+		if err != nil {
+			e.s.log.Warn("an event of the journal cannot be sent", "seq", one.Seq, "error", err)
+			continue
+		}
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return stream.Context().Err()
+}
+
+func envelope(e event.Event) (*types.Envelope, error) {
+	value, err := eventValue(e.Type, e.Data)
+	if err != nil {
+		return nil, err
+	}
+	return &types.Envelope{
+		Timestamp: timestamppb.New(e.Time.Round(time.Nanosecond)), Namespace: e.Namespace, Topic: e.Topic,
+		Event: &anypb.Any{TypeUrl: e.Type, Value: value},
+	}, nil
+}
+
+// opaque is the JSON of a message whose type is not known here.
+type opaque struct {
+	Value []byte `json:"@value"`
+}
+
+// eventData is the JSON of a message, as the journal has it.
+func eventData(m *anypb.Any) (json.RawMessage, error) {
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(bareName(m.TypeUrl)))
+	if err != nil {
+		return json.Marshal(opaque{m.Value})
+	}
+	one := kind.New().Interface()
+	if err := proto.Unmarshal(m.Value, one); err != nil {
+		return nil, fmt.Errorf("event %.200q: %w: %w", m.TypeUrl, err, errdefs.ErrInvalidArgument)
+	}
+	return protojson.MarshalOptions{UseProtoNames: true}.Marshal(one)
+}
+
+// eventValue encodes a message of the journal.
+func eventValue(name string, data json.RawMessage) ([]byte, error) {
+	var o opaque
+	if json.Unmarshal(data, &o) == nil && o.Value != nil {
+		return o.Value, nil
+	}
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name))
+	if err != nil {
+		return nil, fmt.Errorf("event of type %q: %w: %w", name, err, errdefs.ErrNotImplemented)
+	}
+	one := kind.New().Interface()
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, one); err != nil {
+		return nil, fmt.Errorf("event of type %q: %w: %w", name, err, errdefs.ErrDataLoss)
+	}
+	return proto.Marshal(one)
+}
+
+// bareName is a type URL without what stands before its last slash.
+func bareName(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }

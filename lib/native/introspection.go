@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package native
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"strings"
+
+	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
+	"github.com/containerd/containerd/api/types"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"ctrd.dev/ctrd/lib/filter"
+)
+
+type introspectionService struct {
+	introspectionapi.UnimplementedIntrospectionServer
+	s *Server
+}
+
+// Plugins gives those that a filter fits. There are no plugins here: each names what a client of containerd looks for.
+func (i introspectionService) Plugins(_ context.Context, r *introspectionapi.PluginsRequest) (*introspectionapi.PluginsResponse, error) {
+	f, err := filter.Parse(r.Filters...)
+	if err != nil {
+		return nil, err
+	}
+	answer := &introspectionapi.PluginsResponse{}
+	for _, p := range i.s.plugins() {
+		if f.Match(pluginFields(p)) {
+			answer.Plugins = append(answer.Plugins, p)
+		}
+	}
+	return answer, nil
+}
+
+// Server tells who answers.
+func (i introspectionService) Server(context.Context, *emptypb.Empty) (*introspectionapi.ServerResponse, error) {
+	uuid, err := i.s.d.UUID()
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
+		return nil, err
+	}
+	return &introspectionapi.ServerResponse{UUID: uuid, Pid: uint64(os.Getpid()), Pidns: st.Ino}, nil
+}
+
+// The types of plugins that clients look for.
+const (
+	snapshotterPlugin = "io.containerd.snapshotter.v1"
+	runtimePlugin     = "io.containerd.runtime.v2"
+	monitorPlugin     = "io.containerd.monitor.container.v1"
+	servicePlugin     = "io.containerd.grpc.v1"
+	contentPlugin     = "io.containerd.content.v1"
+	metadataPlugin    = "io.containerd.metadata.v1"
+	gcPlugin          = "io.containerd.gc.v1"
+	differPlugin      = "io.containerd.differ.v1"
+)
+
+func (s *Server) plugins() []*introspectionapi.Plugin {
+	here := &types.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
+	list := []*introspectionapi.Plugin{
+		{Type: contentPlugin, ID: "content"},
+		{Type: metadataPlugin, ID: "bolt"},
+		{Type: gcPlugin, ID: "scheduler"},
+		{Type: differPlugin, ID: "walking"},
+		{
+			Type: snapshotterPlugin, ID: "overlayfs", Capabilities: []string{"remap-ids", "only-remap-ids", "rebase"},
+			Exports: map[string]string{"root": s.d.Path("snapshots", "overlayfs")},
+		},
+		{Type: runtimePlugin, ID: "task", Exports: map[string]string{"log-uri-schemes": "fifo,binary,binary-v2,file"}},
+		{Type: monitorPlugin, ID: "restart", Capabilities: []string{"no", "always", "on-failure", "unless-stopped"}},
+	}
+	for _, id := range []string{"containers", "content", "diff", "events", "healthcheck", "images", "introspection", "leases", "namespaces", "snapshots", "tasks", "version"} {
+		list = append(list, &introspectionapi.Plugin{Type: servicePlugin, ID: id})
+	}
+	for _, p := range list {
+		p.Platforms = []*types.Platform{here}
+	}
+	return list
+}
+
+func pluginFields(p *introspectionapi.Plugin) filter.Fields {
+	return func(path []string) (string, bool) {
+		switch strings.Join(path, ".") {
+		case "type":
+			return p.Type, true
+		case "id":
+			return p.ID, true
+		case "platforms":
+			// As in containerd, which cannot compare them.
+			return "", len(p.Platforms) > 0
+		case "capabilities":
+			return "", len(p.Capabilities) > 0
+		}
+		return "", false
+	}
+}
