@@ -72,8 +72,19 @@ type Container struct {
 	LogMaxSize  int64     `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
 	LogMaxFiles int       `json:"log_max_files,omitempty"` // log files that are kept, the one that is written included
 	Transient   bool      `json:"transient,omitempty"`     // removed when its task ends, or with the boot
-	Created     time.Time `json:"created"`
-	Updated     time.Time `json:"updated"`
+	// SpecType is the type URL of the spec where it is not the JSON of an OCI spec.
+	SpecType string `json:"spec_type,omitempty"`
+	// Extensions are what clients of the API keep with a container.
+	Extensions map[string]Any `json:"extensions,omitempty"`
+	Sandbox    string         `json:"sandbox,omitempty"` // id of the sandbox that it belongs to
+	Created    time.Time      `json:"created"`
+	Updated    time.Time      `json:"updated"`
+}
+
+// Any is a message of a client's, kept as it came.
+type Any struct {
+	Type  string `json:"type"` // type URL
+	Value []byte `json:"value,omitempty"`
 }
 
 // Ref names another container of the namespace, and no later one of its name.
@@ -84,7 +95,8 @@ type Ref struct {
 
 // Runtime names what runs the container.
 type Runtime struct {
-	Name string `json:"name"`
+	Name    string `json:"name"`
+	Options *Any   `json:"options,omitempty"` // for the shim; nil: none
 }
 
 // DefaultRuntime is ctr-shim with the engine that it embeds.
@@ -128,13 +140,9 @@ func Get(tx *state.Tx, ns, id string) (Container, error) { return records.Get(tx
 
 // Spec reads a container's OCI spec.
 func Spec(tx *state.Tx, ns, id string) (*specs.Spec, error) {
-	packed, err := specTab.Get(tx, ns, id)
+	data, err := RawSpec(tx, ns, id)
 	if err != nil {
 		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), 16<<20))
-	if err != nil {
-		return nil, fmt.Errorf("spec of container %q: %w: %w", id, err, errdefs.ErrDataLoss)
 	}
 	var s specs.Spec
 	if err := json.Unmarshal(data, &s); err != nil {
@@ -143,9 +151,34 @@ func Spec(tx *state.Tx, ns, id string) (*specs.Spec, error) {
 	return &s, nil
 }
 
-// Create records a new container with its spec, and gives the record, which has an identity of its own now. The caller holds the container's lock; an id that is
-// taken is errdefs.ErrAlreadyExists.
+// maxSpec bounds a spec, in bytes.
+const maxSpec = 16 << 20
+
+// RawSpec reads a container's spec as it was given.
+func RawSpec(tx *state.Tx, ns, id string) ([]byte, error) {
+	packed, err := specTab.Get(tx, ns, id)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), maxSpec))
+	if err != nil {
+		return nil, fmt.Errorf("spec of container %q: %w: %w", id, err, errdefs.ErrDataLoss)
+	}
+	return data, nil
+}
+
+// Create records a new container with its spec, and gives the record, which has an identity of its own now. The caller
+// holds the container's lock; an id that is taken is errdefs.ErrAlreadyExists.
 func Create(tx *state.Tx, ns string, c Container, s *specs.Spec) (Container, error) {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return c, fmt.Errorf("spec of container %q: %w", c.ID, err)
+	}
+	return CreateRaw(tx, ns, c, data)
+}
+
+// CreateRaw is Create with a spec that is kept as it is. Of nil, there is none.
+func CreateRaw(tx *state.Tx, ns string, c Container, spec []byte) (Container, error) {
 	if err := CheckID(c.ID); err != nil {
 		return c, err
 	}
@@ -161,7 +194,7 @@ func Create(tx *state.Tx, ns string, c Container, s *specs.Spec) (Container, err
 	if err := records.Put(tx, ns, c.ID, c); err != nil {
 		return c, err
 	}
-	if err := PutSpec(tx, ns, c.ID, s); err != nil {
+	if err := putRaw(tx, ns, c.ID, spec); err != nil {
 		return c, err
 	}
 	tx.Emit(ns, event.ContainerCreate{ID: c.ID, Image: c.Image, Runtime: &event.ContainerRuntime{Name: c.Runtime.Name}})
@@ -249,9 +282,27 @@ func Find(tx *state.Tx, ns, query string) (Container, error) {
 
 // PutSpec rewrites a container's spec.
 func PutSpec(tx *state.Tx, ns, id string, s *specs.Spec) error {
-	packed, err := pack(id, s)
+	data, err := json.Marshal(s)
 	if err != nil {
-		return err
+		return fmt.Errorf("spec of container %q: %w", id, err)
+	}
+	return putRaw(tx, ns, id, data)
+}
+
+// putRaw rewrites a container's spec; nil removes it.
+func putRaw(tx *state.Tx, ns, id string, data []byte) error {
+	if data == nil {
+		if err := specTab.Delete(tx, ns, id); !errdefs.IsNotFound(err) {
+			return err
+		}
+		return nil
+	}
+	if len(data) > maxSpec {
+		return fmt.Errorf("spec of container %q: more than %d bytes: %w", id, maxSpec, errdefs.ErrInvalidArgument)
+	}
+	packed, err := pack(data)
+	if err != nil {
+		return fmt.Errorf("spec of container %q: %w", id, err)
 	}
 	return specTab.Put(tx, ns, id, packed)
 }
@@ -284,11 +335,7 @@ func Rename(tx *state.Tx, ns, from, to string, fn func(*Container, *specs.Spec))
 }
 
 // pack deflates a spec.
-func pack(id string, s *specs.Spec) ([]byte, error) {
-	data, err := json.Marshal(s)
-	if err != nil {
-		return nil, fmt.Errorf("spec of container %q: %w", id, err)
-	}
+func pack(data []byte) ([]byte, error) {
 	var packed bytes.Buffer
 	w, err := flate.NewWriter(&packed, flate.BestSpeed)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"syscall"
 	"testing"
@@ -22,7 +23,10 @@ func TestMain(m *testing.M) {
 		if os.Args[1] == "stop" {
 			t := j.Turn()
 			fmt.Println("stopped", t.held != nil)
+			continued := make(chan os.Signal, 1) // this thread may run on for a moment while another takes the signal
+			signal.Notify(continued, syscall.SIGCONT)
 			syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			<-continued
 			if err := t.Append(Entry{Namespace: "default", Payload: ContainerDelete{ID: "late"}}); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)

@@ -17,6 +17,10 @@ var (
 	ContainerFields = []string{"id", "image", "runtime.name", "labels."}
 	ImageFields     = []string{"name", "target.digest", "target.mediatype", "labels.", "annotations."}
 	SnapshotFields  = []string{"kind", "name", "parent", "labels."}
+	ContentFields   = []string{"digest", "size", "labels."}
+	IngestFields    = []string{"ref"}
+	LeaseFields     = []string{"id", "labels."}
+	NamespaceFields = []string{"name", "labels."}
 	EventFields     = []string{"namespace", "topic", "event."}
 )
 
@@ -72,6 +76,47 @@ func Snapshot(kind, name, parent string, labels map[string]string) Fields {
 			return name, true
 		case "parent":
 			return parent, true
+		case "labels":
+			return key(labels, path[1:])
+		}
+		return "", false
+	}
+}
+
+// Content gives the [ContentFields]. Unlike in containerd, the size, in bytes, is a field, too.
+func Content(digest string, size int64, labels map[string]string) Fields {
+	return func(path []string) (string, bool) {
+		switch path[0] {
+		case "digest":
+			return text(digest)
+		case "size":
+			return strconv.FormatInt(size, 10), true
+		case "labels":
+			return key(labels, path[1:])
+		}
+		return "", false
+	}
+}
+
+// Ingest gives the [IngestFields].
+func Ingest(ref string) Fields {
+	return func(path []string) (string, bool) {
+		return ref, path[0] == "ref"
+	}
+}
+
+// Lease gives the [LeaseFields].
+func Lease(id string, labels map[string]string) Fields { return named("id", id, labels) }
+
+// Namespace gives the [NamespaceFields]. Containerd's API lists namespaces without a filter.
+func Namespace(name string, labels map[string]string) Fields { return named("name", name, labels) }
+
+// named gives a name and labels.
+func named(field, name string, labels map[string]string) Fields {
+	return func(path []string) (string, bool) {
+		switch path[0] {
+		case field:
+			return text(name)
 		case "labels":
 			return key(labels, path[1:])
 		}

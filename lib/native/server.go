@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
@@ -66,6 +67,7 @@ func New(o Options) *Server {
 	introspectionapi.RegisterIntrospectionServer(s.grpc, introspectionService{s: s})
 	leasesapi.RegisterLeasesServer(s.grpc, leaseService{s: s})
 	imagesapi.RegisterImagesServer(s.grpc, imageService{s: s})
+	containersapi.RegisterContainersServer(s.grpc, containerService{s: s})
 	contentapi.RegisterContentServer(s.grpc, contentService{s: s})
 	eventsapi.RegisterEventsServer(s.grpc, eventService{s: s})
 	alive := health.NewServer()
