@@ -211,8 +211,10 @@ func (w *Writer) begin(o WriterOptions, f found) (err error) {
 		w.offset = min(w.offset, old.Synced) // a power cut can have eaten what came later
 	}
 	w.synced = min(old.Synced, w.offset)
-	if err := w.file.Truncate(w.offset); err != nil {
-		return err
+	if w.offset < st.Size() { // else the time of the last write would change
+		if err := w.file.Truncate(w.offset); err != nil {
+			return err
+		}
 	}
 	w.note.Boot, w.note.Synced = boot, w.synced
 	return w.in.writeNote(w.note)

@@ -15,7 +15,7 @@ type Foreign struct {
 // Topic is the topic that it was published under.
 func (f Foreign) Topic() string { return f.ForeignTopic }
 
-// Type is the full name of its protobuf message.
+// Type is the full name of its protobuf message, or another type URL.
 func (f Foreign) Type() string { return f.ForeignType }
 
 // MarshalJSON gives Data.

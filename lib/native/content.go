@@ -223,7 +223,7 @@ func (c contentService) Write(stream contentapi.Content_WriteServer) error {
 
 // write does what one request of a writer asks for, and tells whether it was the last.
 func (c contentService) write(ctx context.Context, ns string, w *content.Writer, o *content.WriterOptions, r *contentapi.WriteContentRequest) (answer *contentapi.WriteContentResponse, done bool, err error) {
-	if err := c.agree(ctx, ns, o, r); err != nil {
+	if err := c.agree(ctx, ns, w, o, r); err != nil {
 		return nil, false, err
 	}
 	answer = &contentapi.WriteContentResponse{Action: r.Action}
@@ -260,28 +260,41 @@ func (c contentService) write(ctx context.Context, ns string, w *content.Writer,
 	return answer, false, nil
 }
 
-// agree takes over what a request says of the size and the digest, which no other may have said otherwise. A blob that
-// the namespace has by now ends the ingest.
-func (c contentService) agree(ctx context.Context, ns string, o *content.WriterOptions, r *contentapi.WriteContentRequest) error {
+// agree takes over what a request says of the size and the digest; the newest counts. A blob that the namespace has by
+// now ends the ingest, and the lease holds it.
+func (c contentService) agree(ctx context.Context, ns string, w *content.Writer, o *content.WriterOptions, r *contentapi.WriteContentRequest) error {
 	if r.Ref != "" && r.Ref != o.Ref {
 		return fmt.Errorf("ref %q in a write of %q: %w", r.Ref, o.Ref, errdefs.ErrInvalidArgument)
 	}
-	if r.Total > 0 && o.Size > 0 && r.Total != o.Size {
-		return fmt.Errorf("ref %q: total %d, and %d before: %w", o.Ref, r.Total, o.Size, errdefs.ErrInvalidArgument)
+	if r.Total > 0 {
+		o.Size = r.Total
 	}
-	o.Size = max(o.Size, r.Total)
-	if r.Expected == "" {
+	if r.Expected == "" || r.Action == contentapi.WriteAction_COMMIT && digest.Digest(r.Expected) == o.Digest {
 		return nil
 	}
 	dg, err := parseDigest(r.Expected)
 	if err != nil {
 		return err
 	}
-	if o.Digest != "" && dg != o.Digest {
-		return fmt.Errorf("ref %q: expected %s, and %s before: %w", o.Ref, dg, o.Digest, errdefs.ErrInvalidArgument)
-	}
 	o.Digest = dg
-	return nil
+	err = c.s.d.View(ctx, func(tx *state.Tx) error {
+		_, err := content.Get(tx, ns, dg)
+		return err
+	})
+	if err != nil {
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	if err := errors.Join(w.Close(), content.Abort(ctx, c.s.d, ns, o.Ref, o.Lease)); err != nil {
+		return err
+	}
+	again, err := content.OpenWriter(ctx, c.s.d, ns, *o)
+	if err == nil { // it has been removed in between
+		err = fmt.Errorf("ref %q was aborted: %w", o.Ref, errors.Join(errdefs.ErrAborted, again.Close()))
+	}
+	return err
 }
 
 func parseDigest(s string) (digest.Digest, error) {

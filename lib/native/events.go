@@ -52,7 +52,7 @@ func (e eventService) append(m *types.Envelope) error {
 	if err != nil {
 		return err
 	}
-	entry := event.Entry{Namespace: m.Namespace, Payload: event.Foreign{ForeignTopic: m.Topic, ForeignType: bareName(m.Event.TypeUrl), Data: data}}
+	entry := event.Entry{Namespace: m.Namespace, Payload: event.Foreign{ForeignTopic: m.Topic, ForeignType: typeName(m.Event.TypeUrl), Data: data}}
 	if m.Timestamp != nil {
 		entry.Time = m.Timestamp.AsTime()
 	}
@@ -137,6 +137,14 @@ func eventValue(name string, data json.RawMessage) ([]byte, error) {
 		return nil, fmt.Errorf("event of type %q: %w: %w", name, err, errdefs.ErrDataLoss)
 	}
 	return proto.Marshal(one)
+}
+
+// typeName is how the journal names a type: by its protobuf name where that is known here, else by the whole type URL.
+func typeName(url string) string {
+	if _, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(bareName(url))); err == nil {
+		return bareName(url)
+	}
+	return url
 }
 
 // bareName is a type URL without what stands before its last slash.
