@@ -48,7 +48,9 @@ type Writer struct {
 	sum    hash.Hash
 	alg    digest.Algorithm
 	summed int64 // bytes of which sum is
-	ended  bool
+	// changed is when data was written last by this writer; the file system's clock is coarser.
+	changed time.Time
+	ended   bool
 }
 
 // OpenWriter opens the writer of a ref and says, by its Status, from where it goes on. Where the namespace has the
@@ -223,7 +225,9 @@ func (w *Writer) begin(o WriterOptions, f found) (err error) {
 // Status tells how far the writer is.
 func (w *Writer) Status() Status {
 	s := w.note.status(w.offset)
-	if w.file != nil {
+	if !w.changed.IsZero() {
+		s.Updated = w.changed
+	} else if w.file != nil {
 		if st, err := w.file.Stat(); err == nil {
 			s.Updated = st.ModTime().UTC()
 		}
@@ -248,6 +252,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		w.summed += int64(n)
 	}
 	w.offset += int64(n)
+	w.changed = time.Now().UTC()
 	if err != nil {
 		return n, w.wrong(err)
 	}
@@ -283,7 +288,7 @@ func (w *Writer) Truncate(size int64) error {
 	if err := w.file.Truncate(size); err != nil {
 		return w.wrong(err)
 	}
-	w.offset, w.synced = size, min(w.synced, size)
+	w.offset, w.synced, w.changed = size, min(w.synced, size), time.Now().UTC()
 	if w.summed > size {
 		w.sum.Reset()
 		w.summed = 0
@@ -502,6 +507,9 @@ func (w *Writer) Close() error {
 	w.ended = true
 	var errs []error
 	if w.file != nil {
+		if !w.changed.IsZero() {
+			errs = append(errs, os.Chtimes(fmt.Sprint("/proc/self/fd/", w.file.Fd()), w.changed, w.changed))
+		}
 		if w.offset > w.synced {
 			errs = append(errs, w.file.Sync())
 		}
