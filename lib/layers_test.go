@@ -23,7 +23,7 @@ var floors = []struct {
 	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "progress", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"container", "content", "event", "image", "lease", "snapshot", "state"}},
 	{"deeds", []string{"archive", "fsck", "gc", "pull", "push", "task"}},
-	{"doors", []string{"cli"}},
+	{"doors", []string{"cli", "native"}},
 }
 
 // toolsThatPublish may import the event journal: the supervisor writes what it sees.
@@ -39,9 +39,9 @@ var only = map[string][]string{
 	"github.com/containerd/go-runc":           {"engine"},
 	"github.com/coreos/go-systemd/v22/dbus":   {"cgroup"}, // lib/cgroup/scope
 	"github.com/godbus/":                      {"cgroup"},
-	"google.golang.org/grpc/":                 {},
+	"google.golang.org/grpc/":                 {"native"},
 	"github.com/containerd/ttrpc":             {},
-	"github.com/containerd/containerd/":       {},
+	"github.com/containerd/containerd/":       {"native"},
 	"k8s.io/":                                 {},
 	"github.com/spf13/cobra":                  {"cli"},
 }
