@@ -67,11 +67,11 @@ type Container struct {
 	// CgroupDriver is who makes its cgroup: "systemd", or "" for cgroupfs.
 	CgroupDriver string `json:"cgroup_driver,omitempty"`
 	// StopTimeout is how many seconds a stop waits before it kills: nil is the default, -1 no bound.
-	StopTimeout *int      `json:"stop_timeout,omitempty"`
-	Stdin       bool      `json:"stdin,omitempty"`         // stdin is kept open for clients
-	LogMaxSize  int64     `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
-	LogMaxFiles int       `json:"log_max_files,omitempty"` // log files that are kept, the one that is written included
-	Transient   bool      `json:"transient,omitempty"`     // removed when its task ends, or with the boot
+	StopTimeout *int  `json:"stop_timeout,omitempty"`
+	Stdin       bool  `json:"stdin,omitempty"`         // stdin is kept open for clients
+	LogMaxSize  int64 `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
+	LogMaxFiles int   `json:"log_max_files,omitempty"` // log files that are kept, the one that is written included
+	Transient   bool  `json:"transient,omitempty"`     // removed when its task ends, or with the boot
 	// SpecType is the type URL of the spec where it is not the JSON of an OCI spec.
 	SpecType string `json:"spec_type,omitempty"`
 	// Extensions are what clients of the API keep with a container.
