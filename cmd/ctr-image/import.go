@@ -81,6 +81,7 @@ func importVerb(g *cli.Global) *cobra.Command {
 			return nil
 		})
 	})
+	cmd.Aliases = []string{"load"}
 	f := cmd.Flags()
 	f.StringVar(&o.Name, "name", "", "call the one image of the archive `REFERENCE`")
 	f.StringVar(&o.BaseName, "base-name", "", "use `REPOSITORY` for images of which the archive has only a tag or nothing (default: "+archive.DefaultBase+")")

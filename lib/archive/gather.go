@@ -4,7 +4,6 @@ package archive
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,12 +38,20 @@ func (b blobs) refer(from digest.Digest, key string, to digest.Digest) {
 	b[from].Labels[labelRef+key] = to.String()
 }
 
-// gatherer finds out what of an image an archive has, and what of that is wanted.
+// shelf is where the blobs of an image are.
+type shelf interface {
+	// may tells whether a blob is there and may be used.
+	may(ctx context.Context, desc ocispec.Descriptor) (bool, error)
+	// read gives a document. One that may not be used is errdefs.ErrNotFound.
+	read(ctx context.Context, desc ocispec.Descriptor) ([]byte, error)
+}
+
+// gatherer finds out what of an image is there, and what of that is wanted.
 type gatherer struct {
-	in     *intake
-	opt    ImportOptions
+	from   shelf
+	warn   func(string) // may be nil
 	blobs  blobs
-	unpack []found // what is to be unpacked
+	images []found
 	seen   map[digest.Digest]bool
 	lack   string // the first thing that was not there
 }
@@ -55,109 +62,44 @@ type found struct {
 	image.Manifest
 }
 
-func newGatherer(in *intake, opt ImportOptions) *gatherer {
-	return &gatherer{in: in, opt: opt, blobs: blobs{}, seen: map[digest.Digest]bool{}}
+func newGatherer(from shelf, warn func(string)) *gatherer {
+	return &gatherer{from: from, warn: warn, blobs: blobs{}, seen: map[digest.Digest]bool{}}
 }
 
-// gather takes an image. Of one for several platforms those count that the options say; others may be missing.
-func (g *gatherer) gather(ctx context.Context, img named) error {
-	g.lack = ""
-	err := g.chosen(ctx, img)
-	if err != nil && (errdefs.IsFailedPrecondition(err) || errdefs.IsInvalidArgument(err)) && !isFormat(err) {
-		err = &FormatError{err}
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", image.Familiar(img.name), err)
-	}
-	return nil
-}
-
-func (g *gatherer) chosen(ctx context.Context, img named) error {
-	wanted := g.opt.Platforms
-	if len(wanted) == 0 && !g.opt.AllPlatforms {
-		host, err := image.ParsePlatform("")
-		if err != nil {
-			return err
-		}
-		err = g.platform(ctx, img, host)
-		if !errdefs.IsNotFound(err) && !errdefs.IsNotImplemented(err) {
-			return err
-		}
-		// As docker load takes it: what there is, although it cannot run here.
-		n, err2 := g.whole(ctx, img.target, nil)
-		if err2 != nil || n == 0 {
-			return errors.Join(err2, g.nothing(err))
-		}
-		g.warn(img, fmt.Sprintf("is not unpacked: %v", err))
-		return nil
-	}
-	for _, p := range wanted {
-		if err := g.platform(ctx, img, p); err != nil {
-			return err
-		}
-	}
-	if !g.opt.AllPlatforms {
-		return nil
-	}
-	before := len(g.unpack)
-	n, err := g.whole(ctx, img.target, func(m image.Manifest) { g.unpack = append(g.unpack, found{img.name, m}) })
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return g.nothing(nil)
-	}
-	if len(g.unpack) == before && !g.opt.NoUnpack {
-		g.warn(img, "has nothing to unpack")
-	}
-	return nil
-}
-
-func (g *gatherer) warn(img named, text string) {
-	if g.opt.Warn != nil {
-		g.opt.Warn(image.Familiar(img.name) + " " + text)
+func (g *gatherer) tell(img named, text string) {
+	if g.warn != nil {
+		g.warn(image.Familiar(img.name) + " " + text)
 	}
 }
 
-// nothing is the error about an image of which nothing is there, or err.
-func (g *gatherer) nothing(err error) error {
-	switch {
-	case g.lack != "":
-		return malformed("%s", g.lack)
-	case err != nil:
-		return err
-	}
-	return malformed("the archive has nothing of it")
-}
-
-// platform takes the manifest for one platform, whole.
+// platform takes the manifest for one platform, whole. What is not there is errdefs.ErrNotFound.
 func (g *gatherer) platform(ctx context.Context, img named, p ocispec.Platform) error {
-	m, err := image.ResolveFrom(func(desc ocispec.Descriptor) ([]byte, error) { return g.in.read(ctx, desc) }, img.target, p)
+	m, err := image.ResolveFrom(func(desc ocispec.Descriptor) ([]byte, error) { return g.from.read(ctx, desc) }, img.target, p)
 	if err != nil {
 		return err
 	}
 	if m.Odd != "" {
-		g.warn(img, m.Odd)
+		g.tell(img, m.Odd)
 	}
 	whole, err := g.manifest(ctx, m.Descriptor, m.Manifest)
 	if err != nil {
 		return err
 	}
 	if !whole {
-		return g.nothing(nil)
+		return g.lacking()
 	}
 	for _, desc := range m.Indexes {
 		if _, err := g.index(ctx, desc); err != nil {
 			return err
 		}
 	}
-	g.unpack = append(g.unpack, found{img.name, m})
+	g.images = append(g.images, found{img.name, m})
 	return nil
 }
 
 // index records an index and says what it has.
 func (g *gatherer) index(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	data, err := g.in.read(ctx, desc)
+	data, err := g.from.read(ctx, desc)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +118,7 @@ func (g *gatherer) index(ctx context.Context, desc ocispec.Descriptor) ([]ocispe
 // nothing of it is recorded.
 func (g *gatherer) manifest(ctx context.Context, desc ocispec.Descriptor, m ocispec.Manifest) (bool, error) {
 	for _, part := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		ok, err := g.in.may(ctx, part)
+		ok, err := g.from.may(ctx, part)
 		if err != nil {
 			return false, err
 		}
@@ -197,15 +139,23 @@ func (g *gatherer) manifest(ctx context.Context, desc ocispec.Descriptor, m ocis
 
 func (g *gatherer) miss(part, of ocispec.Descriptor) {
 	if g.lack == "" {
-		g.lack = fmt.Sprintf("blob %s, which %s names, is not in the archive", part.Digest, of.Digest)
+		g.lack = fmt.Sprintf("blob %s, which %s names, is not there", part.Digest, of.Digest)
 	}
 }
 
-// whole takes all manifests below a descriptor that are there with all their parts, artifacts and attestations
-// too, and counts them. image, if any, is told those that a container can be made of.
-func (g *gatherer) whole(ctx context.Context, target ocispec.Descriptor, is func(image.Manifest)) (int, error) {
+// lacking is the error about what was not there, or nil.
+func (g *gatherer) lacking() error {
+	if g.lack == "" {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", g.lack, errdefs.ErrNotFound)
+}
+
+// whole takes all manifests of an image that are there with all their parts, artifacts and attestations too, and
+// counts them.
+func (g *gatherer) whole(ctx context.Context, img named) (int, error) {
 	clear(g.seen)
-	return g.below(ctx, target, nil, is)
+	return g.below(ctx, img.target, nil, func(m image.Manifest) { g.images = append(g.images, found{img.name, m}) })
 }
 
 func (g *gatherer) below(ctx context.Context, desc ocispec.Descriptor, above []ocispec.Descriptor, is func(image.Manifest)) (n int, err error) {
@@ -216,7 +166,7 @@ func (g *gatherer) below(ctx context.Context, desc ocispec.Descriptor, above []o
 	if len(above) > maxDepth {
 		return 0, malformed("it has %d levels of indexes", len(above))
 	}
-	ok, err := g.in.may(ctx, desc)
+	ok, err := g.from.may(ctx, desc)
 	if err != nil {
 		return 0, err
 	}
@@ -224,7 +174,7 @@ func (g *gatherer) below(ctx context.Context, desc ocispec.Descriptor, above []o
 		if len(above) > 0 {
 			g.miss(desc, above[len(above)-1])
 		} else {
-			g.miss(desc, ocispec.Descriptor{Digest: indexFile})
+			g.lack = fmt.Sprintf("blob %s is not there", desc.Digest)
 		}
 		return 0, nil
 	}
@@ -248,7 +198,7 @@ func (g *gatherer) below(ctx context.Context, desc ocispec.Descriptor, above []o
 
 // one takes a manifest, of an image or not.
 func (g *gatherer) one(ctx context.Context, desc ocispec.Descriptor, above []ocispec.Descriptor, is func(image.Manifest)) (int, error) {
-	data, err := g.in.read(ctx, desc)
+	data, err := g.from.read(ctx, desc)
 	if err != nil {
 		return 0, err
 	}
@@ -260,10 +210,7 @@ func (g *gatherer) one(ctx context.Context, desc ocispec.Descriptor, above []oci
 	if err != nil || !whole {
 		return 0, err
 	}
-	if is == nil {
-		return 1, nil
-	}
-	full, err := image.Complete(image.Manifest{Indexes: above, Descriptor: desc}, func(desc ocispec.Descriptor) ([]byte, error) { return g.in.read(ctx, desc) })
+	full, err := image.Complete(image.Manifest{Indexes: above, Descriptor: desc}, func(desc ocispec.Descriptor) ([]byte, error) { return g.from.read(ctx, desc) })
 	if errdefs.IsNotImplemented(err) {
 		return 1, nil
 	}

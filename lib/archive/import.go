@@ -3,6 +3,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,22 +89,15 @@ func (in *intake) run(ctx context.Context, all iter.Seq2[entry, error], opt Impo
 		}
 		images = append(images, whole)
 	}
-	g := newGatherer(in, opt)
+	g := newGatherer(in, opt.Warn)
 	for _, img := range images {
-		if err := g.gather(ctx, img); err != nil {
+		if err := choose(ctx, g, img, opt); err != nil {
 			return nil, false, err
 		}
 	}
 	if !opt.NoUnpack {
-		unpacked := map[digest.Digest]bool{}
-		for _, m := range g.unpack {
-			if unpacked[m.Descriptor.Digest] {
-				continue
-			}
-			unpacked[m.Descriptor.Digest] = true
-			if err := in.work.Unpack(ctx, m.name, m.Manifest); err != nil {
-				return nil, false, fmt.Errorf("%s: %w", image.Familiar(m.name), err)
-			}
+		if err := in.unpack(ctx, g.images); err != nil {
+			return nil, false, err
 		}
 	}
 	for dg := range in.size {
@@ -120,6 +114,72 @@ func (in *intake) run(ctx context.Context, all iter.Seq2[entry, error], opt Impo
 	})
 	crash.Point("archive.recorded")
 	return done, spare, err
+}
+
+// choose takes of an image what the options say. Platforms that they do not name may be missing.
+func choose(ctx context.Context, g *gatherer, img named, opt ImportOptions) error {
+	g.lack = ""
+	err := chosen(ctx, g, img, opt)
+	switch {
+	case err == nil:
+		return nil
+	case isFormat(err):
+	case errdefs.IsNotFound(err), errdefs.IsFailedPrecondition(err), errdefs.IsInvalidArgument(err):
+		err = &FormatError{err}
+	}
+	return fmt.Errorf("%s: %w", image.Familiar(img.name), err)
+}
+
+func chosen(ctx context.Context, g *gatherer, img named, opt ImportOptions) error {
+	for _, p := range opt.Platforms {
+		if err := g.platform(ctx, img, p); err != nil {
+			return err
+		}
+	}
+	if len(opt.Platforms) > 0 {
+		return nil
+	}
+	var foreign error
+	if !opt.AllPlatforms {
+		host, err := image.ParsePlatform("")
+		if err != nil {
+			return err
+		}
+		foreign = g.platform(ctx, img, host)
+		if !errdefs.IsNotFound(foreign) && !errdefs.IsNotImplemented(foreign) {
+			return foreign
+		}
+	}
+	before := len(g.images)
+	n, err := g.whole(ctx, img)
+	switch {
+	case err != nil:
+		return err
+	case n == 0:
+		return cmp.Or(g.lacking(), foreign, malformed("the archive has nothing of it"))
+	case foreign != nil:
+		// As docker load takes it: what there is, although it cannot run here.
+		g.images = g.images[:before]
+		g.tell(img, fmt.Sprintf("is not unpacked: %v", foreign))
+	case len(g.images) == before && !opt.NoUnpack:
+		g.tell(img, "has nothing to unpack")
+	}
+	return nil
+}
+
+// unpack makes layers of each image, once.
+func (in *intake) unpack(ctx context.Context, all []found) error {
+	done := map[digest.Digest]bool{}
+	for _, m := range all {
+		if done[m.Descriptor.Digest] {
+			continue
+		}
+		done[m.Descriptor.Digest] = true
+		if err := in.work.Unpack(ctx, m.name, m.Manifest); err != nil {
+			return fmt.Errorf("%s: %w", image.Familiar(m.name), err)
+		}
+	}
+	return nil
 }
 
 // putAll records names. What an API or a user attached to one stays.

@@ -269,7 +269,7 @@ func (in *intake) read(ctx context.Context, desc ocispec.Descriptor) ([]byte, er
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("blob %s is not in the archive: %w", desc.Digest, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("blob %s is not there: %w", desc.Digest, errdefs.ErrNotFound)
 	}
 	if desc.Size > image.MaxManifest {
 		return nil, malformed("blob %s has %d bytes, at most %d are supported for what it is", desc.Digest, desc.Size, image.MaxManifest)

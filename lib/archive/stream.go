@@ -65,7 +65,7 @@ type entry struct {
 func clean(name string) (string, error) {
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
-			return "", malformed("entry %q leads out of the archive", short(name))
+			return "", malformed("entry %q has .. in its name", short(name))
 		}
 	}
 	return strings.TrimPrefix(path.Clean("/"+name), "/"), nil

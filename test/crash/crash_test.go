@@ -28,6 +28,7 @@ var (
 	small    string // an image of one layer: busybox
 	large    string // an image of three layers: redis
 	second   string // an image of two layers, the first of which is that of small
+	exported string // where ctr-image export writes to
 )
 
 func TestMain(m *testing.M) {
@@ -37,6 +38,7 @@ func TestMain(m *testing.M) {
 		if bin, err = os.MkdirTemp("", "ctrd-crash-bin-"); err != nil {
 			return err
 		}
+		exported = filepath.Join(bin, "exported")
 		if err := errors.Join(os.Chmod(bin, 0o755), world.Build(top, bin, "crashpoints")); err != nil {
 			return err
 		}

@@ -111,6 +111,45 @@ func tree(t *testing.T, w *world.World, image string) string {
 	return w.Must(t, "ctr-task", "run", "--rm", "-u", "0", "--entrypoint", "sh", image, "-c", treeOf)
 }
 
+var archives sync.Map // image -> func(): makes its archive
+
+// archiveOf is where archived puts the archive of an image.
+func archiveOf(image string) string {
+	return filepath.Join(bin, strings.NewReplacer("/", "-", ":", "-").Replace(image)+".tar")
+}
+
+// archived exports an image where nobody is killed.
+func archived(image string) step {
+	return func(t *testing.T, _ *world.World) {
+		export, _ := archives.LoadOrStore(image, sync.OnceFunc(func() {
+			clean := world.New(t, bin)
+			clean.Must(t, "ctr-pull", "-q", image)
+			clean.Must(t, "ctr-image", "export", "-o", archiveOf(image), image)
+		}))
+		export.(func())()
+	}
+}
+
+// removed removes a file or directory of the test.
+func removed(path string) step {
+	return func(t *testing.T, _ *world.World) {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// sameFile wants two files to have the same bytes.
+func sameFile(a, b string) step {
+	return func(t *testing.T, _ *world.World) {
+		x, err1 := os.ReadFile(a)
+		y, err2 := os.ReadFile(b)
+		if err1 != nil || err2 != nil || !bytes.Equal(x, y) {
+			t.Fatalf("%s (%d bytes, %v) is not %s (%d bytes, %v)", a, len(x), err1, b, len(y), err2)
+		}
+	}
+}
+
 // sameTree runs the image and wants every file of it to be what it is where nobody is killed.
 func sameTree(image string) step {
 	return func(t *testing.T, w *world.World) {

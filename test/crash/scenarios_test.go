@@ -133,6 +133,18 @@ func pulls(runs step) []scenario {
 		{name: "image import", command: words(imports), again: []step{do(imports), whole, do("ctr-task run --rm app:1 true")}},
 		{name: "blob of a client", command: words("putblob text"), again: []step{do("putblob text"), whole}},
 		{
+			name: "image import", before: []step{archived(large)}, command: words("ctr-image import " + archiveOf(large)),
+			again: []step{do("ctr-image import " + archiveOf(large)), whole, sameTree(large)},
+		},
+		{
+			name: "image export", before: []step{pull(large), archived(large), removed(exported)}, command: words("ctr-image export -o " + exported + " " + large),
+			again: []step{do("ctr-image export -o " + exported + " " + large), sameFile(exported, archiveOf(large))},
+		},
+		{
+			name: "image export to a directory", before: []step{pull(small), removed(exported + ".dir")}, command: words("ctr-image export --format oci-dir -o " + exported + ".dir " + small),
+			again: []step{removed(exported + ".dir"), do("ctr-image export --format oci-dir -o " + exported + ".dir " + small), do("ctr-image import " + exported + ".dir"), whole, runs},
+		},
+		{
 			name: "image tag", before: []step{pull(small)}, command: words("ctr-image tag " + small + " other:1"),
 			again: []step{do("ctr-image tag " + small + " other:1"), do("ctr-task run --rm other:1 true")},
 		},
