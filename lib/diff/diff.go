@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package diff finds what is different between two file trees, and writes it as an image layer.
+// Package diff finds what is different between two file trees, writes it as an image layer, and puts a layer onto mounts.
 //
 // A tree is one directory, or several that overlayfs would stack: whiteouts (character devices 0/0, and empty files with
 // the attribute overlay.whiteout) and opaque directories (overlay.opaque) mean what they mean to the kernel
-// (Documentation/filesystems/overlayfs.rst). Nothing is mounted, and nothing is written to a tree.
+// (Documentation/filesystems/overlayfs.rst). [Changes] and [Write] mount nothing and write to no tree.
 //
 // A layer is a tar of the OCI image specification (layer.md): POSIX with PAX records for long names, large numbers,
 // nanoseconds and SCHILY.xattr.*; a removed name is .wh.NAME, an opaque directory has .wh..wh..opq. The same trees give

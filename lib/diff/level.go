@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	unpack "ctrd.dev/ctrd/lib/layer"
 )
 
 const (
@@ -214,7 +216,7 @@ func (l *level) xattrs(dir, name string) ([]string, error) {
 		if _, ok := strings.CutSuffix(attr, ".overlay.metacopy"); ok {
 			return nil, fmt.Errorf("%s: %q was made by an overlay with metacopy and has no data: %w", l.name, join(dir, name), errdefs.ErrNotImplemented)
 		}
-		if !hostXattr(attr) {
+		if !unpack.HostXattr(attr) {
 			all = append(all, attr)
 		}
 	}
@@ -223,15 +225,6 @@ func (l *level) xattrs(dir, name string) ([]string, error) {
 }
 
 var overlayXattrs = []string{"trusted.overlay.", "user.overlay."}
-
-// hostXattr tells whether an attribute speaks to the host's kernel: lib/layer unpacks none of these.
-func hostXattr(name string) bool {
-	switch name {
-	case "security.selinux", "security.ima", "security.evm", "system.nfs4_acl":
-		return true
-	}
-	return strings.HasPrefix(name, overlayXattrs[0]) || strings.HasPrefix(name, overlayXattrs[1])
-}
 
 func (l *level) readlink(dir, name string) (string, error) {
 	fd, err := l.dir(dir)

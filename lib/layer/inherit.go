@@ -213,18 +213,21 @@ func isOpaque(fd int) bool {
 	return false
 }
 
-// copyMeta gives an open directory all that another one has besides its entries.
+// copyMeta gives an open file or directory all that another one has besides its data or entries.
 func copyMeta(from, to int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(from, &st); err != nil {
 		return fmt.Errorf("stat: %w", err)
+	}
+	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil { // takes capabilities, and set-id bits
+		return fmt.Errorf("chown to %d:%d: %w", st.Uid, st.Gid, err)
 	}
 	names, err := listXattrs(from)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if hostXattr(name) {
+		if HostXattr(name) {
 			continue
 		}
 		value := make([]byte, maxXattr)
@@ -235,9 +238,6 @@ func copyMeta(from, to int) error {
 		if err := unix.Fsetxattr(to, name, value[:n], 0); err != nil {
 			return fmt.Errorf("set extended attribute %q: %w", name, err)
 		}
-	}
-	if err := unix.Fchown(to, int(st.Uid), int(st.Gid)); err != nil {
-		return fmt.Errorf("chown to %d:%d: %w", st.Uid, st.Gid, err)
 	}
 	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {
 		return fmt.Errorf("chmod to %o: %w", st.Mode&0o7777, err)

@@ -47,7 +47,7 @@ func metaOf(hdr *tar.Header) (meta, error) {
 	names := 0
 	for key, value := range hdr.PAXRecords {
 		name, ok := strings.CutPrefix(key, xattrRecord)
-		if !ok || hostXattr(name) {
+		if !ok || HostXattr(name) {
 			continue
 		}
 		if names += len(name) + 1; name == "" || len(name) > maxName || names > maxXattrNames {
@@ -70,8 +70,9 @@ func timespec(t time.Time) unix.Timespec {
 	return ts
 }
 
-// hostXattr tells whether an attribute speaks to the host's kernel rather than to the image's programs.
-func hostXattr(name string) bool {
+// HostXattr tells whether an extended attribute speaks to the host's kernel rather than to the programs of an image, so
+// that no layer has it: those of overlayfs, of SELinux, IMA and EVM, and NFSv4 ACLs.
+func HostXattr(name string) bool {
 	switch name {
 	case "security.selinux", "security.ima", "security.evm", "system.nfs4_acl":
 		return true

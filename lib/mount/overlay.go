@@ -174,3 +174,23 @@ func unescape(s string) string {
 	}
 	return b.String()
 }
+
+// Layers gives the directories that the options of an overlay name: the upper one, which may be none, and the lower ones,
+// the top first. Data-only layers are errdefs.ErrNotImplemented.
+func Layers(options []string) (upper string, lower []string, err error) {
+	s, err := parseStack(options)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, l := range s.layers {
+		switch l.key {
+		case "lowerdir+":
+			lower = append(lower, l.path)
+		case "upperdir":
+			upper = l.path
+		case "datadir+":
+			return "", nil, fmt.Errorf("layer %s of data alone: %w", l.path, errdefs.ErrNotImplemented)
+		}
+	}
+	return upper, lower, nil
+}

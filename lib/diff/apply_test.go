@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package diff_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/diff"
+	"ctrd.dev/ctrd/lib/layer"
+	"ctrd.dev/ctrd/lib/mount"
+)
+
+// dirs makes empty directories side by side.
+func dirs(t testing.TB, names ...string) (all []string) {
+	t.Helper()
+	base := t.TempDir()
+	for _, n := range names {
+		all = append(all, filepath.Join(base, n))
+		must(t, os.Mkdir(all[len(all)-1], 0o755))
+	}
+	return all
+}
+
+func bind(dir string) []mount.Mount {
+	return []mount.Mount{{Type: "bind", Source: dir, Options: []string{"rw", "rbind"}}}
+}
+
+func overlaid(upper, work string, lower ...string) []mount.Mount {
+	o := []string{"upperdir=" + upper, "workdir=" + work}
+	for i := range lower {
+		o = append(o, "lowerdir+="+lower[i])
+	}
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: o}}
+}
+
+var stamp = regexp.MustCompile(` (\d+)\.\d{9}`)
+
+// shown is a picture without what a layer leaves open: the root, and the times of directories that it implies.
+func shown(t testing.TB, root string) map[string]string {
+	t.Helper()
+	all := picture(t, root, false)
+	delete(all, "/")
+	for name, text := range all {
+		all[name] = stamp.ReplaceAllStringFunc(text, func(s string) string {
+			sec, err := strconv.ParseInt(stamp.FindStringSubmatch(s)[1], 10, 64)
+			if err == nil && time.Since(time.Unix(sec, 0)).Abs() < time.Hour {
+				return " now"
+			}
+			return s
+		})
+	}
+	return all
+}
+
+// applied puts random layers onto every form of mounts: each shows what an overlay of the unpacked layers shows, and
+// what is compared and applied again gives the same.
+func applied(t *testing.T, seeds ...[]byte) {
+	needRoot(t)
+	var stack diff.Tree
+	var tars [][]byte
+	for _, seed := range seeds {
+		data := program(seed)
+		dir, err := unpack(t, data, stack...)
+		if err != nil {
+			return // no layer
+		}
+		stack, tars = append(diff.Tree{dir}, stack...), append(tars, data)
+	}
+	put := func(data []byte, m []mount.Mount) {
+		t.Helper()
+		desc, err := diff.Apply(t.Context(), bytes.NewReader(data), "", m)
+		must(t, err)
+		if desc.Digest.Algorithm().FromBytes(data) != desc.Digest || desc.Size != int64(len(data)) {
+			t.Errorf("%+v of %d bytes", desc, len(data))
+		}
+	}
+	at, _ := overlay(t, stack, "")
+	want := shown(t, at)
+	forms := dirs(t, "whole", "upper", "work", "again")
+	for i, data := range tars {
+		put(data, bind(forms[0]))
+		if i > 0 {
+			put(data, overlaid(forms[1], forms[2], stack[len(stack)-1]))
+		}
+	}
+	same := func(name, dir string) {
+		t.Helper()
+		t.Run(name, func(t *testing.T) { equal(t, shown(t, dir), want) })
+	}
+	same("whole", forms[0])
+	onto, _ := overlay(t, diff.Tree{forms[1], stack[len(stack)-1]}, "")
+	same("upper", onto)
+	var b bytes.Buffer
+	_, err := diff.Compare(t.Context(), &b, nil, bind(forms[0]), diff.Options{})
+	must(t, err)
+	put(b.Bytes(), bind(forms[3]))
+	same("again", forms[3])
+	for _, form := range forms {
+		left, err := filepath.Glob(filepath.Join(filepath.Dir(form), ".layer-*"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left: %v %v", left, err)
+		}
+	}
+}
+
+func TestApply(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 5))
+	for i := range 25 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) { applied(t, random(r, 200), random(r, 100+i), random(r, 60)) })
+	}
+}
+
+func FuzzApply(f *testing.F) {
+	r := rand.New(rand.NewPCG(4, 4))
+	for range 5 {
+		f.Add(random(r, 300), random(r, 100), random(r, 100))
+	}
+	f.Fuzz(func(t *testing.T, a, b, c []byte) { applied(t, a, b, c) })
+}
+
+// TestApplyRebased: onto an upper directory alone a layer goes as it is, whiteouts in overlay form.
+func TestApplyRebased(t *testing.T) {
+	needRoot(t)
+	d := dirs(t, "upper")
+	data := program(random(rand.New(rand.NewPCG(1, 2)), 400))
+	one, err := unpack(t, data)
+	must(t, err)
+	_, err = diff.Apply(t.Context(), bytes.NewReader(data), "", []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"rw", "upperdir=" + d[0]}}})
+	must(t, err)
+	equal(t, shown(t, d[0]), shown(t, one))
+}
+
+// TestApplyMounted: what is neither a bind mount nor an overlay is mounted.
+func TestApplyMounted(t *testing.T) {
+	needRoot(t)
+	d := dirs(t, "whole", "at")
+	r := rand.New(rand.NewPCG(1, 2))
+	var tars [][]byte
+	for range 2 {
+		tars = append(tars, program(random(r, 300)))
+		_, err := diff.Apply(t.Context(), bytes.NewReader(tars[len(tars)-1]), "", bind(d[0]))
+		must(t, err)
+	}
+	must(t, unix.Mount("tmpfs", d[1], "tmpfs", 0, ""))
+	defer unix.Unmount(d[1], unix.MNT_DETACH)
+	m := []mount.Mount{{Type: "none", Source: d[1], Options: []string{"bind"}}}
+	for _, data := range tars {
+		_, err := diff.Apply(t.Context(), bytes.NewReader(data), "", m)
+		must(t, err)
+	}
+	equal(t, shown(t, d[1]), shown(t, d[0]))
+}
+
+func TestApplyRefused(t *testing.T) {
+	d := dirs(t, "a")
+	for _, m := range [][]mount.Mount{
+		nil,
+		{{Type: "bind", Source: d[0], Options: []string{"ro"}}},
+		{{Type: "overlay", Options: []string{"lowerdir=" + d[0] + ":" + d[0]}}},
+	} {
+		if _, err := diff.Apply(t.Context(), bytes.NewReader(nil), "", m); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%+v: %v", m, err)
+		}
+	}
+	if _, err := diff.Apply(t.Context(), bytes.NewReader([]byte("no tar")), "", bind(d[0])); err == nil {
+		t.Error("no tar is a layer")
+	}
+	if left, err := os.ReadDir(filepath.Dir(d[0])); err != nil || len(left) != 1 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}
+
+// TestCopy: a copy of a tree is the same, on a file system that shares data and on one that does not.
+func TestCopy(t *testing.T) {
+	needRoot(t)
+	r := rand.New(rand.NewPCG(9, 9))
+	for i := range 20 {
+		one, err := unpack(t, program(random(r, 300)))
+		if err != nil {
+			continue
+		}
+		disturb(t, r, one)
+		sparse, err := os.Create(one + "/sparse")
+		must(t, err)
+		must(t, sparse.Truncate(100<<20))
+		_, err = sparse.WriteAt([]byte("in the middle"), 50<<20)
+		must(t, err)
+		must(t, sparse.Close())
+		two := dirs(t, "copy")[0]
+		must(t, layer.Copy(t.Context(), one, two))
+		want := picture(t, one, true)
+		for name, text := range want {
+			want[name] = strings.ReplaceAll(text, ` trusted.overlay.opaque="y"`, "") // of a layer alone
+		}
+		t.Run(fmt.Sprint(i), func(t *testing.T) { equal(t, picture(t, two, true), want) })
+		var st unix.Stat_t
+		must(t, unix.Stat(two+"/sparse", &st))
+		if st.Blocks > 2048 {
+			t.Errorf("the holes of the copy have %d blocks", st.Blocks)
+		}
+	}
+}
