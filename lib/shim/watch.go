@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -73,7 +75,8 @@ func (p *process) abandoned() bool {
 }
 
 // watchClient waits for the client of a process to be killed. Then it ends the process's input, as the client
-// does when its own ends, and the whole container when the client is its owner.
+// does when its own ends, and the whole container when the client is its owner. An exec on a terminal is told that
+// nobody is at the terminal any more.
 func (p *process) watchClient() {
 	if !p.hasClient() {
 		return
@@ -99,6 +102,9 @@ func (p *process) watchClient() {
 		t.logf("close stdin: %v", err)
 	}
 	p.op.Unlock()
+	if p.execID != "" && p.terminal {
+		_, _ = p.signal(unix.SIGHUP) // it may have ended
+	}
 	if p.execID == "" && t.record != nil && t.record.Owner == taskdir.Client {
 		t.s.mu.Lock()
 		t.kill("its client died")
