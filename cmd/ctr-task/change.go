@@ -3,9 +3,7 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,15 +17,14 @@ func updateVerb(g *cli.Global) *cobra.Command {
 	var l spec.Limits
 	var flags limitFlags
 	var restart string
-	var cmd *cobra.Command
-	cmd = simple(g, "update", "change the limits and the restart policy of containers", cli.About{
+	cmd := simple(g, "update", "change the limits and the restart policy of containers", cli.About{
 		Long: "Changes what the options name, of containers that run at once, and of all for their later starts. What is not named stays.",
 		Examples: []cli.Example{
 			{Note: "give it more memory", Text: "ctr-task update -m 1g --memory-swap 2g db"},
 			{Note: "keep it running", Text: "ctr-task update --restart unless-stopped web"},
 		},
 		SeeAlso: []string{"ctr-task-run", "ctr-task-stats"},
-	}, cli.Containers, func(t *task.Task, ctx context.Context) error {
+	}, cli.Containers, func(cmd *cobra.Command, t *task.Task) error {
 		flags.finish(cmd.Flags(), &l)
 		if cmd.Flags().NFlag() == 0 {
 			return cli.Hint(cli.Usagef("nothing to change"), "give a limit, such as --memory 1g, or --restart")
@@ -44,10 +41,10 @@ func updateVerb(g *cli.Global) *cobra.Command {
 			r.Pids = spec.NoPidsLimit()
 		}
 		if anyChanged(cmd, limitNames) {
-			err = t.Update(ctx, r)
+			err = t.Update(cmd.Context(), r)
 		}
 		if err == nil && cmd.Flags().Changed("restart") {
-			err = t.SetRestart(ctx, policy)
+			err = t.SetRestart(cmd.Context(), policy)
 		}
 		return err
 	})
@@ -87,27 +84,18 @@ func renameVerb(g *cli.Global) *cobra.Command {
 }
 
 func restartVerb(g *cli.Global) *cobra.Command {
-	grace := 10 * time.Second
-	var cmd *cobra.Command
-	cmd = simple(g, "restart", "stop containers and run them again", cli.About{
+	var grace graceFlag
+	cmd := simple(g, "restart", "stop containers and run them again", cli.About{
 		Long: "Stops each container as ctr-task stop does, if it runs, and starts it in the background.",
 		Examples: []cli.Example{
 			{Note: "run it anew", Text: "ctr-task restart web"},
 		},
 		SeeAlso: []string{"ctr-task-stop", "ctr-task-start"},
-	}, cli.Containers, func(t *task.Task, ctx context.Context) error {
-		return t.Restart(ctx, ownGrace(cmd, t, grace), task.StartOptions{})
+	}, cli.Containers, func(cmd *cobra.Command, t *task.Task) error {
+		return t.Restart(cmd.Context(), grace.of(cmd, t), task.StartOptions{})
 	})
-	cmd.Flags().VarP((*durationValue)(&grace), "time", "t", "wait this `DURATION` (10s, 1m; a number counts seconds) before killing")
+	grace.add(cmd)
 	return cmd
-}
-
-// ownGrace is how long a stop of the container waits: what --time says, or what the container was made with.
-func ownGrace(cmd *cobra.Command, t *task.Task, grace time.Duration) time.Duration {
-	if s := t.Container.StopTimeout; s != nil && !cmd.Flags().Changed("time") {
-		return time.Duration(*s) * time.Second
-	}
-	return grace
 }
 
 // isShortSignal tells whether an argument is kill's -9 or -HUP: its other options are in lower case.

@@ -73,12 +73,12 @@ func one(ctx context.Context, g *cli.Global, operand string) (*task.Task, error)
 }
 
 // simple is a verb whose operands are containers and which prints nothing.
-func simple(g *cli.Global, name, short string, about cli.About, complete func(*cli.Global) cobra.CompletionFunc, deed func(*task.Task, context.Context) error) *cobra.Command {
+func simple(g *cli.Global, name, short string, about cli.About, complete func(*cli.Global) cobra.CompletionFunc, deed func(*cobra.Command, *task.Task) error) *cobra.Command {
 	about.Args = cli.Count(1, -1)
 	about.Complete = complete(g)
 	about.Stdin = "with the operand -, names of containers, one a line"
 	about.Exit = append(about.Exit, cli.ExitNotFound, cli.ExitBusy, cli.ExitSome)
 	return cli.New(name+" [OPTION]... CONTAINER...", short, about, func(cmd *cobra.Command, args []string) error {
-		return each(cmd.Context(), g, args, func(t *task.Task) error { return deed(t, cmd.Context()) })
+		return each(cmd.Context(), g, args, func(t *task.Task) error { return deed(cmd, t) })
 	})
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,12 +23,12 @@ func killVerb(g *cli.Global) *cobra.Command {
 			{Note: "have nginx read its configuration again", Text: "ctr-task kill -HUP web"},
 		},
 		SeeAlso: []string{"ctr-task-stop", "ctr-task-wait", "signal(7)"},
-	}, cli.Tasks, func(t *task.Task, ctx context.Context) error {
+	}, cli.Tasks, func(cmd *cobra.Command, t *task.Task) error {
 		sig, err := task.ParseSignal(signal)
 		if err != nil {
 			return err
 		}
-		return t.Kill(ctx, sig, all)
+		return t.Kill(cmd.Context(), sig, all)
 	})
 	cmd.Flags().StringVarP(&signal, "signal", "s", signal, "send the signal `NAME` or number")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "send it to every process of the container")
@@ -39,16 +38,15 @@ func killVerb(g *cli.Global) *cobra.Command {
 
 func stopVerb(g *cli.Global) *cobra.Command {
 	var signal string
-	grace := 10 * time.Second
-	var cmd *cobra.Command
-	cmd = simple(g, "stop", "end running containers", cli.About{
+	var grace graceFlag
+	cmd := simple(g, "stop", "end running containers", cli.About{
 		Long: "Sends the container's stop signal (that of the image, or TERM) and waits until the container has ended; after the time that --time gives, or that the container was made with (--stop-timeout), it is killed. A container that does not run is stopped already.",
 		Examples: []cli.Example{
 			{Note: "stop a container and learn how it ended", Text: "ctr-task stop r; ctr-task wait r"},
 			{Note: "give it a minute", Text: "ctr-task stop -t 1m db"},
 		},
 		SeeAlso: []string{"ctr-task-kill", "ctr-task-wait"},
-	}, cli.Tasks, func(t *task.Task, ctx context.Context) error {
+	}, cli.Tasks, func(cmd *cobra.Command, t *task.Task) error {
 		var sig unix.Signal
 		if signal != "" {
 			var err error
@@ -56,12 +54,28 @@ func stopVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
-		return t.Stop(ctx, sig, ownGrace(cmd, t, grace))
+		return t.Stop(cmd.Context(), sig, grace.of(cmd, t))
 	})
-	cmd.Flags().VarP((*durationValue)(&grace), "time", "t", "wait this `DURATION` (10s, 1m; a number counts seconds) before killing")
+	grace.add(cmd)
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "send the signal `NAME` instead of the container's stop signal")
 	cli.CompleteOption(cmd, "signal", cobra.FixedCompletions(signalNames, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// graceFlag is --time of the verbs that stop containers.
+type graceFlag struct{ time time.Duration }
+
+func (g *graceFlag) add(cmd *cobra.Command) {
+	g.time = 10 * time.Second
+	cmd.Flags().VarP((*durationValue)(&g.time), "time", "t", "wait this `DURATION` (10s, 1m; a number counts seconds) before killing")
+}
+
+// of is how long a stop of the container waits: what --time says, or what the container was made with.
+func (g *graceFlag) of(cmd *cobra.Command, t *task.Task) time.Duration {
+	if s := t.Container.StopTimeout; s != nil && !cmd.Flags().Changed("time") {
+		return time.Duration(*s) * time.Second
+	}
+	return g.time
 }
 
 func pauseVerb(g *cli.Global) *cobra.Command {
@@ -69,7 +83,7 @@ func pauseVerb(g *cli.Global) *cobra.Command {
 		Long:     "Stops every process of the container where it is, with the cgroup freezer. The processes do not notice.",
 		Examples: []cli.Example{{Note: "freeze a container and let it go on", Text: "ctr-task pause r; ctr-task resume r"}},
 		SeeAlso:  []string{"ctr-task-resume"},
-	}, cli.Tasks, (*task.Task).Pause)
+	}, cli.Tasks, func(cmd *cobra.Command, t *task.Task) error { return t.Pause(cmd.Context()) })
 }
 
 func resumeVerb(g *cli.Global) *cobra.Command {
@@ -77,7 +91,7 @@ func resumeVerb(g *cli.Global) *cobra.Command {
 		Long:     "Undoes ctr-task pause.",
 		Examples: []cli.Example{{Note: "let everything that is paused go on", Text: "ctr-task ls -q --status paused | ctr-task resume -"}},
 		SeeAlso:  []string{"ctr-task-pause"},
-	}, cli.Tasks, (*task.Task).Resume)
+	}, cli.Tasks, func(cmd *cobra.Command, t *task.Task) error { return t.Resume(cmd.Context()) })
 }
 
 // durationValue is a duration flag that also takes a bare number of seconds.
