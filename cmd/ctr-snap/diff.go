@@ -14,13 +14,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/diff"
-	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // envLatest is the time, in seconds since 1970, that no time in a layer is later than.
@@ -129,7 +126,7 @@ func trees(ctx context.Context, d *state.Dir, ns string, args []string, fn func(
 		return err
 	}
 	if len(args) == 1 {
-		return read(ctx, d, ns, s, func(layers diff.Tree) error { return fn(layers[1:], layers) })
+		return task.ReadSnapshot(ctx, d, ns, s.Key, func(layers []string) error { return fn(layers[1:], layers) })
 	}
 	other, err := find(ctx, d, ns, args[1])
 	if err != nil {
@@ -138,56 +135,7 @@ func trees(ctx context.Context, d *state.Dir, ns string, args []string, fn func(
 	if s.Kind == snapshot.Active {
 		return fmt.Errorf("snapshot %q: it is active, and only the second may be: %w", s.Key, errdefs.ErrFailedPrecondition)
 	}
-	return read(ctx, d, ns, s, func(from diff.Tree) error {
-		return read(ctx, d, ns, other, func(to diff.Tree) error { return fn(from, to) })
+	return task.ReadSnapshot(ctx, d, ns, s.Key, func(from []string) error {
+		return task.ReadSnapshot(ctx, d, ns, other.Key, func(to []string) error { return fn(from, to) })
 	})
-}
-
-// read calls fn with the layers of a snapshot. While an active one is read, its container does not start.
-func read(ctx context.Context, d *state.Dir, ns string, s snapshot.Info, fn func(diff.Tree) error) (err error) {
-	var owner string
-	if s.Kind == snapshot.Active {
-		err = d.View(ctx, func(tx *state.Tx) error {
-			for c, err := range container.All(tx, ns) {
-				if err != nil {
-					return err
-				}
-				if c.SnapshotKey == s.Key {
-					owner = c.ID
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	var l *lock.Lock
-	if owner != "" {
-		if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+owner, lock.Exclusive); err != nil {
-			return fmt.Errorf("read snapshot %q: %w", s.Key, err)
-		}
-		defer func() { err = errors.Join(err, l.Release()) }()
-		if err := stopped(ctx, d, ns, owner, s.Key); err != nil {
-			return err
-		}
-	}
-	none := func(*state.Tx, snapshot.Info) error { return nil }
-	return snapshot.Read(ctx, d, l, ns, s.Key, none, func(layers []string) error { return fn(layers) })
-}
-
-// stopped is a [*task.UsedError] when the container has a task that has not ended. The caller has its lock.
-func stopped(ctx context.Context, d *state.Dir, ns, id, key string) error {
-	t, err := task.Open(ctx, d, ns, id)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	v, err := taskdir.Look(t.Dir())
-	if err == nil && v.InUse() {
-		err = &task.UsedError{Key: key, ID: id}
-	}
-	return errors.Join(err, t.Close())
 }

@@ -40,6 +40,31 @@ func (e *UsedError) Hint() string { return fmt.Sprintf("ctr-task exec %s sh look
 // container uses is a [*UsedError]. A start and a mount of one snapshot exclude each other: both look, and begin, under
 // the lock of the container. The snapshot of a transient container is never mounted, so that a start of one need not look.
 func MountSnapshot(ctx context.Context, d *state.Dir, ns, key, target string) (err error) {
+	l, release, err := lockRoot(ctx, d, ns, key)
+	if err != nil {
+		return fmt.Errorf("mount snapshot %q: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return snapshot.Mount(ctx, d, l, ns, key, target, func(tx *state.Tx, s snapshot.Info) error {
+		return notUsed(tx, d, ns, s, true)
+	})
+}
+
+// ReadSnapshot calls fn with the trees of a snapshot, see [snapshot.Read]. An active one that a container uses is a
+// [*UsedError]; its container does not start before fn returns.
+func ReadSnapshot(ctx context.Context, d *state.Dir, ns, key string, fn func(layers []string) error) (err error) {
+	l, release, err := lockRoot(ctx, d, ns, key)
+	if err != nil {
+		return fmt.Errorf("read snapshot %q: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return snapshot.Read(ctx, d, l, ns, key, func(tx *state.Tx, s snapshot.Info) error {
+		return notUsed(tx, d, ns, s, false)
+	}, fn)
+}
+
+// lockRoot takes the lock of the container whose root is the snapshot; without one the lock is nil.
+func lockRoot(ctx context.Context, d *state.Dir, ns, key string) (l *lock.Lock, release func() error, err error) {
 	var owner string
 	err = d.View(ctx, func(tx *state.Tx) error {
 		return rootOf(tx, ns, key, func(c container.Container) error {
@@ -47,34 +72,34 @@ func MountSnapshot(ctx context.Context, d *state.Dir, ns, key, target string) (e
 			return nil
 		})
 	})
-	if err != nil {
-		return err
+	if err != nil || owner == "" {
+		return nil, func() error { return nil }, err
 	}
-	var l *lock.Lock
-	if owner != "" {
-		if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+owner, lock.Exclusive); err != nil {
-			return fmt.Errorf("mount snapshot %q: %w", key, err)
+	if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+owner, lock.Exclusive); err != nil {
+		return nil, nil, err
+	}
+	return l, l.Release, nil
+}
+
+// notUsed is a [*UsedError] for an active snapshot that is the root of a container with a task, or with transient of any
+// transient container.
+func notUsed(tx *state.Tx, d *state.Dir, ns string, s snapshot.Info, transient bool) error {
+	return rootOf(tx, ns, s.Key, func(c container.Container) error {
+		if s.Kind != snapshot.Active {
+			return nil
 		}
-		defer func() { err = errors.Join(err, l.Release()) }()
-	}
-	return snapshot.Mount(ctx, d, l, ns, key, target, func(tx *state.Tx, s snapshot.Info) error {
-		return rootOf(tx, ns, key, func(c container.Container) error {
-			if s.Kind != snapshot.Active {
-				return nil
-			}
-			if c.Transient {
-				return &UsedError{key, c.ID, true}
-			}
-			t := &Task{Container: c, Namespace: ns, d: d}
-			if err := t.refresh(); err != nil {
-				return err
-			}
-			v, err := taskdir.Look(t.Dir())
-			if err == nil && v.InUse() {
-				err = &UsedError{key, c.ID, false}
-			}
+		if c.Transient && transient {
+			return &UsedError{s.Key, c.ID, true}
+		}
+		t := &Task{Container: c, Namespace: ns, d: d}
+		if err := t.refresh(); err != nil {
 			return err
-		})
+		}
+		v, err := taskdir.Look(t.Dir())
+		if err == nil && v.InUse() {
+			err = &UsedError{s.Key, c.ID, false}
+		}
+		return err
 	})
 }
 
