@@ -17,6 +17,8 @@ import (
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
+	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -52,6 +54,7 @@ type Server struct {
 	busy    busy
 
 	collector collector
+	streams   streams
 }
 
 // New makes a server of all services.
@@ -70,6 +73,8 @@ func New(o Options) *Server {
 	containersapi.RegisterContainersServer(s.grpc, containerService{s: s})
 	contentapi.RegisterContentServer(s.grpc, contentService{s: s})
 	eventsapi.RegisterEventsServer(s.grpc, eventService{s: s})
+	streamingapi.RegisterStreamingServer(s.grpc, streamingService{s: s})
+	transferapi.RegisterTransferServer(s.grpc, transferService{s: s})
 	alive := health.NewServer()
 	healthapi.RegisterHealthServer(s.grpc, alive)
 	return s

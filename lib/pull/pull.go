@@ -27,6 +27,10 @@ import (
 // Options says what to pull for whom, and how.
 type Options struct {
 	Namespace string
+	// Name is what the image is recorded as; empty: the normalised reference.
+	Name string
+	// Labels are added to those of the record.
+	Labels map[string]string
 	Platform  string // os/architecture[/variant]; empty: this machine's
 	// Open gives what the image is brought from; see lib/pull/remote.
 	Open func(image.Reference) (Source, error)

@@ -3,6 +3,7 @@
 package pull
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -86,11 +88,11 @@ func (p *puller) blobs() []ocispec.Descriptor {
 // of is recorded in the namespace.
 func (p *puller) present(ctx context.Context) (img image.Image, named, whole bool, err error) {
 	err = p.d.View(ctx, func(tx *state.Tx) error {
-		img, err = image.Get(tx, p.opt.Namespace, p.ref.String())
+		img, err = image.Get(tx, p.opt.Namespace, p.name())
 		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
 			return err
 		}
-		named = err == nil && img.Target.Digest == p.target.Digest
+		named = err == nil && p.stands(img)
 		whole, err = p.recorded(tx)
 		return err
 	})
@@ -143,22 +145,39 @@ func (p *puller) record(ctx context.Context, parts ...func(*state.Tx) error) (im
 				return err
 			}
 		}
-		img, err = image.Get(tx, p.opt.Namespace, p.ref.String())
+		img, err = image.Get(tx, p.opt.Namespace, p.name())
 		return err
 	})
 	return img, err
 }
 
+// name is what the image is called here.
+func (p *puller) name() string { return cmp.Or(p.opt.Name, p.ref.String()) }
+
+// stands tells whether a record is what the pull would write.
+func (p *puller) stands(img image.Image) bool {
+	for k, v := range p.opt.Labels {
+		if img.Labels[k] != v {
+			return false
+		}
+	}
+	return img.Target.Digest == p.target.Digest
+}
+
 // recordName points the image's name to its target. What an API or a user attached to the name stays.
 func (p *puller) recordName(tx *state.Tx) error {
-	img, err := image.Get(tx, p.opt.Namespace, p.ref.String())
-	if err == nil && img.Target.Digest == p.target.Digest {
+	img, err := image.Get(tx, p.opt.Namespace, p.name())
+	if err == nil && p.stands(img) {
 		return nil
 	}
 	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
 		return err
 	}
-	return image.Put(tx, p.opt.Namespace, image.Image{Name: p.ref.String(), Target: p.target, Labels: img.Labels})
+	labels, err := label.Set(img.Labels, p.opt.Labels)
+	if err != nil {
+		return err
+	}
+	return image.Put(tx, p.opt.Namespace, image.Image{Name: p.name(), Target: p.target, Labels: labels})
 }
 
 func (p *puller) recordBlobs(tx *state.Tx) error {

@@ -16,6 +16,13 @@ import (
 	"github.com/docker/cli/cli/config/types"
 )
 
+// Credential is what a host is to be told. The zero value is nothing.
+type Credential struct {
+	Username, Password string
+	IdentityToken      string // a refresh token for OAuth2, in place of the password
+	Token              string // a bearer token that is ready to be sent
+}
+
 // credential is what to log in with. The zero value is none.
 type credential struct {
 	username, password string

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -45,6 +46,14 @@ func newEndpoint(c hostConfig, ref Reference, opt Options, keys *keychain, spare
 	if err != nil {
 		return nil, err
 	}
+	if len(opt.Header) > 0 && canonicalHost(c.host) == canonicalHost(ref.Host) {
+		given := c.header.Clone()
+		if given == nil {
+			given = http.Header{}
+		}
+		maps.Copy(given, opt.Header)
+		c.header = given
+	}
 	e := &endpoint{hostConfig: c, ref: ref, acts: "pull", last: !spare, opt: opt, base: base}
 	e.calm = &patience{inner: base, time: idleTimeout}
 	e.retry = &retry{inner: e.calm, attempts: attempts, longest: longestRetry, pause: sleep}
@@ -62,6 +71,10 @@ func newEndpoint(c hostConfig, ref Reference, opt Options, keys *keychain, spare
 // credential finds what to log in with. A password that the user typed is for the registry that the
 // reference names, and for no other host.
 func (e *endpoint) credential(keys *keychain) (credential, error) {
+	if e.opt.Ask != nil {
+		c, err := e.opt.Ask(e.host)
+		return credential{c.Username, c.Password, c.IdentityToken, c.Token, "given by the client"}, err
+	}
 	if e.opt.Username != "" || e.opt.Password != "" {
 		if canonicalHost(e.host) != canonicalHost(e.ref.Host) {
 			return credential{}, nil

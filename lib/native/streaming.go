@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
+	"github.com/containerd/containerd/api/types/transfer"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// Data is moved as containerd's core/transfer/streaming does it: the receiver grants windows of bytes.
+const (
+	window    = 64 << 10
+	dataBlock = 32 << 10
+)
+
+type streamingService struct {
+	streamingapi.UnimplementedStreamingServer
+	s *Server
+}
+
+// streams are those that clients have opened, by namespace and id, until a transfer has done with them.
+type streams struct {
+	mu   sync.Mutex
+	open map[[2]string]*stream
+}
+
+// stream is one that a client has opened for a transfer.
+type stream struct {
+	streamingapi.Streaming_StreamServer
+	sending sync.Mutex
+	once    sync.Once
+	done    chan struct{} // closed when the transfer has done with it
+}
+
+// close lets the client know that nothing more comes.
+func (s *stream) close() { s.once.Do(func() { close(s.done) }) }
+
+// send sends a message, for any number of callers.
+func (s *stream) send(m proto.Message) error {
+	packed, err := pack(m)
+	if err != nil {
+		return err
+	}
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	select {
+	case <-s.done:
+		return io.ErrClosedPipe
+	default:
+	}
+	return s.Send(packed)
+}
+
+// pack packs a message with its bare name, as clients look for it.
+func pack(m proto.Message) (*anypb.Any, error) {
+	value, err := proto.Marshal(m)
+	return &anypb.Any{TypeUrl: string(m.ProtoReflect().Descriptor().FullName()), Value: value}, err
+}
+
+// unpack decodes a message, which must be of the type of m.
+func unpack(a *anypb.Any, m proto.Message) error {
+	if want := string(m.ProtoReflect().Descriptor().FullName()); bareName(a.GetTypeUrl()) != want {
+		return fmt.Errorf("%.200q is no %s: %w", a.GetTypeUrl(), want, errdefs.ErrInvalidArgument)
+	}
+	if err := proto.Unmarshal(a.Value, m); err != nil {
+		return fmt.Errorf("%.200q: %w: %w", a.TypeUrl, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// Stream keeps a stream for the transfer that will name its id. The first message says the id, and is answered.
+func (s streamingService) Stream(rpc streamingapi.Streaming_StreamServer) error {
+	ctx := rpc.Context()
+	ns, err := namespace(ctx)
+	if err != nil {
+		return err
+	}
+	first, err := rpc.Recv()
+	if err != nil {
+		return err
+	}
+	var init streamingapi.StreamInit
+	if err := unpack(first, &init); err != nil {
+		return err
+	}
+	one := &stream{Streaming_StreamServer: rpc, done: make(chan struct{})}
+	key := [2]string{ns, init.ID}
+	if err := s.s.streams.add(key, one); err != nil {
+		return err
+	}
+	defer s.s.streams.remove(key, one)
+	if err := one.send(&emptypb.Empty{}); err != nil {
+		return err
+	}
+	select {
+	case <-one.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	one.sending.Lock() // what is being sent goes first
+	defer one.sending.Unlock()
+	return nil
+}
+
+func (s *streams) add(key [2]string, one *stream) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if key[1] == "" {
+		return fmt.Errorf("a stream has an id: %w", errdefs.ErrInvalidArgument)
+	}
+	if s.open[key] != nil {
+		return fmt.Errorf("stream %q: %w", key[1], errdefs.ErrAlreadyExists)
+	}
+	if s.open == nil {
+		s.open = map[[2]string]*stream{}
+	}
+	s.open[key] = one
+	return nil
+}
+
+func (s *streams) remove(key [2]string, one *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[key] == one {
+		delete(s.open, key)
+	}
+}
+
+// take gives a stream to the transfer that names it; to no other afterwards. The caller closes it.
+func (s *streams) take(ctx context.Context, id string) (*stream, error) {
+	ns, err := namespace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := [2]string{ns, id}
+	one := s.open[key]
+	if one == nil {
+		return nil, fmt.Errorf("stream %q: %w", id, errdefs.ErrNotFound)
+	}
+	delete(s.open, key)
+	return one, nil
+}
+
+// reader gives the bytes that the client sends.
+func (s *stream) reader() io.Reader { return &dataReader{s: s} }
+
+type dataReader struct {
+	s       *stream
+	granted int // bytes that the client may send
+	rest    []byte
+}
+
+// Read implements io.Reader.
+func (r *dataReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		if r.granted < window {
+			if err := r.s.send(&transfer.WindowUpdate{Update: window}); err != nil {
+				return 0, err
+			}
+			r.granted += window
+		}
+		m, err := r.s.Recv()
+		if err != nil {
+			return 0, err
+		}
+		var data transfer.Data
+		if err := unpack(m, &data); err != nil {
+			return 0, err
+		}
+		if len(data.Data) > r.granted {
+			return 0, fmt.Errorf("%d bytes where %d were granted: %w", len(data.Data), r.granted, errdefs.ErrOutOfRange)
+		}
+		r.granted -= len(data.Data)
+		r.rest = data.Data
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// writer sends bytes to the client, as many as it grants.
+func (s *stream) writer() io.Writer { return &dataWriter{s: s} }
+
+type dataWriter struct {
+	s       *stream
+	granted int
+}
+
+// Write implements io.Writer.
+func (w *dataWriter) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		for w.granted <= 0 {
+			m, err := w.s.Recv()
+			if errors.Is(err, io.EOF) {
+				err = io.ErrClosedPipe // the client wants no more
+			}
+			if err != nil {
+				return n, err
+			}
+			var grant transfer.WindowUpdate
+			if err := unpack(m, &grant); err != nil {
+				return n, err
+			}
+			w.granted += int(max(grant.Update, 0))
+		}
+		block := p[:min(len(p), w.granted, dataBlock)]
+		if err := w.s.send(&transfer.Data{Data: block}); err != nil {
+			return n, err
+		}
+		n += len(block)
+		w.granted -= len(block)
+		p = p[len(block):]
+	}
+	return n, nil
+}
