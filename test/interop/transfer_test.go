@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package interop
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/core/transfer/archive"
+	"github.com/containerd/containerd/v2/core/transfer/image"
+	remote "github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+)
+
+// ctr runs containerd's client on the socket of ctrd.
+func (n *native) ctr(t *testing.T, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r := finish(t, ctx, exec.CommandContext(ctx, filepath.Join(peers, "ctr"), append([]string{"--address", n.socket()}, args...)...))
+	if r.status != 0 {
+		t.Fatalf("%s", r)
+	}
+	return r.stdout
+}
+
+// TestNativeTransfer: an image goes from a registry into the store, to another registry, out to an archive and in again, and
+// is what it was.
+func TestNativeTransfer(t *testing.T) {
+	n := withNative(t)
+	ctx := in("default")
+	var mu sync.Mutex
+	events := map[string]bool{}
+	told := transfer.WithProgress(func(p transfer.Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		events[p.Event] = true
+	})
+	plain := remote.WithDefaultScheme("http")
+	from, err := remote.NewOCIRegistry(ctx, busybox, plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := image.NewStore("mine/busybox:1", image.WithUnpack(platforms.DefaultSpec(), "overlayfs"), image.WithImageLabels(map[string]string{"a": "b"}))
+	if err := n.client.Transfer(ctx, from, to, told); err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := n.client.ImageService().Get(ctx, "mine/busybox:1")
+	if err != nil || pulled.Labels["a"] != "b" {
+		t.Fatalf("%+v, %v", pulled, err)
+	}
+	if out := n.Must(t, "ctr-task", "run", "--rm", "mine/busybox:1", "echo", "runs"); out != "runs\n" {
+		t.Errorf("it prints %q", out)
+	}
+	for _, want := range []string{"downloading", "complete", "saved"} {
+		if !events[want] {
+			t.Errorf("no progress %q in %v", want, events)
+		}
+	}
+
+	there, err := remote.NewOCIRegistry(ctx, strings.Replace(busybox, "busybox", "pushed/"+strings.ToLower(mark), 1), plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.client.Transfer(ctx, image.NewStore("mine/busybox:1"), there, told); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.client.Transfer(ctx, image.NewStore("mine/busybox:1"), image.NewStore("other:1")); err != nil {
+		t.Errorf("tag: %v", err)
+	}
+
+	var tar bytes.Buffer
+	out := archive.NewImageExportStream(&closer{Writer: &tar}, "")
+	if err := n.client.Transfer(ctx, image.NewStore("mine/busybox:1"), out); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := in("elsewhere")
+	in := archive.NewImageImportStream(bytes.NewReader(tar.Bytes()), "")
+	if err := n.client.Transfer(elsewhere, in, image.NewStore("", image.WithNamedPrefix("imported", true), image.WithUnpack(platforms.DefaultSpec(), "overlayfs"))); err != nil {
+		t.Fatal(err)
+	}
+	all, err := n.client.ImageService().List(elsewhere)
+	if err != nil || len(all) != 1 || all[0].Target.Digest != pulled.Target.Digest {
+		t.Errorf("imported: %+v, %v", all, err)
+	}
+	missing := image.NewStore("none:1")
+	if err := n.client.Transfer(ctx, missing, there); !errdefs.IsNotFound(err) {
+		t.Errorf("push of none: %v", err)
+	}
+}
+
+type closer struct{ io.Writer }
+
+func (closer) Close() error { return nil }
+
+// TestNativeEcho: bytes that a client sends come back as they were.
+func TestNativeEcho(t *testing.T) {
+	n := withNative(t)
+	for _, size := range []int{0, 1, 32 << 10, 64<<10 + 1, 1 << 20} {
+		sent := bytes.Repeat([]byte("0123456789abcde\n"), size/16+1)[:size]
+		var got bytes.Buffer
+		err := n.client.Transfer(in("default"), archive.NewImageImportStream(bytes.NewReader(sent), "application/octet-stream"),
+			archive.NewImageExportStream(&closer{Writer: &got}, "application/octet-stream"))
+		if err != nil || !bytes.Equal(got.Bytes(), sent) {
+			t.Errorf("%d bytes: %d came back, %v", size, got.Len(), err)
+		}
+	}
+}
+
+// TestNativeCtr: containerd's command line does its work with images.
+func TestNativeCtr(t *testing.T) {
+	n := withNative(t)
+	n.ctr(t, "images", "pull", "--plain-http", busybox)
+	if out := n.ctr(t, "images", "ls", "-q"); out != busybox+"\n" {
+		t.Errorf("images ls: %q", out)
+	}
+	if out := n.ctr(t, "images", "check"); !strings.Contains(out, "complete") {
+		t.Errorf("images check: %s", out)
+	}
+	tar := filepath.Join(t.TempDir(), "x.tar")
+	n.ctr(t, "images", "export", tar, busybox)
+	if st, err := os.Stat(tar); err != nil || st.Size() == 0 {
+		t.Errorf("export: %v, %v", st, err)
+	}
+	n.ctr(t, "images", "rm", "--sync", busybox)
+	if out := n.ctr(t, "content", "ls", "-q"); out != "" {
+		t.Errorf("content after rm: %s", out)
+	}
+	n.ctr(t, "images", "import", tar)
+	n.ctr(t, "images", "tag", busybox, "t:1")
+	n.ctr(t, "images", "label", busybox, "k=v")
+	if out := n.ctr(t, "images", "ls", "labels.k==v"); !strings.Contains(out, busybox) {
+		t.Errorf("ls with a filter: %s", out)
+	}
+	n.ctr(t, "images", "push", "--plain-http", strings.Replace(busybox, "busybox", "ctr/"+strings.ToLower(mark), 1), busybox)
+	n.ctr(t, "namespaces", "ls")
+	n.ctr(t, "info")
+}
