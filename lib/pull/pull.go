@@ -30,8 +30,8 @@ type Options struct {
 	// Name is what the image is recorded as; empty: the normalised reference.
 	Name string
 	// Labels are added to those of the record.
-	Labels map[string]string
-	Platform  string // os/architecture[/variant]; empty: this machine's
+	Labels   map[string]string
+	Platform string // os/architecture[/variant]; empty: this machine's
 	// Open gives what the image is brought from; see lib/pull/remote.
 	Open func(image.Reference) (Source, error)
 	// Layers bounds the layers that are worked on at once; 0: 4.
