@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"sync"
 
 	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
@@ -158,12 +157,7 @@ func (j *job) access(ctx context.Context, r *transfer.OCIRegistry) (o registry.O
 	if dir := asked.GetHostDir(); dir != "" {
 		o.HostDirs = []string{dir}
 	}
-	for k, v := range asked.GetHeaders() {
-		if o.Header == nil {
-			o.Header = http.Header{}
-		}
-		o.Header.Set(k, v)
-	}
+	o.Header = asked.GetHeaders()
 	o.Ask = func(string) (registry.Credential, error) { return registry.Credential{}, nil }
 	if asked.GetAuthStream() == "" {
 		return o, done, nil

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -51,7 +50,9 @@ func newEndpoint(c hostConfig, ref Reference, opt Options, keys *keychain, spare
 		if given == nil {
 			given = http.Header{}
 		}
-		maps.Copy(given, opt.Header)
+		for k, v := range opt.Header {
+			given.Set(k, v)
+		}
 		c.header = given
 	}
 	e := &endpoint{hostConfig: c, ref: ref, acts: "pull", last: !spare, opt: opt, base: base}

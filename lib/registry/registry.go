@@ -27,7 +27,7 @@ type Options struct {
 	// Ask, when set, is asked for the credentials of each host that wants some, instead of any file.
 	Ask func(host string) (Credential, error)
 	// Header is sent to the registry of the reference, with every request.
-	Header http.Header
+	Header map[string]string
 	// HostDirs are directories that have, for each registry, one directory with hosts.toml or certificates.
 	// The first that has one for the registry counts; see [HostDirs].
 	HostDirs []string
