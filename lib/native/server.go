@@ -13,6 +13,7 @@ import (
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
@@ -72,6 +73,7 @@ func New(o Options) *Server {
 	imagesapi.RegisterImagesServer(s.grpc, imageService{s: s})
 	containersapi.RegisterContainersServer(s.grpc, containerService{s: s})
 	contentapi.RegisterContentServer(s.grpc, contentService{s: s})
+	diffapi.RegisterDiffServer(s.grpc, diffService{s: s})
 	eventsapi.RegisterEventsServer(s.grpc, eventService{s: s})
 	streamingapi.RegisterStreamingServer(s.grpc, streamingService{s: s})
 	transferapi.RegisterTransferServer(s.grpc, transferService{s: s})
