@@ -17,7 +17,7 @@ func main() {
 			"operand - reads names from stdin, one a line.",
 		SeeAlso: []string{"ctr-pull", "ctr-snap", "ctr-task", "ctrd"},
 	}, nil)
-	for _, verb := range []func(*cli.Global) *cobra.Command{lsVerb, inspectVerb, importVerb, exportVerb, tagVerb, rmVerb} {
+	for _, verb := range []func(*cli.Global) *cobra.Command{lsVerb, inspectVerb, importVerb, exportVerb, commitVerb, tagVerb, rmVerb} {
 		root.AddCommand(verb(g))
 	}
 	cli.Main(root)

@@ -30,6 +30,9 @@ type Options struct {
 	// Latest, when set, takes the place of each later time of change (SOURCE_DATE_EPOCH,
 	// https://reproducible-builds.org/specs/source-date-epoch).
 	Latest time.Time
+	// Places are files, by path from the root without a leading slash, that are left out when they are empty: where
+	// something was mounted.
+	Places map[string]bool
 }
 
 // Result describes a layer that was written.
@@ -57,7 +60,7 @@ func Write(ctx context.Context, w io.Writer, from, to Tree, o Options) (r Result
 	if err != nil {
 		return r, fmt.Errorf("diff: %w", err)
 	}
-	l := &layer{comparison: c, tar: tar.NewWriter(out), latest: o.Latest, names: map[inode]string{}, others: map[inode][]*name{}}
+	l := &layer{comparison: c, tar: tar.NewWriter(out), latest: o.Latest, places: o.Places, names: map[inode]string{}, others: map[inode][]*name{}}
 	if len(c.to) > 0 && slices.Equal(c.from, c.to[1:]) {
 		err = l.whole()
 	} else {
@@ -91,6 +94,7 @@ type layer struct {
 	*comparison
 	tar    *tar.Writer
 	latest time.Time
+	places map[string]bool
 	names  map[inode]string  // of files with several names: the one that is in the layer
 	others map[inode][]*name // of these: names that have not changed
 	in     *name             // the directory that is being compared
@@ -268,7 +272,7 @@ func (l *layer) entry(n *node) error {
 		return fmt.Errorf("%s: %q: no layer can have a name that begins with %s: %w", n.level.name, path, whiteoutPrefix, errdefs.ErrFailedPrecondition)
 	}
 	hdr := l.header(n, path)
-	if hdr == nil {
+	if hdr == nil || hdr.Typeflag == tar.TypeReg && hdr.Size == 0 && l.places[path] {
 		return nil
 	}
 	if n.st.Nlink > 1 && !n.isDir() {

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package commit makes an image of a container: what the container has changed becomes a layer on top of its image's.
+//
+// The layer is written by lib/diff and unpacked again as that of a pull is, so that the new snapshot is what everybody
+// else gets of the image. Blobs, snapshot and name are recorded in one commit, after one sync. Until then a killed
+// process leaves garbage alone, and perhaps a paused container.
+package commit
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/diff"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Options says what the image is like.
+type Options struct {
+	Namespace   string
+	Author      string
+	Message     string
+	Changes     []Change
+	Compression diff.Compression // of the layer; empty: gzip
+	// NoPause lets a container run on while its files are read. What it writes meanwhile is in the image or not.
+	NoPause bool
+	// Time is when the image was made, and no file in the layer is younger; the zero value: now, and files keep their
+	// times. With it the same container gives the same image.
+	Time time.Time
+	// Warn, when set, is told what the user should know and the commit does not fail for.
+	Warn func(string)
+}
+
+// Container makes an image of a container, as [container.Find] takes it, and records it under name, which is moved if it
+// stands for something else. A container that runs is paused while its files are read. The configuration is that of the
+// container's image, which must still be here, with the changes of opt. Volumes and mounts are no part of the image.
+func Container(ctx context.Context, d *state.Dir, query, name string, opt Options) (img image.Image, err error) {
+	ref, err := image.Parse(name)
+	if err != nil {
+		return img, err
+	}
+	if ref.Digest != "" {
+		return img, fmt.Errorf("image %q: the digest is not known before it is made: %w", name, errdefs.ErrInvalidArgument)
+	}
+	t, err := task.Find(ctx, d, opt.Namespace, query)
+	if err != nil {
+		return img, err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	work, err := pull.NewLocal(d, pull.Options{Namespace: opt.Namespace, Patient: true, Warn: opt.Warn})
+	if err != nil {
+		return img, err
+	}
+	defer func() { err = errors.Join(err, work.Close()) }()
+	m := &maker{d: d, opt: opt, task: t, work: work}
+	if err := m.make(ctx, ref); err != nil {
+		return img, fmt.Errorf("commit of container %q: %w", t.ID(), err)
+	}
+	crash.Point("commit.unpacked")
+	err = work.Record(ctx, func(tx *state.Tx) (err error) {
+		img, err = m.record(tx, ref.String())
+		return err
+	})
+	return img, err
+}
+
+// maker makes one image.
+type maker struct {
+	d    *state.Dir
+	opt  Options
+	task *task.Task
+	work *pull.Local
+	base image.Manifest
+	made image.Manifest
+}
+
+func (m *maker) make(ctx context.Context, ref image.Reference) error {
+	c := m.task.Container
+	if c.UserNS.Private() {
+		return fmt.Errorf("the owners of its files are mapped, and an image has none that are: %w", errdefs.ErrNotImplemented)
+	}
+	var err error
+	if m.base, err = findBase(ctx, m.d, m.opt.Namespace, c); err != nil {
+		return err
+	}
+	parts := []string{m.base.Manifest.Config.Digest.String()}
+	for _, l := range m.base.Manifest.Layers {
+		parts = append(parts, l.Digest.String())
+	}
+	if err := m.work.Hold(ctx, parts...); err != nil {
+		return err
+	}
+	// Only now nothing removes them.
+	if err := m.whole(ctx); err != nil {
+		return err
+	}
+	res, err := m.layer(ctx)
+	if err != nil {
+		return err
+	}
+	crash.Point("commit.layer-stored")
+	if err := m.document(ctx, res); err != nil {
+		return err
+	}
+	return m.work.Unpack(ctx, ref.String(), m.made)
+}
+
+// whole checks that the blobs of the base are all here.
+func (m *maker) whole(ctx context.Context) error {
+	return m.d.View(ctx, func(tx *state.Tx) error {
+		for _, l := range append([]ocispec.Descriptor{m.base.Manifest.Config}, m.base.Manifest.Layers...) {
+			if _, err := content.Get(tx, m.opt.Namespace, l.Digest); err != nil {
+				return fmt.Errorf("image %s: %w", m.base.Descriptor.Digest, err)
+			}
+		}
+		return nil
+	})
+}
+
+// findBase finds the image on whose layers a container stands: that of its name, or any other that has the same.
+func findBase(ctx context.Context, d *state.Dir, ns string, c container.Container) (base image.Manifest, err error) {
+	var top string
+	var all []image.Image
+	err = d.View(ctx, func(tx *state.Tx) error {
+		s, err := snapshot.Get(tx, ns, c.SnapshotKey)
+		if err != nil {
+			return err
+		}
+		top = s.Parent
+		if own, err := image.Get(tx, ns, c.Image); err == nil {
+			all = append(all, own)
+		}
+		for other, err := range image.All(tx, ns) {
+			if err == nil {
+				all = append(all, other)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return base, err
+	}
+	seen := map[digest.Digest]bool{}
+	for _, img := range all {
+		if seen[img.Target.Digest] {
+			continue
+		}
+		seen[img.Target.Digest] = true
+		found, err := image.Present(d, img.Target)
+		if err != nil {
+			continue // one that is damaged is not the one
+		}
+		for _, m := range found {
+			if n := len(m.ChainIDs); n > 0 && m.ChainIDs[n-1].String() == top || n == 0 && top == "" {
+				return m, nil
+			}
+		}
+	}
+	return base, &NoBaseError{c.Image}
+}
+
+// NoBaseError says that the image of a container is not here any more. Its kind is errdefs.ErrNotFound.
+type NoBaseError struct{ Image string }
+
+// Error names the image.
+func (e *NoBaseError) Error() string {
+	return fmt.Sprintf("its image %s, or another with the same layers, is not here", cmp.Or(e.Image, "(without a name)"))
+}
+
+// Unwrap gives the kind.
+func (e *NoBaseError) Unwrap() error { return errdefs.ErrNotFound }
+
+// Hint names the next step.
+func (e *NoBaseError) Hint() string {
+	if e.Image == "" {
+		return ""
+	}
+	return "ctr-pull " + e.Image
+}
+
+// layer stores what the container has changed.
+func (m *maker) layer(ctx context.Context) (res diff.Result, err error) {
+	s, err := content.Stage(m.d, digest.SHA256)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	err = m.still(ctx, func(layers []string) (err error) {
+		res, err = m.write(ctx, s, layers)
+		return err
+	})
+	if err != nil {
+		return res, err
+	}
+	if err := m.work.Hold(ctx, res.Descriptor.Digest.String()); err != nil {
+		return res, err
+	}
+	return res, s.Place(ctx, nil)
+}
+
+func (m *maker) write(ctx context.Context, w io.Writer, layers []string) (diff.Result, error) {
+	o := diff.Options{Compression: cmp.Or(m.opt.Compression, diff.Gzip), Latest: m.opt.Time, Places: map[string]bool{}}
+	for _, name := range []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"} {
+		o.Places[name] = true
+	}
+	spec, err := m.task.Spec(ctx)
+	if err != nil {
+		return diff.Result{}, err
+	}
+	for _, mount := range spec.Mounts {
+		o.Places[clean(mount.Destination)] = true
+	}
+	res, err := diff.Write(ctx, w, layers[1:], layers, o)
+	if image.IsManifest(m.base.Descriptor.MediaType) && m.base.Descriptor.MediaType == image.DockerManifest {
+		res.Descriptor.MediaType = dockerLayer[res.Descriptor.MediaType]
+	}
+	return res, err
+}
+
+// dockerLayer gives the media types of Docker's format for those of OCI's: a manifest has one or the other.
+var dockerLayer = map[string]string{
+	ocispec.MediaTypeImageLayer:     "application/vnd.docker.image.rootfs.diff.tar",
+	ocispec.MediaTypeImageLayerGzip: "application/vnd.docker.image.rootfs.diff.tar.gzip",
+	ocispec.MediaTypeImageLayerZstd: "application/vnd.docker.image.rootfs.diff.tar.zstd",
+}
+
+// still calls fn with the container's layers, the top first, while nobody writes to them: a container that does not run
+// is not started meanwhile, one that runs is paused.
+func (m *maker) still(ctx context.Context, fn func(layers []string) error) (err error) {
+	t := m.task
+	var own *lock.Lock
+	info, err := t.Info(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case info.Status == task.Running && !m.opt.NoPause:
+		if err := t.Pause(ctx); err != nil {
+			return err
+		}
+		crash.Point("commit.paused")
+		defer func() { err = errors.Join(err, t.Resume(context.WithoutCancel(ctx))) }()
+	case info.Status == task.Running, info.Status == task.Paused:
+	default:
+		if own, err = m.d.Lock(ctx, nil, lock.Container, m.opt.Namespace+"/"+t.ID(), lock.Exclusive); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, own.Release()) }()
+		v, err := taskdir.Look(t.Dir())
+		if err == nil && v.InUse() {
+			err = &task.UsedError{Key: t.Container.SnapshotKey, ID: t.ID()}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	none := func(*state.Tx, snapshot.Info) error { return nil }
+	return snapshot.Read(ctx, m.d, own, m.opt.Namespace, t.Container.SnapshotKey, none, fn)
+}
+
+// document stores configuration and manifest.
+func (m *maker) document(ctx context.Context, layer diff.Result) error {
+	raw, err := configOf(m.base.RawConfig, layer.DiffID, m.opt)
+	if err != nil {
+		return err
+	}
+	man := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: m.base.Descriptor.MediaType,
+		Config: ocispec.Descriptor{MediaType: m.base.Manifest.Config.MediaType},
+		Layers: append(append([]ocispec.Descriptor{}, m.base.Manifest.Layers...), layer.Descriptor),
+	}
+	if err := m.put(ctx, raw, &man.Config); err != nil {
+		return err
+	}
+	data, err := json.Marshal(man)
+	if err != nil {
+		return err
+	}
+	m.made.Descriptor.MediaType = man.MediaType
+	if err := m.put(ctx, data, &m.made.Descriptor); err != nil {
+		return err
+	}
+	m.made, err = image.Complete(m.made, func(desc ocispec.Descriptor) ([]byte, error) {
+		return content.ReadAll(m.d, desc, image.MaxManifest)
+	})
+	return err
+}
+
+// put stores a document and fills in the digest and size of its descriptor.
+func (m *maker) put(ctx context.Context, data []byte, desc *ocispec.Descriptor) (err error) {
+	s, err := content.Stage(m.d, digest.SHA256)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if _, err := s.Write(data); err != nil {
+		return err
+	}
+	desc.Digest, desc.Size = s.Descriptor().Digest, s.Descriptor().Size
+	if err := m.work.Hold(ctx, desc.Digest.String()); err != nil {
+		return err
+	}
+	return s.Place(ctx, nil)
+}
+
+// record gives the image its name. What an API or a user attached to the name stays.
+func (m *maker) record(tx *state.Tx, name string) (image.Image, error) {
+	old, err := image.Get(tx, m.opt.Namespace, name)
+	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+		return old, err
+	}
+	if err == nil && old.Target.Digest == m.made.Descriptor.Digest {
+		return old, nil
+	}
+	if err := image.Put(tx, m.opt.Namespace, image.Image{Name: name, Target: m.made.Descriptor, Labels: old.Labels}); err != nil {
+		return old, err
+	}
+	return image.Get(tx, m.opt.Namespace, name)
+}
