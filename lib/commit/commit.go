@@ -26,12 +26,10 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/image"
-	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // Options says what the image is like.
@@ -247,34 +245,25 @@ var dockerLayer = map[string]string{
 // is not started meanwhile, one that runs is paused.
 func (m *maker) still(ctx context.Context, fn func(layers []string) error) (err error) {
 	t := m.task
-	var own *lock.Lock
 	info, err := t.Info(ctx)
 	if err != nil {
 		return err
 	}
-	switch {
-	case info.Status == task.Running && !m.opt.NoPause:
+	key := t.Container.SnapshotKey
+	switch info.Status {
+	case task.Running, task.Paused:
+	default:
+		return task.ReadSnapshot(ctx, m.d, m.opt.Namespace, key, fn)
+	}
+	if info.Status == task.Running && !m.opt.NoPause {
 		if err := t.Pause(ctx); err != nil {
 			return err
 		}
 		crash.Point("commit.paused")
 		defer func() { err = errors.Join(err, t.Resume(context.WithoutCancel(ctx))) }()
-	case info.Status == task.Running, info.Status == task.Paused:
-	default:
-		if own, err = m.d.Lock(ctx, nil, lock.Container, m.opt.Namespace+"/"+t.ID(), lock.Exclusive); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, own.Release()) }()
-		v, err := taskdir.Look(t.Dir())
-		if err == nil && v.InUse() {
-			err = &task.UsedError{Key: t.Container.SnapshotKey, ID: t.ID()}
-		}
-		if err != nil {
-			return err
-		}
 	}
 	none := func(*state.Tx, snapshot.Info) error { return nil }
-	return snapshot.Read(ctx, m.d, own, m.opt.Namespace, t.Container.SnapshotKey, none, fn)
+	return snapshot.Read(ctx, m.d, nil, m.opt.Namespace, key, none, fn)
 }
 
 // document stores configuration and manifest.

@@ -272,3 +272,20 @@ func TestErrors(t *testing.T) {
 		break // the rest is not wanted
 	}
 }
+
+// An empty file where something was mounted is no change; one that has something in it is.
+func TestPlaces(t *testing.T) {
+	for content, want := range map[string]bool{"": false, "x": true} {
+		upper := t.TempDir()
+		if err := os.WriteFile(filepath.Join(upper, "hosts"), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var buf bytes.Buffer
+		if _, err := diff.Write(t.Context(), &buf, diff.Tree{}, diff.Tree{upper}, diff.Options{Places: map[string]bool{"hosts": true}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := bytes.Contains(buf.Bytes(), []byte("hosts")); got != want {
+			t.Errorf("%q: it is in the layer: %t", content, got)
+		}
+	}
+}

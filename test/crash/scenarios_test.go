@@ -145,6 +145,15 @@ func pulls(runs step) []scenario {
 			again: []step{removed(exported + ".dir"), do("ctr-image export --format oci-dir -o " + exported + ".dir " + small), do("ctr-image import " + exported + ".dir"), whole, runs},
 		},
 		{
+			name: "image commit", before: []step{pull(small), do("ctr-task run --name c " + small + " touch /made")}, command: words("ctr-image commit c made:1"),
+			again: []step{do("ctr-image commit c made:1"), do("ctr-task rm c"), do("ctr-task run --rm made:1 test -e /made"), whole, do("ctr-image rm made:1")},
+		},
+		{
+			name: "image commit of a container that runs", before: []step{pull(small), do("ctr-task run -d --name c " + small + " sleep 1000")},
+			command: words("ctr-image commit c made:1"),
+			again:   []step{do("ctr-image commit c made:1"), do("ctr-task rm -f c"), do("ctr-task run --rm made:1 true"), whole, do("ctr-image rm made:1")},
+		},
+		{
 			name: "image tag", before: []step{pull(small)}, command: words("ctr-image tag " + small + " other:1"),
 			again: []step{do("ctr-image tag " + small + " other:1"), do("ctr-task run --rm other:1 true")},
 		},
