@@ -11,7 +11,6 @@ const (
 	noHealth  = "health checks are not run; a program outside can use ctr-task exec"
 	noVolumes = "named volumes do not exist: -v and --mount take directories of the host"
 	noDriver  = "the log is a file that its supervisor keeps, see ctr-task-logs(1); --log-max-size and --log-max-files rotate it"
-	noPull    = "ctr-pull pulls, and prints what run takes from stdin: ctr-pull IMAGE | ctr-task run -"
 	noPod     = "--net, --ipc, --uts and --pid container:NAME share the namespaces of another container"
 )
 
@@ -24,7 +23,7 @@ var absentOptions = cli.Absent{
 	"no-healthcheck": "leave it out: " + noHealth,
 	"volumes-from":   noVolumes, "volume-driver": noVolumes,
 	"log-driver": noDriver, "log-opt": noDriver,
-	"pull": noPull, "disable-content-trust": "leave it out: signatures are not looked at", "quiet": "leave it out: nothing is pulled here", "q": "leave it out: nothing is pulled here",
+	"disable-content-trust": "leave it out: signatures are not looked at",
 	"gpus":          "--device shows devices, such as /dev/dri",
 	"kernel-memory": "the kernel has given it up; --memory counts kernel memory too",
 	"pod":           noPod, "pod-id-file": noPod,

@@ -30,10 +30,11 @@ func runVerb(g *cli.Global) *cobra.Command {
 	var c containerFlags
 	var a attachFlags
 	var cgroups cgroupsFlag
+	var pull pullFlags
 	var detach bool
 	var pidfile string
 	cmd := cli.New("run [OPTION]... IMAGE [PROGRAM [ARGUMENT]...]", "make a container and run it", cli.About{
-		Long: "Makes a container from an image that is here (see ctr-pull) and runs it. Without -d, its output is passed on " +
+		Long: "Makes a container from an image and runs it. An image that is not here is brought by ctr-pull, unless --pull says otherwise. Without -d, its output is passed on " +
 			"until it ends, with -i its input too, and run ends with its status. INT and TERM are passed on to the program; the third of them ends this " +
 			"command and leaves the program running.\n\n" +
 			"When IMAGE is -, it is the first field of the first line of stdin, as ctr-pull prints it; what follows that line " +
@@ -78,8 +79,10 @@ func runVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		defer files.discard()
-		t, err := task.Run(cmd.Context(), d, g.Namespace, o, task.StartOptions{
-			Client: !detach, ConsoleSize: consoleSize(o.Spec.TTY && !detach), Cgroups: where,
+		t, err := withImage(cmd, g, pull, o, func() (*task.Task, error) {
+			return task.Run(cmd.Context(), d, g.Namespace, o, task.StartOptions{
+				Client: !detach, ConsoleSize: consoleSize(o.Spec.TTY && !detach), Cgroups: where,
+			})
 		})
 		if err != nil {
 			return programStatus(createHint(err, g, o))
@@ -97,6 +100,7 @@ func runVerb(g *cli.Global) *cobra.Command {
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run in the background and print the container's id")
 	cmd.Flags().BoolVar(&c.Transient, "rm", false, "remove the container when it ends")
 	cmd.Flags().StringVar(&pidfile, "pidfile", "", "write the pid of the program to `FILE`, which must not exist")
+	pull.add(cmd)
 	cgroups.add(cmd)
 	c.add(cmd)
 	a.add(cmd)
@@ -105,15 +109,16 @@ func runVerb(g *cli.Global) *cobra.Command {
 
 func createVerb(g *cli.Global) *cobra.Command {
 	var c containerFlags
+	var pull pullFlags
 	cmd := cli.New("create [OPTION]... IMAGE [PROGRAM [ARGUMENT]...]", "make a container and do not run it", cli.About{
-		Long:   "Makes a container from an image that is here (see ctr-pull) and prints its id. IMAGE - is the first field of the first line of stdin, as ctr-pull prints it.",
+		Long:   "Makes a container from an image and prints its id. An image that is not here is brought by ctr-pull, unless --pull says otherwise. IMAGE - is the first field of the first line of stdin, as ctr-pull prints it.",
 		Stdin:  "with IMAGE -, a line that names the image",
 		Stdout: "the container's id",
 		Examples: []cli.Example{
 			{Note: "make now, run later", Text: "id=$(ctr-task create --name db redis:7) && ctr-task start $id"},
 		},
 		Args: cli.Count(1, -1), Complete: cli.InTurn(cli.Images(g)), Program: true,
-		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy}, SeeAlso: []string{"ctr-task-run", "ctr-task-start"},
+		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitRegistry}, SeeAlso: []string{"ctr-pull", "ctr-task-run", "ctr-task-start"},
 	}, func(cmd *cobra.Command, args []string) error {
 		o, err := c.options(cmd, args)
 		if err == nil {
@@ -131,15 +136,18 @@ func createVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		defer files.discard()
-		made, err := task.Create(cmd.Context(), d, g.Namespace, o)
+		made, err := withImage(cmd, g, pull, o, func() (*task.Task, error) {
+			return task.Create(cmd.Context(), d, g.Namespace, o)
+		})
 		if err != nil {
-			return createHint(err, g, o)
+			return createHint(pullStatus(err), g, o)
 		}
 		if err := files.write(made.ID()); err != nil {
 			return errors.Join(err, made.Remove(context.WithoutCancel(cmd.Context()), false))
 		}
 		return printMade(made.ID(), "is made")
 	})
+	pull.add(cmd)
 	c.add(cmd)
 	cli.ExplainAbsent(cmd, cli.Absent{"rm": "run --rm makes a container that is removed when it ends", "detach": "create runs nothing", "d": "create runs nothing"})
 	return cmd

@@ -255,7 +255,7 @@ func (t *Task) endCgroup(v taskdir.View) error {
 	crash.Point("task.finish-killed")
 	name := path.Base(p)
 	if cgroup.Driver(t.Container.CgroupDriver) == cgroup.Systemd && path.Ext(name) == ".scope" && cgroup.Booted() {
-		if shim, err := beside(ourShim); err == nil {
+		if shim, err := Beside(ourShim); err == nil {
 			ctx, cancel := context.WithTimeout(context.Background(), stopScopeWithin)
 			_ = exec.CommandContext(ctx, shim, "stop-scope", name).Run()
 			cancel()

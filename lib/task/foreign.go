@@ -63,7 +63,7 @@ func (t *Task) refusedParams() bool {
 // foreignLog has a foreign shim's output written to our log, by ctr-shim as a logging program. The shim starts it
 // itself; but containerd's passes no stdin on then, so that with one it is started here, on FIFOs.
 func (t *Task) foreignLog(req *taskapi.CreateTaskRequest, log stdio.Log) error {
-	logger, err := beside(ourShim)
+	logger, err := Beside(ourShim)
 	if err != nil {
 		return err
 	}

@@ -38,12 +38,12 @@ func findRuntime(name, shim string) (r runtime, err error) {
 	r.init = shim
 	var missing error
 	if shim == "" {
-		r.init, missing = beside(ourShim)
+		r.init, missing = Beside(ourShim)
 	}
 	base := path.Base(name)
 	switch {
 	case name == runcShim:
-		if r.shim, err = beside(shimProgram(name)); err == nil {
+		if r.shim, err = Beside(shimProgram(name)); err == nil {
 			r.foreign = true
 			return r, nil
 		}
@@ -60,7 +60,7 @@ func findRuntime(name, shim string) (r runtime, err error) {
 		}
 		r.engine = name
 	case strings.Contains(name, "."):
-		if r.shim, err = beside(shimProgram(name)); err != nil {
+		if r.shim, err = Beside(shimProgram(name)); err != nil {
 			return r, fmt.Errorf("runtime %q: %w", name, err)
 		}
 		r.foreign = true
@@ -94,8 +94,8 @@ func executable(path string) error {
 	return nil
 }
 
-// beside finds a program beside this one, or on PATH.
-func beside(name string) (string, error) {
+// Beside finds a program beside this one, or on PATH.
+func Beside(name string) (string, error) {
 	self, err := os.Executable()
 	if err == nil {
 		path := filepath.Join(filepath.Dir(self), name)

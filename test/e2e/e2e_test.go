@@ -93,6 +93,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("CTRD_ROOT", w.Root)
 	env.Setenv("CTRD_STATE", w.State)
 	env.Setenv("REGISTRY", registry)
+	env.Setenv("NEW", strings.ToLower(filepath.Base(w.Dir))) // a repository that no run before has filled
 	env.Setenv("PROXY", p.addr)
 	env.Setenv("IMG", registry+"/busybox:1")
 	env.Setenv("TOP", top)
