@@ -22,7 +22,7 @@ var floors = []struct {
 }{
 	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "progress", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"container", "content", "event", "image", "lease", "snapshot", "state"}},
-	{"deeds", []string{"archive", "commit", "fsck", "gc", "pull", "push", "task"}},
+	{"deeds", []string{"archive", "commit", "fsck", "gc", "prune", "pull", "push", "task"}},
 	{"doors", []string{"cli", "native"}},
 }
 

@@ -57,10 +57,15 @@ func inspectVerb(g *cli.Global) *cobra.Command {
 		}
 		return table.Inspect(args, func(name string) (inspection, error) { return inspect(cmd.Context(), d, g.Namespace, name, want) })
 	})
-	cmd.Flags().StringVar(&platform, "platform", "", "show the manifest for `OS/ARCH[/VARIANT]` (default: this machine's)")
-	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7"}, cobra.ShellCompDirectiveNoFileComp))
+	onePlatform(cmd, &platform)
 	table.Flags(cmd)
 	return cmd
+}
+
+// onePlatform adds the option that chooses a platform of an image to look at.
+func onePlatform(cmd *cobra.Command, platform *string) {
+	cmd.Flags().StringVar(platform, "platform", "", "show the manifest for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func inspect(ctx context.Context, d *state.Dir, ns, name string, platform ocispec.Platform) (i inspection, err error) {

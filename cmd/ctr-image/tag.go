@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
@@ -14,17 +15,25 @@ import (
 )
 
 func tagVerb(g *cli.Global) *cobra.Command {
-	return cli.New("tag [OPTION]... IMAGE NAME...", "give an image more names", cli.About{
+	var expect string
+	cmd := cli.New("tag [OPTION]... IMAGE NAME...", "give an image more names", cli.About{
 		Long: "Makes each NAME stand for the same as IMAGE does now. A name that stands for something else is moved. All " +
-			"names are given in one commit, or none.",
+			"names are given in one commit, or none.\n\n" +
+			"With --expect a name is given only if it stands for that digest now; where DIGEST is empty, only if it is not there. Of several " +
+			"processes that do so at the same moment one succeeds.",
 		Examples: []cli.Example{
 			{Note: "keep an image under a name of your own", Text: "ctr-image tag redis:7 registry.example/redis:tested"},
+			{Note: "move a name if nobody else has moved it meanwhile", Text: "ctr-image tag --expect sha256:DIGEST redis:7 app:stable"},
 		},
 		Args:     cli.Count(2, -1),
 		Complete: cli.InTurn(cli.Images(g)),
 		Exit:     []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitCorrupt},
 		SeeAlso:  []string{"ctr-image-rm"},
 	}, func(cmd *cobra.Command, args []string) error {
+		want := digest.Digest(expect)
+		if expect != "" && want.Validate() != nil {
+			return cli.Usagef("--expect %q is no digest", expect)
+		}
 		d, err := g.Open()
 		if err != nil {
 			return err
@@ -35,6 +44,11 @@ func tagVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 			for _, a := range args[1:] {
+				if cmd.Flags().Changed("expect") {
+					if err := expected(tx, g.Namespace, a, want); err != nil {
+						return err
+					}
+				}
 				if err := tag(tx, g.Namespace, img, a); err != nil {
 					return err
 				}
@@ -42,6 +56,17 @@ func tagVerb(g *cli.Global) *cobra.Command {
 			return nil
 		})
 	})
+	cmd.Flags().StringVar(&expect, "expect", "", "only if each NAME stands for `DIGEST` now, or is not there where that is empty")
+	cli.CompleteOption(cmd, "expect", cobra.NoFileCompletions)
+	return cmd
+}
+
+func expected(tx *state.Tx, ns, name string, want digest.Digest) error {
+	ref, err := image.Parse(name)
+	if err != nil {
+		return err
+	}
+	return image.Expect(tx, ns, ref.String(), want)
 }
 
 func tag(tx *state.Tx, ns string, img image.Image, name string) error {

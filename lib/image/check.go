@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"errors"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Check says how much of an image for one platform is here.
+type Check struct {
+	Platform string             `json:"platform"` // empty: what has none, or whose configuration is not here
+	Manifest ocispec.Descriptor `json:"manifest"`
+	Size     int64              `json:"size"`    // of manifest, configuration and layers, bytes
+	Present  int64              `json:"present"` // of these what is here, bytes
+	Absent   []digest.Digest    `json:"absent,omitempty"`
+	Complete bool               `json:"complete"`
+	Unpacked bool               `json:"unpacked"` // the snapshot of its layers is here
+}
+
+// Checks tells of each manifest of an image that is here how much of it is. A manifest that is not here itself is
+// not told of, unless it is the image: images of one platform are the usual case.
+func Checks(tx *state.Tx, ns string, target ocispec.Descriptor) (all []Check, err error) {
+	parts, err := Parts(tx, ns, target)
+	if err != nil {
+		return nil, err
+	}
+	for n, p := range parts {
+		if p.Role != RoleManifest || !p.Here && p.Depth > 0 {
+			continue
+		}
+		c := Check{Platform: p.Platform, Manifest: p.Descriptor}
+		var top digest.Digest
+		for i, q := range parts[n:] {
+			if i > 0 && q.Depth <= p.Depth {
+				break
+			}
+			c.Size += q.Descriptor.Size
+			if q.Here {
+				c.Present += q.Descriptor.Size
+			} else {
+				c.Absent = append(c.Absent, q.Descriptor.Digest)
+			}
+			if q.Chain != "" {
+				top = q.Chain
+			}
+		}
+		c.Complete = len(c.Absent) == 0
+		if top != "" {
+			if c.Unpacked, err = isUnpacked(tx, ns, top); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+func isUnpacked(tx *state.Tx, ns string, chain digest.Digest) (bool, error) {
+	s, err := snapshot.Get(tx, ns, chain.String())
+	if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Stat(snapshot.FS(tx.Dir(), s.ID))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && s.Kind == snapshot.Committed, err
+}
+
+// Usage is what a name's image occupies in a namespace, in bytes. Blobs and snapshots that several images have count
+// for each of them.
+type Usage struct {
+	Name      string `json:"name"`
+	Content   int64  `json:"content"`   // of blobs
+	Snapshots int64  `json:"snapshots"` // of unpacked layers on the disk
+	Unique    int64  `json:"unique"`    // of both what no other image has; names of one image are one
+}
+
+// Total is all that the image occupies.
+func (u Usage) Total() int64 { return u.Content + u.Snapshots }
+
+// Usages measures all images of a namespace, by name. One that cannot be read counts as empty.
+func Usages(tx *state.Tx, ns string) (all []Usage, err error) {
+	type thing struct {
+		size     int64
+		snapshot bool
+	}
+	has := map[digest.Digest]map[string]thing{} // by target
+	users := map[string]int{}
+	var names []Image
+	for img, err := range All(tx, ns) {
+		if errdefs.IsDataLoss(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, img)
+		if has[img.Target.Digest] != nil {
+			continue
+		}
+		things := map[string]thing{}
+		has[img.Target.Digest] = things
+		parts, err := Parts(tx, ns, img.Target)
+		if err != nil {
+			continue
+		}
+		for _, p := range parts {
+			if p.Here {
+				things[p.Descriptor.Digest.String()] = thing{size: p.Descriptor.Size}
+			}
+			if s, err := snapshot.Get(tx, ns, p.Chain.String()); p.Chain != "" && err == nil {
+				things["snapshot "+s.Key] = thing{s.Size, true}
+			}
+		}
+		for key := range things {
+			users[key]++
+		}
+	}
+	for _, img := range names {
+		u := Usage{Name: img.Name}
+		for key, t := range has[img.Target.Digest] {
+			if t.snapshot {
+				u.Snapshots += t.size
+			} else {
+				u.Content += t.size
+			}
+			if users[key] == 1 {
+				u.Unique += t.size
+			}
+		}
+		all = append(all, u)
+	}
+	return all, nil
+}

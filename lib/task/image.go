@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// labelMounted is on a snapshot that MountImage made: the image's name.
+const labelMounted = "ctrd.image-mount"
+
+// MountImage mounts the files of an image at a directory: read-only, or with write on top of a place for changes, which
+// go with the mount. The snapshot under it is named after the directory, as those of containerd's clients are. An image
+// that is not unpacked is errdefs.ErrNotFound.
+func MountImage(ctx context.Context, d *state.Dir, ns, name string, m image.Manifest, target string, write bool) error {
+	key, err := filepath.Abs(target)
+	if err != nil {
+		return err
+	}
+	s := snapshot.Info{Key: key, Kind: snapshot.View, Labels: map[string]string{labelMounted: name}}
+	if write {
+		s.Kind = snapshot.Active
+	}
+	if n := len(m.ChainIDs); n > 0 {
+		s.Parent = m.ChainIDs[n-1].String()
+	}
+	err = mountNew(ctx, d, ns, s, target)
+	if err != nil {
+		return fmt.Errorf("mount image %s: %w", image.Familiar(name), err)
+	}
+	return nil
+}
+
+func mountNew(ctx context.Context, d *state.Dir, ns string, s snapshot.Info, target string) error {
+	if _, err := snapshot.Create(ctx, d, ns, s); err != nil {
+		return err
+	}
+	crash.Point("task.image-viewed")
+	err := MountSnapshot(ctx, d, ns, s.Key, target)
+	if err != nil {
+		err = errors.Join(err, deleteMounted(context.WithoutCancel(ctx), d, ns, s.Key))
+	}
+	return err
+}
+
+// UnmountImage undoes MountImage, also where only a part of it was done before a process was killed, or the mount went
+// with a reboot. flags are those of umount2(2). Where no image was mounted it is errdefs.ErrNotFound.
+func UnmountImage(ctx context.Context, d *state.Dir, ns, target string, flags int) error {
+	key, err := filepath.Abs(target)
+	if err != nil {
+		return err
+	}
+	var s snapshot.Info
+	err = d.View(ctx, func(tx *state.Tx) error {
+		s, err = snapshot.Get(tx, ns, key)
+		return err
+	})
+	if err == nil && s.Labels[labelMounted] == "" {
+		err = errdefs.ErrNotFound
+	}
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("unmount %s: no image is mounted there in namespace %q: %w", target, ns, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	at, err := mount.At(snapshot.FS(d, s.ID))
+	if err != nil {
+		return err
+	}
+	if len(at) > 0 {
+		if _, err := mount.UnmountTop(target, flags); err != nil {
+			return err
+		}
+	}
+	crash.Point("task.image-unmounted")
+	return deleteMounted(ctx, d, ns, key)
+}
+
+func deleteMounted(ctx context.Context, d *state.Dir, ns, key string) error {
+	return snapshot.Delete(ctx, d, ns, key, func(*state.Tx, snapshot.Info) error { return nil })
+}
