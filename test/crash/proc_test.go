@@ -130,6 +130,13 @@ func archived(image string) step {
 	}
 }
 
+// mountPoint makes the directory at which images are mounted.
+func mountPoint(t *testing.T, _ *world.World) {
+	if err := os.MkdirAll(exported+".mnt", 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // removed removes a file or directory of the test.
 func removed(path string) step {
 	return func(t *testing.T, _ *world.World) {

@@ -154,6 +154,19 @@ func pulls(runs step) []scenario {
 			again:   []step{do("ctr-image commit c made:1"), do("ctr-task rm -f c"), do("ctr-task run --rm made:1 true"), whole, do("ctr-image rm made:1")},
 		},
 		{
+			name: "image mount", before: []step{pull(small), mountPoint}, command: words("ctr-image mount " + small + " " + exported + ".mnt"),
+			again: []step{do("ctr-image unmount -f " + exported + ".mnt"), do("ctr-image mount " + small + " " + exported + ".mnt"), do("ctr-image unmount " + exported + ".mnt"), do("ctr-image rm " + small)},
+			then:  [][]string{{"ctr-image", "unmount", "-f", exported + ".mnt"}},
+		},
+		{
+			name: "image unmount", before: []step{pull(small), mountPoint, do("ctr-image mount " + small + " " + exported + ".mnt")}, command: words("ctr-image unmount " + exported + ".mnt"),
+			again: []step{do("ctr-image unmount -f " + exported + ".mnt"), do("ctr-image rm " + small)},
+		},
+		{
+			name: "image prune", before: []step{pull(large), pull(small)}, command: words("ctr-image prune -a"),
+			again: []step{do("ctr-image prune -a"), do("ctr-image rm -f none"), pull(small), onlyImage(small)},
+		},
+		{
 			name: "image tag", before: []step{pull(small)}, command: words("ctr-image tag " + small + " other:1"),
 			again: []step{do("ctr-image tag " + small + " other:1"), do("ctr-task run --rm other:1 true")},
 		},
