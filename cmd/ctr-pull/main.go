@@ -17,16 +17,19 @@ import (
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/pull/remote"
 	"ctrd.dev/ctrd/lib/registry"
+	"ctrd.dev/ctrd/lib/snapshot"
 )
 
 // options are what the command line says beside the names.
 type options struct {
-	pull     pull.Options
-	network  network.Flags
-	quiet    bool
-	progress string
-	explain  bool
-	json     bool
+	pull pull.Options
+	// snapshotter names the one that takes the layers.
+	snapshotter string
+	network     network.Flags
+	quiet       bool
+	progress    string
+	explain     bool
+	json        bool
 }
 
 func main() {
@@ -52,7 +55,7 @@ func main() {
 			{Note: "say who would be asked, with whose credentials", Text: "ctr-pull --explain redis:7"},
 			{Note: "a registry with a certificate of its own", Text: "ctr-pull --ca-file ca.pem registry.example:5000/app"},
 		},
-		Env: network.Env, Files: network.Files,
+		Env: append([]cli.Note{cli.SnapshotterNote}, network.Env...), Files: network.Files,
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitRegistry, cli.ExitSome, cli.ExitCorrupt, cli.ExitTimeout},
 		SeeAlso: []string{"ctr-image", "ctr-task-run"},
 		Args:    cli.Count(1, -1),
@@ -67,6 +70,7 @@ func main() {
 func (o *options) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.pull.Platform, "platform", "", "pull for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	cli.SnapshotterFlag(cmd, f, &o.snapshotter)
 	f.BoolVar(&o.pull.NoUnpack, "no-unpack", false, "bring the blobs and make no snapshots of them")
 	o.pull.Layers = 4
 	f.VarP((*network.Count)(&o.pull.Layers), "jobs", "j", "work on `N` layers at once")
@@ -85,6 +89,9 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	show, err := cli.NewProgress(o.progress, "pulled")
 	if err != nil {
 		return err
+	}
+	if o.pull.Snapshotter, err = snapshot.Named(o.snapshotter); err != nil {
+		return cli.Usagef("--%v", err)
 	}
 	if o.json && !o.explain {
 		return cli.Usagef("--json goes with --explain")

@@ -43,23 +43,23 @@ func commitVerb(g *cli.Global) *cobra.Command {
 		if _, ok := o.Labels[labelRoot]; !ok {
 			o.Labels[labelRoot] = time.Now().UTC().Format(time.RFC3339)
 		}
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
 		if below != "" {
-			s, err := find(cmd.Context(), d, g.Namespace, below)
+			s, err := find(cmd.Context(), d, sn, g.Namespace, below)
 			if err != nil {
 				return err
 			}
 			o.Parent = s.Key
 		}
-		s, err := find(cmd.Context(), d, g.Namespace, args[1])
+		s, err := find(cmd.Context(), d, sn, g.Namespace, args[1])
 		if err != nil {
 			return err
 		}
 		o.Mounted = force
-		_, err = snapshot.Seal(cmd.Context(), d, g.Namespace, args[0], s.Key, o, usedBy(g.Namespace))
+		_, err = sn.Seal(cmd.Context(), d, g.Namespace, args[0], s.Key, o, usedBy(sn, g.Namespace))
 		var mounted *snapshot.MountedError
 		if errors.As(err, &mounted) {
 			return fmt.Errorf("%w (--force commits it all the same)", err)

@@ -63,11 +63,11 @@ func diffVerb(g *cli.Global) *cobra.Command {
 		if o.Latest, err = latest(); err != nil {
 			return err
 		}
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
-		return trees(cmd.Context(), d, g.Namespace, args, func(from, to diff.Tree) error {
+		return trees(cmd.Context(), d, sn, g.Namespace, args, func(from, to diff.Tree) error {
 			if tar {
 				return writeLayer(cmd.Context(), from, to, o)
 			}
@@ -120,22 +120,22 @@ func writeLayer(ctx context.Context, from, to diff.Tree, o diff.Options) error {
 }
 
 // trees calls fn with the trees to compare: those of two snapshots, or of one and what it stands on.
-func trees(ctx context.Context, d *state.Dir, ns string, args []string, fn func(from, to diff.Tree) error) error {
-	s, err := find(ctx, d, ns, args[0])
+func trees(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns string, args []string, fn func(from, to diff.Tree) error) error {
+	s, err := find(ctx, d, sn, ns, args[0])
 	if err != nil {
 		return err
 	}
 	if len(args) == 1 {
-		return task.ReadSnapshot(ctx, d, ns, s.Key, func(layers []string) error { return fn(layers[1:], layers) })
+		return task.ReadChange(ctx, d, sn, ns, s.Key, func(from, to []string) error { return fn(from, to) })
 	}
-	other, err := find(ctx, d, ns, args[1])
+	other, err := find(ctx, d, sn, ns, args[1])
 	if err != nil {
 		return err
 	}
 	if s.Kind == snapshot.Active {
 		return fmt.Errorf("snapshot %q: it is active, and only the second may be: %w", s.Key, errdefs.ErrFailedPrecondition)
 	}
-	return task.ReadSnapshot(ctx, d, ns, s.Key, func(from []string) error {
-		return task.ReadSnapshot(ctx, d, ns, other.Key, func(to []string) error { return fn(from, to) })
+	return task.ReadSnapshot(ctx, d, sn, ns, s.Key, func(from []string) error {
+		return task.ReadSnapshot(ctx, d, sn, ns, other.Key, func(to []string) error { return fn(from, to) })
 	})
 }

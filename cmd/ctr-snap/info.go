@@ -42,33 +42,33 @@ func infoVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(1, -1), Complete: cli.Snapshots(g), Exit: []int{cli.ExitNotFound, cli.ExitSome, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-snap-ls", "ctr-snap-usage"},
 	}, func(cmd *cobra.Command, args []string) error {
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
-		return table.Inspect(args, func(name string) (inspection, error) { return inspect(cmd.Context(), d, g.Namespace, name) })
+		return table.Inspect(args, func(name string) (inspection, error) { return inspect(cmd.Context(), d, sn, g.Namespace, name) })
 	})
 	table.Flags(cmd)
 	return cmd
 }
 
-func inspect(ctx context.Context, d *state.Dir, ns, name string) (i inspection, err error) {
+func inspect(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, name string) (i inspection, err error) {
 	i = inspection{Namespace: ns, Chain: []string{}, Children: []string{}, Containers: []string{}, Mounted: []string{}}
 	err = d.View(ctx, func(tx *state.Tx) error {
-		if i.Info, err = snapshot.Find(tx, ns, name); err != nil {
+		if i.Info, err = sn.Find(tx, ns, name); err != nil {
 			return err
 		}
-		if i.Transient, err = snapshot.Transient(tx, ns, i.Key); err != nil {
+		if i.Transient, err = sn.Transient(tx, ns, i.Key); err != nil {
 			return err
 		}
-		chain, err := snapshot.Chain(tx, ns, i.Key)
+		chain, err := sn.Chain(tx, ns, i.Key)
 		if err != nil {
 			return err
 		}
 		for _, s := range chain {
 			i.Chain = append(i.Chain, s.Key)
 		}
-		for s, err := range snapshot.All(tx, ns) {
+		for s, err := range sn.All(tx, ns) {
 			if err != nil {
 				return err
 			}
@@ -80,7 +80,7 @@ func inspect(ctx context.Context, d *state.Dir, ns, name string) (i inspection, 
 			if err != nil {
 				return err
 			}
-			if c.SnapshotKey == i.Key {
+			if c.SnapshotKey == i.Key && sn.Has(c.Snapshotter) {
 				i.Containers = append(i.Containers, c.ID)
 			}
 		}
@@ -89,7 +89,7 @@ func inspect(ctx context.Context, d *state.Dir, ns, name string) (i inspection, 
 	if err != nil {
 		return i, err
 	}
-	i.Path = snapshot.FS(d, i.ID)
+	i.Path = sn.FS(d, i.ID)
 	at, err := mount.At(i.Path)
 	i.Mounted = append(i.Mounted, at...)
 	return i, err

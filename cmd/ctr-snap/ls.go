@@ -75,12 +75,12 @@ func lsVerb(g *cli.Global) *cobra.Command {
 
 // list reads all snapshots of the namespace.
 func list(cmd *cobra.Command, g *cli.Global) (all []snapshot.Info, err error) {
-	d, err := g.Open()
+	d, sn, err := open(g)
 	if err != nil {
 		return nil, err
 	}
 	err = d.View(cmd.Context(), func(tx *state.Tx) error {
-		for s, err := range snapshot.All(tx, g.Namespace) {
+		for s, err := range sn.All(tx, g.Namespace) {
 			if err != nil {
 				return err
 			}

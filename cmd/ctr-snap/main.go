@@ -23,9 +23,11 @@ func main() {
 			"reading; a committed one is done, and others can stand on it. The layers of images are committed snapshots, and " +
 			"the root of each container is an active one.\n\n" +
 			"A snapshot is named by its key. The key of a layer is its chain id (sha256:...), of which the beginning will do " +
-			"where only one begins so. The operand - reads names from stdin, one a line.",
+			"where only one begins so. Each snapshotter has its own snapshots: overlayfs stacks layers, native copies. The operand - reads names from stdin, one a line.",
+		Env:     []cli.Note{cli.SnapshotterNote},
 		SeeAlso: []string{"ctr-image", "ctr-pull", "ctr-task", "ctrd"},
 	}, nil)
+	cli.SnapshotterFlag(root, root.PersistentFlags(), &snapshotter)
 	for _, verb := range []func(*cli.Global) *cobra.Command{
 		lsVerb, treeVerb, infoVerb, usageVerb, diffVerb, prepareVerb, viewVerb, commitVerb, mountsVerb, mountVerb, unmountVerb, rmVerb,
 	} {
@@ -37,10 +39,23 @@ func main() {
 // operands is what the verbs say of names on stdin.
 const operands = "with the operand -, keys of snapshots, one a line"
 
+// open opens the state directory and gives the snapshotter that --snapshotter names.
+func open(g *cli.Global) (*state.Dir, *snapshot.Snapshotter, error) {
+	sn, err := snapshot.Named(snapshotter)
+	if err != nil {
+		return nil, nil, cli.Usagef("--%v", err)
+	}
+	d, err := g.Open()
+	return d, sn, err
+}
+
+// snapshotter is the option --snapshotter, which all verbs have.
+var snapshotter string
+
 // find looks a snapshot up by what a person calls it.
-func find(ctx context.Context, d *state.Dir, ns, name string) (s snapshot.Info, err error) {
+func find(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, name string) (s snapshot.Info, err error) {
 	err = d.View(ctx, func(tx *state.Tx) error {
-		s, err = snapshot.Find(tx, ns, name)
+		s, err = sn.Find(tx, ns, name)
 		return err
 	})
 	return s, err
@@ -55,13 +70,13 @@ func checkNew(key string) error {
 }
 
 // usedBy objects to changes of a snapshot that is a container's.
-func usedBy(ns string) func(*state.Tx, snapshot.Info) error {
+func usedBy(sn *snapshot.Snapshotter, ns string) func(*state.Tx, snapshot.Info) error {
 	return func(tx *state.Tx, s snapshot.Info) error {
 		for c, err := range container.All(tx, ns) {
 			if err != nil {
 				return err
 			}
-			if c.SnapshotKey == s.Key {
+			if c.SnapshotKey == s.Key && sn.Has(c.Snapshotter) {
 				return cli.Hint(fmt.Errorf("snapshot %q: it is the root of container %q: %w", s.Key, c.ID, errdefs.ErrFailedPrecondition),
 					"ctr-task rm %s removes both", c.ID)
 			}

@@ -32,15 +32,15 @@ func mountVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
-		s, err := find(cmd.Context(), d, g.Namespace, name)
+		s, err := find(cmd.Context(), d, sn, g.Namespace, name)
 		if err != nil {
 			return err
 		}
-		return committed(task.MountSnapshot(cmd.Context(), d, g.Namespace, s.Key, args[1]), s.Key)
+		return committed(task.MountSnapshot(cmd.Context(), d, sn, g.Namespace, s.Key, args[1]), s.Key)
 	})
 	return cmd
 }

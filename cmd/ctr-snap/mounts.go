@@ -38,11 +38,11 @@ func mountsVerb(g *cli.Global) *cobra.Command {
 		if len(args) > 1 {
 			target = args[1]
 		}
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
-		m, err := mountsOf(cmd.Context(), d, g.Namespace, args[0])
+		m, err := mountsOf(cmd.Context(), d, sn, g.Namespace, args[0])
 		if err != nil {
 			return err
 		}
@@ -57,13 +57,13 @@ func directories(*cobra.Command, []string, string) ([]cobra.Completion, cobra.Sh
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
-func mountsOf(ctx context.Context, d *state.Dir, ns, name string) (m []mount.Mount, err error) {
+func mountsOf(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, name string) (m []mount.Mount, err error) {
 	err = d.View(ctx, func(tx *state.Tx) error {
-		s, err := snapshot.Find(tx, ns, name)
+		s, err := sn.Find(tx, ns, name)
 		if err != nil {
 			return err
 		}
-		m, err = snapshot.Mounts(tx, d, ns, s.Key)
+		m, err = sn.Mounts(tx, d, ns, s.Key)
 		return committed(err, s.Key)
 	})
 	return m, err

@@ -63,14 +63,14 @@ func makeVerb(g *cli.Global, kind snapshot.Kind, short string, about cli.About) 
 		if img != "" && len(args) > 1 {
 			return cli.Usagef("both PARENT and --image given")
 		}
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
-		if s.Parent, err = parent(cmd.Context(), d, g.Namespace, args[1:], img, platform); err != nil {
+		if s.Parent, err = parent(cmd.Context(), d, sn, g.Namespace, args[1:], img, platform); err != nil {
 			return err
 		}
-		if err := create(cmd.Context(), d, g.Namespace, s, target); err != nil {
+		if err := create(cmd.Context(), d, sn, g.Namespace, s, target); err != nil {
 			return err
 		}
 		_, err = fmt.Println(s.Key)
@@ -90,7 +90,7 @@ func makeVerb(g *cli.Global, kind snapshot.Kind, short string, about cli.About) 
 }
 
 // parent gives the key of the snapshot to stand on; empty: none.
-func parent(ctx context.Context, d *state.Dir, ns string, args []string, img, platform string) (string, error) {
+func parent(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns string, args []string, img, platform string) (string, error) {
 	if img != "" {
 		return topLayer(ctx, d, ns, img, platform)
 	}
@@ -101,7 +101,7 @@ func parent(ctx context.Context, d *state.Dir, ns string, args []string, img, pl
 	if err != nil {
 		return "", err
 	}
-	s, err := find(ctx, d, ns, name)
+	s, err := find(ctx, d, sn, ns, name)
 	return s.Key, err
 }
 
@@ -133,21 +133,21 @@ func topLayer(ctx context.Context, d *state.Dir, ns, name, platform string) (str
 }
 
 // create makes the snapshot and mounts it, if target is given; a snapshot that cannot be mounted is not left.
-func create(ctx context.Context, d *state.Dir, ns string, s snapshot.Info, target string) error {
+func create(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns string, s snapshot.Info, target string) error {
 	if target != "" {
 		if _, err := os.Stat(target); err != nil {
 			return fmt.Errorf("--mount: %w", err)
 		}
 	}
-	if _, err := snapshot.Create(ctx, d, ns, s); err != nil {
+	if _, err := sn.Create(ctx, d, ns, s); err != nil {
 		return err
 	}
 	if target == "" {
 		return nil
 	}
-	if err := task.MountSnapshot(ctx, d, ns, s.Key, target); err != nil {
+	if err := task.MountSnapshot(ctx, d, sn, ns, s.Key, target); err != nil {
 		none := func(*state.Tx, snapshot.Info) error { return nil }
-		err = errors.Join(err, snapshot.Delete(context.WithoutCancel(ctx), d, ns, s.Key, none))
+		err = errors.Join(err, sn.Delete(context.WithoutCancel(ctx), d, ns, s.Key, none))
 		return err
 	}
 	return nil

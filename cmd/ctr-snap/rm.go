@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/snapshot"
 )
 
 func rmVerb(g *cli.Global) *cobra.Command {
@@ -25,14 +24,14 @@ func rmVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(1, -1), Complete: cli.Snapshots(g), Exit: []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-image-rm"},
 	}, func(cmd *cobra.Command, args []string) error {
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
 		return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-			s, err := find(cmd.Context(), d, g.Namespace, name)
+			s, err := find(cmd.Context(), d, sn, g.Namespace, name)
 			if err == nil {
-				err = snapshot.Delete(cmd.Context(), d, g.Namespace, s.Key, usedBy(g.Namespace))
+				err = sn.Delete(cmd.Context(), d, g.Namespace, s.Key, usedBy(sn, g.Namespace))
 			}
 			if force && errdefs.IsNotFound(err) {
 				return nil

@@ -45,7 +45,7 @@ func treeVerb(g *cli.Global) *cobra.Command {
 		if len(args) == 0 {
 			return table.PrintAll(nodes)
 		}
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func treeVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		err = cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-			s, err := find(cmd.Context(), d, g.Namespace, name)
+			s, err := find(cmd.Context(), d, sn, g.Namespace, name)
 			if err != nil {
 				return err
 			}

@@ -44,7 +44,7 @@ func usageVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		d, err := g.Open()
+		d, sn, err := open(g)
 		if err != nil {
 			return err
 		}
@@ -55,13 +55,13 @@ func usageVerb(g *cli.Global) *cobra.Command {
 			}
 		}
 		err = cli.Each(names, func(name string) error {
-			s, err := find(cmd.Context(), d, g.Namespace, name)
+			s, err := find(cmd.Context(), d, sn, g.Namespace, name)
 			if err != nil {
 				return err
 			}
 			u := used{s.Key, s.Size, s.Inodes}
 			if measure || s.Kind != snapshot.Committed || s.Inodes == 0 {
-				if u.Size, u.Inodes, err = snapshot.Usage(cmd.Context(), d, s.ID); err != nil {
+				if u.Size, u.Inodes, err = sn.Usage(cmd.Context(), d, s.ID); err != nil {
 					return err
 				}
 			}

@@ -41,6 +41,7 @@ func (c *containerFlags) add(cmd *cobra.Command) {
 	f.Bool("help", false, "show this help")
 	f.StringVar(&c.ID, "name", "", "give the container this `NAME`, which is its id (default: a random one)")
 	f.StringVar(&c.Platform, "platform", "", "use the image for `OS/ARCH` instead of this machine's")
+	cli.SnapshotterFlag(cmd, f, &c.Snapshotter)
 	f.StringVar(&c.Runtime, "runtime", "", "run it with this `RUNTIME`: ctr, runc, crun, youki, a shim as containerd names it, or a path (default: ctr)")
 	f.StringArrayVar(&c.Spec.Annotations, "annotation", nil, "give the runtime the annotation `KEY=VALUE`")
 	f.StringArrayVarP(&c.labels, "label", "l", nil, "give the container the label `KEY[=VALUE]`")

@@ -197,8 +197,8 @@ func hello(t *testing.T, d *state.Dir, img image.Image, platform string) string 
 	}
 	var tree string
 	err = d.View(t.Context(), func(tx *state.Tx) error {
-		s, err := snapshot.Get(tx, ns, m.ChainIDs[len(m.ChainIDs)-1].String())
-		tree = snapshot.FS(d, s.ID)
+		s, err := snapshot.Overlay.Get(tx, ns, m.ChainIDs[len(m.ChainIDs)-1].String())
+		tree = snapshot.Overlay.FS(d, s.ID)
 		return err
 	})
 	if err != nil {

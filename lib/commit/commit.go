@@ -64,7 +64,11 @@ func Container(ctx context.Context, d *state.Dir, query, name string, opt Option
 		return img, err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	work, err := pull.NewLocal(d, pull.Options{Namespace: opt.Namespace, Patient: true, Warn: opt.Warn})
+	sn, err := snapshot.Named(t.Container.Snapshotter)
+	if err != nil {
+		return img, err
+	}
+	work, err := pull.NewLocal(d, pull.Options{Namespace: opt.Namespace, Snapshotter: sn, Patient: true, Warn: opt.Warn})
 	if err != nil {
 		return img, err
 	}
@@ -139,7 +143,11 @@ func findBase(ctx context.Context, d *state.Dir, ns string, c container.Containe
 	var top string
 	var all []image.Image
 	err = d.View(ctx, func(tx *state.Tx) error {
-		s, err := snapshot.Get(tx, ns, c.SnapshotKey)
+		sn, err := snapshot.Named(c.Snapshotter)
+		if err != nil {
+			return err
+		}
+		s, err := sn.Get(tx, ns, c.SnapshotKey)
 		if err != nil {
 			return err
 		}
@@ -202,8 +210,8 @@ func (m *maker) layer(ctx context.Context) (res diff.Result, err error) {
 		return res, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	err = m.still(ctx, func(layers []string) (err error) {
-		res, err = m.write(ctx, s, layers)
+	err = m.still(ctx, func(from, to []string) (err error) {
+		res, err = m.write(ctx, s, from, to)
 		return err
 	})
 	if err != nil {
@@ -215,7 +223,7 @@ func (m *maker) layer(ctx context.Context) (res diff.Result, err error) {
 	return res, s.Place(ctx, nil)
 }
 
-func (m *maker) write(ctx context.Context, w io.Writer, layers []string) (diff.Result, error) {
+func (m *maker) write(ctx context.Context, w io.Writer, from, to []string) (diff.Result, error) {
 	o := diff.Options{Compression: cmp.Or(m.opt.Compression, diff.Gzip), Latest: m.opt.Time, Places: map[string]bool{}}
 	for _, name := range []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"} {
 		o.Places[name] = true
@@ -227,7 +235,7 @@ func (m *maker) write(ctx context.Context, w io.Writer, layers []string) (diff.R
 	for _, mount := range spec.Mounts {
 		o.Places[clean(mount.Destination)] = true
 	}
-	res, err := diff.Write(ctx, w, layers[1:], layers, o)
+	res, err := diff.Write(ctx, w, from, to, o)
 	if image.IsManifest(m.base.Descriptor.MediaType) && m.base.Descriptor.MediaType == image.DockerManifest {
 		res.Descriptor.MediaType = dockerLayer[res.Descriptor.MediaType]
 	}
@@ -241,19 +249,23 @@ var dockerLayer = map[string]string{
 	ocispec.MediaTypeImageLayerZstd: "application/vnd.docker.image.rootfs.diff.tar.zstd",
 }
 
-// still calls fn with the container's layers, the top first, while nobody writes to them: a container that does not run
+// still calls fn with the trees that the container stands on and with its own, see [task.ReadChange], while nobody writes to them: a container that does not run
 // is not started meanwhile, one that runs is paused.
-func (m *maker) still(ctx context.Context, fn func(layers []string) error) (err error) {
+func (m *maker) still(ctx context.Context, fn func(from, to []string) error) (err error) {
 	t := m.task
 	info, err := t.Info(ctx)
 	if err != nil {
 		return err
 	}
 	key := t.Container.SnapshotKey
+	sn, err := snapshot.Named(t.Container.Snapshotter)
+	if err != nil {
+		return err
+	}
 	switch info.Status {
 	case task.Running, task.Paused:
 	default:
-		return task.ReadSnapshot(ctx, m.d, m.opt.Namespace, key, fn)
+		return task.ReadChange(ctx, m.d, sn, m.opt.Namespace, key, fn)
 	}
 	if info.Status == task.Running && !m.opt.NoPause {
 		if err := t.Pause(ctx); err != nil {
@@ -263,7 +275,7 @@ func (m *maker) still(ctx context.Context, fn func(layers []string) error) (err 
 		defer func() { err = errors.Join(err, t.Resume(context.WithoutCancel(ctx))) }()
 	}
 	none := func(*state.Tx, snapshot.Info) error { return nil }
-	return snapshot.Read(ctx, m.d, nil, m.opt.Namespace, key, none, fn)
+	return sn.ReadChange(ctx, m.d, nil, m.opt.Namespace, key, none, fn)
 }
 
 // document stores configuration and manifest.

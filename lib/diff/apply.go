@@ -11,23 +11,19 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	unpack "ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/mount"
 )
 
-// Apply puts a layer onto what mounts describe, as containerd's diff service does (api/services/diff/v1/diff.proto). r is
-// compressed or not; mediaType says what it is, or is empty. The result is the uncompressed tar, whose digest is the diff
-// id. Onto an overlay, with lower directories or with an upper one alone, the layer goes in overlay form into the upper
+// Apply puts a layer onto what mounts describe, as containerd's diff service does (api/services/diff/v1/diff.proto). Of
+// the result, DiffID and Bytes describe the uncompressed tar, which is what that service answers with. Onto an overlay, with lower directories or with an upper one alone, the layer goes in overlay form into the upper
 // directory, and nothing is mounted. Onto a bind mount it goes into the source. Anything else is mounted meanwhile.
 // Nothing else may use the mounts. After an error they may have a part of the layer.
-func Apply(ctx context.Context, r io.Reader, mediaType string, mounts []mount.Mount) (desc ocispec.Descriptor, err error) {
-	opt := unpack.Options{MediaType: mediaType}
-	put := func(dir string, overlaid bool, below []string) error {
-		res, err := unpack.Onto(ctx, r, dir, overlaid, below, opt)
-		desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: res.DiffID, Size: res.Bytes}
+func Apply(ctx context.Context, r io.Reader, opt unpack.Options, mounts []mount.Mount) (res unpack.Result, err error) {
+	put := func(dir string, overlaid bool, below []string) (err error) {
+		res, err = unpack.Onto(ctx, r, dir, overlaid, below, opt)
 		return err
 	}
 	p, err := partsOf(mounts)
@@ -36,7 +32,7 @@ func Apply(ctx context.Context, r io.Reader, mediaType string, mounts []mount.Mo
 	case p.readOnly:
 		err = fmt.Errorf("the mounts are read-only: %w", errdefs.ErrInvalidArgument)
 	case p.upper != "":
-		opt.UserXattr = p.userXattr
+		opt.UserXattr = opt.UserXattr || p.userXattr
 		err = put(p.upper, true, p.lower)
 	case len(p.lower) == 1:
 		err = put(p.lower[0], false, nil)
@@ -44,9 +40,9 @@ func Apply(ctx context.Context, r io.Reader, mediaType string, mounts []mount.Mo
 		err = mounted(mounts, func(at string) error { return put(at, false, nil) })
 	}
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("apply: %w", err)
+		return res, fmt.Errorf("apply: %w", err)
 	}
-	return desc, nil
+	return res, nil
 }
 
 // Compare writes the layer that makes upper of lower, see [Write]. Mounts that are no overlay and no bind mount are

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/diff"
@@ -80,10 +81,10 @@ func applied(t *testing.T, seeds ...[]byte) {
 	}
 	put := func(data []byte, m []mount.Mount) {
 		t.Helper()
-		desc, err := diff.Apply(t.Context(), bytes.NewReader(data), "", m)
+		res, err := diff.Apply(t.Context(), bytes.NewReader(data), layer.Options{}, m)
 		must(t, err)
-		if desc.Digest.Algorithm().FromBytes(data) != desc.Digest || desc.Size != int64(len(data)) {
-			t.Errorf("%+v of %d bytes", desc, len(data))
+		if digest.FromBytes(data) != res.DiffID || res.Bytes != int64(len(data)) {
+			t.Errorf("%+v of %d bytes", res, len(data))
 		}
 	}
 	at, _ := overlay(t, stack, "")
@@ -137,7 +138,7 @@ func TestApplyRebased(t *testing.T) {
 	data := program(random(rand.New(rand.NewPCG(1, 2)), 400))
 	one, err := unpack(t, data)
 	must(t, err)
-	_, err = diff.Apply(t.Context(), bytes.NewReader(data), "", []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"rw", "upperdir=" + d[0]}}})
+	_, err = diff.Apply(t.Context(), bytes.NewReader(data), layer.Options{}, []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"rw", "upperdir=" + d[0]}}})
 	must(t, err)
 	equal(t, shown(t, d[0]), shown(t, one))
 }
@@ -150,14 +151,14 @@ func TestApplyMounted(t *testing.T) {
 	var tars [][]byte
 	for range 2 {
 		tars = append(tars, program(random(r, 300)))
-		_, err := diff.Apply(t.Context(), bytes.NewReader(tars[len(tars)-1]), "", bind(d[0]))
+		_, err := diff.Apply(t.Context(), bytes.NewReader(tars[len(tars)-1]), layer.Options{}, bind(d[0]))
 		must(t, err)
 	}
 	must(t, unix.Mount("tmpfs", d[1], "tmpfs", 0, ""))
 	defer unix.Unmount(d[1], unix.MNT_DETACH)
 	m := []mount.Mount{{Type: "none", Source: d[1], Options: []string{"bind"}}}
 	for _, data := range tars {
-		_, err := diff.Apply(t.Context(), bytes.NewReader(data), "", m)
+		_, err := diff.Apply(t.Context(), bytes.NewReader(data), layer.Options{}, m)
 		must(t, err)
 	}
 	equal(t, shown(t, d[1]), shown(t, d[0]))
@@ -170,11 +171,11 @@ func TestApplyRefused(t *testing.T) {
 		{{Type: "bind", Source: d[0], Options: []string{"ro"}}},
 		{{Type: "overlay", Options: []string{"lowerdir=" + d[0] + ":" + d[0]}}},
 	} {
-		if _, err := diff.Apply(t.Context(), bytes.NewReader(nil), "", m); !errdefs.IsInvalidArgument(err) {
+		if _, err := diff.Apply(t.Context(), bytes.NewReader(nil), layer.Options{}, m); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", m, err)
 		}
 	}
-	if _, err := diff.Apply(t.Context(), bytes.NewReader([]byte("no tar")), "", bind(d[0])); err == nil {
+	if _, err := diff.Apply(t.Context(), bytes.NewReader([]byte("no tar")), layer.Options{}, bind(d[0])); err == nil {
 		t.Error("no tar is a layer")
 	}
 	if left, err := os.ReadDir(filepath.Dir(d[0])); err != nil || len(left) != 1 {

@@ -69,9 +69,9 @@ type checker struct {
 	found []Finding
 
 	blobs      map[digest.Digest]bool // recorded in any namespace
-	snapshots  map[snapshot.ID]bool
-	containers map[string]bool // namespace/id
-	logs       map[string]bool // namespace and container.Container.Files
+	snapshots  map[string]bool        // snapshotter/directory
+	containers map[string]bool        // namespace/id
+	logs       map[string]bool        // namespace and container.Container.Files
 }
 
 // lookAgain is how long Check waits before it looks at damage again.
@@ -98,7 +98,7 @@ func Check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 }
 
 func check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
-	c := &checker{ctx: ctx, d: d, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[snapshot.ID]bool{}, containers: map[string]bool{}, logs: map[string]bool{}}
+	c := &checker{ctx: ctx, d: d, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}, containers: map[string]bool{}, logs: map[string]bool{}}
 	err := d.View(ctx, func(tx *state.Tx) error {
 		c.found = nil
 		c.tx = tx
@@ -198,20 +198,26 @@ func (r reader) Read(p []byte) (int, error) {
 }
 
 func (c *checker) snapshot() error {
+	var errs []error
+	for _, sn := range snapshot.Snapshotters() {
+		errs = append(errs, c.snapshotsOf(sn))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *checker) snapshotsOf(sn *snapshot.Snapshotter) error {
 	note := func(_ string, s snapshot.Info) string {
-		c.snapshots[s.ID] = true
+		c.snapshots[sn.Name()+"/"+string(s.ID)] = true
 		return s.Key
 	}
-	return each(c, "snapshot", snapshot.Namespaces, snapshot.All, note, func(ns string, s snapshot.Info) {
-		if st, err := os.Stat(snapshot.FS(c.d, s.ID)); err != nil {
+	return each(c, "snapshot", sn.Namespaces, sn.All, note, func(ns string, s snapshot.Info) {
+		if err := sn.Check(c.d, s.ID); err != nil {
 			c.add(Broken, "snapshot", ns, s.Key, "its directory: %v", err)
-		} else if !st.IsDir() {
-			c.add(Broken, "snapshot", ns, s.Key, "its tree is no directory")
 		}
 		if s.Parent == "" {
 			return
 		}
-		parent, err := snapshot.Get(c.tx, ns, s.Parent)
+		parent, err := sn.Get(c.tx, ns, s.Parent)
 		if err != nil {
 			c.add(Broken, "snapshot", ns, s.Key, "its parent: %v", err)
 		} else if parent.Kind != snapshot.Committed {
@@ -328,7 +334,11 @@ func (c *checker) container() error {
 		if k.SnapshotKey == "" {
 			return
 		}
-		if _, err := snapshot.Get(c.tx, ns, k.SnapshotKey); err != nil {
+		sn, err := snapshot.Named(k.Snapshotter)
+		if err == nil {
+			_, err = sn.Get(c.tx, ns, k.SnapshotKey)
+		}
+		if err != nil {
 			c.add(Broken, "container", ns, k.ID, "its snapshot: %v", err)
 		}
 	})
@@ -344,12 +354,14 @@ func (c *checker) garbage() error {
 			c.add(Garbage, "content", "", f.Path, "no record names it")
 		}
 	}
-	for id, err := range snapshot.Dirs(c.d) {
-		if err := errors.Join(err, c.ctx.Err()); err != nil {
-			return err
-		}
-		if !c.snapshots[id] {
-			c.add(Garbage, "snapshot", "", string(id), "no record names it")
+	for _, sn := range snapshot.Snapshotters() {
+		for id, err := range sn.Dirs(c.d) {
+			if err := errors.Join(err, c.ctx.Err()); err != nil {
+				return err
+			}
+			if !c.snapshots[sn.Name()+"/"+string(id)] {
+				c.add(Garbage, "snapshot", "", string(id), "no record names it")
+			}
 		}
 	}
 	for dir, err := range task.Dirs(c.d) {

@@ -56,20 +56,20 @@ func fresh(t *testing.T) *whole {
 	w.inner = w.index(w.absent, w.manifest)
 	w.target = w.index(w.inner)
 	for _, key := range []string{"base", "top", "c", "t"} {
-		w.must(snapshot.Stage(d, id(key)))
+		w.must(snapshot.Overlay.Stage(context.Background(), d, id(key), ""))
 	}
 	w.update(func(tx *state.Tx) error {
 		err := errors.Join(
 			image.Put(tx, "default", image.Image{Name: "web", Target: w.target}),
-			snapshot.PutLayer(tx, "default", snapshot.Info{Key: "base", ID: id("base")}),
-			snapshot.PutLayer(tx, "default", snapshot.Info{Key: "top", ID: id("top"), Parent: "base"}),
+			snapshot.Overlay.PutLayer(tx, "default", snapshot.Info{Key: "base", ID: id("base")}),
+			snapshot.Overlay.PutLayer(tx, "default", snapshot.Info{Key: "top", ID: id("top"), Parent: "base"}),
 			made(tx, "c"),
 		)
-		_, err2 := snapshot.Prepare(tx, "default", "c", "top", id("c"), nil)
+		_, err2 := snapshot.Overlay.Prepare(tx, "default", "c", "top", id("c"), nil)
 		return errors.Join(err, err2)
 	})
 	w.run(func(tx *state.Tx) error {
-		_, err := snapshot.Prepare(tx, "default", "t", "top", id("t"), nil)
+		_, err := snapshot.Overlay.Prepare(tx, "default", "t", "top", id("t"), nil)
 		return errors.Join(err, made(tx, "t"))
 	})
 	c, err := task.Open(context.Background(), d, "default", "c")
@@ -236,20 +236,20 @@ func TestBroken(t *testing.T) {
 			func(w *whole) []string { return []string{"image default web"} },
 		},
 		"snapshot without directory": {
-			func(w *whole) { w.must(os.RemoveAll(snapshot.Path(w.d, id("base")))) },
+			func(w *whole) { w.must(os.RemoveAll(snapshot.Overlay.Path(w.d, id("base")))) },
 			func(w *whole) []string { return []string{"snapshot default base"} },
 		},
 		"snapshot without tree": {
 			func(w *whole) {
-				w.must(os.Remove(snapshot.FS(w.d, id("t"))))
-				w.must(os.WriteFile(snapshot.FS(w.d, id("t")), nil, 0o600))
+				w.must(os.Remove(snapshot.Overlay.FS(w.d, id("t"))))
+				w.must(os.WriteFile(snapshot.Overlay.FS(w.d, id("t")), nil, 0o600))
 			},
 			func(w *whole) []string { return []string{"snapshot default t"} },
 		},
 		"snapshot without parent": {
 			func(w *whole) {
 				w.drop(true, "snapshots/overlayfs", "base")
-				w.must(os.RemoveAll(snapshot.Path(w.d, id("base"))))
+				w.must(os.RemoveAll(snapshot.Overlay.Path(w.d, id("base"))))
 			},
 			func(w *whole) []string { return []string{"snapshot default top"} },
 		},
@@ -262,14 +262,14 @@ func TestBroken(t *testing.T) {
 		"snapshot record damaged": {
 			func(w *whole) {
 				put(w, false, "snapshots/overlayfs", "t", "no record")
-				w.must(os.RemoveAll(snapshot.Path(w.d, id("t"))))
+				w.must(os.RemoveAll(snapshot.Overlay.Path(w.d, id("t"))))
 			},
 			func(w *whole) []string { return []string{"container default t", "snapshot default t"} },
 		},
 		"container without snapshot": {
 			func(w *whole) {
 				w.drop(false, "snapshots/overlayfs", "t")
-				w.must(os.RemoveAll(snapshot.Path(w.d, id("t"))))
+				w.must(os.RemoveAll(snapshot.Overlay.Path(w.d, id("t"))))
 			},
 			func(w *whole) []string { return []string{"container default t"} },
 		},
@@ -342,7 +342,7 @@ func TestGarbage(t *testing.T) {
 	w.must(os.WriteFile(blob, []byte("left"), 0o600))
 	stray := w.d.Path("content", "blobs", "sha256", "no digest")
 	w.must(os.WriteFile(stray, nil, 0o600))
-	w.must(snapshot.Stage(w.d, id("left")))
+	w.must(snapshot.Overlay.Stage(context.Background(), w.d, id("left"), ""))
 	w.must(os.MkdirAll(w.d.Run("tasks/default/gone"), 0o700))
 	w.must(os.MkdirAll(w.d.Run("tasks/other/c"), 0o700))
 	w.must(os.MkdirAll(w.d.Path("containers", "default", "gone"), 0o700))

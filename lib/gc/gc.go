@@ -111,12 +111,17 @@ func removeRecords(tx *state.Tx, held lease.Held, k *kept, r *Removed) error {
 		return err
 	}
 	for _, ns := range names {
-		m := &marker{tx: tx, ns: ns, held: held, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}}
+		m := &marker{tx: tx, ns: ns, held: held, blobs: map[digest.Digest]bool{}, snapshots: map[snap]bool{}}
 		if err := m.mark(); err != nil {
 			return fmt.Errorf("namespace %q: %w", ns, err)
 		}
-		if err := errors.Join(m.sweepBlobs(r, k), m.sweepSnapshots(r, k)); err != nil {
+		if err := m.sweepBlobs(r, k); err != nil {
 			return fmt.Errorf("namespace %q: %w", ns, err)
+		}
+		for _, sn := range snapshot.Snapshotters() {
+			if err := m.sweepSnapshots(sn, r, k); err != nil {
+				return fmt.Errorf("namespace %q: %w", ns, err)
+			}
 		}
 	}
 	return nil
@@ -143,7 +148,19 @@ type marker struct {
 	ns        string
 	held      lease.Held
 	blobs     map[digest.Digest]bool
-	snapshots map[string]bool // by key
+	snapshots map[snap]bool
+}
+
+// snap names a snapshot of a namespace.
+type snap struct {
+	sn  *snapshot.Snapshotter
+	key string
+}
+
+// dir names the directory of one.
+type dir struct {
+	sn *snapshot.Snapshotter
+	id snapshot.ID
 }
 
 func (m *marker) mark() error {
@@ -159,7 +176,7 @@ func (m *marker) mark() error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(m.snapshot(c.SnapshotKey), m.refs(c.Labels)); err != nil {
+		if err := errors.Join(m.root(c), m.refs(c.Labels)); err != nil {
 			return err
 		}
 	}
@@ -174,18 +191,29 @@ func (m *marker) mark() error {
 			}
 		}
 	}
-	for s, err := range snapshot.All(m.tx, m.ns) {
-		if err != nil {
-			return err
-		}
-		_, root := s.Labels[labelRoot]
-		if root || s.Kind != snapshot.Committed || m.held.Has(lease.Snapshot, m.ns+"/"+s.Key) || m.held.Has(lease.Snapshot, string(s.ID)) {
-			if err := m.snapshot(s.Key); err != nil {
+	for _, sn := range snapshot.Snapshotters() {
+		for s, err := range sn.All(m.tx, m.ns) {
+			if err != nil {
 				return err
+			}
+			_, root := s.Labels[labelRoot]
+			if root || s.Kind != snapshot.Committed || m.held.Has(lease.Snapshot, m.ns+"/"+s.Key) || m.held.Has(lease.Snapshot, string(s.ID)) {
+				if err := m.snapshot(sn, s.Key); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// root marks the snapshot of a container. One of a snapshotter that this program does not know has no records here.
+func (m *marker) root(c container.Container) error {
+	sn, err := snapshot.Named(c.Snapshotter)
+	if err != nil {
+		return nil
+	}
+	return m.snapshot(sn, c.SnapshotKey)
 }
 
 // blob marks a blob and what its labels refer to. A blob that is not here, of another platform say, is
@@ -211,8 +239,11 @@ func (m *marker) refs(labels map[string]string) error {
 		var err error
 		if name, ok := strings.CutPrefix(key, labelRefContent); ok && (name == "" || name[0] == '.' || name[0] == '/') {
 			err = m.blob(digest.Digest(value))
-		} else if name, ok := strings.CutPrefix(key, labelRefSnapshot); ok && (name == snapshot.Overlayfs || strings.HasPrefix(name, snapshot.Overlayfs+"/")) {
-			err = m.snapshot(value)
+		} else if name, ok := strings.CutPrefix(key, labelRefSnapshot); ok {
+			name, _, _ = strings.Cut(name, "/")
+			if sn, unknown := snapshot.Named(name); unknown == nil && name != "" {
+				err = m.snapshot(sn, value)
+			}
 		}
 		if err != nil {
 			return err
@@ -222,16 +253,16 @@ func (m *marker) refs(labels map[string]string) error {
 }
 
 // snapshot marks a snapshot, its parents and what their labels refer to.
-func (m *marker) snapshot(key string) error {
-	for key != "" && !m.snapshots[key] {
-		s, err := snapshot.Get(m.tx, m.ns, key)
+func (m *marker) snapshot(sn *snapshot.Snapshotter, key string) error {
+	for key != "" && !m.snapshots[snap{sn, key}] {
+		s, err := sn.Get(m.tx, m.ns, key)
 		if errdefs.IsNotFound(err) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		m.snapshots[key] = true
+		m.snapshots[snap{sn, key}] = true
 		if err := m.refs(s.Labels); err != nil {
 			return err
 		}
@@ -243,10 +274,10 @@ func (m *marker) snapshot(key string) error {
 // kept is what of the files is still recorded, over all namespaces.
 type kept struct {
 	blobs     map[digest.Digest]bool
-	snapshots map[snapshot.ID]bool
+	snapshots map[dir]bool
 }
 
-func newKept() *kept { return &kept{map[digest.Digest]bool{}, map[snapshot.ID]bool{}} }
+func newKept() *kept { return &kept{map[digest.Digest]bool{}, map[dir]bool{}} }
 
 // sweepBlobs removes the records that are not marked, and notes in k what the others name.
 func (m *marker) sweepBlobs(r *Removed, k *kept) error {
@@ -271,18 +302,18 @@ func (m *marker) sweepBlobs(r *Removed, k *kept) error {
 
 // sweepSnapshots is sweepBlobs for snapshots. Children go before their parents, as one that others stand
 // on is not removed.
-func (m *marker) sweepSnapshots(r *Removed, k *kept) error {
+func (m *marker) sweepSnapshots(sn *snapshot.Snapshotter, r *Removed, k *kept) error {
 	dead, children := map[string]snapshot.Info{}, map[string]int{}
-	for s, err := range snapshot.All(m.tx, m.ns) {
+	for s, err := range sn.All(m.tx, m.ns) {
 		if err != nil {
 			return err
 		}
-		transient, err := snapshot.Transient(m.tx, m.ns, s.Key)
+		transient, err := sn.Transient(m.tx, m.ns, s.Key)
 		if err != nil {
 			return err
 		}
-		if m.snapshots[s.Key] || transient == m.tx.Durable() {
-			k.snapshots[s.ID] = true
+		if m.snapshots[snap{sn, s.Key}] || transient == m.tx.Durable() {
+			k.snapshots[dir{sn, s.ID}] = true
 			continue
 		}
 		dead[s.Key] = s
@@ -297,7 +328,7 @@ func (m *marker) sweepSnapshots(r *Removed, k *kept) error {
 	for len(next) > 0 {
 		s := dead[next[0]]
 		next = next[1:]
-		if _, err := snapshot.Remove(m.tx, m.ns, s.Key); err != nil {
+		if _, err := sn.Remove(m.tx, m.ns, s.Key); err != nil {
 			return err
 		}
 		r.Snapshots++
@@ -308,7 +339,7 @@ func (m *marker) sweepSnapshots(r *Removed, k *kept) error {
 	}
 	// Parents in a circle, which only damage makes, stay with their directories.
 	for _, s := range dead {
-		k.snapshots[s.ID] = true
+		k.snapshots[dir{sn, s.ID}] = true
 	}
 	return nil
 }
@@ -342,18 +373,20 @@ func trashFiles(d *state.Dir, held lease.Held, k *kept, r *Removed) error {
 		r.Files++
 		r.Bytes += f.Size
 	}
-	for id, err := range snapshot.Dirs(d) {
-		if err != nil {
-			return err
+	for _, sn := range snapshot.Snapshotters() {
+		for id, err := range sn.Dirs(d) {
+			if err != nil {
+				return err
+			}
+			if k.snapshots[dir{sn, id}] || held.Has(lease.Snapshot, string(id)) {
+				continue
+			}
+			if err := sn.Drop(d, id); err != nil {
+				return err
+			}
+			crash.Point("gc.trashed-snapshot")
+			r.Files++
 		}
-		if k.snapshots[id] || held.Has(lease.Snapshot, string(id)) {
-			continue
-		}
-		if err := snapshot.Drop(d, id); err != nil {
-			return err
-		}
-		crash.Point("gc.trashed-snapshot")
-		r.Files++
 	}
 	return nil
 }

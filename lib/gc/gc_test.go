@@ -116,10 +116,10 @@ func TestRoots(t *testing.T) {
 	w.tree("active")
 	w.tree("view")
 	w.update(func(tx *state.Tx) error {
-		if _, err := snapshot.Prepare(tx, "default", "active", "under-active", id("active"), nil); err != nil {
+		if _, err := snapshot.Overlay.Prepare(tx, "default", "active", "under-active", id("active"), nil); err != nil {
 			return err
 		}
-		_, err := snapshot.Look(tx, "default", "view", "under-view", id("view"), nil)
+		_, err := snapshot.Overlay.Look(tx, "default", "view", "under-view", id("view"), nil)
 		return err
 	})
 	below := w.blob("default", "below")
@@ -155,7 +155,7 @@ func TestContainers(t *testing.T) {
 			w.collect()
 			w.want("", "base base+nginx c1 committed")
 			update(func(tx *state.Tx) error {
-				if _, err := snapshot.Remove(tx, "default", "c1"); err != nil {
+				if _, err := snapshot.Overlay.Remove(tx, "default", "c1"); err != nil {
 					return err
 				}
 				return container.Remove(tx, "default", "c1")
@@ -178,11 +178,11 @@ func TestTransientRecords(t *testing.T) {
 	w.tree("kept")
 	w.run(func(tx *state.Tx) error {
 		for _, s := range []snapshot.Info{{Key: "t1", ID: id("t1"), Parent: "base"}, {Key: "t2", ID: id("t2"), Parent: "t1"}} {
-			if err := snapshot.PutLayer(tx, "default", s); err != nil {
+			if err := snapshot.Overlay.PutLayer(tx, "default", s); err != nil {
 				return err
 			}
 		}
-		_, err := snapshot.Prepare(tx, "default", "kept", "t1", id("kept"), nil)
+		_, err := snapshot.Overlay.Prepare(tx, "default", "kept", "t1", id("kept"), nil)
 		return err
 	})
 	if r := w.collect(); r.Snapshots != 1 || r.Files != 1 {
@@ -190,7 +190,7 @@ func TestTransientRecords(t *testing.T) {
 	}
 	w.want("", "base kept t1")
 	w.run(func(tx *state.Tx) error {
-		_, err := snapshot.Remove(tx, "default", "kept")
+		_, err := snapshot.Overlay.Remove(tx, "default", "kept")
 		return err
 	})
 	if r := w.collect(); r.Snapshots != 2 || r.Files != 3 {

@@ -68,7 +68,7 @@ func TestMain(m *testing.M) {
 				if err := content.Remove(tx, "default", digest.FromString(data)); err != nil {
 					return err
 				}
-				if _, err := snapshot.Remove(tx, "default", data); err != nil {
+				if _, err := snapshot.Overlay.Remove(tx, "default", data); err != nil {
 					return err
 				}
 			}
@@ -196,7 +196,7 @@ func (c *creator) pull(i int) {
 		}
 		parent := ""
 		for _, key := range keys {
-			if err := snapshot.PutLayer(tx, c.ns, snapshot.Info{Key: key, ID: id(key), Parent: parent}); err != nil {
+			if err := snapshot.Overlay.PutLayer(tx, c.ns, snapshot.Info{Key: key, ID: id(key), Parent: parent}); err != nil {
 				return err
 			}
 			parent = key
@@ -218,9 +218,9 @@ func (c *creator) pull(i int) {
 func (c *creator) unpack(key string) {
 	l, err := c.d.Lock(ctx, nil, lock.Snapshot, key, lock.Exclusive)
 	check(err)
-	if _, err := os.Stat(filepath.Join(snapshot.FS(c.d, id(key)), "file")); err != nil {
-		check(snapshot.Stage(c.d, id(key)))
-		check(os.WriteFile(filepath.Join(snapshot.FS(c.d, id(key)), "file"), []byte(key), 0o600))
+	if _, err := os.Stat(filepath.Join(snapshot.Overlay.FS(c.d, id(key)), "file")); err != nil {
+		check(snapshot.Overlay.Stage(ctx, c.d, id(key), ""))
+		check(os.WriteFile(filepath.Join(snapshot.Overlay.FS(c.d, id(key)), "file"), []byte(key), 0o600))
 	}
 	check(l.Release())
 }
@@ -228,12 +228,12 @@ func (c *creator) unpack(key string) {
 // there checks that a snapshot stands with all its directories and what is in them.
 func (c *creator) there(key string) {
 	check(c.d.View(ctx, func(tx *state.Tx) error {
-		chain, err := snapshot.Chain(tx, c.ns, key)
+		chain, err := snapshot.Overlay.Chain(tx, c.ns, key)
 		if err != nil {
 			return err
 		}
 		for _, s := range chain {
-			path := snapshot.FS(c.d, s.ID)
+			path := snapshot.Overlay.FS(c.d, s.ID)
 			if s.Kind == snapshot.Committed {
 				path = filepath.Join(path, "file")
 			}
@@ -255,7 +255,7 @@ func (c *creator) start(i int) bool {
 	defer func() { check(l.Release()) }()
 	check(l.Hold(ctx, nil, lease.Snapshot, c.ns+"/"+parent))
 	err = c.d.View(ctx, func(tx *state.Tx) error {
-		_, err := snapshot.Get(tx, c.ns, parent)
+		_, err := snapshot.Overlay.Get(tx, c.ns, parent)
 		return err
 	})
 	if errdefs.IsNotFound(err) {
@@ -264,13 +264,13 @@ func (c *creator) start(i int) bool {
 	check(err)
 	own := snapshot.NewID()
 	check(l.Hold(ctx, nil, lease.Snapshot, string(own)))
-	check(snapshot.Stage(c.d, own))
+	check(snapshot.Overlay.Stage(ctx, c.d, own, ""))
 	name := fmt.Sprintf("%s-%d", c.who, i)
 	at, err := c.d.Lock(ctx, nil, lock.Container, c.ns+"/"+name, lock.Exclusive)
 	check(err)
 	defer func() { check(at.Release()) }()
 	check(c.d.UpdateRun(ctx, at, func(tx *state.Tx) error {
-		if _, err := snapshot.Prepare(tx, c.ns, name, parent, own, nil); err != nil {
+		if _, err := snapshot.Overlay.Prepare(tx, c.ns, name, parent, own, nil); err != nil {
 			return err
 		}
 		_, err := container.Create(tx, c.ns, container.Container{ID: name, SnapshotKey: name}, &specs.Spec{})
@@ -282,7 +282,7 @@ func (c *creator) start(i int) bool {
 	check(err)
 	if i%10 != 0 {
 		check(c.d.UpdateRun(ctx, at, func(tx *state.Tx) error {
-			if _, err := snapshot.Remove(tx, c.ns, name); err != nil {
+			if _, err := snapshot.Overlay.Remove(tx, c.ns, name); err != nil {
 				return err
 			}
 			return container.Remove(tx, c.ns, name)

@@ -96,8 +96,8 @@ func id(key string) snapshot.ID { return snapshot.LayerID(digest.FromString(key)
 func (w *world) tree(key string) snapshot.ID {
 	w.Helper()
 	w.names[string(id(key))] = key
-	w.must(snapshot.Stage(w.d, id(key)))
-	w.must(os.WriteFile(filepath.Join(snapshot.FS(w.d, id(key)), "file"), []byte(key), 0o600))
+	w.must(snapshot.Overlay.Stage(context.Background(), w.d, id(key), ""))
+	w.must(os.WriteFile(filepath.Join(snapshot.Overlay.FS(w.d, id(key)), "file"), []byte(key), 0o600))
 	return id(key)
 }
 
@@ -105,7 +105,7 @@ func (w *world) tree(key string) snapshot.ID {
 func (w *world) layer(ns, key, parent string, pairs ...string) {
 	w.Helper()
 	s := snapshot.Info{Key: key, ID: w.tree(key), Parent: parent, Labels: labels(pairs...)}
-	w.update(func(tx *state.Tx) error { return snapshot.PutLayer(tx, ns, s) })
+	w.update(func(tx *state.Tx) error { return snapshot.Overlay.PutLayer(tx, ns, s) })
 }
 
 // image makes an image with one manifest, whose layers are also snapshots on top of each other.
@@ -185,7 +185,7 @@ func (w *world) container(durable bool, ns, name, parent string) {
 	}
 	w.tree(name)
 	update(func(tx *state.Tx) error {
-		if _, err := snapshot.Prepare(tx, ns, name, parent, id(name), nil); err != nil {
+		if _, err := snapshot.Overlay.Prepare(tx, ns, name, parent, id(name), nil); err != nil {
 			return err
 		}
 		_, err := container.Create(tx, ns, container.Container{ID: name, SnapshotKey: name}, &specs.Spec{})

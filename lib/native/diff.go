@@ -17,6 +17,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/diff"
+	"ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -54,10 +55,11 @@ func (s diffService) Apply(ctx context.Context, r *diffapi.ApplyRequest) (*diffa
 		return nil, err
 	}
 	defer blob.Close()
-	desc, err := diff.Apply(ctx, blob, r.Diff.MediaType, mountsOf(r.Mounts))
+	res, err := diff.Apply(ctx, blob, layer.Options{MediaType: r.Diff.MediaType}, mountsOf(r.Mounts))
 	if err != nil {
 		return nil, err
 	}
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: res.DiffID, Size: res.Bytes}
 	return &diffapi.ApplyResponse{Applied: descriptorMessage(desc)}, nil
 }
 

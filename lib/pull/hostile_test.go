@@ -196,15 +196,15 @@ func TestAfterPowerCut(t *testing.T) {
 	}
 	i.Close()
 	for _, id := range []snapshot.ID{snapshot.LayerID(chain), staged(snapshot.LayerID(chain))} {
-		if err := snapshot.Stage(d, id); err != nil {
+		if err := snapshot.Overlay.Stage(context.Background(), d, id, ""); err != nil {
 			t.Fatal(err)
 		}
-		os.WriteFile(snapshot.FS(d, id)+"/half", nil, 0o644)
+		os.WriteFile(snapshot.Overlay.FS(d, id)+"/half", nil, 0o644)
 	}
 	if _, err := Image(ctx, d, b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
-	fs := snapshot.FS(d, snapshot.LayerID(chain))
+	fs := snapshot.Overlay.FS(d, snapshot.LayerID(chain))
 	if _, err := os.Stat(fs + "/half"); !errors.Is(err, os.ErrNotExist) {
 		t.Error("a directory of another boot was taken over")
 	}

@@ -91,7 +91,7 @@ func TestProcessesPullAtOnce(t *testing.T) {
 			if _, err := image.Get(tx, ns, b.ref); err != nil {
 				t.Error(err)
 			}
-			layers, err := snapshot.Layers(tx, d, ns, m.ChainIDs[4].String())
+			layers, err := snapshot.Overlay.Layers(tx, d, ns, m.ChainIDs[4].String())
 			if err != nil || len(layers) != 5 {
 				t.Fatalf("%s: %v, %v", ns, layers, err)
 			}
@@ -141,7 +141,7 @@ func TestKilledInMidLayer(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-sent
-	for first := snapshot.FS(d, snapshot.LayerID(b.diffIDs[0])); ; {
+	for first := snapshot.Overlay.FS(d, snapshot.LayerID(b.diffIDs[0])); ; {
 		if _, err := os.Stat(first); err == nil || t.Context().Err() != nil {
 			break
 		}

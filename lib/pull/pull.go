@@ -21,6 +21,7 @@ import (
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/progress"
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -36,6 +37,8 @@ type Options struct {
 	Open func(image.Reference) (Source, error)
 	// Layers bounds the layers that are worked on at once; 0: 4.
 	Layers int
+	// Snapshotter takes the layers; nil: snapshot.Overlay.
+	Snapshotter *snapshot.Snapshotter
 	// NoUnpack leaves out the snapshots: only blobs are brought.
 	NoUnpack bool
 	// Patient waits for another pull of the same layer for as long as that gets on, and lets the bound of
@@ -112,6 +115,13 @@ type puller struct {
 	labels   labels
 	layers   []unpacked // as far as they were unpacked
 	damaged  bool       // a document in the store was, and has been replaced
+}
+
+func (p *puller) sn() *snapshot.Snapshotter {
+	if p.opt.Snapshotter == nil {
+		return snapshot.Overlay
+	}
+	return p.opt.Snapshotter
 }
 
 func (p *puller) run(ctx context.Context) (image.Image, error) {
@@ -274,8 +284,18 @@ func (p *puller) bringLayers(ctx context.Context) error {
 
 // order gives the layers by number, the largest first. Those with one blob come together, to be worked on
 // one after the other: each of them would otherwise wait for a lock that this process holds.
+//
+// Where a tree begins as a copy of its parent's, the layers are worked on one after the other, the lowest first.
 func (p *puller) order() [][]int {
 	var order [][]int
+	if inOrder := !p.opt.NoUnpack && !p.sn().Late(); inOrder {
+		order = [][]int{{}}
+		for i, desc := range p.image.Manifest.Layers {
+			p.report.Send(desc, progress.Waiting, 0)
+			order[0] = append(order[0], i)
+		}
+		return order
+	}
 	at := map[digest.Digest]int{}
 	for i, desc := range p.image.Manifest.Layers {
 		p.report.Send(desc, progress.Waiting, 0)

@@ -52,7 +52,7 @@ func TestPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = d.View(ctx, func(tx *state.Tx) error {
-		layers, err := snapshot.Layers(tx, d, "ns", m.ChainIDs[1].String())
+		layers, err := snapshot.Overlay.Layers(tx, d, "ns", m.ChainIDs[1].String())
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func TestShared(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if chain, err := snapshot.Chain(tx, c.ns, m.ChainIDs[1].String()); err != nil || len(chain) != 2 || chain[0].Size == 0 {
+			if chain, err := snapshot.Overlay.Chain(tx, c.ns, m.ChainIDs[1].String()); err != nil || len(chain) != 2 || chain[0].Size == 0 {
 				t.Errorf("%v: %v, %v", c, chain, err)
 			}
 			return nil

@@ -26,7 +26,7 @@ import (
 // The labels that containerd's clients and its collector read.
 const (
 	labelRef          = "containerd.io/gc.ref.content."
-	labelSnapshot     = "containerd.io/gc.ref.snapshot." + snapshot.Overlayfs
+	labelSnapshot     = "containerd.io/gc.ref.snapshot." // and the snapshotter's name
 	labelUncompressed = "containerd.io/uncompressed"
 )
 
@@ -66,7 +66,7 @@ func (p *puller) label() (labels, error) {
 		}
 	}
 	if n := len(p.image.ChainIDs); n > 0 && !p.opt.NoUnpack {
-		all.set(m.Config.Digest, labelSnapshot, p.image.ChainIDs[n-1].String())
+		all.set(m.Config.Digest, labelSnapshot+p.sn().Name(), p.image.ChainIDs[n-1].String())
 	}
 	return all, nil
 }
@@ -123,7 +123,7 @@ func (p *puller) recorded(tx *state.Tx) (bool, error) {
 		return true, nil
 	}
 	for _, chain := range p.image.ChainIDs {
-		s, err := snapshot.Get(tx, p.opt.Namespace, chain.String())
+		s, err := p.sn().Get(tx, p.opt.Namespace, chain.String())
 		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
 			return false, nil
 		}
@@ -213,7 +213,7 @@ func (p *puller) recordLayers(tx *state.Tx) error {
 		if n > 0 {
 			s.Parent = p.image.ChainIDs[n-1].String()
 		}
-		if err := snapshot.PutLayer(tx, p.opt.Namespace, s); err != nil {
+		if err := p.sn().PutLayer(tx, p.opt.Namespace, s); err != nil {
 			return err
 		}
 	}

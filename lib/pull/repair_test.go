@@ -122,7 +122,7 @@ func TestRepair(t *testing.T) {
 		if _, err := Image(ctx, d, b.ref, options()); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		got, err := os.ReadFile(snapshot.FS(d, snapshot.LayerID(image.ChainIDs(b.diffIDs)[0])) + "/a")
+		got, err := os.ReadFile(snapshot.Overlay.FS(d, snapshot.LayerID(image.ChainIDs(b.diffIDs)[0])) + "/a")
 		if err != nil || len(got) != 5000 {
 			t.Errorf("%s: the layer has %d bytes, %v", what, len(got), err)
 		}
@@ -164,7 +164,7 @@ func TestRepair(t *testing.T) {
 	if gets, _ := s.count(b.layers[0].Digest); gets != 0 {
 		t.Error("a blob that is there was fetched again")
 	}
-	os.RemoveAll(snapshot.FS(d, snapshot.LayerID(image.ChainIDs(b.diffIDs)[0])))
+	os.RemoveAll(snapshot.Overlay.FS(d, snapshot.LayerID(image.ChainIDs(b.diffIDs)[0])))
 	pull("half a layer")
 	for what, how := range map[string]func([]byte) []byte{"changed": flipped, "shortened": half} {
 		noLayers()
@@ -197,7 +197,7 @@ func TestRepair(t *testing.T) {
 		}
 		pull("layer's record " + what)
 		err := d.View(ctx, func(tx *state.Tx) error {
-			dirs, err := snapshot.Layers(tx, d, "ns", chain)
+			dirs, err := snapshot.Overlay.Layers(tx, d, "ns", chain)
 			if err == nil {
 				_, err = os.Stat(dirs[0] + "/a")
 			}
@@ -280,11 +280,11 @@ func TestOldDirectory(t *testing.T) {
 	records := state.Table[snapshot.Info]{Name: "snapshots/overlayfs"}
 	chain := image.ChainIDs(b.diffIDs)[1]
 	id, old := snapshot.LayerID(chain), snapshot.LayerIDs(chain)[1]
-	if err := os.Rename(snapshot.Path(d, id), snapshot.Path(d, old)); err != nil {
+	if err := os.Rename(snapshot.Overlay.Path(d, id), snapshot.Overlay.Path(d, old)); err != nil {
 		t.Fatal(err)
 	}
 	err := d.Update(ctx, nil, func(tx *state.Tx) error {
-		r, err := snapshot.Get(tx, "ns", chain.String())
+		r, err := snapshot.Overlay.Get(tx, "ns", chain.String())
 		r.ID = old
 		return errors.Join(err, records.Put(tx, "ns", r.Key, r))
 	})
@@ -297,13 +297,13 @@ func TestOldDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.View(ctx, func(tx *state.Tx) error {
-			if r, err := snapshot.Get(tx, o.Namespace, chain.String()); err != nil || r.ID != old {
+			if r, err := snapshot.Overlay.Get(tx, o.Namespace, chain.String()); err != nil || r.ID != old {
 				t.Errorf("%+v %v", r, err)
 			}
 			return nil
 		})
 	}
-	if _, err := os.Stat(snapshot.Path(d, id)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(snapshot.Overlay.Path(d, id)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it was unpacked again: %v", err)
 	}
 }

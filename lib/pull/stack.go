@@ -13,7 +13,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/layer"
-	"ctrd.dev/ctrd/lib/snapshot"
 )
 
 // impliedFile is beside the tree of a layer from its unpacking until it has been stacked: what the layer leaves
@@ -64,13 +63,13 @@ func readImplied(dir string) (i layer.Implied, err error) {
 // stack gives each layer what it leaves to those below, the lowest layer first. The outcome depends on the
 // chain alone, so it does no harm that another pull of the same layers may do it at the same time.
 func (p *puller) stack(ctx context.Context) error {
-	if p.opt.NoUnpack {
+	if p.opt.NoUnpack || !p.sn().Late() {
 		return nil
 	}
 	var below []string
 	for n := range p.image.ChainIDs {
 		l := &p.layers[n]
-		dir, tree := snapshot.Path(p.d, l.id), snapshot.FS(p.d, l.id)
+		dir, tree := p.sn().Path(p.d, l.id), p.sn().FS(p.d, l.id)
 		implied, err := readImplied(dir)
 		if err == nil {
 			err = layer.Inherit(tree, implied, below)

@@ -33,7 +33,7 @@ func trees(t *testing.T, d *state.Dir, img image.Image) []string {
 	}
 	var all []string
 	for _, chain := range m.ChainIDs {
-		all = append(all, snapshot.FS(d, snapshot.LayerID(chain)))
+		all = append(all, snapshot.Overlay.FS(d, snapshot.LayerID(chain)))
 	}
 	return all
 }

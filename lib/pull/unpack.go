@@ -17,6 +17,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/lock"
@@ -64,12 +65,12 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	id := snapshot.LayerID(chain)
 	found, damaged := false, false
 	err := p.d.View(ctx, func(tx *state.Tx) error {
-		names, err := snapshot.Namespaces(tx)
+		names, err := p.sn().Namespaces(tx)
 		if err != nil {
 			return err
 		}
 		for _, ns := range names {
-			s, err := snapshot.Get(tx, ns, chain.String())
+			s, err := p.sn().Get(tx, ns, chain.String())
 			switch {
 			case errdefs.IsNotFound(err):
 				continue
@@ -89,16 +90,16 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	if found || err != nil {
 		return found, err
 	}
-	m := markOf(snapshot.Path(p.d, id))
+	m := markOf(p.sn().Path(p.d, id))
 	// A record that cannot be read any more was written when the directory was complete.
 	if (damaged || m.chain == chain) && p.hasTree(id) {
 		l := &p.layers[n]
 		l.id = id
-		l.size, l.inodes, err = layer.Usage(ctx, snapshot.FS(p.d, id))
+		l.size, l.inodes, err = p.sn().Usage(ctx, p.d, id)
 		return err == nil, err
 	}
 	for _, left := range []snapshot.ID{id, staged(id)} {
-		if err := snapshot.Drop(p.d, left); err != nil {
+		if err := p.sn().Drop(p.d, left); err != nil {
 			return false, err
 		}
 	}
@@ -106,14 +107,13 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 }
 
 func (p *puller) hasTree(id snapshot.ID) bool {
-	_, err := os.Stat(snapshot.FS(p.d, id))
-	return err == nil
+	return p.sn().Check(p.d, id) == nil
 }
 
 // isProven tells whether the blob of a layer is known to unpack to the directory that is there.
 func (p *puller) isProven(ctx context.Context, n int) (proven bool, err error) {
 	blob, chain := p.image.Manifest.Layers[n].Digest, p.image.ChainIDs[n]
-	if (markOf(snapshot.Path(p.d, snapshot.LayerID(chain))) == layerMark{chain, blob}) {
+	if (markOf(p.sn().Path(p.d, snapshot.LayerID(chain))) == layerMark{chain, blob}) {
 		return true, nil
 	}
 	err = p.d.View(ctx, func(tx *state.Tx) error {
@@ -141,15 +141,19 @@ var errUseless = errors.New("no more is needed")
 func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Ingest) (err error) {
 	chain := p.image.ChainIDs[n]
 	id := snapshot.LayerID(chain)
-	if err := snapshot.Stage(p.d, staged(id)); err != nil {
-		return err
+	var parent snapshot.ID
+	if n > 0 && !p.sn().Late() {
+		parent = p.layers[n-1].id
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, snapshot.Drop(p.d, staged(id)))
+			err = errors.Join(err, p.sn().Drop(p.d, staged(id)))
 		}
 	}()
-	res, err := layer.Apply(ctx, r, snapshot.FS(p.d, staged(id)), layer.Options{
+	if err := p.sn().Stage(ctx, p.d, staged(id), parent); err != nil {
+		return err
+	}
+	res, err := p.apply(ctx, r, staged(id), parent, layer.Options{
 		MediaType: p.image.Manifest.Layers[n].MediaType,
 		Stop:      func() { i.Fail(errUseless) },
 	})
@@ -165,19 +169,42 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	if n == 0 {
 		res.Implied.Dirs, res.Implied.OpaqueRoot = nil, false // there is nothing below
 	}
-	if err := writeImplied(snapshot.Path(p.d, staged(id)), res.Implied); err != nil {
+	if err := writeImplied(p.sn().Path(p.d, staged(id)), res.Implied); err != nil {
 		return err
 	}
-	if err := mark(snapshot.Path(p.d, staged(id)), layerMark{chain, p.image.Manifest.Layers[n].Digest}); err != nil {
+	if err := mark(p.sn().Path(p.d, staged(id)), layerMark{chain, p.image.Manifest.Layers[n].Digest}); err != nil {
 		return err
 	}
 	crash.Point("pull.before-layer-rename")
-	if err := os.Rename(snapshot.Path(p.d, staged(id)), snapshot.Path(p.d, id)); err != nil {
+	if err := os.Rename(p.sn().Path(p.d, staged(id)), p.sn().Path(p.d, id)); err != nil {
 		return err
 	}
 	crash.Point("pull.after-layer-rename")
 	p.layers[n] = unpacked{id, res.Size, res.Inodes}
 	return nil
+}
+
+// apply unpacks a layer into a staged tree: as a layer where the driver stacks them late, and otherwise onto what its
+// mounts show.
+func (p *puller) apply(ctx context.Context, r io.Reader, id, parent snapshot.ID, opt layer.Options) (layer.Result, error) {
+	sn := p.sn()
+	if sn.Late() {
+		return layer.Apply(ctx, r, sn.FS(p.d, id), opt)
+	}
+	chain := []snapshot.Info{{ID: id, Kind: snapshot.Active}}
+	if parent != "" {
+		chain = append(chain, snapshot.Info{ID: parent, Kind: snapshot.Committed})
+	}
+	mounts, err := sn.Driver.Mounts(p.d, chain, false)
+	if err != nil {
+		return layer.Result{}, err
+	}
+	res, err := diff.Apply(ctx, r, opt, mounts)
+	if err == nil {
+		res.Implied = layer.Implied{} // made good
+		res.Size, res.Inodes, err = sn.Usage(ctx, p.d, id)
+	}
+	return res, err
 }
 
 // layerMark says of a complete directory which layer it is and from which blob it was unpacked.

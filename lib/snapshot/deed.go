@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -20,7 +19,7 @@ import (
 
 // Create makes a durable snapshot in one go: directory, then record. Of s the key, the kind (Active or
 // View), the parent and the labels count. No collection takes the parent in between. The caller holds no lock.
-func Create(ctx context.Context, d *state.Dir, ns string, s Info) (made Info, err error) {
+func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s Info) (made Info, err error) {
 	defer d.EmptyTrash() // of one that fails
 	l, err := lease.Take(d)
 	if err != nil {
@@ -35,26 +34,36 @@ func Create(ctx context.Context, d *state.Dir, ns string, s Info) (made Info, er
 	if err := l.Hold(ctx, nil, lease.Snapshot, hold...); err != nil {
 		return s, err
 	}
-	if err := Stage(d, s.ID); err != nil {
+	var parent Info
+	err = d.View(ctx, func(tx *state.Tx) (err error) {
+		if err := sn.free(tx, ns, s.Key); err != nil {
+			return err
+		}
+		parent, err = sn.committed(tx, ns, s.Key, s.Parent)
+		return err
+	})
+	if err != nil {
 		return s, err
 	}
-	for _, dir := range []string{FS(d, s.ID), Path(d, s.ID), filepath.Dir(Path(d, s.ID))} {
-		if err := state.SyncDir(dir); err != nil {
-			return s, errors.Join(fmt.Errorf("snapshot: %w", err), Drop(d, s.ID))
-		}
+	err = sn.Stage(ctx, d, s.ID, parent.ID)
+	if err == nil {
+		err = sn.Sync(d, s.ID, true)
+	}
+	if err != nil {
+		return s, errors.Join(fmt.Errorf("snapshot %q: %w", s.Key, err), sn.Drop(d, s.ID))
 	}
 	crash.Point("snapshot.staged")
-	add := Prepare
+	record := sn.Prepare
 	if s.Kind == View {
-		add = Look
+		record = sn.Look
 	}
 	err = d.Update(ctx, nil, func(tx *state.Tx) (err error) {
-		made, err = add(tx, ns, s.Key, s.Parent, s.ID, s.Labels)
+		made, err = record(tx, ns, s.Key, s.Parent, s.ID, s.Labels)
 		return err
 	})
 	crash.Point("snapshot.created")
 	if err != nil {
-		return s, errors.Join(err, Drop(d, s.ID))
+		return s, errors.Join(err, sn.Drop(d, s.ID))
 	}
 	return made, nil
 }
@@ -62,13 +71,13 @@ func Create(ctx context.Context, d *state.Dir, ns string, s Info) (made Info, er
 // Seal commits the active snapshot key under name: what is in it is measured and made durable, then the
 // record changes. Nobody mounts it meanwhile; one that is mounted already is a [*MountedError], unless
 // o.Mounted says that nobody writes there. used may object to the change.
-func Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptions, used func(*state.Tx, Info) error) (s Info, err error) {
+func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptions, used func(*state.Tx, Info) error) (s Info, err error) {
 	l, err := lease.Take(d)
 	if err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	s, own, err := take(ctx, d, nil, ns, key)
+	s, own, err := sn.take(ctx, d, nil, ns, key)
 	if err != nil {
 		return s, fmt.Errorf("commit of snapshot %q: %w", key, err)
 	}
@@ -80,13 +89,13 @@ func Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptio
 	if err := l.Hold(ctx, own, lease.Snapshot, hold...); err != nil {
 		return s, err
 	}
-	if err := d.View(ctx, func(tx *state.Tx) error { return sealable(tx, ns, s, o) }); err != nil {
+	if err := d.View(ctx, func(tx *state.Tx) error { return sn.sealable(tx, ns, s, o) }); err != nil {
 		return s, fmt.Errorf("commit of %w", err)
 	}
-	if o.Size, o.Inodes, err = Usage(ctx, d, s.ID); err != nil {
+	if o.Size, o.Inodes, err = sn.Usage(ctx, d, s.ID); err != nil {
 		return s, err
 	}
-	if err := Sync(d, s.ID); err != nil {
+	if err := sn.Sync(d, s.ID, false); err != nil {
 		return s, err
 	}
 	crash.Point("snapshot.synced")
@@ -94,10 +103,10 @@ func Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptio
 		if err := used(tx, s); err != nil {
 			return err
 		}
-		if now, err := Get(tx, ns, key); err == nil && now.ID != s.ID {
+		if now, err := sn.Get(tx, ns, key); err == nil && now.ID != s.ID {
 			return fmt.Errorf("commit of snapshot %q: it has just been made anew: %w", key, errdefs.ErrAborted)
 		}
-		s, err = Commit(tx, ns, name, key, o)
+		s, err = sn.Commit(tx, ns, name, key, o)
 		return err
 	})
 	crash.Point("snapshot.sealed")
@@ -105,8 +114,8 @@ func Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptio
 }
 
 // sealable tells why a snapshot cannot be committed now. What outlives the boot is no part of what does not.
-func sealable(tx *state.Tx, ns string, s Info, o CommitOptions) error {
-	transient, err := Transient(tx, ns, s.Key)
+func (sn *Snapshotter) sealable(tx *state.Tx, ns string, s Info, o CommitOptions) error {
+	transient, err := sn.Transient(tx, ns, s.Key)
 	switch {
 	case err != nil:
 		return err
@@ -115,13 +124,13 @@ func sealable(tx *state.Tx, ns string, s Info, o CommitOptions) error {
 	case o.Mounted || s.Kind != Active:
 		return nil
 	}
-	return notMounted(FS(tx.Dir(), s.ID), s.Key)
+	return notMounted(sn.FS(tx.Dir(), s.ID), s.Key)
 }
 
 // take gives a snapshot and its lock. outer is the innermost lock that the caller holds, or nil.
-func take(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string) (s Info, l *lock.Lock, err error) {
+func (sn *Snapshotter) take(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string) (s Info, l *lock.Lock, err error) {
 	look := func(tx *state.Tx) error {
-		s, err = Get(tx, ns, key)
+		s, err = sn.Get(tx, ns, key)
 		return err
 	}
 	if err := d.View(ctx, look); err != nil {
@@ -147,8 +156,8 @@ func take(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string) (
 //
 // used may object. It is asked before the mount and again after it, which is then undone: who first says that he
 // uses a snapshot, and then looks whether it is mounted ([NotMounted]), is seen by one of the two.
-func Mount(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key, target string, used func(*state.Tx, Info) error) (err error) {
-	s, own, err := take(ctx, d, outer, ns, key) // nobody commits it
+func (sn *Snapshotter) Mount(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key, target string, used func(*state.Tx, Info) error) (err error) {
+	s, own, err := sn.take(ctx, d, outer, ns, key) // nobody commits it
 	if err != nil {
 		return fmt.Errorf("mount snapshot %q: %w", key, err)
 	}
@@ -161,11 +170,11 @@ func Mount(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key, target 
 	defer func() { err = errors.Join(err, l.Release()) }()
 	var m []mount.Mount
 	err = d.View(ctx, func(tx *state.Tx) error {
-		if m, err = ownMounts(tx, d, ns, s); err != nil {
+		if m, err = sn.mounts(tx, d, ns, key, true); err != nil {
 			return err
 		}
 		if s.Kind == Active {
-			if err := notMounted(FS(d, s.ID), key); err != nil {
+			if err := notMounted(sn.FS(d, s.ID), key); err != nil {
 				return err
 			}
 		}
@@ -182,29 +191,6 @@ func Mount(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key, target 
 		return errors.Join(err, uerr)
 	}
 	return nil
-}
-
-// ownMounts is Mounts, with mounts that tell whose they are.
-func ownMounts(tx *state.Tx, d *state.Dir, ns string, s Info) ([]mount.Mount, error) {
-	m, err := Mounts(tx, d, ns, s.Key)
-	if err != nil {
-		return nil, err
-	}
-	own := FS(d, s.ID)
-	if s.Kind == View {
-		// A bind mount of the parent would not.
-		layers, err := Layers(tx, d, ns, s.Key)
-		if err != nil {
-			return nil, err
-		}
-		if len(layers) == 2 {
-			m = overlayOf(layers[1], own)
-		}
-	}
-	if m[0].Type == "overlay" {
-		m[0].Source = own
-	}
-	return m, nil
 }
 
 // MountedError says that a snapshot is mounted. Its kind is errdefs.ErrFailedPrecondition.
@@ -229,22 +215,22 @@ func notMounted(fs, key string) error {
 
 // NotMounted is a [*MountedError] when the snapshot is mounted in this mount namespace. One that is not
 // there is not mounted.
-func NotMounted(ctx context.Context, d *state.Dir, ns, key string) error {
+func (sn *Snapshotter) NotMounted(ctx context.Context, d *state.Dir, ns, key string) error {
 	return d.View(ctx, func(tx *state.Tx) error {
-		s, err := Get(tx, ns, key)
+		s, err := sn.Get(tx, ns, key)
 		if errdefs.IsNotFound(err) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		return notMounted(FS(d, s.ID), key)
+		return notMounted(sn.FS(d, s.ID), key)
 	})
 }
 
 // Delete removes a snapshot with its directory. The caller holds no lock. One that is mounted, that others stand
 // on or that unfinished work needs is errdefs.ErrFailedPrecondition. used may object to the removal.
-func Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.Tx, Info) error) (err error) {
+func (sn *Snapshotter) Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.Tx, Info) error) (err error) {
 	defer d.EmptyTrash()
 	// As a collection does it, so that no lease is taken meanwhile.
 	l, err := d.Lock(ctx, nil, lock.Collect, "collect", lock.Exclusive)
@@ -258,17 +244,17 @@ func Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.
 	}
 	update := d.Update
 	err = d.View(ctx, func(tx *state.Tx) error {
-		s, err := Get(tx, ns, key)
+		s, err := sn.Get(tx, ns, key)
 		if err != nil {
 			return err
 		}
 		if held.Has(lease.Snapshot, string(s.ID)) || held.Has(lease.Snapshot, ns+"/"+key) {
 			return fmt.Errorf("snapshot %q: unfinished work of another process needs it: %w", key, errdefs.ErrFailedPrecondition)
 		}
-		if err := notMounted(FS(d, s.ID), key); err != nil {
+		if err := notMounted(sn.FS(d, s.ID), key); err != nil {
 			return err
 		}
-		transient, err := Transient(tx, ns, key)
+		transient, err := sn.Transient(tx, ns, key)
 		if transient {
 			update = d.UpdateRun
 		}
@@ -279,14 +265,14 @@ func Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.
 	}
 	var ids []ID
 	err = update(ctx, l, func(tx *state.Tx) error {
-		s, err := Get(tx, ns, key)
+		s, err := sn.Get(tx, ns, key)
 		if err != nil {
 			return err
 		}
 		if err := used(tx, s); err != nil {
 			return err
 		}
-		ids, err = Remove(tx, ns, key)
+		ids, err = sn.Remove(tx, ns, key)
 		return err
 	})
 	if err != nil {
@@ -294,7 +280,7 @@ func Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.
 	}
 	crash.Point("snapshot.removed")
 	for _, id := range ids {
-		if err := Drop(d, id); err != nil {
+		if err := sn.Drop(d, id); err != nil {
 			return err
 		}
 	}

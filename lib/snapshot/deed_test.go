@@ -21,7 +21,7 @@ func nobody(*state.Tx, snapshot.Info) error { return nil }
 
 // TestMountAndItsUsers: one who begins to use a snapshot while it is being mounted is seen, and the mount undone.
 func TestMountAndItsUsers(t *testing.T) {
-	b := newBench(t, overlay, t.TempDir())
+	b := newBench(t, snapshot.Overlay, t.TempDir())
 	b.layer("base", "")
 	b.prepare("s", "base")
 	at := filepath.Join(t.TempDir(), "at")
@@ -30,12 +30,12 @@ func TestMountAndItsUsers(t *testing.T) {
 	}
 	used := errors.New("somebody uses it")
 	asked := 0
-	err := snapshot.Mount(t.Context(), b.d, nil, "ns", "s", at, func(*state.Tx, snapshot.Info) error {
+	err := snapshot.Overlay.Mount(t.Context(), b.d, nil, "ns", "s", at, func(*state.Tx, snapshot.Info) error {
 		if asked++; asked == 1 {
 			return nil
 		}
 		var mounted *snapshot.MountedError
-		if err := snapshot.NotMounted(t.Context(), b.d, "ns", "s"); !errors.As(err, &mounted) || mounted.At != at {
+		if err := snapshot.Overlay.NotMounted(t.Context(), b.d, "ns", "s"); !errors.As(err, &mounted) || mounted.At != at {
 			t.Errorf("the user does not see the mount: %v", err)
 		}
 		return used
@@ -46,14 +46,14 @@ func TestMountAndItsUsers(t *testing.T) {
 	if mounted, err := mount.Mounted(at); mounted || err != nil {
 		t.Errorf("mounted: %v, %v", mounted, err)
 	}
-	if err := snapshot.NotMounted(t.Context(), b.d, "ns", "s"); err != nil {
+	if err := snapshot.Overlay.NotMounted(t.Context(), b.d, "ns", "s"); err != nil {
 		t.Error(err)
 	}
 }
 
 // TestCommitAndMount: nobody mounts what is being committed, and what is mounted is committed on demand alone.
 func TestCommitAndMount(t *testing.T) {
-	b := newBench(t, overlay, t.TempDir())
+	b := newBench(t, snapshot.Overlay, t.TempDir())
 	b.prepare("s", "")
 	at := t.TempDir()
 	l, err := b.d.Lock(t.Context(), nil, lock.Snapshot, string(b.get("s").ID), lock.Exclusive)
@@ -65,33 +65,33 @@ func TestCommitAndMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	var busy *lock.BusyError
-	if err := snapshot.Mount(t.Context(), hasty, nil, "ns", "s", at, nobody); !errors.As(err, &busy) {
+	if err := snapshot.Overlay.Mount(t.Context(), hasty, nil, "ns", "s", at, nobody); !errors.As(err, &busy) {
 		t.Errorf("mount of what is being committed: %v", err)
 	}
-	if _, err := snapshot.Seal(t.Context(), hasty, "ns", "done", "s", snapshot.CommitOptions{}, nobody); !errors.As(err, &busy) {
+	if _, err := snapshot.Overlay.Seal(t.Context(), hasty, "ns", "done", "s", snapshot.CommitOptions{}, nobody); !errors.As(err, &busy) {
 		t.Errorf("commit of what is being mounted: %v", err)
 	}
 	if err := l.Release(); err != nil {
 		t.Fatal(err)
 	}
-	if err := snapshot.Mount(t.Context(), b.d, nil, "ns", "s", at, nobody); err != nil {
+	if err := snapshot.Overlay.Mount(t.Context(), b.d, nil, "ns", "s", at, nobody); err != nil {
 		t.Fatal(err)
 	}
 	defer mount.Unmount(at, 0)
 	var mounted *snapshot.MountedError
-	if _, err := snapshot.Seal(t.Context(), b.d, "ns", "done", "s", snapshot.CommitOptions{}, nobody); !errors.As(err, &mounted) {
+	if _, err := snapshot.Overlay.Seal(t.Context(), b.d, "ns", "done", "s", snapshot.CommitOptions{}, nobody); !errors.As(err, &mounted) {
 		t.Errorf("commit of what is mounted: %v", err)
 	}
-	if err := snapshot.Mount(t.Context(), b.d, nil, "ns", "s", t.TempDir(), nobody); !errors.As(err, &mounted) {
+	if err := snapshot.Overlay.Mount(t.Context(), b.d, nil, "ns", "s", t.TempDir(), nobody); !errors.As(err, &mounted) {
 		t.Errorf("a second mount: %v", err)
 	}
-	if err := snapshot.Delete(t.Context(), b.d, "ns", "s", nobody); !errors.As(err, &mounted) {
+	if err := snapshot.Overlay.Delete(t.Context(), b.d, "ns", "s", nobody); !errors.As(err, &mounted) {
 		t.Errorf("removal of what is mounted: %v", err)
 	}
-	if _, err := snapshot.Seal(t.Context(), b.d, "ns", "done", "s", snapshot.CommitOptions{Mounted: true}, nobody); err != nil {
+	if _, err := snapshot.Overlay.Seal(t.Context(), b.d, "ns", "done", "s", snapshot.CommitOptions{Mounted: true}, nobody); err != nil {
 		t.Error(err)
 	}
-	if err := snapshot.Mount(t.Context(), b.d, nil, "ns", "done", t.TempDir(), nobody); !errdefs.IsFailedPrecondition(err) {
+	if err := snapshot.Overlay.Mount(t.Context(), b.d, nil, "ns", "done", t.TempDir(), nobody); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("mount of a committed one: %v", err)
 	}
 }

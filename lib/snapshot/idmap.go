@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/mount"
-	"ctrd.dev/ctrd/lib/state"
 )
 
 // Labels of containerd's snapshots: the layers below are seen with the owners that a user namespace maps theirs
@@ -22,13 +21,14 @@ const (
 	LabelGIDMapping = "containerd.io/snapshot/gidmapping"
 )
 
+var errNoMap = fmt.Errorf("this snapshotter cannot map the ids of a user namespace: %w", errdefs.ErrNotImplemented)
+
 // shift gives the root of a new tree to the user and the group to which the labels map its owner.
-func shift(d *state.Dir, id ID, labels map[string]string) error {
+func shift(root string, labels map[string]string) error {
 	uids, gids := labels[LabelUIDMapping], labels[LabelGIDMapping]
 	if uids == "" && gids == "" {
 		return nil
 	}
-	root := FS(d, id)
 	st, err := os.Stat(root)
 	if err != nil {
 		return fmt.Errorf("root of snapshot: %w", err)

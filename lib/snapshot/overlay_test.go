@@ -17,16 +17,13 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 )
 
-var overlay = driver{
-	newID: snapshot.NewID, stage: snapshot.Stage, mounts: snapshot.Mounts, usage: snapshot.Usage, drop: snapshot.Drop,
-	dir: func(d *state.Dir, id snapshot.ID) string { return snapshot.Path(d, id) },
-}
+func TestOverlay(t *testing.T) { suite(t, snapshot.Overlay) }
 
-func TestOverlay(t *testing.T) { suite(t, overlay) }
+func TestNative(t *testing.T) { suite(t, snapshot.Native) }
 
 // TestOverlayMounts: the shapes that containerd's overlay snapshotter gives its clients.
 func TestOverlayMounts(t *testing.T) {
-	b := newBench(t, overlay, t.TempDir())
+	b := newBench(t, snapshot.Overlay, t.TempDir())
 	b.layer("base", "")
 	b.layer("top", "base")
 	b.prepare("rw0", "")
@@ -35,8 +32,8 @@ func TestOverlayMounts(t *testing.T) {
 	b.look("ro1", "base")
 	b.prepare("rw2", "top")
 	b.look("ro2", "top")
-	fs := func(key string) string { return snapshot.FS(b.d, b.get(key).ID) }
-	work := func(key string) string { return snapshot.Path(b.d, b.get(key).ID, "work") }
+	fs := func(key string) string { return snapshot.Overlay.FS(b.d, b.get(key).ID) }
+	work := func(key string) string { return snapshot.Overlay.Path(b.d, b.get(key).ID, "work") }
 	for key, want := range map[string]mount.Mount{
 		"rw0": {Type: "bind", Source: fs("rw0"), Options: []string{"rw", "rbind"}},
 		"ro0": {Type: "bind", Source: fs("ro0"), Options: []string{"ro", "rbind"}},
@@ -46,7 +43,7 @@ func TestOverlayMounts(t *testing.T) {
 		"ro2": {Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + fs("top") + ":" + fs("base"), "index=off"}},
 	} {
 		b.view(func(tx *state.Tx) error {
-			got, err := snapshot.Mounts(tx, b.d, "ns", key)
+			got, err := snapshot.Overlay.Mounts(tx, b.d, "ns", key)
 			if fmt.Sprint(got) != fmt.Sprint([]mount.Mount{want}) {
 				t.Errorf("%s: %q", key, got)
 			}
@@ -56,14 +53,14 @@ func TestOverlayMounts(t *testing.T) {
 }
 
 func TestDirs(t *testing.T) {
-	b := newBench(t, overlay, t.TempDir())
-	for range snapshot.Dirs(b.d) {
+	b := newBench(t, snapshot.Overlay, t.TempDir())
+	for range snapshot.Overlay.Dirs(b.d) {
 		t.Error("there is one already")
 	}
 	b.prepare("a", "")
 	garbage := b.staged()
 	found := map[snapshot.ID]bool{}
-	for id, err := range snapshot.Dirs(b.d) {
+	for id, err := range snapshot.Overlay.Dirs(b.d) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,10 +69,10 @@ func TestDirs(t *testing.T) {
 	if len(found) != 2 || !found[garbage] || !found[b.get("a").ID] {
 		t.Errorf("%v", found)
 	}
-	if err := snapshot.Sync(b.d, garbage); err != nil {
+	if err := snapshot.Overlay.Sync(b.d, garbage, false); err != nil {
 		t.Error(err)
 	}
-	if st, err := os.Stat(snapshot.Path(b.d, garbage)); err != nil || st.Mode().Perm() != 0o700 {
+	if st, err := os.Stat(snapshot.Overlay.Path(b.d, garbage)); err != nil || st.Mode().Perm() != 0o700 {
 		t.Errorf("others can enter a snapshot: %v %v", st.Mode(), err)
 	}
 }
@@ -93,17 +90,17 @@ func TestLayerID(t *testing.T) {
 // TestShortNames: the layers of a deep overlay have names that fit what mount(2) and containerd's shims take, as long
 // as the layers are there.
 func TestShortNames(t *testing.T) {
-	b := newBench(t, overlay, t.TempDir())
+	b := newBench(t, snapshot.Overlay, t.TempDir())
 	stack := func(n int) {
 		parent := ""
 		for i := range n {
 			id := snapshot.LayerID(digest.FromString(fmt.Sprint(i)))
-			if err := snapshot.Stage(b.d, id); err != nil {
+			if err := snapshot.Overlay.Stage(t.Context(), b.d, id, ""); err != nil {
 				t.Fatal(err)
 			}
 			key := fmt.Sprint("l", i)
 			b.update(func(tx *state.Tx) error {
-				return snapshot.PutLayer(tx, "ns", snapshot.Info{Key: key, ID: id, Parent: parent})
+				return snapshot.Overlay.PutLayer(tx, "ns", snapshot.Info{Key: key, ID: id, Parent: parent})
 			})
 			parent = key
 		}
@@ -113,7 +110,7 @@ func TestShortNames(t *testing.T) {
 	var m []mount.Mount
 	for range 2 {
 		b.view(func(tx *state.Tx) (err error) {
-			m, err = snapshot.Mounts(tx, b.d, "ns", "rw")
+			m, err = snapshot.Overlay.Mounts(tx, b.d, "ns", "rw")
 			return err
 		})
 	}
@@ -123,7 +120,7 @@ func TestShortNames(t *testing.T) {
 		t.Fatalf("%d layers, the first is %s", len(lower), lower[0])
 	}
 	for i, l := range lower {
-		tree := snapshot.FS(b.d, snapshot.LayerID(digest.FromString(fmt.Sprint(127-i))))
+		tree := snapshot.Overlay.FS(b.d, snapshot.LayerID(digest.FromString(fmt.Sprint(127-i))))
 		if to, err := os.Readlink(l); err != nil || to != tree {
 			t.Errorf("%s is %s, not %s: %v", l, to, tree, err)
 		}
@@ -133,13 +130,13 @@ func TestShortNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.view(func(tx *state.Tx) (err error) {
-		m, err = snapshot.Mounts(tx, b.d, "ns", "rw")
+		m, err = snapshot.Overlay.Mounts(tx, b.d, "ns", "rw")
 		return err
 	})
 	if again := strings.Split(strings.TrimPrefix(m[0].Options[2], "lowerdir="), ":"); len(filepath.Base(again[5])) != 11 || again[6] != lower[6] {
 		t.Errorf("%s after %s", again[5], lower[5])
 	}
-	if err := snapshot.Drop(b.d, snapshot.LayerID(digest.FromString("0"))); err != nil {
+	if err := snapshot.Overlay.Drop(b.d, snapshot.LayerID(digest.FromString("0"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := snapshot.SweepAliases(b.d); err != nil {
@@ -152,7 +149,7 @@ func TestShortNames(t *testing.T) {
 
 // TestFieldsOfNewerPrograms: they survive a commit and a new key.
 func TestFieldsOfNewerPrograms(t *testing.T) {
-	b := newBench(t, overlay, t.TempDir())
+	b := newBench(t, snapshot.Overlay, t.TempDir())
 	type newer struct {
 		snapshot.Info
 		Extra string `json:"extra"`
@@ -164,7 +161,7 @@ func TestFieldsOfNewerPrograms(t *testing.T) {
 		s.Extra = "keep me"
 		return errors.Join(err, table.Put(tx, "ns", "a", s))
 	})
-	b.update(func(tx *state.Tx) error { return snapshot.Rename(tx, "ns", "a", "b") })
+	b.update(func(tx *state.Tx) error { return snapshot.Overlay.Rename(tx, "ns", "a", "b") })
 	b.commit("c", "b", snapshot.CommitOptions{})
 	b.view(func(tx *state.Tx) error {
 		s, err := table.Get(tx, "ns", "c")

@@ -17,7 +17,7 @@ import (
 // Read calls fn with the trees of a snapshot and of all that it stands on, the top first. Until fn returns, nothing
 // removes them, and nobody mounts or commits an active snapshot; one that is mounted is a [*MountedError]. outer is the
 // innermost lock that the caller holds, or nil. used may object.
-func Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, used func(*state.Tx, Info) error, fn func(layers []string) error) (err error) {
+func (sn *Snapshotter) Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, used func(*state.Tx, Info) error, fn func(layers []string) error) (err error) {
 	l, err := lease.Take(d)
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, u
 	defer func() { err = errors.Join(err, l.Release()) }()
 	var s Info
 	err = d.View(ctx, func(tx *state.Tx) error {
-		s, err = Get(tx, ns, key)
+		s, err = sn.Get(tx, ns, key)
 		return err
 	})
 	if err != nil {
@@ -33,7 +33,7 @@ func Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, u
 	}
 	if s.Kind == Active {
 		var own *lock.Lock
-		if s, own, err = take(ctx, d, outer, ns, key); err != nil {
+		if s, own, err = sn.take(ctx, d, outer, ns, key); err != nil {
 			return fmt.Errorf("read snapshot %q: %w", key, err)
 		}
 		defer func() { err = errors.Join(err, own.Release()) }()
@@ -44,7 +44,7 @@ func Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, u
 	}
 	var layers []string
 	err = d.View(ctx, func(tx *state.Tx) error {
-		now, err := Get(tx, ns, key)
+		now, err := sn.Get(tx, ns, key)
 		if err == nil && (now.ID != s.ID || now.Kind != s.Kind) {
 			err = fmt.Errorf("snapshot %q has just been made anew: %w", key, errdefs.ErrAborted)
 		}
@@ -52,11 +52,11 @@ func Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, u
 			return err
 		}
 		if s.Kind == Active {
-			if err := notMounted(FS(d, s.ID), key); err != nil {
+			if err := notMounted(sn.FS(d, s.ID), key); err != nil {
 				return err
 			}
 		}
-		if layers, err = Layers(tx, d, ns, key); err != nil {
+		if layers, err = sn.Layers(tx, d, ns, key); err != nil {
 			return err
 		}
 		return used(tx, now)
@@ -65,4 +65,21 @@ func Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, u
 		return err
 	}
 	return fn(layers)
+}
+
+// ReadChange is Read with the trees of what the snapshot stands on, from, and its own, to: what is different between them
+// is what was changed in the snapshot.
+func (sn *Snapshotter) ReadChange(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, used func(*state.Tx, Info) error, fn func(from, to []string) error) error {
+	var parent string
+	look := func(tx *state.Tx, s Info) error {
+		parent = s.Parent
+		return used(tx, s)
+	}
+	return sn.Read(ctx, d, outer, ns, key, look, func(to []string) error {
+		if parent == "" {
+			return fn(nil, to)
+		}
+		free := func(*state.Tx, Info) error { return nil }
+		return sn.Read(ctx, d, outer, ns, parent, free, func(from []string) error { return fn(from, to) })
+	})
 }

@@ -18,7 +18,7 @@ import (
 
 // TestRead: what is read is neither removed nor mounted nor committed, and what is mounted is not read.
 func TestRead(t *testing.T) {
-	b := newBench(t, overlay, t.TempDir())
+	b := newBench(t, snapshot.Overlay, t.TempDir())
 	b.layer("base", "")
 	b.prepare("s", "base")
 	hasty, err := state.Open(state.Config{Root: b.d.Path(), State: b.d.Run(), Wait: time.Millisecond})
@@ -27,17 +27,17 @@ func TestRead(t *testing.T) {
 	}
 	at := t.TempDir()
 	var busy *lock.BusyError
-	err = snapshot.Read(t.Context(), b.d, nil, "ns", "s", nobody, func(layers []string) error {
-		if want := []string{snapshot.FS(b.d, b.get("s").ID), snapshot.FS(b.d, b.get("base").ID)}; !slices.Equal(layers, want) {
+	err = snapshot.Overlay.Read(t.Context(), b.d, nil, "ns", "s", nobody, func(layers []string) error {
+		if want := []string{snapshot.Overlay.FS(b.d, b.get("s").ID), snapshot.Overlay.FS(b.d, b.get("base").ID)}; !slices.Equal(layers, want) {
 			t.Errorf("%q, want %q", layers, want)
 		}
-		if err := snapshot.Delete(t.Context(), hasty, "ns", "s", nobody); !errdefs.IsFailedPrecondition(err) {
+		if err := snapshot.Overlay.Delete(t.Context(), hasty, "ns", "s", nobody); !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("removal of what is read: %v", err)
 		}
-		if err := snapshot.Mount(t.Context(), hasty, nil, "ns", "s", at, nobody); !errors.As(err, &busy) {
+		if err := snapshot.Overlay.Mount(t.Context(), hasty, nil, "ns", "s", at, nobody); !errors.As(err, &busy) {
 			t.Errorf("mount of what is read: %v", err)
 		}
-		if _, err := snapshot.Seal(t.Context(), hasty, "ns", "done", "s", snapshot.CommitOptions{}, nobody); !errors.As(err, &busy) {
+		if _, err := snapshot.Overlay.Seal(t.Context(), hasty, "ns", "done", "s", snapshot.CommitOptions{}, nobody); !errors.As(err, &busy) {
 			t.Errorf("commit of what is read: %v", err)
 		}
 		return nil
@@ -45,22 +45,22 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = snapshot.Read(t.Context(), b.d, nil, "ns", "base", nobody, func([]string) error {
-		return snapshot.Read(t.Context(), hasty, nil, "ns", "base", nobody, func([]string) error { return nil }) // without a lock
+	err = snapshot.Overlay.Read(t.Context(), b.d, nil, "ns", "base", nobody, func([]string) error {
+		return snapshot.Overlay.Read(t.Context(), hasty, nil, "ns", "base", nobody, func([]string) error { return nil }) // without a lock
 	})
 	if err != nil {
 		t.Error(err)
 	}
-	if err := snapshot.Mount(t.Context(), b.d, nil, "ns", "s", at, nobody); err != nil {
+	if err := snapshot.Overlay.Mount(t.Context(), b.d, nil, "ns", "s", at, nobody); err != nil {
 		t.Fatal(err)
 	}
 	defer mount.Unmount(at, 0)
 	never := func([]string) error { t.Error("read"); return nil }
 	var mounted *snapshot.MountedError
-	if err := snapshot.Read(t.Context(), b.d, nil, "ns", "s", nobody, never); !errors.As(err, &mounted) {
+	if err := snapshot.Overlay.Read(t.Context(), b.d, nil, "ns", "s", nobody, never); !errors.As(err, &mounted) {
 		t.Errorf("read of what is mounted: %v", err)
 	}
-	if err := snapshot.Read(t.Context(), b.d, nil, "ns", "none", nobody, never); !errdefs.IsNotFound(err) {
+	if err := snapshot.Overlay.Read(t.Context(), b.d, nil, "ns", "none", nobody, never); !errdefs.IsNotFound(err) {
 		t.Error(err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"os"
 	"strings"
 	"time"
 	"unicode"
@@ -45,19 +44,17 @@ type Info struct {
 // maxKey bounds keys, which may be paths, in bytes.
 const maxKey = 4096
 
-var records = state.Table[Info]{Name: "snapshots/" + Overlayfs}
-
 // Get reads one record.
-func Get(tx *state.Tx, ns, key string) (Info, error) {
-	s, err := records.Get(tx, ns, key)
+func (sn *Snapshotter) Get(tx *state.Tx, ns, key string) (Info, error) {
+	s, err := sn.records().Get(tx, ns, key)
 	s.Key = key
 	return s, err
 }
 
 // Find is Get, and finds the snapshot of a layer also by the beginning of its digest, of six digits or
 // more, with or without "sha256:", where only one begins so.
-func Find(tx *state.Tx, ns, name string) (Info, error) {
-	s, err := Get(tx, ns, name)
+func (sn *Snapshotter) Find(tx *state.Tx, ns, name string) (Info, error) {
+	s, err := sn.Get(tx, ns, name)
 	if !errdefs.IsNotFound(err) {
 		return s, err
 	}
@@ -66,7 +63,7 @@ func Find(tx *state.Tx, ns, name string) (Info, error) {
 		return s, err
 	}
 	found := 0
-	for other, err := range All(tx, ns) {
+	for other, err := range sn.All(tx, ns) {
 		if err == nil && strings.HasPrefix(other.Key, "sha256:"+digits) {
 			s = other
 			found++
@@ -82,9 +79,9 @@ func Find(tx *state.Tx, ns, name string) (Info, error) {
 }
 
 // All yields the snapshots of a namespace by key.
-func All(tx *state.Tx, ns string) iter.Seq2[Info, error] {
+func (sn *Snapshotter) All(tx *state.Tx, ns string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		for row, err := range records.All(tx, ns) {
+		for row, err := range sn.records().All(tx, ns) {
 			row.Value.Key = row.Key
 			if !yield(row.Value, err) {
 				return
@@ -93,87 +90,77 @@ func All(tx *state.Tx, ns string) iter.Seq2[Info, error] {
 	}
 }
 
-// Namespaces lists the namespaces that have snapshots.
-func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }
+// Namespaces lists the namespaces that have snapshots of this snapshotter.
+func (sn *Snapshotter) Namespaces(tx *state.Tx) ([]string, error) { return sn.records().Namespaces(tx) }
 
 // Prepare records a writable snapshot of the staged directory id on top of parent, which may be empty.
-func Prepare(tx *state.Tx, ns, key, parent string, id ID, labels map[string]string) (Info, error) {
-	return add(tx, ns, Info{Key: key, ID: id, Kind: Active, Parent: parent, Labels: labels})
+func (sn *Snapshotter) Prepare(tx *state.Tx, ns, key, parent string, id ID, labels map[string]string) (Info, error) {
+	return sn.add(tx, ns, Info{Key: key, ID: id, Kind: Active, Parent: parent, Labels: labels})
 }
 
 // Look records a view: the same as Prepare, but read-only.
-func Look(tx *state.Tx, ns, key, parent string, id ID, labels map[string]string) (Info, error) {
-	return add(tx, ns, Info{Key: key, ID: id, Kind: View, Parent: parent, Labels: labels})
+func (sn *Snapshotter) Look(tx *state.Tx, ns, key, parent string, id ID, labels map[string]string) (Info, error) {
+	return sn.add(tx, ns, Info{Key: key, ID: id, Kind: View, Parent: parent, Labels: labels})
 }
 
 // PutLayer records a committed snapshot whose directory is complete and synced. One that is recorded
 // already under this name stays as it is, unless its record cannot be read or its directory is gone.
-func PutLayer(tx *state.Tx, ns string, s Info) error {
+func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 	s.Kind = Committed
-	old, err := Get(tx, ns, s.Key)
+	old, err := sn.Get(tx, ns, s.Key)
 	switch {
 	case errdefs.IsNotFound(err):
-	case err == nil && (old.Kind != Committed || isThere(tx.Dir(), old.ID)):
+	case err == nil && (old.Kind != Committed || sn.Check(tx.Dir(), old.ID) == nil):
 		return nil
 	case err == nil || errdefs.IsDataLoss(err):
 		s.Labels = old.Labels
-		if err := records.Delete(tx, ns, s.Key); err != nil {
+		if err := sn.records().Delete(tx, ns, s.Key); err != nil {
 			return err
 		}
 	default:
 		return err
 	}
-	if _, err := add(tx, ns, s); err != nil {
+	if _, err := sn.add(tx, ns, s); err != nil {
 		return err
 	}
-	tx.Emit(ns, event.SnapshotCommit{Key: s.Key, Name: s.Key, Snapshotter: Overlayfs})
+	tx.Emit(ns, event.SnapshotCommit{Key: s.Key, Name: s.Key, Snapshotter: sn.Name()})
 	return nil
 }
 
-func isThere(d *state.Dir, id ID) bool {
-	_, err := os.Stat(FS(d, id))
-	return err == nil
-}
-
 // add records a new snapshot.
-func add(tx *state.Tx, ns string, s Info) (Info, error) {
+func (sn *Snapshotter) add(tx *state.Tx, ns string, s Info) (Info, error) {
 	if err := label.Check(s.Labels); err != nil {
 		return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
 	}
-	if err := free(tx, ns, s.Key); err != nil {
+	if err := sn.free(tx, ns, s.Key); err != nil {
 		return s, err
 	}
-	parent, err := committed(tx, ns, s.Key, s.Parent)
+	parent, err := sn.committed(tx, ns, s.Key, s.Parent)
 	if err != nil {
 		return s, err
 	}
-	if s.Kind == Active && s.Parent != "" {
-		if err := inherit(tx.Dir(), s.ID, parent.ID); err != nil {
-			return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
-		}
-	}
 	if s.Kind == Active {
-		if err := shift(tx.Dir(), s.ID, s.Labels); err != nil {
+		if err := sn.Adopt(tx.Dir(), s, parent.ID); err != nil {
 			return s, fmt.Errorf("snapshot %q: %w", s.Key, err)
 		}
 	}
 	s.Created = time.Now().UTC()
 	s.Updated = s.Created
-	if err := records.Put(tx, ns, s.Key, s); err != nil {
+	if err := sn.records().Put(tx, ns, s.Key, s); err != nil {
 		return s, err
 	}
 	if s.Kind != Committed {
-		tx.Emit(ns, event.SnapshotPrepare{Key: s.Key, Parent: s.Parent, Snapshotter: Overlayfs})
+		tx.Emit(ns, event.SnapshotPrepare{Key: s.Key, Parent: s.Parent, Snapshotter: sn.Name()})
 	}
 	return s, nil
 }
 
 // free checks a new key.
-func free(tx *state.Tx, ns, key string) error {
+func (sn *Snapshotter) free(tx *state.Tx, ns, key string) error {
 	if len(key) > maxKey || strings.ContainsFunc(key, unicode.IsControl) {
 		return fmt.Errorf("snapshot %.100q: a key has at most %d bytes and no control characters: %w", key, maxKey, errdefs.ErrInvalidArgument)
 	}
-	_, err := records.Get(tx, ns, key)
+	_, err := sn.records().Get(tx, ns, key)
 	if err == nil {
 		return fmt.Errorf("snapshot %q in namespace %q: %w", key, ns, errdefs.ErrAlreadyExists)
 	}
@@ -184,11 +171,11 @@ func free(tx *state.Tx, ns, key string) error {
 }
 
 // committed checks and gives a parent; none is fine. What outlives the boot cannot stand on what does not.
-func committed(tx *state.Tx, ns, key, parent string) (Info, error) {
+func (sn *Snapshotter) committed(tx *state.Tx, ns, key, parent string) (Info, error) {
 	if parent == "" {
 		return Info{}, nil
 	}
-	p, err := Get(tx, ns, parent)
+	p, err := sn.Get(tx, ns, parent)
 	if err != nil {
 		return p, fmt.Errorf("parent of snapshot %q: %w", key, err)
 	}
@@ -196,7 +183,7 @@ func committed(tx *state.Tx, ns, key, parent string) (Info, error) {
 		return p, fmt.Errorf("parent of snapshot %q: %q is not committed: %w", key, parent, errdefs.ErrInvalidArgument)
 	}
 	if tx.Durable() {
-		transient, err := Transient(tx, ns, parent)
+		transient, err := sn.Transient(tx, ns, parent)
 		if err != nil {
 			return p, err
 		}
@@ -209,7 +196,9 @@ func committed(tx *state.Tx, ns, key, parent string) (Info, error) {
 
 // Transient tells whether a snapshot's record ends with the boot; then [state.Dir.UpdateRun] changes it,
 // and otherwise [state.Dir.Update].
-func Transient(tx *state.Tx, ns, key string) (bool, error) { return records.Has(tx, false, ns, key) }
+func (sn *Snapshotter) Transient(tx *state.Tx, ns, key string) (bool, error) {
+	return sn.records().Has(tx, false, ns, key)
+}
 
 // CommitOptions are what a snapshot gets when it is committed.
 type CommitOptions struct {
@@ -222,8 +211,8 @@ type CommitOptions struct {
 }
 
 // Commit turns the active snapshot key into the committed snapshot name. The key is free afterwards.
-func Commit(tx *state.Tx, ns, name, key string, o CommitOptions) (Info, error) {
-	s, err := Get(tx, ns, key)
+func (sn *Snapshotter) Commit(tx *state.Tx, ns, name, key string, o CommitOptions) (Info, error) {
+	s, err := sn.Get(tx, ns, key)
 	if err != nil {
 		return s, err
 	}
@@ -233,30 +222,33 @@ func Commit(tx *state.Tx, ns, name, key string, o CommitOptions) (Info, error) {
 	if err := label.Check(o.Labels); err != nil {
 		return s, fmt.Errorf("snapshot %q: %w", name, err)
 	}
-	if err := free(tx, ns, name); err != nil {
+	if err := sn.free(tx, ns, name); err != nil {
 		return s, err
 	}
 	if o.Parent != "" {
 		if s.Parent != "" && s.Parent != o.Parent {
 			return s, fmt.Errorf("commit of snapshot %q: it stands on %q: %w", key, s.Parent, errdefs.ErrInvalidArgument)
 		}
-		if _, err := committed(tx, ns, name, o.Parent); err != nil {
+		if s.Parent == "" && !sn.Late() {
+			return s, fmt.Errorf("commit of snapshot %q: the snapshotter %s wants the parent when one is prepared: %w", key, sn.Name(), errdefs.ErrFailedPrecondition)
+		}
+		if _, err := sn.committed(tx, ns, name, o.Parent); err != nil {
 			return s, err
 		}
 		s.Parent = o.Parent
 	}
 	s.Key, s.Kind, s.Labels, s.Size, s.Inodes = name, Committed, o.Labels, o.Size, o.Inodes
 	s.Updated = time.Now().UTC()
-	if err := records.Move(tx, ns, key, name, s); err != nil {
+	if err := sn.records().Move(tx, ns, key, name, s); err != nil {
 		return s, err
 	}
-	tx.Emit(ns, event.SnapshotCommit{Key: key, Name: name, Snapshotter: Overlayfs})
+	tx.Emit(ns, event.SnapshotCommit{Key: key, Name: name, Snapshotter: sn.Name()})
 	return s, nil
 }
 
 // Label sets labels of a snapshot; an empty value removes the label.
-func Label(tx *state.Tx, ns, key string, labels map[string]string) (Info, error) {
-	s, err := Get(tx, ns, key)
+func (sn *Snapshotter) Label(tx *state.Tx, ns, key string, labels map[string]string) (Info, error) {
+	s, err := sn.Get(tx, ns, key)
 	if err != nil {
 		return s, err
 	}
@@ -275,19 +267,19 @@ func Label(tx *state.Tx, ns, key string, labels map[string]string) (Info, error)
 		s.Labels[k] = v
 	}
 	s.Updated = time.Now().UTC()
-	return s, records.Put(tx, ns, key, s)
+	return s, sn.records().Put(tx, ns, key, s)
 }
 
 // Remove removes a record. It gives the ids whose directories no record of any namespace names any more;
 // the caller drops them after the commit. A snapshot that others stand on is
 // errdefs.ErrFailedPrecondition.
-func Remove(tx *state.Tx, ns, key string) ([]ID, error) {
-	s, err := Get(tx, ns, key)
+func (sn *Snapshotter) Remove(tx *state.Tx, ns, key string) ([]ID, error) {
+	s, err := sn.Get(tx, ns, key)
 	if err != nil {
 		return nil, err
 	}
 	if s.Kind == Committed {
-		for other, err := range All(tx, ns) {
+		for other, err := range sn.All(tx, ns) {
 			if err != nil {
 				return nil, err // it may be one that stands on it
 			}
@@ -296,12 +288,12 @@ func Remove(tx *state.Tx, ns, key string) ([]ID, error) {
 			}
 		}
 	}
-	if err := records.Delete(tx, ns, key); err != nil {
+	if err := sn.records().Delete(tx, ns, key); err != nil {
 		return nil, err
 	}
-	tx.Emit(ns, event.SnapshotRemove{Key: key, Snapshotter: Overlayfs})
+	tx.Emit(ns, event.SnapshotRemove{Key: key, Snapshotter: sn.Name()})
 	if s.Kind == Committed {
-		if used, err := named(tx, s.ID); used || err != nil {
+		if used, err := sn.named(tx, s.ID); used || err != nil {
 			return nil, err
 		}
 	}
@@ -309,13 +301,13 @@ func Remove(tx *state.Tx, ns, key string) ([]ID, error) {
 }
 
 // named tells whether a record of any namespace names the directory.
-func named(tx *state.Tx, id ID) (bool, error) {
-	names, err := Namespaces(tx)
+func (sn *Snapshotter) named(tx *state.Tx, id ID) (bool, error) {
+	names, err := sn.Namespaces(tx)
 	if err != nil {
 		return false, err
 	}
 	for _, ns := range names {
-		for s, err := range All(tx, ns) {
+		for s, err := range sn.All(tx, ns) {
 			if err != nil {
 				return false, err
 			}
@@ -331,10 +323,10 @@ func named(tx *state.Tx, id ID) (bool, error) {
 const maxChain = 512
 
 // Chain gives a snapshot and all that it stands on, the top first.
-func Chain(tx *state.Tx, ns, key string) ([]Info, error) {
+func (sn *Snapshotter) Chain(tx *state.Tx, ns, key string) ([]Info, error) {
 	var all []Info
 	for key != "" {
-		s, err := Get(tx, ns, key)
+		s, err := sn.Get(tx, ns, key)
 		if err != nil {
 			return nil, err
 		}

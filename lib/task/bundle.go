@@ -10,7 +10,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/stdio"
@@ -38,7 +37,11 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 		if s, err = t.readSpec(tx); err != nil {
 			return err
 		}
-		mounts, err := snapshot.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+		sn, err := t.snapshots()
+		if err != nil {
+			return err
+		}
+		mounts, err := sn.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)
 		for _, m := range mounts {
 			req.Rootfs = append(req.Rootfs, taskapi.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 		}

@@ -31,6 +31,7 @@ type CreateOptions struct {
 	ID          string // empty: a random one
 	Image       string // name, digest or the beginning of one
 	Platform    string // empty: this machine's
+	Snapshotter string // keeps the image's layers and the container's root; empty: overlayfs
 	Spec        spec.Options
 	Labels      map[string]string
 	StopSignal  string // empty: the image's, else TERM
@@ -88,8 +89,10 @@ func Run(ctx context.Context, d *state.Dir, ns string, o CreateOptions, so Start
 type source struct {
 	name     string
 	config   ocispec.ImageConfig
-	snapshot string   // committed snapshot of its last layer; empty for an image without layers
-	layers   []string // directories, top first
+	sn       *snapshot.Snapshotter
+	snapshot string      // committed snapshot of its last layer; empty for an image without layers
+	tree     snapshot.ID // of that
+	layers   []string    // directories, top first
 }
 
 // create makes the container and returns with its lock held.
@@ -136,7 +139,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	c := container.Container{
 		ID: o.ID, Image: src.name, Labels: o.Labels,
 		Runtime:     container.Runtime{Name: cmp.Or(o.Runtime, container.DefaultRuntime)},
-		Snapshotter: snapshot.Overlayfs, SnapshotKey: o.ID,
+		Snapshotter: src.sn.Name(), SnapshotKey: o.ID,
 		DefaultSeccomp: made.DefaultSeccomp,
 		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, Transient: o.Transient,
@@ -178,14 +181,15 @@ func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c contai
 	if err := le.Hold(ctx, l, lease.Snapshot, string(id)); err != nil {
 		return c, err
 	}
-	if err := snapshot.Stage(d, id); err != nil {
-		return c, err
-	}
+	err = src.sn.Stage(ctx, d, id, src.tree)
 	update := d.Update
 	if c.Transient {
 		update = d.UpdateRun
-	} else if err := snapshot.SyncNames(d, id); err != nil {
-		return c, errors.Join(err, snapshot.Drop(d, id))
+	} else if err == nil {
+		err = src.sn.Sync(d, id, true)
+	}
+	if err != nil {
+		return c, errors.Join(err, src.sn.Drop(d, id))
 	}
 	crash.Point("task.staged")
 	err = update(ctx, l, func(tx *state.Tx) error {
@@ -197,12 +201,12 @@ func record(ctx context.Context, d *state.Dir, ns string, l *lock.Lock, c contai
 		if made, err = container.Create(tx, ns, c, s); err != nil {
 			return err
 		}
-		_, err := snapshot.Prepare(tx, ns, c.SnapshotKey, src.snapshot, id, idLabels(s))
+		_, err := src.sn.Prepare(tx, ns, c.SnapshotKey, src.snapshot, id, idLabels(s))
 		return err
 	})
 	crash.Point("task.recorded")
 	if err != nil {
-		return c, errors.Join(err, snapshot.Drop(d, id))
+		return c, errors.Join(err, src.sn.Drop(d, id))
 	}
 	return made, nil
 }
@@ -249,6 +253,9 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 		return src, &ImageError{o.Image, err}
 	}
 	src = source{name: img.Name, config: m.Config.Config}
+	if src.sn, err = snapshot.Named(o.Snapshotter); err != nil {
+		return src, err
+	}
 	if len(m.ChainIDs) == 0 {
 		return src, nil
 	}
@@ -257,11 +264,16 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 		return src, err
 	}
 	err = d.View(ctx, func(tx *state.Tx) error {
-		src.layers, err = snapshot.Layers(tx, d, ns, src.snapshot)
+		s, err := src.sn.Get(tx, ns, src.snapshot)
+		if err != nil {
+			return err
+		}
+		src.tree = s.ID
+		src.layers, err = src.sn.Layers(tx, d, ns, src.snapshot)
 		return err
 	})
 	if errdefs.IsNotFound(err) {
-		return src, &ImageError{o.Image, fmt.Errorf("image %q is here, but not unpacked: %w", img.Name, err)}
+		return src, &ImageError{o.Image, fmt.Errorf("image %q is here, but not unpacked by %s: %w", img.Name, src.sn.Name(), err)}
 	}
 	return src, err
 }

@@ -21,7 +21,6 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
-	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -222,7 +221,11 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 		if s, err = t.readSpec(tx); err != nil {
 			return err
 		}
-		dirs, err = snapshot.Layers(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+		sn, err := t.snapshots()
+		if err != nil {
+			return err
+		}
+		dirs, err = sn.Layers(tx, t.d, t.Namespace, t.Container.SnapshotKey)
 		return err
 	})
 	if err != nil {

@@ -93,7 +93,7 @@ func (t *Task) remove(ctx context.Context, force, only bool) error {
 		}
 		// Nothing that runs can be mounted, and a transient container goes when it has run: it is spared the look.
 		if !t.Container.Transient {
-			if err := snapshot.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey); err != nil {
+			if err := t.notMounted(ctx); err != nil {
 				return err
 			}
 		}
@@ -145,7 +145,11 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 		if t.Container.SnapshotKey == "" {
 			return nil
 		}
-		s, err := snapshot.Remove(tx, t.Namespace, t.Container.SnapshotKey)
+		sn, err := t.snapshots()
+		if err != nil {
+			return nil // it is in no record here
+		}
+		s, err := sn.Remove(tx, t.Namespace, t.Container.SnapshotKey)
 		if errdefs.IsNotFound(err) {
 			return nil
 		}
@@ -157,7 +161,11 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 	}
 	crash.Point("task.removed-records")
 	for _, s := range drop {
-		if err := snapshot.Drop(t.d, s); err != nil {
+		sn, err := t.snapshots()
+		if err == nil {
+			err = sn.Drop(t.d, s)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -12,7 +12,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
-	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -51,7 +50,7 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 	if v.InUse() {
 		return &RunningError{ID: t.ID()}
 	}
-	if err := snapshot.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey); err != nil {
+	if err := t.notMounted(ctx); err != nil {
 		return err
 	}
 	update := t.d.Update
@@ -80,7 +79,11 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 		if err != nil || c.SnapshotKey == t.Container.SnapshotKey {
 			return err
 		}
-		return snapshot.Rename(tx, t.Namespace, t.Container.SnapshotKey, c.SnapshotKey)
+		sn, err := t.snapshots()
+		if err != nil {
+			return err
+		}
+		return sn.Rename(tx, t.Namespace, t.Container.SnapshotKey, c.SnapshotKey)
 	})
 	if err != nil {
 		return err

@@ -16,6 +16,20 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
+// snapshots is the snapshotter of the container. One that this program does not know is errdefs.ErrInvalidArgument.
+func (t *Task) snapshots() (*snapshot.Snapshotter, error) {
+	return snapshot.Named(t.Container.Snapshotter)
+}
+
+// notMounted is a [*snapshot.MountedError] when the container's snapshot is mounted in this mount namespace.
+func (t *Task) notMounted(ctx context.Context) error {
+	sn, err := t.snapshots()
+	if err != nil {
+		return nil // the snapshot is none of ours
+	}
+	return sn.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey)
+}
+
 // UsedError says that a container uses its snapshot. Its kind is errdefs.ErrFailedPrecondition.
 type UsedError struct {
 	Key, ID   string
@@ -39,35 +53,47 @@ func (e *UsedError) Hint() string { return fmt.Sprintf("ctr-task exec %s sh look
 // MountSnapshot mounts an active snapshot or a view at a directory, see [snapshot.Mount]. An active snapshot that a
 // container uses is a [*UsedError]. A start and a mount of one snapshot exclude each other: both look, and begin, under
 // the lock of the container. The snapshot of a transient container is never mounted, so that a start of one need not look.
-func MountSnapshot(ctx context.Context, d *state.Dir, ns, key, target string) (err error) {
-	l, release, err := lockRoot(ctx, d, ns, key)
+func MountSnapshot(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, key, target string) (err error) {
+	l, release, err := lockRoot(ctx, d, sn, ns, key)
 	if err != nil {
 		return fmt.Errorf("mount snapshot %q: %w", key, err)
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	return snapshot.Mount(ctx, d, l, ns, key, target, func(tx *state.Tx, s snapshot.Info) error {
-		return notUsed(tx, d, ns, s, true)
+	return sn.Mount(ctx, d, l, ns, key, target, func(tx *state.Tx, s snapshot.Info) error {
+		return notUsed(tx, d, sn, ns, s, true)
 	})
 }
 
 // ReadSnapshot calls fn with the trees of a snapshot, see [snapshot.Read]. An active one that a container uses is a
 // [*UsedError]; its container does not start before fn returns.
-func ReadSnapshot(ctx context.Context, d *state.Dir, ns, key string, fn func(layers []string) error) (err error) {
-	l, release, err := lockRoot(ctx, d, ns, key)
+func ReadSnapshot(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, key string, fn func(layers []string) error) (err error) {
+	l, release, err := lockRoot(ctx, d, sn, ns, key)
 	if err != nil {
 		return fmt.Errorf("read snapshot %q: %w", key, err)
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	return snapshot.Read(ctx, d, l, ns, key, func(tx *state.Tx, s snapshot.Info) error {
-		return notUsed(tx, d, ns, s, false)
+	return sn.Read(ctx, d, l, ns, key, func(tx *state.Tx, s snapshot.Info) error {
+		return notUsed(tx, d, sn, ns, s, false)
+	}, fn)
+}
+
+// ReadChange is ReadSnapshot with the trees of what the snapshot stands on, see [snapshot.Snapshotter.ReadChange].
+func ReadChange(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, key string, fn func(from, to []string) error) (err error) {
+	l, release, err := lockRoot(ctx, d, sn, ns, key)
+	if err != nil {
+		return fmt.Errorf("read snapshot %q: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return sn.ReadChange(ctx, d, l, ns, key, func(tx *state.Tx, s snapshot.Info) error {
+		return notUsed(tx, d, sn, ns, s, false)
 	}, fn)
 }
 
 // lockRoot takes the lock of the container whose root is the snapshot; without one the lock is nil.
-func lockRoot(ctx context.Context, d *state.Dir, ns, key string) (l *lock.Lock, release func() error, err error) {
+func lockRoot(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, key string) (l *lock.Lock, release func() error, err error) {
 	var owner string
 	err = d.View(ctx, func(tx *state.Tx) error {
-		return rootOf(tx, ns, key, func(c container.Container) error {
+		return rootOf(tx, sn, ns, key, func(c container.Container) error {
 			owner = c.ID
 			return nil
 		})
@@ -83,8 +109,8 @@ func lockRoot(ctx context.Context, d *state.Dir, ns, key string) (l *lock.Lock, 
 
 // notUsed is a [*UsedError] for an active snapshot that is the root of a container with a task, or with transient of any
 // transient container.
-func notUsed(tx *state.Tx, d *state.Dir, ns string, s snapshot.Info, transient bool) error {
-	return rootOf(tx, ns, s.Key, func(c container.Container) error {
+func notUsed(tx *state.Tx, d *state.Dir, sn *snapshot.Snapshotter, ns string, s snapshot.Info, transient bool) error {
+	return rootOf(tx, sn, ns, s.Key, func(c container.Container) error {
 		if s.Kind != snapshot.Active {
 			return nil
 		}
@@ -104,9 +130,9 @@ func notUsed(tx *state.Tx, d *state.Dir, ns string, s snapshot.Info, transient b
 }
 
 // rootOf calls do for each container whose root is the snapshot.
-func rootOf(tx *state.Tx, ns, key string, do func(container.Container) error) error {
+func rootOf(tx *state.Tx, sn *snapshot.Snapshotter, ns, key string, do func(container.Container) error) error {
 	for c, err := range container.All(tx, ns) {
-		if err == nil && c.SnapshotKey == key {
+		if err == nil && c.SnapshotKey == key && sn.Has(c.Snapshotter) {
 			err = do(c)
 		}
 		if err != nil {

@@ -16,7 +16,6 @@ import (
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
-	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -115,7 +114,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	}
 	// Whoever mounts the snapshot looks for a task under the same lock.
 	if !t.Container.Transient {
-		if err := snapshot.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey); err != nil {
+		if err := t.notMounted(ctx); err != nil {
 			return nil, err
 		}
 	}

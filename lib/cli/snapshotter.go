@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ctrd.dev/ctrd/lib/snapshot"
+)
+
+// EnvSnapshotter is the environment variable that sets the default of --snapshotter.
+const EnvSnapshotter = "CTRD_SNAPSHOTTER"
+
+// SnapshotterFlag declares the option --snapshotter in f, which is one of the command's. Its text is for
+// [snapshot.Named].
+func SnapshotterFlag(cmd *cobra.Command, f *pflag.FlagSet, name *string) {
+	f.StringVar(name, "snapshotter", env(EnvSnapshotter, snapshot.Overlayfs), "keep layers and roots with the `DRIVER`: overlayfs, or native, which copies them")
+	f.Lookup("snapshotter").DefValue = snapshot.Overlayfs
+	var names []string
+	for _, sn := range snapshot.Snapshotters() {
+		names = append(names, sn.Name())
+	}
+	CompleteOption(cmd, "snapshotter", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// SnapshotterNote tells of the environment variable in a page.
+var SnapshotterNote = Note{Name: EnvSnapshotter, Text: "the default of --snapshotter"}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// Driver keeps the trees of snapshots; their records are not its business. Each snapshot has a directory ([Path]) that
+// its driver makes and that goes to the trash with it. A driver whose trees lie elsewhere, on a device or with another
+// program, notes there what it needs to find one again. A directory may be renamed, with all that is in it.
+//
+// A chain is a snapshot and all that it stands on, the top first.
+type Driver interface {
+	// Name is that of the bucket, of the directory below snapshots, and the one that containerd's clients use.
+	Name() string
+	// Late tells whether a tree can be made before what it stands on, which the commit then names (containerd's rebase).
+	// Such a driver's tree is a directory, [FS], that takes a layer as lib/layer unpacks it. Otherwise the parent must be
+	// there when the tree is staged.
+	Late() bool
+	// Stage makes the tree of a new snapshot on top of a committed one, or an empty one. What a kill leaves is garbage.
+	Stage(ctx context.Context, d *state.Dir, id, parent ID) error
+	// Adopt prepares the root of a staged tree for its parent, which may be none, and for the labels that s has. It is
+	// called with the record's transaction, so it does little.
+	Adopt(d *state.Dir, s Info, parent ID) error
+	// Mounts describes how to mount the active snapshot or the view at the head of a chain. With own, an active one can be
+	// told from the mount to be mounted: its FS is the source of a bind mount, or upper directory or source of an overlay.
+	Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, error)
+	// Trees gives the directories that make up the head of a chain, as overlayfs would stack them, the top first. A driver
+	// that has none is errdefs.ErrNotImplemented: what is in the snapshot is seen by its mounts alone.
+	Trees(d *state.Dir, chain []Info) ([]string, error)
+	// Usage measures what a snapshot occupies on the disk by itself: bytes of blocks and inodes, each once however many
+	// names it has.
+	Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error)
+	// Sync makes a tree durable, or with fresh only what Stage has made.
+	Sync(d *state.Dir, id ID, fresh bool) error
+	// Drop throws a snapshot away that no record names. One that is not there is success.
+	Drop(d *state.Dir, id ID) error
+}
+
+// Snapshotter is the snapshots of one driver: records and trees.
+type Snapshotter struct{ Driver }
+
+// The snapshotters.
+var (
+	Overlay = &Snapshotter{overlay{}}
+	Native  = &Snapshotter{native{}}
+)
+
+// Snapshotters lists all of them, the default first.
+func Snapshotters() []*Snapshotter { return []*Snapshotter{Overlay, Native} }
+
+// Named gives the snapshotter of a name; without a name it is Overlay. One that is not there is
+// errdefs.ErrInvalidArgument.
+func Named(name string) (*Snapshotter, error) {
+	if name == "" {
+		return Overlay, nil
+	}
+	for _, sn := range Snapshotters() {
+		if sn.Name() == name {
+			return sn, nil
+		}
+	}
+	return nil, fmt.Errorf("snapshotter %q: there are %s and %s: %w", name, Overlay.Name(), Native.Name(), errdefs.ErrInvalidArgument)
+}
+
+// Has tells whether a record that names a snapshotter, or none, means this one.
+func (sn *Snapshotter) Has(name string) bool {
+	other, err := Named(name)
+	return err == nil && other == sn
+}
+
+// Namespaces lists the namespaces that have snapshots of any snapshotter.
+func Namespaces(tx *state.Tx) ([]string, error) {
+	var all []string
+	for _, sn := range Snapshotters() {
+		names, err := sn.Namespaces(tx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// All yields the snapshots of a namespace, of one snapshotter after the other, each by key.
+func All(tx *state.Tx, ns string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		for _, sn := range Snapshotters() {
+			for s, err := range sn.All(tx, ns) {
+				if !yield(s, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (sn *Snapshotter) records() state.Table[Info] {
+	return state.Table[Info]{Name: "snapshots/" + sn.Name()}
+}
+
+// ID names the directory of a snapshot: 16 hexadecimal digits at random, or of an image's layer its whole chain id, so
+// that no two layers share one. A root may have directories of layers with only 16 digits of it, which older programs
+// made: a record says which.
+type ID string
+
+// NewID makes a random id.
+func NewID() ID {
+	b := make([]byte, 8)
+	rand.Read(b)
+	return ID(hex.EncodeToString(b))
+}
+
+// LayerID is the id of an image's layer, which is the same in every namespace.
+func LayerID(chain digest.Digest) ID {
+	if chain.Algorithm() == digest.SHA256 {
+		return ID(chain.Encoded())
+	}
+	return ID(chain.Algorithm().String() + "-" + chain.Encoded())
+}
+
+// LayerIDs are the ids that the directory of a layer may have: the one that is made, and that of older programs.
+func LayerIDs(chain digest.Digest) []ID { return []ID{LayerID(chain), ID(chain.Encoded()[:16])} }
+
+// Path joins names below the directory of a snapshot.
+func (sn *Snapshotter) Path(d *state.Dir, id ID, elem ...string) string {
+	return pathOf(sn.Driver, d, id, elem...)
+}
+
+func pathOf(v Driver, d *state.Dir, id ID, elem ...string) string {
+	return d.Path(append([]string{"snapshots", v.Name(), string(id)}, elem...)...)
+}
+
+// FS is the tree of a snapshot, with a driver whose trees are directories.
+func (sn *Snapshotter) FS(d *state.Dir, id ID) string { return fsOf(sn.Driver, d, id) }
+
+func fsOf(v Driver, d *state.Dir, id ID) string { return pathOf(v, d, id, "fs") }
+
+// Check tells whether the directory of a snapshot is there, with its tree where the driver has trees.
+func (sn *Snapshotter) Check(d *state.Dir, id ID) error {
+	path := sn.Path(d, id)
+	if trees, err := sn.Trees(d, []Info{{ID: id, Kind: Committed}}); err == nil && len(trees) > 0 {
+		path = trees[0]
+	}
+	st, err := os.Stat(path)
+	if err == nil && !st.IsDir() {
+		err = fmt.Errorf("%s is no directory: %w", path, errdefs.ErrDataLoss)
+	}
+	return err
+}
+
+// Dirs yields the ids of all directories, recorded or not.
+func (sn *Snapshotter) Dirs(d *state.Dir) iter.Seq2[ID, error] {
+	return func(yield func(ID, error) bool) {
+		entries, err := os.ReadDir(d.Path("snapshots", sn.Name()))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			yield("", err)
+			return
+		}
+		for _, e := range entries {
+			if !yield(ID(e.Name()), nil) {
+				return
+			}
+		}
+	}
+}
+
+// Layers gives the directories that make up a snapshot and all that it stands on, the top first; see [Driver.Trees].
+func (sn *Snapshotter) Layers(tx *state.Tx, d *state.Dir, ns, key string) ([]string, error) {
+	chain, err := sn.Chain(tx, ns, key)
+	if err != nil {
+		return nil, err
+	}
+	return sn.Trees(d, chain)
+}
+
+// Mounts describes how to mount a snapshot, in the form that containerd's snapshotter of this name has. A committed
+// snapshot is not mounted: ErrCommitted.
+func (sn *Snapshotter) Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
+	return sn.mounts(tx, d, ns, key, false)
+}
+
+func (sn *Snapshotter) mounts(tx *state.Tx, d *state.Dir, ns, key string, own bool) ([]mount.Mount, error) {
+	chain, err := sn.Chain(tx, ns, key)
+	if err != nil {
+		return nil, err
+	}
+	if chain[0].Kind == Committed {
+		return nil, fmt.Errorf("mounts of snapshot %q: %w", key, ErrCommitted)
+	}
+	return sn.Driver.Mounts(d, chain, own)
+}
+
+// ErrCommitted says that a snapshot is committed and so cannot be mounted; its kind is
+// errdefs.ErrFailedPrecondition.
+var ErrCommitted = fmt.Errorf("it is committed; prepare or view one on top of it: %w", errdefs.ErrFailedPrecondition)
+
+// bind is a bind mount of a directory; mode is ro or rw.
+func bind(dir, mode string) []mount.Mount {
+	return []mount.Mount{{Type: "bind", Source: dir, Options: []string{mode, "rbind"}}}
+}
+
+// syncFS writes out the file system that a directory is on.
+func syncFS(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync snapshot: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return &os.PathError{Op: "sync", Path: dir, Err: err}
+	}
+	return nil
+}
