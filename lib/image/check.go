@@ -63,19 +63,24 @@ func Checks(tx *state.Tx, ns string, target ocispec.Descriptor) (all []Check, er
 	return all, nil
 }
 
+// isUnpacked tells whether any snapshotter has the layers.
 func isUnpacked(tx *state.Tx, ns string, chain digest.Digest) (bool, error) {
-	s, err := snapshot.Get(tx, ns, chain.String())
-	if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
-		return false, nil
+	for _, sn := range snapshot.Snapshotters() {
+		s, err := sn.Get(tx, ns, chain.String())
+		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+			continue
+		}
+		if err == nil {
+			err = sn.Check(tx.Dir(), s.ID)
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil || s.Kind == snapshot.Committed {
+			return err == nil, err
+		}
 	}
-	if err != nil {
-		return false, err
-	}
-	_, err = os.Stat(snapshot.FS(tx.Dir(), s.ID))
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil && s.Kind == snapshot.Committed, err
+	return false, nil
 }
 
 // Usage is what a name's image occupies in a namespace, in bytes. Blobs and snapshots that several images have count
@@ -120,8 +125,10 @@ func Usages(tx *state.Tx, ns string) (all []Usage, err error) {
 			if p.Here {
 				things[p.Descriptor.Digest.String()] = thing{size: p.Descriptor.Size}
 			}
-			if s, err := snapshot.Get(tx, ns, p.Chain.String()); p.Chain != "" && err == nil {
-				things["snapshot "+s.Key] = thing{s.Size, true}
+			for _, sn := range snapshot.Snapshotters() {
+				if s, err := sn.Get(tx, ns, p.Chain.String()); p.Chain != "" && err == nil {
+					things[sn.Name()+" "+s.Key] = thing{s.Size, true}
+				}
 			}
 		}
 		for key := range things {

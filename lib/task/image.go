@@ -35,21 +35,41 @@ func MountImage(ctx context.Context, d *state.Dir, ns, name string, m image.Mani
 	if n := len(m.ChainIDs); n > 0 {
 		s.Parent = m.ChainIDs[n-1].String()
 	}
-	err = mountNew(ctx, d, ns, s, target)
+	sn, err := having(ctx, d, ns, s.Parent)
+	if err == nil {
+		err = mountNew(ctx, d, sn, ns, s, target)
+	}
 	if err != nil {
 		return fmt.Errorf("mount image %s: %w", image.Familiar(name), err)
 	}
 	return nil
 }
 
-func mountNew(ctx context.Context, d *state.Dir, ns string, s snapshot.Info, target string) error {
-	if _, err := snapshot.Create(ctx, d, ns, s); err != nil {
+// having gives the first snapshotter that has a snapshot, or the default when none has.
+func having(ctx context.Context, d *state.Dir, ns, key string) (found *snapshot.Snapshotter, err error) {
+	found = snapshot.Overlay
+	err = d.View(ctx, func(tx *state.Tx) error {
+		for _, sn := range snapshot.Snapshotters() {
+			_, err := sn.Get(tx, ns, key)
+			if errdefs.IsNotFound(err) {
+				continue
+			}
+			found = sn
+			return err
+		}
+		return nil
+	})
+	return found, err
+}
+
+func mountNew(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns string, s snapshot.Info, target string) error {
+	if _, err := sn.Create(ctx, d, ns, s); err != nil {
 		return err
 	}
 	crash.Point("task.image-viewed")
-	err := MountSnapshot(ctx, d, ns, s.Key, target)
+	err := MountSnapshot(ctx, d, sn, ns, s.Key, target)
 	if err != nil {
-		err = errors.Join(err, deleteMounted(context.WithoutCancel(ctx), d, ns, s.Key))
+		err = errors.Join(err, deleteMounted(context.WithoutCancel(ctx), d, sn, ns, s.Key))
 	}
 	return err
 }
@@ -61,9 +81,13 @@ func UnmountImage(ctx context.Context, d *state.Dir, ns, target string, flags in
 	if err != nil {
 		return err
 	}
+	sn, err := having(ctx, d, ns, key)
+	if err != nil {
+		return err
+	}
 	var s snapshot.Info
 	err = d.View(ctx, func(tx *state.Tx) error {
-		s, err = snapshot.Get(tx, ns, key)
+		s, err = sn.Get(tx, ns, key)
 		return err
 	})
 	if err == nil && s.Labels[labelMounted] == "" {
@@ -75,7 +99,7 @@ func UnmountImage(ctx context.Context, d *state.Dir, ns, target string, flags in
 	if err != nil {
 		return err
 	}
-	at, err := mount.At(snapshot.FS(d, s.ID))
+	at, err := mount.At(sn.FS(d, s.ID))
 	if err != nil {
 		return err
 	}
@@ -85,9 +109,9 @@ func UnmountImage(ctx context.Context, d *state.Dir, ns, target string, flags in
 		}
 	}
 	crash.Point("task.image-unmounted")
-	return deleteMounted(ctx, d, ns, key)
+	return deleteMounted(ctx, d, sn, ns, key)
 }
 
-func deleteMounted(ctx context.Context, d *state.Dir, ns, key string) error {
-	return snapshot.Delete(ctx, d, ns, key, func(*state.Tx, snapshot.Info) error { return nil })
+func deleteMounted(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, key string) error {
+	return sn.Delete(ctx, d, ns, key, func(*state.Tx, snapshot.Info) error { return nil })
 }
