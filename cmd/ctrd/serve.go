@@ -10,9 +10,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +23,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/lock"
@@ -42,12 +46,16 @@ func serveVerb(g *cli.Global) *cobra.Command {
 	cmd := cli.New("serve [OPTION]...", "serve containerd's API on a socket", cli.About{
 		Long: "Serves the API of containerd, so that ctr, nerdctl and containerd's Go client work with what is in the state " +
 			"directory. It keeps nothing that is not in that directory: containers run on when it ends, and every command works " +
-			"beside it. The socket comes from systemd (ctrd.socket), which starts it with the first connection; it ends when nobody " +
-			"has been connected for a while. Without systemd it makes the socket itself and stays.\n\n" +
-			"Root, its own user and the group that owns the socket may connect.",
+			"beside it. The socket comes from systemd (ctrd.socket), which starts it with the first connection; it ends when there has " +
+			"been no call for a while, and the next connection starts it again. Without systemd it makes the socket itself and stays.\n\n" +
+			"Root, its own user and the group that owns the socket may connect. A stream, a wait and a subscription are calls as long " +
+			"as they are open; a connection without a call is closed in a way that has its client connect again.\n\n" +
+			"SIGTERM and SIGINT let the calls that are under way end, for 10 seconds. Waits and subscriptions are ended at once, with the " +
+			"code Unavailable. SIGHUP is answered, and has nothing read again.",
 		Stdout: "nothing",
 		Examples: []cli.Example{
-			{Note: "on a host without systemd", Text: "ctrd serve &"},
+			{Note: "with systemd", Text: "systemctl enable --now ctrd.socket"},
+			{Note: "without systemd", Text: "ctrd serve &"},
 			{Note: "use it", Text: "ctr --address /run/ctrd/ctrd.sock images ls"},
 		},
 		SeeAlso: []string{"ctrd"},
@@ -56,21 +64,23 @@ func serveVerb(g *cli.Global) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&s.address, "address", "a", "", "listen on the socket `PATH` where systemd gives none (default: ctrd.sock in the state directory)")
 	f.StringVar(&s.group, "group", "ctrd", "let members of `GROUP` connect to a socket that it makes, if there is such a group")
-	f.DurationVar(&s.idle, "idle-timeout", time.Minute, "end when nobody has been connected for this `TIME`; 0 is never, and so it is without systemd unless given")
+	f.DurationVar(&s.idle, "idle-timeout", time.Minute, "end when there has been no call for this `TIME`; 0 is never, and so it is without systemd unless given")
 	f.StringVar(&s.logLevel, "log-level", "info", "say what is at least `LEVEL`: debug (each call), info, warn or error")
 	return cmd
 }
 
 func (s *server) run(cmd *cobra.Command) error {
-	log, err := s.logger()
+	log, err := newLogger(os.Stderr, s.logLevel)
 	if err != nil {
 		return err
 	}
+	// The commands put garbage collection off, since they end soon.
+	debug.SetGCPercent(100)
 	d, err := s.g.Open()
 	if err != nil {
 		return err
 	}
-	listeners, err := sockets()
+	listeners, err := given()
 	if err != nil {
 		return err
 	}
@@ -89,12 +99,11 @@ func (s *server) run(cmd *cobra.Command) error {
 	srv := native.New(native.Options{Dir: d, Version: cli.Version, Log: log})
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
-		guarded := native.Guard(l, func(peer string) { log.Warn("a peer was turned away", "peer", peer) })
-		go func() { failed <- srv.Serve(guarded) }()
-		log.Info("serving", "address", l.Addr().String(), "version", cli.Version)
+		go func() { failed <- srv.Serve(l) }()
+		log.Info("serving", "address", l.Addr().String(), "version", cli.Version, "pid", os.Getpid())
 	}
 	notify(daemon.SdNotifyReady)
-	err = s.until(cmd.Context(), srv, failed)
+	err = s.until(cmd.Context(), srv, failed, log)
 	notify(daemon.SdNotifyStopping)
 	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
 	defer cancel()
@@ -103,62 +112,79 @@ func (s *server) run(cmd *cobra.Command) error {
 }
 
 // until returns when the server is to end: on a signal, after idling, or when a listener fails.
-func (s *server) until(ctx context.Context, srv *native.Server, failed <-chan error) error {
-	watchdog, _ := daemon.SdWatchdogEnabled(false)
-	tick := time.Second
+func (s *server) until(ctx context.Context, srv *native.Server, failed <-chan error, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	var idle, watchdog <-chan time.Time // nil: never
+	var sleep *time.Timer
 	if s.idle > 0 {
-		tick = min(tick, max(s.idle/4, time.Millisecond))
+		sleep = time.NewTimer(s.idle)
+		idle = sleep.C
 	}
-	if watchdog > 0 {
-		tick = min(tick, watchdog/3)
+	if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
+		t := time.NewTicker(every / 2)
+		defer t.Stop()
+		watchdog = t.C
 	}
-	if s.idle == 0 && watchdog == 0 {
-		tick = time.Hour // nothing to look for: an idle server costs nothing
-	}
-	t := time.NewTicker(tick)
-	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-failed:
 			return err
-		case <-t.C:
-			if watchdog > 0 {
-				notify(daemon.SdNotifyWatchdog)
-			}
-			if s.idle > 0 && srv.Idle() >= s.idle {
+		case <-hangup:
+			notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+			log.Info("reloaded: there is nothing that ctrd reads again")
+			notify(daemon.SdNotifyReady)
+		case <-watchdog:
+			srv.Idle() // a server that hangs does not answer
+			notify(daemon.SdNotifyWatchdog)
+		case <-idle:
+			left := s.idle - srv.Idle()
+			if left <= 0 {
+				log.Info("ending: no call for a while", "idle-timeout", s.idle)
 				return nil
 			}
+			sleep.Reset(left)
 		}
 	}
 }
 
-// notify tells systemd; whoever did not start us by it is told nothing.
+// notify tells systemd, if that started this process.
 func notify(state string) { _, _ = daemon.SdNotify(false, state) }
 
-func (s *server) logger() (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
-		return nil, cli.Usagef("--log-level %q: want debug, info, warn or error", s.logLevel)
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), nil
-}
-
-// sockets gives those that systemd has opened (sd_listen_fds(3)).
-func sockets() (all []*net.UnixListener, err error) {
-	given, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("sockets of systemd: %w", err)
-	}
-	for _, l := range given {
-		u, ok := l.(*net.UnixListener)
-		if !ok {
-			return nil, fmt.Errorf("systemd gave %v, which is no unix socket that listens: %w", l, errdefs.ErrInvalidArgument)
+// given has the sockets that systemd has opened (sd_listen_fds(3)).
+func given() (all []*net.UnixListener, err error) {
+	for _, f := range activation.Files(true) {
+		l, err := socket(f)
+		if err != nil {
+			return nil, fmt.Errorf("socket %q of systemd: %w", f.Name(), err)
 		}
-		all = append(all, u)
+		all = append(all, l)
+		f.Close()
 	}
 	return all, nil
+}
+
+// socket checks the name that a socket has in its unit (FileDescriptorName=). One that was given none is taken for native.
+func socket(f *os.File) (*net.UnixListener, error) {
+	switch name := f.Name(); {
+	case name == "native", name == "unknown", strings.HasSuffix(name, ".socket"), strings.HasPrefix(name, "LISTEN_FD_"):
+	case name == "cri", name == "ttrpc":
+		return nil, fmt.Errorf("%s is not served yet; containerd's API is, on FileDescriptorName=native: %w", name, errdefs.ErrNotImplemented)
+	default:
+		return nil, fmt.Errorf("want FileDescriptorName=native: %w", errdefs.ErrInvalidArgument)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("%w: want a socket that listens", err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, fmt.Errorf("at %v: want a unix socket: %w", l.Addr(), errdefs.ErrInvalidArgument)
+	}
+	return u, nil
 }
 
 // makeSocket listens at a path, which members of the group may connect to. It takes the place of a server that is gone; one
@@ -182,6 +208,9 @@ func bind(path, group string) (*net.UnixListener, error) {
 	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
 		return nil, fmt.Errorf("it is there and is no socket: %w", errdefs.ErrAlreadyExists)
 	}
+	if who := listener(path); who != "" {
+		return nil, fmt.Errorf("%s listens there: %w", who, errdefs.ErrAlreadyExists)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -203,4 +232,26 @@ func bind(path, group string) (*net.UnixListener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// listener names the process that listens on a socket, such as systemd for ctrd.socket; it is empty when none does.
+func listener(path string) string {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		if errors.Is(err, syscall.EAGAIN) {
+			return "a process"
+		}
+		return ""
+	}
+	defer c.Close()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return "a process"
+	}
+	var who *unix.Ucred
+	if err := raw.Control(func(fd uintptr) { who, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || who == nil {
+		return "a process"
+	}
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", who.Pid))
+	return fmt.Sprintf("pid %d (%s)", who.Pid, cmp.Or(strings.TrimSpace(string(name)), "unknown"))
 }

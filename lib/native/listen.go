@@ -6,49 +6,108 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/peer"
 )
 
-// Guard wraps a listener of a unix socket: a peer gets in that is root, is the server's own user, or is in the group that
-// owns the socket's file, if group members may write to it. Others are disconnected without an answer, and told to refused.
-func Guard(l *net.UnixListener, refused func(peer string)) net.Listener {
-	g := &guarded{UnixListener: l, group: -1, refused: refused}
+// door is one socket that a server listens on. A peer gets in that is root, is the server's own user, or is in the group that
+// owns the socket's file, if group members may write to it. Others are disconnected without an answer.
+type door struct {
+	*net.UnixListener
+	group int // whose members get in; -1: nobody's
+	hall  *hall
+	log   *slog.Logger
+
+	once   sync.Once
+	shut   chan struct{} // closed when no more peers are to get in
+	last   chan struct{} // closed when Accept has given the last peer
+	ending sync.Once
+	closed chan struct{} // closed by Close
+}
+
+func openDoor(l *net.UnixListener, h *hall, log *slog.Logger) *door {
+	d := &door{
+		UnixListener: l, group: -1, hall: h, log: log,
+		shut: make(chan struct{}), last: make(chan struct{}), closed: make(chan struct{}),
+	}
 	var st unix.Stat_t
 	if err := unix.Stat(l.Addr().String(), &st); err == nil && st.Mode&0o020 != 0 {
-		g.group = int(st.Gid)
+		d.group = int(st.Gid)
 	}
-	return g
+	return d
 }
 
-type guarded struct {
-	*net.UnixListener
-	group   int // whose members get in; -1: nobody's
-	refused func(peer string)
-}
-
-// Accept waits for the next peer that gets in.
-func (g *guarded) Accept() (net.Conn, error) {
+// Accept waits for the next peer that gets in. Once the door is shut it waits for Close.
+func (d *door) Accept() (net.Conn, error) {
 	for {
-		c, err := g.AcceptUnix()
+		raw, err := d.AcceptUnix()
 		if err != nil {
-			return nil, err
+			return nil, d.failed(err)
 		}
-		who, err := identify(c)
-		if err == nil && g.allows(who) {
-			return &conn{c, who}, nil
+		c := &conn{UnixConn: raw, hall: d.hall}
+		c.who, err = identify(raw)
+		switch {
+		case err != nil || !d.allows(c.who):
+			d.log.Warn("a peer was turned away", "peer", c.who.String(), "error", err)
+		case !d.hall.enter(c):
+			if d.hall.full(c.who) {
+				d.log.Warn("connections of a peer are closed: too many are open", "peer", c.who.String())
+			}
+		default:
+			return c, nil
 		}
-		c.Close()
-		g.refused(who.String())
+		raw.Close()
 	}
 }
 
-func (g *guarded) allows(c creds) bool {
-	return c.uid == 0 || int(c.uid) == os.Geteuid() || g.group >= 0 && slices.Contains(c.groups, uint32(g.group))
+// failed gives the error of an Accept that has none to give.
+func (d *door) failed(err error) error {
+	select {
+	case <-d.shut:
+		d.end()
+		<-d.closed
+		return net.ErrClosed
+	case <-d.closed:
+		return net.ErrClosed
+	default:
+		return err
+	}
+}
+
+func (d *door) end() { d.ending.Do(func() { close(d.last) }) }
+
+// close lets nobody in any more; d.last is closed when Accept has given its last peer. Who connects to a socket that another
+// process has open too, as systemd has, waits there for the next server.
+func (d *door) close() {
+	d.once.Do(func() {
+		close(d.shut)
+		if d.SetDeadline(time.Unix(1, 0)) != nil {
+			d.end() // it has been closed
+		}
+	})
+}
+
+// Close closes the socket.
+func (d *door) Close() error {
+	err := d.UnixListener.Close()
+	d.end()
+	select {
+	case <-d.closed:
+	default:
+		close(d.closed)
+	}
+	return err
+}
+
+func (d *door) allows(c creds) bool {
+	return c.uid == 0 || int(c.uid) == os.Geteuid() || d.group >= 0 && slices.Contains(c.groups, uint32(d.group))
 }
 
 // creds say who a peer was when it connected.
@@ -81,16 +140,9 @@ func identify(c *net.UnixConn) (who creds, err error) {
 	return who, errors.Join(err, inner)
 }
 
-// conn is a connection that knows its peer; gRPC asks for its address.
-type conn struct {
-	*net.UnixConn
+type peerAddr struct {
 	who creds
 }
-
-// RemoteAddr gives the peer's credentials.
-func (c *conn) RemoteAddr() net.Addr { return peerAddr{c.who} }
-
-type peerAddr struct{ who creds }
 
 // Network implements net.Addr.
 func (peerAddr) Network() string { return "unix" }

@@ -3,11 +3,12 @@
 package native
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -22,28 +23,41 @@ import (
 	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthapi "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/stats"
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/state"
 )
 
-// maxMessage is containerd's bound on a message, in bytes, both ways.
-const maxMessage = 16 << 20
+// Bounds on what a client may ask of the server's memory.
+const (
+	maxMessage  = 16 << 20  // bytes of a message, both ways, as containerd has it
+	maxStreams  = 1000      // calls of one connection that are under way
+	maxHeader   = 64 << 10  // bytes of the metadata of a call
+	flowWindow  = 64 << 10  // bytes of a call that lie unread, beyond a message that is awaited
+	connWindow  = 256 << 10 // bytes of a connection that lie unread
+	readBuffer  = 8 << 10   // bytes, of a connection
+	writeBuffer = 32 << 10  // bytes, of a connection while it is written to
+)
 
-// maxStreams bounds the calls of one connection that are under way.
-const maxStreams = 1000
+const (
+	// prefaceFor is how long a connection may take to begin to speak HTTP/2.
+	prefaceFor = 10 * time.Second
+	// newcomersFor is how long a server that stops waits for connections that have not begun.
+	newcomersFor = 2 * time.Second
+)
 
 // Options are what a Server needs.
 type Options struct {
 	Dir     *state.Dir
 	Version string // of ctrd
 	Log     *slog.Logger
+
+	// Preface is how long a connection may take to begin to speak HTTP/2; 0 is 10 seconds.
+	Preface time.Duration
 }
 
 // Server serves the API on any number of listeners.
@@ -52,20 +66,28 @@ type Server struct {
 	version string
 	log     *slog.Logger
 	grpc    *grpc.Server
-	busy    busy
+	hall    hall
+	calls   calls
 
 	collector collector
 	streams   streams
+
+	mu    sync.Mutex
+	doors []*door
 }
 
 // New makes a server of all services.
 func New(o Options) *Server {
 	s := &Server{d: o.Dir, version: o.Version, log: o.Log}
-	s.busy.since = time.Now()
+	s.hall.init()
+	s.calls.init()
 	s.collector.d, s.collector.log = o.Dir, o.Log
 	s.grpc = grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams),
-		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream), grpc.StatsHandler(&s.busy),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(maxHeader),
+		grpc.StaticStreamWindowSize(flowWindow), grpc.StaticConnWindowSize(connWindow),
+		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer), grpc.SharedWriteBuffer(true),
+		grpc.ConnectionTimeout(cmp.Or(o.Preface, prefaceFor)),
+		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
 	)
 	versionapi.RegisterVersionServer(s.grpc, versionService{s: s})
 	introspectionapi.RegisterIntrospectionServer(s.grpc, introspectionService{s: s})
@@ -82,87 +104,67 @@ func New(o Options) *Server {
 	return s
 }
 
-// Serve answers the connections of l until Stop, and closes it.
-func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+// Serve answers the connections of l until Stop, and closes it. It closes a connection of a peer that is not root, not the
+// server's own user and not in the group that owns the socket's file and may write to it.
+func (s *Server) Serve(l *net.UnixListener) error {
+	d := openDoor(l, &s.hall, s.log)
+	s.mu.Lock()
+	s.doors = append(s.doors, d)
+	s.mu.Unlock()
+	defer d.end()
+	if err := s.grpc.Serve(d); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
+}
 
-// Stop takes no new connections and calls, and lets those that are under way end until ctx does; then it breaks them.
+// Stop takes no new connections and calls, ends those that last as long as their client likes with codes.Unavailable, and
+// lets the others end until ctx does; then it breaks them. A connection that was accepted is served, or told in gRPC's way to
+// connect again; one that was not accepted waits for the next server, if another process has the socket open too, as systemd
+// has. So between two servers on a socket of systemd no call is lost.
 func (s *Server) Stop(ctx context.Context) {
+	s.calls.end()
 	stopped := make(chan struct{})
-	go func() { s.grpc.GracefulStop(); close(stopped) }()
+	go func() {
+		defer close(stopped)
+		s.mu.Lock()
+		doors := s.doors
+		s.mu.Unlock()
+		for _, d := range doors {
+			d.close()
+		}
+		for _, d := range doors {
+			<-d.last
+		}
+
+		s.hall.taken()
+		s.grpc.GracefulStop()
+	}()
+	newcomers := time.AfterFunc(newcomersFor, s.hall.clear)
+	defer newcomers.Stop()
 	select {
 	case <-stopped:
 	case <-ctx.Done():
+		s.hall.clear()
 		s.grpc.Stop()
 		<-stopped
 	}
 	s.collector.wait(ctx)
 }
 
-// Idle tells for how long there has been no connection; 0 while there is one.
-func (s *Server) Idle() time.Duration { return s.busy.idle() }
-
-// busy counts connections.
-type busy struct {
-	mu    sync.Mutex
-	conns int
-	since time.Time // when the last one ended
-}
-
-func (b *busy) idle() time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.conns > 0 {
+// Idle tells for how long no call has been under way and no connection has begun; 0 while one is. A connection without
+// calls does not count: Stop tells its client to connect again. Neither does one that never speaks, or a call whose message
+// does not come: the server waits for it for a bounded time.
+func (s *Server) Idle() time.Duration {
+	since, quiet := s.hall.quiet()
+	last, none := s.calls.quiet()
+	if !quiet || !none {
 		return 0
 	}
-	return time.Since(b.since)
-}
-
-func (b *busy) count(n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.conns += n
-	b.since = time.Now()
-}
-
-// HandleConn implements stats.Handler.
-func (b *busy) HandleConn(_ context.Context, s stats.ConnStats) {
-	switch s.(type) {
-	case *stats.ConnBegin:
-		b.count(1)
-	case *stats.ConnEnd:
-		b.count(-1)
+	if last.After(since) {
+		since = last
 	}
-}
-
-// HandleRPC implements stats.Handler.
-func (b *busy) HandleRPC(context.Context, stats.RPCStats) {}
-
-// TagConn implements stats.Handler.
-func (b *busy) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-
-// TagRPC implements stats.Handler.
-func (b *busy) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
-
-func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
-	began := time.Now()
-	defer func() { err = s.end(ctx, info.FullMethod, began, recover(), err) }()
-	return handle(ctx, req)
-}
-
-func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
-	began := time.Now()
-	defer func() { err = s.end(stream.Context(), info.FullMethod, began, recover(), err) }()
-	return handle(srv, stream)
-}
-
-// end makes of how a call ended the error that its client is told, and logs it. A panic ends the call alone.
-func (s *Server) end(ctx context.Context, method string, began time.Time, panicked any, err error) error {
-	if panicked != nil {
-		s.log.Error("a call failed", "method", method, "panic", panicked, "stack", string(debug.Stack()))
-		err = fmt.Errorf("%s: a fault of ctrd: %v: %w", method, panicked, errdefs.ErrInternal)
-	}
-	s.log.Debug("call", "method", method, "namespace", first(ctx, namespaceKey), "peer", peerOf(ctx), "took", time.Since(began), "error", err)
-	return errgrpc.ToGRPC(err)
+	return time.Since(since)
 }
 
 // The keys of metadata, as containerd's clients set them.

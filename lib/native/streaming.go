@@ -106,6 +106,15 @@ func (s streamingService) Stream(rpc streamingapi.Streaming_StreamServer) error 
 	case <-one.done:
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.s.calls.ending.Done():
+		if s.s.streams.remove(key, one) {
+			return errStopping // the transfer that would name it goes to the next server
+		}
+		select {
+		case <-one.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	one.sending.Lock() // what is being sent goes first
 	defer one.sending.Unlock()
@@ -128,12 +137,15 @@ func (s *streams) add(key [2]string, one *stream) error {
 	return nil
 }
 
-func (s *streams) remove(key [2]string, one *stream) {
+// remove tells whether no transfer has taken the stream, and lets none take it.
+func (s *streams) remove(key [2]string, one *stream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[key] == one {
-		delete(s.open, key)
+	if s.open[key] != one {
+		return false
 	}
+	delete(s.open, key)
+	return true
 }
 
 // take gives a stream to the transfer that names it; to no other afterwards. The caller closes it.

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+func TestSocket(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "a"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	given, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer given.Close()
+	for _, c := range []struct {
+		name string
+		is   func(error) bool
+		says string
+	}{
+		{"native", nil, ""},
+		{"LISTEN_FD_3", nil, ""},
+		{"ctrd.socket", nil, ""},
+		{"cri", errdefs.IsNotImplemented, "cri is not served yet"},
+		{"ttrpc", errdefs.IsNotImplemented, "ttrpc is not served yet"},
+		{"other", errdefs.IsInvalidArgument, "want FileDescriptorName=native"},
+	} {
+		fd, err := syscall.Dup(int(given.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), c.name)
+		got, err := socket(f)
+		if err == nil {
+			got.Close()
+		}
+		f.Close()
+		if c.is == nil && err != nil || c.is != nil && (err == nil || !c.is(err) || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	plain := filepath.Join(dir, "plain")
+	fd, err := syscall.Open(plain, syscall.O_CREAT|syscall.O_RDONLY|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "native")
+	defer f.Close()
+	if _, err := socket(f); err == nil {
+		t.Error("a plain file is taken for a socket")
+	}
+}
+
+// Nobody takes a socket that is served, whoever made it. The error names the process.
+func TestMakeSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	me := fmt.Sprintf("pid %d", os.Getpid())
+	l, held, err := makeSocket(path, "no such group")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := makeSocket(path, ""); !errdefs.IsAborted(err) || !strings.Contains(err.Error(), me) {
+		t.Errorf("a second one: %v", err)
+	}
+	// As when it was not made by ctrd.
+	if err := held.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := makeSocket(path, ""); !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), me) {
+		t.Errorf("on a socket of another: %v", err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	l, held, err = makeSocket(path, "")
+	if err != nil {
+		t.Fatalf("where a server was killed: %v", err)
+	}
+	l.Close()
+	held.Remove()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := makeSocket(path, ""); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("on a file: %v", err)
+	}
+}
+
+func TestJournal(t *testing.T) {
+	var b bytes.Buffer
+	log := slog.New(newJournal(&b, slog.LevelInfo))
+	log.Debug("no")
+	log.Info("one", "a", "b\nc")
+	log.With("x", 1).Warn("two")
+	log.WithGroup("g").Error("three", "level", "kept")
+	want := "<6>msg=one a=\"b\\nc\"\n<4>msg=two x=1\n<3>msg=three g.level=kept\n"
+	if b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var st syscall.Stat_t
+	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	if !isJournal(f, fmt.Sprintf("%d:%d", st.Dev, st.Ino)) || isJournal(f, "") || isJournal(f, fmt.Sprintf("%d:%d", st.Dev, st.Ino+1)) {
+		t.Error("the journal is not known by its device and inode")
+	}
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package native
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// Bounds on connections. One more is closed at once, without an answer.
+const (
+	maxConns     = 8192 // of a server
+	maxPeerConns = 2048 // of one process
+)
+
+// hall has the connections of all doors.
+type hall struct {
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	peers map[int32]int // connections by process
+	told  map[int32]bool
+	fresh int // connections that gRPC has not looked at
+	early int // connections, the fresh ones included, that have not sent the HTTP/2 preface
+	since time.Time
+	moved sync.Cond
+}
+
+func (h *hall) init() {
+	h.conns, h.peers, h.told = map[*conn]struct{}{}, map[int32]int{}, map[int32]bool{}
+	h.since, h.moved.L = time.Now(), &h.mu
+}
+
+// enter tells whether one more connection is within the bounds, and counts it.
+func (h *hall) enter(c *conn) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.conns) >= maxConns || h.peers[c.who.pid] >= maxPeerConns {
+		return false
+	}
+	h.conns[c] = struct{}{}
+	h.peers[c.who.pid]++
+	h.fresh++
+	h.early++
+	return true
+}
+
+// full tells whether the bound is news: it is told once until the peer has no connection left.
+func (h *hall) full(who creds) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.told[who.pid] || len(h.told) >= maxConns {
+		return false
+	}
+	h.told[who.pid] = true
+	return true
+}
+
+// step moves a connection on. Stages only grow.
+func (h *hall) step(c *conn, to stage) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, in := h.conns[c]; !in || to <= c.at {
+		return
+	}
+	if c.at == fresh {
+		h.fresh--
+	}
+	if c.at < begun && to >= begun {
+		h.early--
+	}
+	if to == begun {
+		h.since = time.Now()
+	}
+	c.at = to
+	if to == gone {
+		delete(h.conns, c)
+		if h.peers[c.who.pid]--; h.peers[c.who.pid] == 0 {
+			delete(h.peers, c.who.pid)
+			delete(h.told, c.who.pid)
+		}
+	}
+	h.moved.Broadcast()
+}
+
+// quiet tells since when no connection has begun, and whether none is about to.
+func (h *hall) quiet() (time.Time, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.since, h.early == 0
+}
+
+// taken waits until gRPC has looked at each connection that got in.
+func (h *hall) taken() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.fresh > 0 {
+		h.moved.Wait()
+	}
+}
+
+// clear closes the connections that have not sent the preface.
+func (h *hall) clear() {
+	h.mu.Lock()
+	var early []*conn
+	for c := range h.conns {
+		if c.at < begun {
+			early = append(early, c)
+		}
+	}
+	h.mu.Unlock()
+	for _, c := range early {
+		c.Close()
+	}
+}
+
+// stage is how far a connection has come.
+type stage int
+
+const (
+	fresh  stage = iota // accepted
+	looked              // gRPC waits for its preface
+	begun               // it speaks HTTP/2
+	gone
+)
+
+// conn is a connection that knows its peer; gRPC asks for its address.
+type conn struct {
+	*net.UnixConn
+	who  creds
+	hall *hall
+	at   stage // guarded by hall.mu
+}
+
+// RemoteAddr gives the peer's credentials.
+func (c *conn) RemoteAddr() net.Addr { return peerAddr{c.who} }
+
+// SetDeadline is how gRPC tells what it does with a connection. It sets a deadline when it begins to wait for the preface,
+// past the point where a server that stops drops a connection unseen, and takes it away after the preface.
+func (c *conn) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.hall.step(c, begun)
+	} else {
+		c.hall.step(c, looked)
+	}
+	return c.UnixConn.SetDeadline(t)
+}
+
+// Close closes the connection.
+func (c *conn) Close() error {
+	c.hall.step(c, gone)
+	return c.UnixConn.Close()
+}

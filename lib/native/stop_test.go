@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package native
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	eventsapi "github.com/containerd/containerd/api/services/events/v1"
+	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// shared opens a listener of the same socket once more, as a server gets it from systemd.
+func shared(t testing.TB, f *os.File) *net.UnixListener {
+	t.Helper()
+	l, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.(*net.UnixListener)
+}
+
+// Servers that end as soon as nobody calls follow each other on one socket, while clients connect: no call is lost.
+func TestHandOver(t *testing.T) {
+	first := listen(t)
+	kept, err := first.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	d, path := openDir(t), first.Addr().String()
+	first.SetUnlinkOnClose(false)
+	first.Close()
+
+	const clients, servers = 8, 50
+	var calls, left atomic.Int32
+	left.Store(clients)
+	var all sync.WaitGroup
+	over := make(chan struct{})
+	for range clients {
+		all.Go(func() {
+			defer left.Add(-1)
+			for {
+				c := dial(t, path)
+				if err := ask(in(t, "default"), c); err != nil {
+					t.Errorf("a call is lost: %v", err)
+				}
+				c.Close()
+				calls.Add(1)
+				select {
+				case <-over:
+					return
+				default:
+				}
+			}
+		})
+	}
+	one := func() {
+		s := New(Options{Dir: d, Log: slog.New(slog.DiscardHandler)})
+		result := make(chan error, 1)
+		l := shared(t, kept)
+		go func() { result <- s.Serve(l) }()
+		before := calls.Load()
+		eventually(t, "calls", func() bool { return calls.Load() > before+clients || left.Load() == 0 })
+		s.Stop(t.Context())
+		if err := <-result; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	}
+	for range servers {
+		one()
+	}
+	close(over)
+	for left.Load() > 0 {
+		one()
+	}
+	all.Wait()
+}
+
+// What lasts ends at once when the server stops; what is under way ends as it would have.
+func TestStop(t *testing.T) {
+	s := serve(t, Options{})
+	c := dial(t, s.path)
+	ctx := in(t, "default")
+
+	events, err := eventsapi.NewEventsClient(c).Subscribe(ctx, &eventsapi.SubscribeRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := events.Header(); err != nil {
+		t.Fatal(err)
+	}
+	waits, err := streamingapi.NewStreamingClient(c).Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	init, err := typeurl.MarshalAnyToProto(&streamingapi.StreamInit{ID: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := waits.Send(init); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := waits.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	data := []byte("what is written while the server stops")
+	dgst := digest.FromBytes(data)
+	write, err := contentapi.NewContentClient(c).Write(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := write.Send(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_WRITE, Ref: "one", Data: data, Total: int64(len(data))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := write.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	if s.Idle() != 0 {
+		t.Error("the server is idle while streams are open")
+	}
+
+	stopped := make(chan struct{})
+	go func() { s.Stop(ctx); close(stopped) }()
+	if _, err := events.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("subscription: %v", err)
+	}
+	if _, err := waits.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("stream of no transfer: %v", err)
+	}
+	select {
+	case <-stopped:
+		t.Error("the server has not waited for a call")
+	default:
+	}
+	if err := write.Send(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_COMMIT, Ref: "one", Offset: int64(len(data)), Total: int64(len(data)), Expected: dgst.String()}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := write.Recv(); err != nil || m.Digest != dgst.String() {
+		t.Errorf("commit: %v, %v", m, err)
+	}
+	write.CloseSend()
+	if _, err := write.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("end of the writer: %v", err)
+	}
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		t.Error("the server does not stop")
+	}
+}
+
+// A stop that is bounded ends what does not end by itself.
+func TestStopBounded(t *testing.T) {
+	s := serve(t, Options{})
+	write, err := contentapi.NewContentClient(dial(t, s.path)).Write(in(t, "default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := write.Send(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_STAT, Ref: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := write.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	raw(t, s.path) // and one that says nothing
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	s.Stop(ctx)
+	if _, err := write.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("writer: %v", err)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	s := serve(t, Options{Preface: 50 * time.Millisecond})
+	c := dial(t, s.path)
+	if err := ask(in(t, "default"), c); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "idle with a connection that has no call", func() bool { return s.Idle() > 0 })
+
+	silent, half := raw(t, s.path), raw(t, s.path)
+	if _, err := half.Write([]byte("PRI * HTTP/2.0\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, silent)
+	closed(t, half)
+	eventually(t, "idle after connections that never spoke", func() bool { return s.Idle() > 0 })
+
+	patient := serve(t, Options{})
+	raw(t, patient.path)
+	eventually(t, "busy while a connection begins", func() bool { return patient.Idle() == 0 })
+}
