@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -572,6 +573,29 @@ func TestImportBombs(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.text)
 		}
 		invisible(t, d, name)
+	}
+}
+
+// A few bytes that stand for a file of any size are no file of an image.
+func TestImportSparse(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "hole"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "hole"), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"gnu", "posix"} {
+		data, err := exec.Command("tar", "-C", dir, "-S", "-H", format, "-c", "hole").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := openDir(t)
+		_, err = Import(t.Context(), d, bytes.NewReader(data), ImportOptions{Namespace: ns})
+		if err == nil || !strings.Contains(err.Error(), "is a sparse file") {
+			t.Errorf("%s: %v", format, err)
+		}
+		invisible(t, d, format)
 	}
 }
 

@@ -116,8 +116,13 @@ func entries(r io.Reader) iter.Seq2[entry, error] {
 // entryOf gives a regular file or a link. Of what an archive of images has no use for, the name is empty.
 func entryOf(hdr *tar.Header, r io.Reader) (e entry, err error) {
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // old writers have TypeRegA
+	case tar.TypeReg, tar.TypeRegA: //nolint:staticcheck // old writers have TypeRegA
+		if isSparse(hdr) {
+			return e, malformed("entry %q is a sparse file", short(hdr.Name))
+		}
 		e.size, e.data = hdr.Size, r
+	case tar.TypeGNUSparse:
+		return e, malformed("entry %q is a sparse file", short(hdr.Name))
 	case tar.TypeLink:
 		e.link, err = clean(hdr.Linkname)
 	case tar.TypeSymlink:
@@ -140,6 +145,17 @@ func entryOf(hdr *tar.Header, r io.Reader) (e entry, err error) {
 	}
 	e.name, err = clean(hdr.Name)
 	return e, err
+}
+
+// isSparse tells whether a file has holes by a PAX header. Writers of images make none, and a few bytes of one would be
+// a file of any size.
+func isSparse(hdr *tar.Header) bool {
+	for key := range hdr.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // broken is an error of reading an archive, which is the archive's fault unless the system said it.
