@@ -221,6 +221,11 @@ func TestImportLayout(t *testing.T) {
 		"containerd's name": {call: func(d ocispec.Descriptor) ocispec.Descriptor {
 			return called(d, AnnotationName, "docker.io/library/app:1")
 		}, want: "app:1"},
+		"a name that was taken along": {call: func(d ocispec.Descriptor) ocispec.Descriptor {
+			d = called(d, AnnotationName, "reg.example/app:1")
+			d.Annotations[ocispec.AnnotationRefName] = "2"
+			return d
+		}, want: "reg.example/app:2"},
 		"a whole reference": {call: func(d ocispec.Descriptor) ocispec.Descriptor {
 			return called(d, ocispec.AnnotationRefName, "reg.example/app:1")
 		}, want: "reg.example/app:1"},

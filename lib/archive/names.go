@@ -51,7 +51,7 @@ func parseLayout(index, layout []byte) ([]item, error) {
 		name, ref := desc.Annotations[AnnotationName], desc.Annotations[ocispec.AnnotationRefName]
 		switch {
 		case name != "":
-			err = it.add(name)
+			err = it.add(retagged(name, ref))
 		case image.IsTag(ref):
 			it.tag = ref
 		case ref != "":
@@ -63,6 +63,17 @@ func parseLayout(index, layout []byte) ([]item, error) {
 		all = merge(all, it)
 	}
 	return all, nil
+}
+
+// retagged gives a name the tag that an archive says apart from it. The two differ where a tool that knows the OCI layout
+// alone, such as umoci, has made one image of another and taken its annotations along.
+func retagged(name, tag string) string {
+	r, err := image.Parse(name)
+	if err != nil || r.Tag == "" || r.Digest != "" || !image.IsTag(tag) {
+		return name
+	}
+	r.Tag = tag
+	return r.String()
 }
 
 func (it *item) add(name string) error {
