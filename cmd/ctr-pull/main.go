@@ -4,15 +4,19 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/cli/network"
+	"ctrd.dev/ctrd/lib/gc"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/pull/remote"
@@ -26,6 +30,7 @@ type options struct {
 	// snapshotter names the one that takes the layers.
 	snapshotter string
 	network     network.Flags
+	timeout     time.Duration
 	quiet       bool
 	progress    string
 	explain     bool
@@ -46,12 +51,15 @@ func main() {
 			"another path is never used. What --creds-stdin reads is for the registry that the name says, and for no mirror.\n\n" +
 			"Mirrors, certificates and headers come from directories of hosts.toml files as containerd reads them, or from " +
 			"docker's certs.d. A host that fails is not asked again, and the next one goes on where it stopped.\n\n" +
+			"What is no image (a chart, a signature) is brought and kept, so that it can be pushed and exported. It cannot run.\n\n" +
 			"Progress is drawn on stderr when that is a terminal.",
-		Stdin: "with the operand -, names of images, one a line; with --creds-stdin, first a line USER:PASSWORD", Stdout: "NAME@DIGEST of each image, one a line",
+		Stdin: "with the operand -, names of images, one a line; with --creds-stdin, first a line USER:PASSWORD", Stdout: "NAME@DIGEST of each image, one a line; with --json, its record",
 		Examples: []cli.Example{
 			{Note: "pull an image and run it", Text: "ctr-pull redis:7 | ctr-task run -d --name r -"},
 			{Note: "pull all that a file lists", Text: "ctr-pull - < images.txt"},
 			{Note: "another platform, without unpacking it", Text: "ctr-pull --platform linux/arm64 --no-unpack alpine"},
+			{Note: "copy an image with all its platforms", Text: "ctr-pull --all-platforms redis:7 | ctr-push - registry.example:5000/redis:7"},
+			{Note: "keep an image only as far as it takes to run it", Text: "ctr-pull --discard-content redis:7"},
 			{Note: "say who would be asked, with whose credentials", Text: "ctr-pull --explain redis:7"},
 			{Note: "a registry with a certificate of its own", Text: "ctr-pull --ca-file ca.pem registry.example:5000/app"},
 		},
@@ -69,16 +77,21 @@ func main() {
 
 func (o *options) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&o.pull.Platform, "platform", "", "pull for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	f.StringArrayVar(&o.pull.Platforms, "platform", nil, "pull for `OS/ARCH[/VARIANT]`; may be given several times (default: this machine's)")
+	f.BoolVar(&o.pull.AllPlatforms, "all-platforms", false, "pull all that an index has, and unpack what is for this machine")
 	cli.SnapshotterFlag(cmd, f, &o.snapshotter)
 	f.BoolVar(&o.pull.NoUnpack, "no-unpack", false, "bring the blobs and make no snapshots of them")
+	f.BoolVar(&o.pull.Discard, "discard-content", false, "do not keep the blobs of layers that were unpacked: the image runs, and is not pushed from here")
 	o.pull.Layers = 4
 	f.VarP((*network.Count)(&o.pull.Layers), "jobs", "j", "work on `N` layers at once")
 	f.BoolVar(&o.explain, "explain", false, "print the hosts that would be asked, in order, and how; bring nothing")
-	f.BoolVar(&o.json, "json", false, "with --explain, print one JSON value a line")
+	f.BoolVar(&o.json, "json", false, "print one JSON value a line: the image's record, or with --explain a host")
+	cli.TimeoutFlag(cmd, &o.timeout)
 	cli.ProgressFlags(cmd, &o.quiet, &o.progress)
 	o.network.Add(cmd)
-	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
+	cmd.MarkFlagsMutuallyExclusive("no-unpack", "discard-content")
+	cli.CompleteOption(cmd, "platform", cobra.FixedCompletions(cli.Platforms, cobra.ShellCompDirectiveNoFileComp))
 	cli.CompleteOption(cmd, "jobs", cobra.NoFileCompletions)
 }
 
@@ -92,9 +105,6 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	}
 	if o.pull.Snapshotter, err = snapshot.Named(o.snapshotter); err != nil {
 		return cli.Usagef("--%v", err)
-	}
-	if o.json && !o.explain {
-		return cli.Usagef("--json goes with --explain")
 	}
 	if err := o.network.Read(os.Stdin, args...); err != nil {
 		return err
@@ -122,14 +132,31 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 			return err
 		}
 		show.Begin(name)
-		img, err := pull.Image(cmd.Context(), d, name, o.pull)
+		var img image.Image
+		err := cli.WithTimeout(cmd.Context(), o.timeout, func(ctx context.Context) (err error) {
+			img, err = pull.Image(ctx, d, name, o.pull)
+			return err
+		})
 		show.End(err)
 		if err != nil {
 			return withStatus(err)
 		}
-		_, err = fmt.Println(withDigest(img))
-		return err
+		if o.pull.Discard {
+			if _, err := gc.Collect(cmd.Context(), d); err != nil {
+				return fmt.Errorf("discard the blobs of %s: %w", img.Name, err)
+			}
+		}
+		return o.print(img)
 	})
+}
+
+// print says what was pulled.
+func (o options) print(img image.Image) error {
+	if o.json {
+		return json.NewEncoder(os.Stdout).Encode(img)
+	}
+	_, err := fmt.Println(withDigest(img))
+	return err
 }
 
 // explain prints the hosts that would be asked for each image, in order.

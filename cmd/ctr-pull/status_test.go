@@ -31,7 +31,6 @@ func TestStatusOfWhatIsNoImage(t *testing.T) {
 			oci, configType, digest.FromString(config), len(config), layerType, digest.FromString("x"))
 	}
 	for name, c := range map[string]struct{ typ, document, text string }{
-		"chart":    {oci, manifest("application/vnd.cncf.helm.config.v1+json", "application/x-tar"), "helm"},
 		"schema 1": {schema1, `{"schemaVersion":1,"name":"app","fsLayers":[]}`, "schema 1"},
 		"layer":    {oci, manifest("application/vnd.oci.image.config.v1+json", "application/x-alien"), "x-alien"},
 		"artifact": {"application/vnd.oci.artifact.manifest.v1+json", `{"mediaType":"application/vnd.oci.artifact.manifest.v1+json"}`, "artifact"},
@@ -53,7 +52,7 @@ func TestStatusOfWhatIsNoImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = pull.Image(t.Context(), d, strings.TrimPrefix(s.URL, "http://")+"/app:1", pull.Options{Open: remote.Open(registry.Options{}, nil), Namespace: "ns", NoUnpack: true, Platform: "linux/amd64"})
+		_, err = pull.Image(t.Context(), d, strings.TrimPrefix(s.URL, "http://")+"/app:1", pull.Options{Open: remote.Open(registry.Options{}, nil), Namespace: "ns", Platforms: []string{"linux/amd64"}})
 		s.Close()
 		if err = withStatus(err); cli.Status(err) != cli.ExitOther || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: status %d: %v", name, cli.Status(err), err)

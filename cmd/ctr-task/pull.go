@@ -95,6 +95,9 @@ func bring(cmd *cobra.Command, g *cli.Global, p pullFlags, o task.CreateOptions)
 	if p.quiet {
 		args = append(args, "--quiet")
 	}
+	if o.Snapshotter != "" {
+		args = append(args, "--snapshotter", o.Snapshotter)
+	}
 	if o.Platform != "" {
 		args = append(args, "--platform", o.Platform)
 	}

@@ -288,12 +288,29 @@ func (c *checker) manifest(ns string, desc ocispec.Descriptor) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", desc.Digest, err)
 	}
+	kept, err := c.named(ns, desc.Digest)
+	if err != nil {
+		return err
+	}
 	for _, part := range append(m.Layers, m.Config) {
-		if _, err := content.Get(c.tx, ns, part.Digest); err != nil {
+		if _, err := content.Get(c.tx, ns, part.Digest); err != nil && (len(kept) == 0 || kept[part.Digest.String()]) {
 			return fmt.Errorf("its manifest %s refers to: %w", desc.Digest, err)
 		}
 	}
 	return nil
+}
+
+// named gives the digests that a blob's labels name. A layer that its manifest's labels leave out was discarded when
+// it had been unpacked.
+func (c *checker) named(ns string, dg digest.Digest) (map[string]bool, error) {
+	b, err := content.Get(c.tx, ns, dg)
+	all := map[string]bool{}
+	for k, v := range b.Labels {
+		if strings.HasPrefix(k, "containerd.io/gc.ref.content.") {
+			all[v] = true
+		}
+	}
+	return all, err
 }
 
 // index gives what of an index is recorded. One manifest is enough, as a pull brings those of one

@@ -109,17 +109,14 @@ func ParseIndex(data []byte, mediaType string) (ocispec.Index, error) {
 }
 
 // ParseManifest reads an image manifest and checks it. mediaType is what its descriptor says. A
-// manifest of something else than an image is errdefs.ErrNotImplemented. Where the media type of the
+// manifest of something else than an image is an [ArtifactError], beside what it says. Where the media type of the
 // configuration says nothing, only the configuration can tell.
 func ParseManifest(data []byte, mediaType string) (ocispec.Manifest, error) {
-	m, err := decodeManifest(data, mediaType)
-	if err != nil {
-		return m, err
+	m, err := ParseArtifact(data, mediaType)
+	if err == nil && !IsConfig(m.Config.MediaType) && (m.ArtifactType != "" || !mayBeConfig(m.Config.MediaType)) {
+		err = noImage(m)
 	}
-	if !IsConfig(m.Config.MediaType) && (m.ArtifactType != "" || !mayBeConfig(m.Config.MediaType)) {
-		return m, noImage(m)
-	}
-	return m, checkManifest(m)
+	return m, err
 }
 
 // ParseArtifact is ParseManifest for a manifest of anything: an image, or an artifact whose layers are files.
@@ -156,10 +153,20 @@ func checkManifest(m ocispec.Manifest) error {
 	return nil
 }
 
-// noImage is the error about a manifest of something else than an image.
+// ArtifactError says that a manifest is of something else than an image: a chart, a signature. It is
+// errdefs.ErrNotImplemented to whoever wants to run it.
+type ArtifactError struct{ Type string }
+
+// Error names the type.
+func (e *ArtifactError) Error() string {
+	return fmt.Sprintf("manifest of %q, which is no container image: %v", short(e.Type), errdefs.ErrNotImplemented)
+}
+
+// Unwrap gives the kind.
+func (e *ArtifactError) Unwrap() error { return errdefs.ErrNotImplemented }
+
 func noImage(m ocispec.Manifest) error {
-	what := cmp.Or(m.ArtifactType, m.Config.MediaType, "unknown media type")
-	return fmt.Errorf("manifest of %q, which is no container image: %w", short(what), errdefs.ErrNotImplemented)
+	return &ArtifactError{cmp.Or(m.ArtifactType, m.Config.MediaType, "unknown media type")}
 }
 
 // ParseConfig reads an image configuration that belongs to a manifest with the given number of layers.

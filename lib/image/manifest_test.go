@@ -255,7 +255,8 @@ func TestPresentHostile(t *testing.T) {
 		t.Errorf("%d images, %v", len(all), err)
 	}
 	// One that has read all but as much as it may goes no further.
-	p := presence{d: d, seen: map[digest.Digest]bool{}, size: maxPresent - int(target.Size) - 1}
+	p := inStore(d)
+	p.size = maxPresent - int(target.Size) - 1
 	if err := p.add(target, nil); !errdefs.IsFailedPrecondition(err) || len(p.all) != 0 {
 		t.Errorf("too much: %d images, %v", len(p.all), err)
 	}

@@ -46,7 +46,7 @@ const maxParts = 100_000
 // Parts lists what an image consists of: the target, and below each document what it names, in its order. What a
 // document that is not here names is not known. Documents are bounded as those of [Present] are.
 func Parts(tx *state.Tx, ns string, target ocispec.Descriptor) ([]Part, error) {
-	l := lister{tx: tx, ns: ns, presence: presence{d: tx.Dir(), seen: map[digest.Digest]bool{}}}
+	l := lister{tx: tx, ns: ns, presence: inStore(tx.Dir())}
 	err := l.list(target, 0)
 	return l.parts, err
 }
@@ -76,7 +76,7 @@ func (l *lister) here(desc ocispec.Descriptor) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	st, err := os.Stat(content.Path(l.d, desc.Digest))
+	st, err := os.Stat(content.Path(l.tx.Dir(), desc.Digest))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}

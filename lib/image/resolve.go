@@ -3,6 +3,7 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,6 +28,22 @@ type Manifest struct {
 	ChainIDs   []digest.Digest
 	// Odd is what the user should know of the image, or empty.
 	Odd string
+	// Artifact is what the manifest is of when that is no image, or empty; see [Whole].
+	Artifact string
+}
+
+// asArtifact leaves of what was read of a manifest what counts of no image.
+func (m Manifest) asArtifact(e *ArtifactError) Manifest {
+	return Manifest{Indexes: m.Indexes, Descriptor: m.Descriptor, Manifest: m.Manifest, Artifact: e.Type}
+}
+
+// OrArtifact takes what [ResolveFrom] gave: of no image it makes a Manifest as [Whole] gives it.
+func OrArtifact(m Manifest, err error) (Manifest, error) {
+	var artifact *ArtifactError
+	if errors.As(err, &artifact) {
+		return m.asArtifact(artifact), nil
+	}
+	return m, err
 }
 
 // maxDepth bounds indexes of indexes.
@@ -59,22 +76,38 @@ const maxPresent = 4 * MaxManifest
 // and configuration are there, once, in the order of the index. Layers are not looked for. Documents of
 // more than 64 MiB together are errdefs.ErrFailedPrecondition, beside what of them was read.
 func Present(d *state.Dir, target ocispec.Descriptor) ([]Manifest, error) {
-	p := presence{d: d, seen: map[digest.Digest]bool{}}
+	p := inStore(d)
 	err := p.add(target, nil)
 	return p.all, err
 }
 
-// presence is what Present has found so far. An index can list one document many times, and so can the
+// inStore is about what the content store has.
+func inStore(d *state.Dir) presence {
+	read := func(desc ocispec.Descriptor) ([]byte, error) { return content.ReadAll(d, desc, MaxManifest) }
+	return presence{from: read, partial: true, seen: map[digest.Digest]bool{}}
+}
+
+// Whole gives every manifest that a target leads to, once, in the order of the index. One of no image has neither
+// configuration nor chain ids, and says with Artifact what it is of. read is as in [ResolveFrom], and its errors
+// are the caller's, also that something is not there.
+func Whole(read func(ocispec.Descriptor) ([]byte, error), target ocispec.Descriptor) ([]Manifest, error) {
+	p := presence{from: read, seen: map[digest.Digest]bool{}}
+	err := p.add(target, nil)
+	return p.all, err
+}
+
+// presence is what Present or Whole has found so far. An index can list one document many times, and so can the
 // indexes in it: each is looked at once.
 type presence struct {
-	d    *state.Dir
-	seen map[digest.Digest]bool
-	size int
-	all  []Manifest
+	from    func(ocispec.Descriptor) ([]byte, error)
+	partial bool // what is not there, or no image, is passed over
+	seen    map[digest.Digest]bool
+	size    int
+	all     []Manifest
 }
 
 func (p *presence) read(desc ocispec.Descriptor) ([]byte, error) {
-	data, err := content.ReadAll(p.d, desc, MaxManifest)
+	data, err := p.from(desc)
 	if p.size += len(data); p.size > maxPresent {
 		return nil, damaged("image", "its documents are larger than %d bytes", maxPresent)
 	}
@@ -91,8 +124,12 @@ func (p *presence) add(desc ocispec.Descriptor, indexes []ocispec.Descriptor) er
 	p.seen[desc.Digest] = true
 	if !IsIndex(desc.MediaType) {
 		m, err := Complete(Manifest{Indexes: indexes, Descriptor: desc}, p.read)
-		if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) {
+		var artifact *ArtifactError
+		switch {
+		case p.partial && (errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err)):
 			return nil
+		case errors.As(err, &artifact):
+			m, err = m.asArtifact(artifact), nil
 		}
 		if err == nil {
 			p.all = append(p.all, m)
@@ -100,7 +137,7 @@ func (p *presence) add(desc ocispec.Descriptor, indexes []ocispec.Descriptor) er
 		return err
 	}
 	data, err := p.read(desc)
-	if errdefs.IsNotFound(err) {
+	if p.partial && errdefs.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {

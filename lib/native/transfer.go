@@ -119,8 +119,8 @@ func (j *job) pull(ctx context.Context, from *transfer.OCIRegistry, to *transfer
 		Namespace: j.ns, Name: to.Name, Labels: to.Labels, NoUnpack: len(to.Unpacks) == 0, Patient: true,
 		Open: remote.Open(asked, j.warn), Warn: j.warn, Progress: r.event,
 	}
-	if len(to.Platforms) > 0 {
-		opt.Platform = platformText(to.Platforms[0])
+	for _, p := range to.Platforms {
+		opt.Platforms = append(opt.Platforms, platformText(p))
 	}
 	img, err := pull.Image(ctx, j.d, from.Reference, opt)
 	if err != nil {

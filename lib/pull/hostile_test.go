@@ -291,7 +291,7 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 		}
 	}
 	opt := options()
-	opt.Platform = "x/y/z/w"
+	opt.Platforms = []string{"x/y/z/w"}
 	if _, err := Image(ctx, d, s.host+"/a", opt); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("platform: %v", err)
 	}

@@ -23,7 +23,7 @@ import (
 // layer brings one layer: its blob and, unless the caller does without, its directory.
 func (p *puller) layer(ctx context.Context, n int) error {
 	desc := p.image.Manifest.Layers[n]
-	if !layer.IsLayer(desc.MediaType) {
+	if !p.opt.NoUnpack && !layer.IsLayer(desc.MediaType) {
 		return fmt.Errorf("media type %q is no layer: %w", desc.MediaType, errdefs.ErrNotImplemented)
 	}
 	again, err := p.tryLayer(ctx, n, desc, false)
@@ -58,6 +58,10 @@ func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor, d
 		defer func() { err = errors.Join(err, outer.Release()) }()
 		if there, err = p.findLayer(ctx, n); err != nil {
 			return false, err
+		}
+		if there && p.discards() {
+			p.report.Send(desc, progress.Exists, desc.Size)
+			return false, nil // a blob that is not kept is nothing that the directory must be compared with
 		}
 		if there {
 			if proven, err = p.isProven(ctx, n); err != nil {

@@ -104,7 +104,7 @@ func TestPlatformsDisagree(t *testing.T) {
 	entry.Platform = &ocispec.Platform{OS: "linux", Architecture: "s390x"}
 	s.manifest("test/app", "2", ocispec.MediaTypeImageIndex, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{entry}})
 	opt := options()
-	opt.Platform, opt.NoUnpack = "linux/s390x", true
+	opt.Platforms, opt.NoUnpack = []string{"linux/s390x"}, true
 	var said []string
 	opt.Warn = func(text string) { said = append(said, text) }
 	if _, err := Image(ctx, d, s.host+"/test/app:2", opt); err != nil || len(said) != 1 || !strings.Contains(said[0], "linux/s390x") {

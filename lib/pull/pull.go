@@ -19,7 +19,6 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
-	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
@@ -31,8 +30,11 @@ type Options struct {
 	// Name is what the image is recorded as; empty: the normalised reference.
 	Name string
 	// Labels are added to those of the record.
-	Labels   map[string]string
-	Platform string // os/architecture[/variant]; empty: this machine's
+	Labels map[string]string
+	// Platforms are those of an index to bring and unpack, each os/architecture[/variant]; none: this machine's.
+	Platforms []string
+	// AllPlatforms brings all that an index has, and unpacks what is for this machine.
+	AllPlatforms bool
 	// Open gives what the image is brought from; see lib/pull/remote.
 	Open func(image.Reference) (Source, error)
 	// Layers bounds the layers that are worked on at once; 0: 4.
@@ -41,6 +43,9 @@ type Options struct {
 	Snapshotter *snapshot.Snapshotter
 	// NoUnpack leaves out the snapshots: only blobs are brought.
 	NoUnpack bool
+	// Discard leaves the blobs of layers that were unpacked to the next collection, as containerd does with
+	// discard_unpacked_layers: the image runs, and can be pushed or exported only where the layers are.
+	Discard bool
 	// Patient waits for another pull of the same layer for as long as that gets on, and lets the bound of
 	// the state directory's locks count only while it does not.
 	Patient bool
@@ -60,8 +65,8 @@ const (
 )
 
 // Image brings the image that ref names and records it under its normalised name. An image that is
-// there whole costs one question to the registry and no write. The errors of the registry keep their
-// kinds; content that is not what its digest or the image says it is, is errdefs.ErrFailedPrecondition
+// there whole costs one question to the registry and no write. What is no image is brought and not
+// unpacked. The errors of the registry keep their kinds; content that is not what its digest or the image says it is, is errdefs.ErrFailedPrecondition
 // and a [ContentError]. After an error nothing new is visible, and what had arrived whole and right is
 // not asked for again.
 func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img image.Image, err error) {
@@ -78,7 +83,7 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 		name.Tag = "" // the digest alone decides what comes, so the tag may say what is not so
 	}
 	p := &puller{d: d, ref: name, opt: opt, report: progress.New(name.String(), opt.Progress)}
-	if p.platform, err = image.ParsePlatform(opt.Platform); err != nil {
+	if err := p.parsePlatforms(); err != nil {
 		return img, err
 	}
 	if p.repo, err = opt.Open(name); err != nil {
@@ -101,20 +106,23 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 
 // puller is one pull of one image.
 type puller struct {
-	d        *state.Dir
-	ref      image.Reference
-	opt      Options
-	platform ocispec.Platform
-	root     *os.File // open while anything is written, see sync
-	lease    *lease.Lease
-	repo     Source
-	fetcher  *fetcher
-	report   *progress.Reporter
-	target   ocispec.Descriptor
-	image    image.Manifest
-	labels   labels
-	layers   []unpacked // as far as they were unpacked
-	damaged  bool       // a document in the store was, and has been replaced
+	d         *state.Dir
+	ref       image.Reference
+	opt       Options
+	platforms []ocispec.Platform
+	root      *os.File // open while anything is written, see sync
+	lease     *lease.Lease
+	repo      Source
+	fetcher   *fetcher
+	report    *progress.Reporter
+	target    ocispec.Descriptor
+	own       digest.Digest // of all platforms, the manifest for this machine
+	damaged   bool          // a document in the store was, and has been replaced
+
+	// Of one manifest, see part.
+	image  image.Manifest
+	labels labels
+	layers []unpacked // as far as they were unpacked
 }
 
 func (p *puller) sn() *snapshot.Snapshotter {
@@ -130,48 +138,35 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 	if p.target, err = p.repo.Resolve(ctx); err != nil {
 		return image.Image{}, err
 	}
-	p.image, err = image.ResolveFrom(func(desc ocispec.Descriptor) ([]byte, error) {
-		return p.document(ctx, desc)
-	}, p.target, p.platform)
-	if err != nil {
-		return image.Image{}, blame(ctx, err)
-	}
-	if p.image.Odd != "" && p.opt.Warn != nil {
-		p.opt.Warn(fmt.Sprintf("%s: %s", p.ref, p.image.Odd))
-	}
-	if n := len(p.image.Manifest.Layers); n > mount.MaxLayers && !p.opt.NoUnpack {
-		return image.Image{}, tooManyLayers(n)
-	}
-	if err := p.hold(ctx); err != nil {
-		return image.Image{}, err
-	}
-	if p.labels, err = p.label(); err != nil {
-		return image.Image{}, err
-	}
-	img, named, whole, err := p.present(ctx)
+	parts, err := p.parts(ctx)
 	if err != nil {
 		return image.Image{}, err
 	}
-	if whole && !p.damaged {
-		for _, l := range p.image.Manifest.Layers {
-			p.report.Send(l, progress.Exists, l.Size)
-		}
-		if named {
-			return img, nil
-		}
+	img, named, missing, err := p.present(ctx, parts)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if len(missing) == 0 && named {
+		return img, nil
+	}
+	if len(missing) == 0 {
 		return p.record(ctx, p.recordName)
 	}
-	if err := p.bringLayers(ctx); err != nil {
-		return image.Image{}, err
-	}
-	if err := p.stack(ctx); err != nil {
-		return image.Image{}, err
+	var records []func(*state.Tx) error
+	for _, q := range missing {
+		if err := q.bringLayers(ctx); err != nil {
+			return image.Image{}, err
+		}
+		if err := q.stack(ctx); err != nil {
+			return image.Image{}, err
+		}
+		records = append(records, q.recordBlobs, q.recordLayers)
 	}
 	if err := p.sync(); err != nil {
 		return image.Image{}, err
 	}
 	crash.Point("pull.after-sync")
-	return p.record(ctx, p.recordBlobs, p.recordLayers, p.recordName)
+	return p.record(ctx, append(records, p.recordName)...)
 }
 
 // hold puts all that the image consists of on the lease, before any of it is looked for.

@@ -181,7 +181,7 @@ func TestIndex(t *testing.T) {
 		return nil
 	})
 	opt := options()
-	opt.Platform = "linux/riscv64"
+	opt.Platforms = []string{"linux/riscv64"}
 	if _, err := Image(ctx, d, s.host+"/test/app:all", opt); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "linux/s390x") {
 		t.Errorf("absent platform: %v", err)
 	}

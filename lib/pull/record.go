@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 
@@ -19,6 +18,7 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/label"
+	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -60,7 +60,11 @@ func (p *puller) label() (labels, error) {
 	m := p.image.Manifest
 	all.set(p.image.Descriptor.Digest, labelRef+"config", m.Config.Digest.String())
 	for n, l := range m.Layers {
-		all.set(p.image.Descriptor.Digest, fmt.Sprintf("%sl.%d", labelRef, n), l.Digest.String())
+		holds := l.Digest.String()
+		if p.discards() {
+			holds = "" // which removes the label
+		}
+		all.set(p.image.Descriptor.Digest, fmt.Sprintf("%sl.%d", labelRef, n), holds)
 		if !p.opt.NoUnpack {
 			all.set(l.Digest, labelUncompressed, p.image.Config.RootFS.DiffIDs[n].String())
 		}
@@ -75,7 +79,9 @@ func (p *puller) label() (labels, error) {
 func (p *puller) blobs() []ocispec.Descriptor {
 	all := slices.Clone(p.image.Indexes)
 	all = append(all, p.image.Descriptor, p.image.Manifest.Config)
-	all = append(all, p.image.Manifest.Layers...)
+	if !p.discards() {
+		all = append(all, p.image.Manifest.Layers...)
+	}
 	seen := map[digest.Digest]bool{}
 	return slices.DeleteFunc(all, func(d ocispec.Descriptor) bool {
 		was := seen[d.Digest]
@@ -84,19 +90,32 @@ func (p *puller) blobs() []ocispec.Descriptor {
 	})
 }
 
-// present tells whether the name stands for this image already, and whether all that the image consists
-// of is recorded in the namespace.
-func (p *puller) present(ctx context.Context) (img image.Image, named, whole bool, err error) {
+// present tells whether the name stands for the target already, and which of the manifests are not recorded in
+// the namespace with all that they consist of.
+func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image, named bool, missing []*puller, err error) {
 	err = p.d.View(ctx, func(tx *state.Tx) error {
 		img, err = image.Get(tx, p.opt.Namespace, p.name())
 		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
 			return err
 		}
 		named = err == nil && p.stands(img)
-		whole, err = p.recorded(tx)
-		return err
+		missing = nil
+		for _, q := range parts {
+			whole, err := q.recorded(tx)
+			if err != nil {
+				return err
+			}
+			if !whole || p.damaged {
+				missing = append(missing, q)
+				continue
+			}
+			for _, l := range q.image.Manifest.Layers {
+				p.report.Send(l, progress.Exists, l.Size)
+			}
+		}
+		return nil
 	})
-	return img, named, whole, err
+	return img, named, missing, err
 }
 
 // recorded tells whether blobs and snapshots are recorded and their files are there. A record that cannot
@@ -190,9 +209,14 @@ func (p *puller) recordBlobs(tx *state.Tx) error {
 }
 
 func (p *puller) recordBlob(tx *state.Tx, desc ocispec.Descriptor) error {
-	b := content.Blob{Digest: desc.Digest, Size: desc.Size, Labels: maps.Clone(p.labels[desc.Digest])}
-	if b.Labels == nil {
-		b.Labels = map[string]string{}
+	b := content.Blob{Digest: desc.Digest, Size: desc.Size, Labels: map[string]string{}}
+	gone := map[string]string{}
+	for k, v := range p.labels[desc.Digest] {
+		if v == "" {
+			gone[k] = v
+		} else {
+			b.Labels[k] = v
+		}
 	}
 	old, err := content.Get(tx, p.opt.Namespace, desc.Digest)
 	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
@@ -201,7 +225,10 @@ func (p *puller) recordBlob(tx *state.Tx, desc ocispec.Descriptor) error {
 	if key, value, changed := content.AddSource(old.Labels, p.ref.Domain, p.ref.Path); changed {
 		b.Labels[key] = value
 	}
-	return content.Merge(tx, p.opt.Namespace, b)
+	if err := content.Merge(tx, p.opt.Namespace, b); err != nil || len(gone) == 0 {
+		return err
+	}
+	return content.Label(tx, p.opt.Namespace, desc.Digest, gone)
 }
 
 func (p *puller) recordLayers(tx *state.Tx) error {

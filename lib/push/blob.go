@@ -50,12 +50,27 @@ func (p *pusher) skips(desc ocispec.Descriptor) bool {
 // sources reads where each blob is known to come from.
 func (p *pusher) sources(ctx context.Context) error {
 	err := p.d.View(ctx, func(tx *state.Tx) error {
+		of := func(d digest.Digest) ([]string, error) {
+			r, err := content.Get(tx, p.opt.Namespace, d)
+			if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+				err = nil
+			}
+			return content.Sources(r.Labels, p.to.Domain), err
+		}
+		// A blob that was discarded has no record. It was where its image was.
+		image, err := of(p.image.Target.Digest)
+		if err != nil {
+			return err
+		}
 		for _, b := range p.order {
-			r, err := content.Get(tx, p.opt.Namespace, b.desc.Digest)
-			if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+			own, err := of(b.desc.Digest)
+			if err != nil {
 				return err
 			}
-			b.sources = candidates(content.Sources(r.Labels, p.to.Domain), p.to.Path)
+			if len(own) == 0 {
+				own = image
+			}
+			b.sources = candidates(own, p.to.Path)
 		}
 		return nil
 	})
@@ -171,7 +186,7 @@ func (p *pusher) sendBlob(ctx context.Context, b *blob) (progress.Status, error)
 	}
 	f, err := content.Open(p.d, b.desc.Digest)
 	if errdefs.IsNotFound(err) {
-		return "", &MissingError{Image: p.image.Name, What: "blob", Digest: b.desc.Digest, err: err}
+		return "", &MissingError{Image: p.image.Name, What: whatBlob, Digest: b.desc.Digest, err: err}
 	}
 	if err != nil {
 		return "", err

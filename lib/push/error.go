@@ -12,11 +12,14 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 )
 
+// whatBlob is what a MissingError calls a configuration or a layer.
+const whatBlob = "blob"
+
 // MissingError says that a part of an image is neither in the store nor at the registry. It is
 // errdefs.ErrNotFound.
 type MissingError struct {
 	Image  string // its name here
-	What   string // manifest, layer, ...
+	What   string // blob, manifest, or manifest for PLATFORMS
 	Digest digest.Digest
 	err    error
 }
@@ -31,7 +34,11 @@ func (e *MissingError) Unwrap() []error { return []error{errdefs.ErrNotFound, e.
 
 // Hint is how it comes here.
 func (e *MissingError) Hint() string {
-	return fmt.Sprintf("bring it with ctr-pull --no-unpack --all-platforms %s, or name with --platform what is here", image.Familiar(e.Image))
+	name := image.Familiar(e.Image)
+	if e.What == whatBlob {
+		return fmt.Sprintf("bring it with ctr-pull --no-unpack %s", name)
+	}
+	return fmt.Sprintf("bring it with ctr-pull --no-unpack --all-platforms %s, or name with --platform what is here", name)
 }
 
 // absentError is about a platform that an image does not have.
