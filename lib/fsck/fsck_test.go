@@ -374,7 +374,7 @@ func TestDamagedDatabase(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for i := 2 * os.Getpagesize(); i < len(data); i++ {
+			for i := 2 * 4096; i < len(data); i++ {
 				data[i] = 0xff
 			}
 			return os.WriteFile(p, data, 0o600)

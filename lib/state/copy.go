@@ -3,7 +3,7 @@
 package state
 
 import (
-	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -28,12 +28,12 @@ type snapshot struct {
 // commit changes one.
 type commit struct {
 	dev, ino uint64
-	meta     []byte
+	pageSize int64 // of the database, which another machine may have made
+	meta     [2][metaSize]byte
 }
 
-func (c commit) equal(o commit) bool {
-	return c.dev == o.dev && c.ino == o.ino && bytes.Equal(c.meta, o.meta)
-}
+// metaSize is how much of a meta page is used: a header of 16 bytes and a record of 64 (bbolt, internal/common).
+const metaSize = 80
 
 // snapshots keeps the newest copy of each database, so that a process that looks again at what nobody
 // has changed copies nothing.
@@ -60,7 +60,7 @@ func (s *snapshots) begin(i int, path string) (*bolt.Tx, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.newest[i]
-	if c == nil || !c.commit.equal(now) {
+	if c == nil || c.commit != now {
 		if c, err = copyDatabase(f, path); err != nil {
 			return nil, nil, err
 		}
@@ -96,11 +96,40 @@ func readCommit(f *os.File) (commit, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return commit{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
-	c := commit{dev: st.Dev, ino: st.Ino, meta: make([]byte, 2*os.Getpagesize())}
-	if _, err := f.ReadAt(c.meta, 0); err != nil {
-		return commit{}, damaged(f.Name(), err)
+	c := commit{dev: st.Dev, ino: st.Ino, pageSize: pageSize(f, st.Size)}
+	for i := range c.meta {
+		if _, err := f.ReadAt(c.meta[i][:], int64(i)*c.pageSize); err != nil {
+			return commit{}, damaged(f.Name(), err)
+		}
 	}
 	return c, nil
+}
+
+// pageSize finds the page size of a database: from its first meta page, or, when that is damaged, from the place of the
+// second one, as bbolt does. It is a guess when neither can be read.
+func pageSize(f io.ReaderAt, size int64) int64 {
+	const (
+		magic    = 0xED0CDAED
+		smallest = 1 << 10
+		largest  = 16 << 20
+	)
+	told := func(at int64) (int64, bool) {
+		var b [metaSize]byte
+		if _, err := f.ReadAt(b[:], at); err != nil || binary.NativeEndian.Uint32(b[16:]) != magic {
+			return 0, false
+		}
+		n := int64(binary.NativeEndian.Uint32(b[24:]))
+		return n, n >= smallest && n <= largest && n&(n-1) == 0
+	}
+	if n, ok := told(0); ok {
+		return n
+	}
+	for at := int64(smallest); at <= largest && at < size; at *= 2 {
+		if n, ok := told(at); ok && n == at {
+			return n
+		}
+	}
+	return newPageSize
 }
 
 // copyDatabase copies the file to anonymous memory and opens it there.
@@ -165,9 +194,13 @@ func copyCommit(dst, src *os.File) (commit, error) {
 		if err != nil {
 			return commit{}, err
 		}
-		if before.equal(after) {
-			_, err := dst.WriteAt(after.meta, 0)
-			return after, err
+		if before == after {
+			for i := range after.meta {
+				if _, err := dst.WriteAt(after.meta[i][:], int64(i)*after.pageSize); err != nil {
+					return commit{}, err
+				}
+			}
+			return after, nil
 		}
 		runtime.Gosched()
 	}

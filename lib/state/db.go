@@ -208,12 +208,16 @@ func side(durable bool) int {
 	return 0
 }
 
+// newPageSize is the page size of a new database, in bytes, on every machine: with the 64 KiB of some, a database of a few
+// records would have half a megabyte. One that is there keeps its own.
+const newPageSize = 4 << 10
+
 // openWrite opens a database for writing, under our lock. A missing one is made whole beside its name
 // first, so that no reader meets half of it.
 func openWrite(path string, durable bool) (*bolt.DB, error) {
-	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType}
+	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType, PageSize: newPageSize}
 	switch st, err := os.Stat(path); {
-	case err == nil && st.Size() < int64(2*os.Getpagesize()):
+	case err == nil && st.Size() == 0:
 		return nil, damaged(path, fmt.Errorf("it has %d bytes", st.Size())) // bbolt would start it anew
 	case errors.Is(err, os.ErrNotExist):
 		fresh := path + ".new"

@@ -24,6 +24,26 @@ func SetSchema(t *testing.T, path, n string) {
 	}
 }
 
+// Remake makes a database with pages of another size.
+func Remake(t *testing.T, path string, pageSize int) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{PageSize: pageSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucket(rootBucket)
+		if err != nil {
+			return err
+		}
+		return b.Put(schemaKey, []byte("1"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // PutRaw writes a record's bytes as they are. Table and namespace must be there.
 func PutRaw(t *testing.T, path, table, ns, key, data string) {
 	t.Helper()
@@ -51,7 +71,7 @@ func Misplace(t *testing.T, path, key string) {
 	// Of a page: id, flags (2: leaf), count, overflow; then of each element flags, pos, ksize, vsize.
 	u32 := binary.NativeEndian.Uint32
 	found := 0
-	for page := 2 * os.Getpagesize(); page < len(data); page += os.Getpagesize() {
+	for page := 2 * newPageSize; page < len(data); page += newPageSize {
 		if p := data[page:]; binary.NativeEndian.Uint16(p[8:]) == 2 {
 			for i := range int(binary.NativeEndian.Uint16(p[10:])) {
 				e := p[16+16*i:]

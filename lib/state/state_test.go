@@ -290,7 +290,7 @@ func TestDamagedDatabase(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for i := 2 * os.Getpagesize(); i < len(data); i++ {
+			for i := 2 * 4096; i < len(data); i++ {
 				data[i] = 0xff
 			}
 			return os.WriteFile(p, data, 0o600)
@@ -439,6 +439,49 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestPageSizes: a database that a machine with other pages has made is read and written.
+func TestPageSizes(t *testing.T) {
+	for _, size := range []int{1 << 10, 16 << 10, 64 << 10} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			d := fresh(t)
+			ctx := context.Background()
+			state.Remake(t, d.Path("meta.db"), size)
+			state.Remake(t, d.Run("run.db"), size)
+			for _, update := range []func(context.Context, *lock.Lock, func(*state.Tx) error) error{d.Update, d.UpdateRun} {
+				for i := range 3 {
+					if err := update(ctx, nil, func(tx *state.Tx) error { return bump(tx, fmt.Sprint(i)) }); err != nil {
+						t.Fatal(err)
+					}
+					err := open(t, d.Path(), d.Run()).View(ctx, func(tx *state.Tx) error {
+						_, err := things.Get(tx, "default", fmt.Sprint(i))
+						return err
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				if err := update(ctx, nil, func(tx *state.Tx) error { return things.Delete(tx, "default", "0") }); err != nil {
+					t.Error(err)
+				}
+			}
+			// The first meta page is damaged: the second one tells.
+			f, err := os.OpenFile(d.Path("meta.db"), os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = f.WriteAt(make([]byte, 80), 0)
+			if err = errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range []*state.Dir{d, open(t, d.Path(), d.Run())} {
+				if err := d.View(ctx, func(tx *state.Tx) error { _, err := things.Get(tx, "default", "1"); return err }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
 }
 
 func TestMove(t *testing.T) {
