@@ -94,10 +94,7 @@ func syncAll(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err = unix.Syncfs(int(f.Fd())); err != nil {
-		err = &os.PathError{Op: "sync", Path: dir, Err: err}
-	}
-	return errors.Join(err, f.Close())
+	return errors.Join(state.SyncFS(f, dir), f.Close())
 }
 
 func (t *tree) dir(name string) error { return os.Mkdir(filepath.Join(t.path, name), 0o755) }

@@ -78,7 +78,11 @@ func (l *Local) Unpack(ctx context.Context, name string, m image.Manifest) error
 // was unpacked, and what fn records, which is blobs and names.
 func (l *Local) Record(ctx context.Context, fn func(*state.Tx) error) error {
 	p := puller{d: l.d, root: l.root}
-	if err := p.sync(); err != nil {
+	var written []string
+	for _, p := range l.done {
+		written = append(written, p.written()...)
+	}
+	if err := p.sync(written); err != nil {
 		return err
 	}
 	crash.Point("pull.after-sync")

@@ -162,7 +162,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		}
 		records = append(records, q.recordBlobs, q.recordLayers)
 	}
-	if err := p.sync(); err != nil {
+	if err := p.sync(p.written()); err != nil {
 		return image.Image{}, err
 	}
 	crash.Point("pull.after-sync")

@@ -250,9 +250,9 @@ func (p *puller) recordLayers(tx *state.Tx) error {
 // sync makes all that was written durable, names included: once for each file system. The root was
 // opened before anything was written, because the kernel reports an error of writing back to those
 // descriptors only that were open when it happened.
-func (p *puller) sync() error {
+func (p *puller) sync(written []string) error {
 	done := map[uint64]bool{}
-	if err := syncOnce(p.root, done); err != nil {
+	if err := syncOnce(p.root, done, written); err != nil {
 		return err
 	}
 	for _, dir := range []string{p.d.Path("content"), p.d.Path("snapshots")} {
@@ -263,20 +263,33 @@ func (p *puller) sync() error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(syncOnce(f, done), f.Close()); err != nil {
+		if err := errors.Join(syncOnce(f, done, nil), f.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// written lists the files and trees that the pull may have written.
+func (p *puller) written() (paths []string) {
+	for _, desc := range p.blobs() {
+		paths = append(paths, content.Path(p.d, desc.Digest))
+	}
+	for _, l := range p.layers {
+		if l.id != "" {
+			paths = append(paths, p.sn().Path(p.d, l.id))
+		}
+	}
+	return paths
+}
+
 // syncOnce syncs the file system of f unless that is done already.
-func syncOnce(f *os.File, done map[uint64]bool) error {
+func syncOnce(f *os.File, done map[uint64]bool, written []string) error {
 	var st unix.Stat_t
 	err := unix.Fstat(int(f.Fd()), &st)
 	if err == nil && !done[st.Dev] {
 		done[st.Dev] = true
-		err = unix.Syncfs(int(f.Fd()))
+		return state.SyncFS(f, written...)
 	}
 	if err != nil {
 		return &os.PathError{Op: "sync", Path: f.Name(), Err: err}

@@ -95,3 +95,9 @@ func ParsePair(text, boot string, inode uint64) (id, other string, copied bool) 
 	p := parsePair(text, boot, inode)
 	return p.id, p.other, p.copied
 }
+
+// SyncTree is what SyncFS does besides before Linux 5.8.
+func SyncTree(path string) error { return syncTree(path) }
+
+// AtLeast is atLeast.
+func AtLeast(release string, major, minor int) bool { return atLeast(release, major, minor) }

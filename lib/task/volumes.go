@@ -188,10 +188,7 @@ func syncVolumes(d *state.Dir, dir string, n int, filled bool) error {
 			return err
 		}
 		defer f.Close()
-		if err := unix.Syncfs(int(f.Fd())); err != nil {
-			return fmt.Errorf("sync the file system of %s: %w", dir, err)
-		}
-		return nil
+		return state.SyncFS(f, dir)
 	}
 	var dirs []string
 	for i := range n {
