@@ -12,10 +12,10 @@ import (
 	"os"
 	"slices"
 
-	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 )
 
 // Driver keeps the trees of snapshots; their records are not its business. Each snapshot has a directory ([Path]) that
