@@ -19,6 +19,7 @@ import (
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
@@ -97,6 +98,7 @@ func New(o Options) *Server {
 	contentapi.RegisterContentServer(s.grpc, contentService{s: s})
 	diffapi.RegisterDiffServer(s.grpc, diffService{s: s})
 	eventsapi.RegisterEventsServer(s.grpc, eventService{s: s})
+	snapshotsapi.RegisterSnapshotsServer(s.grpc, snapshotService{s: s})
 	streamingapi.RegisterStreamingServer(s.grpc, streamingService{s: s})
 	transferapi.RegisterTransferServer(s.grpc, transferService{s: s})
 	alive := health.NewServer()

@@ -187,7 +187,10 @@ func (s snapshotService) Remove(ctx context.Context, r *snapshotsapi.RemoveSnaps
 		return leases.Drop(tx, ns, lease(ctx), leases.Resource{Type: leases.SnapshotType(sn.Name()), ID: r.Key})
 	})
 	s.s.d.EmptyTrash()
-	return &emptypb.Empty{}, err
+	if err != nil {
+		return nil, fmt.Errorf("remove: %w", err)
+	}
+	return &emptypb.Empty{}, nil
 }
 
 // Stat tells of one snapshot.

@@ -18,8 +18,9 @@ import (
 )
 
 // Create makes a durable snapshot in one go: directory, then record. Of s the key, the kind (Active or
-// View), the parent and the labels count. No collection takes the parent in between. The caller holds no lock.
-func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s Info) (made Info, err error) {
+// View), the parent and the labels count. No collection takes the parent in between. The caller holds no lock. What else
+// is to be in the same commit may be given.
+func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s Info, also ...func(*state.Tx) error) (made Info, err error) {
 	defer d.EmptyTrash() // of one that fails
 	l, err := lease.Take(d)
 	if err != nil {
@@ -58,8 +59,15 @@ func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s In
 		record = sn.Look
 	}
 	err = d.Update(ctx, nil, func(tx *state.Tx) (err error) {
-		made, err = record(tx, ns, s.Key, s.Parent, s.ID, s.Labels)
-		return err
+		if made, err = record(tx, ns, s.Key, s.Parent, s.ID, s.Labels); err != nil {
+			return err
+		}
+		for _, fn := range also {
+			if err := fn(tx); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	crash.Point("snapshot.created")
 	if err != nil {

@@ -5,7 +5,6 @@ package snapshot
 import (
 	"fmt"
 	"iter"
-	"maps"
 	"strings"
 	"time"
 	"unicode"
@@ -238,7 +237,8 @@ func (sn *Snapshotter) Commit(tx *state.Tx, ns, name, key string, o CommitOption
 		s.Parent = o.Parent
 	}
 	s.Key, s.Kind, s.Labels, s.Size, s.Inodes = name, Committed, o.Labels, o.Size, o.Inodes
-	s.Updated = time.Now().UTC()
+	s.Created = time.Now().UTC() // as containerd has it, a committed snapshot is a new one
+	s.Updated = s.Created
 	if err := sn.records().Move(tx, ns, key, name, s); err != nil {
 		return s, err
 	}
@@ -248,23 +248,21 @@ func (sn *Snapshotter) Commit(tx *state.Tx, ns, name, key string, o CommitOption
 
 // Label sets labels of a snapshot; an empty value removes the label.
 func (sn *Snapshotter) Label(tx *state.Tx, ns, key string, labels map[string]string) (Info, error) {
+	return sn.relabel(tx, ns, key, func(old map[string]string) (map[string]string, error) { return label.Set(old, labels) })
+}
+
+// Update changes the labels of a snapshot by field masks, as label.Mask has them, and gives the record.
+func (sn *Snapshotter) Update(tx *state.Tx, ns, key string, labels map[string]string, paths ...string) (Info, error) {
+	return sn.relabel(tx, ns, key, func(old map[string]string) (map[string]string, error) { return label.Mask(old, labels, paths...) })
+}
+
+func (sn *Snapshotter) relabel(tx *state.Tx, ns, key string, change func(map[string]string) (map[string]string, error)) (Info, error) {
 	s, err := sn.Get(tx, ns, key)
 	if err != nil {
 		return s, err
 	}
-	if err := label.Check(labels); err != nil {
+	if s.Labels, err = change(s.Labels); err != nil {
 		return s, fmt.Errorf("snapshot %q: %w", key, err)
-	}
-	s.Labels = maps.Clone(s.Labels)
-	for k, v := range labels {
-		if v == "" {
-			delete(s.Labels, k)
-			continue
-		}
-		if s.Labels == nil {
-			s.Labels = map[string]string{}
-		}
-		s.Labels[k] = v
 	}
 	s.Updated = time.Now().UTC()
 	return s, sn.records().Put(tx, ns, key, s)

@@ -215,7 +215,7 @@ func lifecycle(t *testing.T, b *bench) {
 	active := b.get("a /key:with/slashes")
 	b.commit("one", "a /key:with/slashes", snapshot.CommitOptions{Labels: map[string]string{"k": "v"}, Size: 12, Inodes: 3})
 	s := b.get("one")
-	if s.Kind != snapshot.Committed || s.ID != active.ID || s.Labels["k"] != "v" || s.Size != 12 || s.Inodes != 3 || !s.Created.Equal(active.Created) {
+	if s.Kind != snapshot.Committed || s.ID != active.ID || s.Labels["k"] != "v" || s.Size != 12 || s.Inodes != 3 || !s.Created.After(active.Created) || !s.Updated.Equal(s.Created) {
 		t.Errorf("%+v", s)
 	}
 	b.refused(errdefs.IsNotFound, func(tx *state.Tx) error {

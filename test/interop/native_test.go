@@ -21,6 +21,9 @@ import (
 	"github.com/containerd/containerd/v2/core/content/testsuite"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	snapshotsuite "github.com/containerd/containerd/v2/core/snapshots/testsuite"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
@@ -336,4 +339,62 @@ func TestNativeKilled(t *testing.T) {
 	if out := n.Must(t, "ctrd", "fsck"); out != "" {
 		t.Errorf("fsck: %s", out)
 	}
+}
+
+// TestNativeSnapshots runs containerd's own suite of snapshotters on the socket.
+func TestNativeSnapshots(t *testing.T) {
+	for _, name := range []string{"overlayfs", "native"} {
+		t.Run(name, func(t *testing.T) {
+			n := withNative(t)
+			made := 0
+			snapshotsuite.SnapshotterSuite(t, name, func(ctx context.Context, _ string) (snapshots.Snapshotter, func() error, error) {
+				made++
+				return inNamespace{n.client.SnapshotService(name), fmt.Sprint("suite", made)}, func() error { return nil }, nil
+			})
+		})
+	}
+}
+
+// inNamespace is a snapshotter of which the suite, which knows no namespaces, sees one.
+type inNamespace struct {
+	snapshots.Snapshotter
+	ns string
+}
+
+func (s inNamespace) in(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, s.ns) }
+
+func (s inNamespace) Stat(ctx context.Context, key string) (snapshots.Info, error) {
+	return s.Snapshotter.Stat(s.in(ctx), key)
+}
+
+func (s inNamespace) Update(ctx context.Context, i snapshots.Info, paths ...string) (snapshots.Info, error) {
+	return s.Snapshotter.Update(s.in(ctx), i, paths...)
+}
+
+func (s inNamespace) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
+	return s.Snapshotter.Usage(s.in(ctx), key)
+}
+
+func (s inNamespace) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	return s.Snapshotter.Mounts(s.in(ctx), key)
+}
+
+func (s inNamespace) Prepare(ctx context.Context, key, parent string, o ...snapshots.Opt) ([]mount.Mount, error) {
+	return s.Snapshotter.Prepare(s.in(ctx), key, parent, o...)
+}
+
+func (s inNamespace) View(ctx context.Context, key, parent string, o ...snapshots.Opt) ([]mount.Mount, error) {
+	return s.Snapshotter.View(s.in(ctx), key, parent, o...)
+}
+
+func (s inNamespace) Commit(ctx context.Context, name, key string, o ...snapshots.Opt) error {
+	return s.Snapshotter.Commit(s.in(ctx), name, key, o...)
+}
+
+func (s inNamespace) Remove(ctx context.Context, key string) error {
+	return s.Snapshotter.Remove(s.in(ctx), key)
+}
+
+func (s inNamespace) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
+	return s.Snapshotter.Walk(s.in(ctx), fn, filters...)
 }
