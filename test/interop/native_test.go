@@ -361,7 +361,9 @@ type inNamespace struct {
 	ns string
 }
 
-func (s inNamespace) in(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, s.ns) }
+func (s inNamespace) in(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, s.ns)
+}
 
 func (s inNamespace) Stat(ctx context.Context, key string) (snapshots.Info, error) {
 	return s.Snapshotter.Stat(s.in(ctx), key)
