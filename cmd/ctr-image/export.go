@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"os"
@@ -30,7 +31,8 @@ const (
 func exportVerb(g *cli.Global) *cobra.Command {
 	var o archive.ExportOptions
 	var only []string
-	var output, format string
+	var output, format, how string
+	var quiet bool
 	formats := []string{formatOCI, formatDocker, formatDir}
 	cmd := cli.New("export [OPTION]... IMAGE...", "write images to an archive", cli.About{
 		Long: "Writes all images into one archive: an OCI image layout in a tar, which podman, skopeo, buildkit and containerd read, and, " +
@@ -78,13 +80,20 @@ func exportVerb(g *cli.Global) *cobra.Command {
 			}
 			names = append(names, name)
 		}
+		show, err := newProgress(quiet, how, "exported")
+		if err != nil {
+			return err
+		}
 		d, err := g.Open()
 		if err != nil {
 			return err
 		}
-		o.Namespace = g.Namespace
+		o.Namespace, o.Progress = g.Namespace, show.Event
 		o.Warn = func(text string) { cli.Say("%s", text) }
-		return export(cmd.Context(), d, output, format, names, o)
+		show.Begin(cmp.Or(output, "-"))
+		err = export(cmd.Context(), d, output, format, names, o)
+		show.End(err)
+		return err
 	})
 	cmd.Aliases = []string{"save"}
 	f := cmd.Flags()
@@ -92,6 +101,7 @@ func exportVerb(g *cli.Global) *cobra.Command {
 	f.StringVar(&format, "format", formatOCI, "write in `FORMAT`: oci-archive, docker-archive or oci-dir")
 	f.BoolVar(&o.NoManifest, "skip-manifest-json", false, "leave out what only docker load reads")
 	platformFlags(cmd, &only, &o.AllPlatforms, "write")
+	cli.ProgressFlags(cmd, &quiet, &how)
 	cli.CompleteOption(cmd, "format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	cmd.MarkFlagFilename("output")
 	return cmd

@@ -17,12 +17,15 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
 
 func importVerb(g *cli.Global) *cobra.Command {
 	var o archive.ImportOptions
 	var only []string
+	var quiet bool
+	var how, snapshotter string
 	cmd := cli.New("import [OPTION]... FILE|DIR|-...", "bring in images from archives", cli.About{
 		Long: "Brings in the images of each archive, unpacks them and records them under their names, those of one archive in one " +
 			"commit. An archive is an OCI image layout or a docker-archive, as skopeo, podman, docker, umoci, buildkit and " +
@@ -42,6 +45,7 @@ func importVerb(g *cli.Global) *cobra.Command {
 		},
 		Args: cli.Count(1, -1), Complete: archives,
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome, cli.ExitCorrupt},
+		Env:     []cli.Note{cli.SnapshotterNote},
 		SeeAlso: []string{"ctr-image-export", "ctr-pull", "ctr-task-run"},
 	}, func(cmd *cobra.Command, args []string) error {
 		var err error
@@ -62,14 +66,23 @@ func importVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
+		if o.Snapshotter, err = snapshot.Named(snapshotter); err != nil {
+			return cli.Usagef("--%v", err)
+		}
+		show, err := newProgress(quiet, how, "imported")
+		if err != nil {
+			return err
+		}
 		d, err := g.Open()
 		if err != nil {
 			return err
 		}
-		o.Namespace = g.Namespace
+		o.Namespace, o.Progress = g.Namespace, show.Event
 		o.Warn = func(text string) { cli.Say("%s", text) }
 		return cli.Each(each(args), func(name string) error {
+			show.Begin(name)
 			all, err := importOne(cmd.Context(), d, name, o)
+			show.End(err)
 			if err != nil {
 				return archiveStatus(fmt.Errorf("import %s: %w", name, err))
 			}
@@ -89,7 +102,17 @@ func importVerb(g *cli.Global) *cobra.Command {
 	f.BoolVar(&o.Digests, "digests", false, "record each image by its digest as well")
 	f.BoolVar(&o.NoUnpack, "no-unpack", false, "make no snapshots")
 	platformFlags(cmd, &only, &o.AllPlatforms, "take")
+	cli.SnapshotterFlag(cmd, f, &snapshotter)
+	cli.ProgressFlags(cmd, &quiet, &how)
 	return cmd
+}
+
+// newProgress makes the display that -q and --progress ask for.
+func newProgress(quiet bool, how, word string) (*cli.Progress, error) {
+	if quiet {
+		how = "none"
+	}
+	return cli.NewProgress(how, word)
 }
 
 // platformFlags adds the options that choose platforms; what says what is done with them.

@@ -18,6 +18,7 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -32,6 +33,8 @@ type ExportOptions struct {
 	NoManifest bool
 	// Time is that of all files; the zero value: 1970.
 	Time time.Time
+	// Progress, when set, hears of each blob. It is called by one goroutine at a time.
+	Progress func(progress.Event)
 	// Warn, when set, is told what the user should know and the export does not fail for.
 	Warn func(string)
 }
@@ -72,7 +75,7 @@ func export(ctx context.Context, d *state.Dir, names []string, opt ExportOptions
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	s := &shipment{d: d, opt: opt, lease: l}
+	s := &shipment{d: d, opt: opt, lease: l, report: progress.New("archive", opt.Progress)}
 	s.gatherer = newGatherer(s, opt.Warn)
 	seen := map[string]bool{}
 	for _, name := range names {
@@ -98,10 +101,11 @@ func export(ctx context.Context, d *state.Dir, names []string, opt ExportOptions
 // shipment is what an archive will have.
 type shipment struct {
 	*gatherer
-	d     *state.Dir
-	opt   ExportOptions
-	lease *lease.Lease
-	all   []named
+	d      *state.Dir
+	opt    ExportOptions
+	lease  *lease.Lease
+	report *progress.Reporter
+	all    []named
 }
 
 // may puts a blob on the lease, and looks.

@@ -19,7 +19,9 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/gc"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -36,6 +38,10 @@ type ImportOptions struct {
 	// AllPlatforms takes and unpacks all that is there.
 	AllPlatforms bool
 	NoUnpack     bool
+	// Snapshotter takes the layers; nil: snapshot.Overlay.
+	Snapshotter *snapshot.Snapshotter
+	// Progress, when set, hears of each blob. It is called by one goroutine at a time.
+	Progress func(progress.Event)
 	// Warn, when set, is told what the user should know and the import does not fail for.
 	Warn func(string)
 }
@@ -53,11 +59,13 @@ func ImportDir(ctx context.Context, d *state.Dir, dir string, opt ImportOptions)
 }
 
 func imports(ctx context.Context, d *state.Dir, all iter.Seq2[entry, error], opt ImportOptions) (done []image.Image, err error) {
-	work, err := pull.NewLocal(d, pull.Options{Namespace: opt.Namespace, Patient: true, Warn: opt.Warn})
+	work, err := pull.NewLocal(d, pull.Options{
+		Namespace: opt.Namespace, Snapshotter: opt.Snapshotter, Patient: true, Progress: opt.Progress, Warn: opt.Warn,
+	})
 	if err != nil {
 		return nil, err
 	}
-	in := newIntake(d, opt.Namespace, work)
+	in := newIntake(d, opt.Namespace, work, progress.New("archive", opt.Progress))
 	done, spare, err := in.run(ctx, all, opt)
 	err = errors.Join(err, work.Close())
 	if err != nil || spare {

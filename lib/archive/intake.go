@@ -18,6 +18,7 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -44,6 +45,7 @@ type intake struct {
 	d         *state.Dir
 	ns        string
 	work      *pull.Local
+	report    *progress.Reporter
 	documents map[string][]byte
 	files     map[string]digest.Digest // by name
 	links     map[string]string
@@ -51,9 +53,9 @@ type intake struct {
 	buf       []byte
 }
 
-func newIntake(d *state.Dir, ns string, work *pull.Local) *intake {
+func newIntake(d *state.Dir, ns string, work *pull.Local, report *progress.Reporter) *intake {
 	return &intake{
-		d: d, ns: ns, work: work, documents: map[string][]byte{}, files: map[string]digest.Digest{},
+		d: d, ns: ns, work: work, report: report, documents: map[string][]byte{}, files: map[string]digest.Digest{},
 		links: map[string]string{}, size: map[digest.Digest]int64{}, buf: make([]byte, piece),
 	}
 }
@@ -140,10 +142,16 @@ func (in *intake) blob(ctx context.Context, e entry, want digest.Digest) (digest
 	alg := digest.SHA256
 	if want != "" {
 		alg = want.Algorithm()
-		there, err := in.have(ctx, ocispec.Descriptor{Digest: want, Size: e.size})
+		desc := ocispec.Descriptor{Digest: want, Size: e.size}
+		there, err := in.have(ctx, desc)
+		if there {
+			in.report.Send(desc, progress.Exists, e.size)
+		}
 		if there || err != nil {
 			return want, err
 		}
+		// What has no digest yet cannot be told of.
+		e.data = &metered{e.data, in.report.Meter(desc, progress.Copying, 0)}
 	}
 	s, err := content.Stage(in.d, alg)
 	if err != nil {
@@ -161,7 +169,23 @@ func (in *intake) blob(ctx context.Context, e entry, want digest.Digest) (digest
 		return "", err
 	}
 	in.size[got.Digest] = got.Size
-	return got.Digest, s.Place(ctx, nil)
+	if err := s.Place(ctx, nil); err != nil {
+		return "", err
+	}
+	in.report.Send(got, progress.Done, got.Size)
+	return got.Digest, nil
+}
+
+// metered counts what is read.
+type metered struct {
+	io.Reader
+	meter *progress.Meter
+}
+
+func (m *metered) Read(p []byte) (int, error) {
+	n, err := m.Reader.Read(p)
+	m.meter.Add(n)
+	return n, err
 }
 
 // have tells whether a blob is in the store already, whole.

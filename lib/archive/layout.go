@@ -20,6 +20,7 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/layer"
+	"ctrd.dev/ctrd/lib/progress"
 )
 
 // writer is where the files of an archive go, in the order of their names.
@@ -105,12 +106,15 @@ func (s *shipment) blob(ctx context.Context, w writer, name string, dg digest.Di
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	sum := dg.Algorithm().Hash()
-	if err := w.file(name, s.blobs[dg].Size, io.TeeReader(&cancelled{ctx, f}, sum)); err != nil {
+	desc := ocispec.Descriptor{Digest: dg, Size: s.blobs[dg].Size}
+	data := &metered{&cancelled{ctx, f}, s.report.Meter(desc, progress.Copying, 0)}
+	if err := w.file(name, desc.Size, io.TeeReader(data, sum)); err != nil {
 		return fmt.Errorf("content %q: %w", dg, err)
 	}
 	if got := digest.NewDigest(dg.Algorithm(), sum); got != dg {
 		return fmt.Errorf("content %q: the file has digest %s: %w", dg, got, errdefs.ErrDataLoss)
 	}
+	s.report.Send(desc, progress.Done, desc.Size)
 	return nil
 }
 

@@ -23,6 +23,7 @@ const (
 	Downloading Status = "downloading"
 	Unpacking   Status = "unpacking" // all bytes have arrived
 	Uploading   Status = "uploading"
+	Copying     Status = "copying" // between an archive and the store
 	Done        Status = "done"
 	Exists      Status = "exists"
 	Mounted     Status = "mounted" // the registry took it from another of its repositories
@@ -32,7 +33,7 @@ const (
 func (s Status) Ended() bool { return s == Done || s == Exists || s == Mounted }
 
 // Moves tells whether bytes are on their way.
-func (s Status) Moves() bool { return s == Downloading || s == Uploading }
+func (s Status) Moves() bool { return s == Downloading || s == Uploading || s == Copying }
 
 // Event is one step of one descriptor of an image.
 type Event struct {
