@@ -4,10 +4,13 @@
 export PATH := $(PATH):/usr/local/go/bin
 GO ?= go
 PREFIX ?= /usr/local
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 commands := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
 static := $(filter-out ctr-shim,$(commands))
+units := $(notdir $(wildcard systemd/*.socket systemd/*.service systemd/*.timer))
 LDFLAGS := -s -w -X ctrd.dev/ctrd/lib/cli.Version=$(VERSION)
 # The crash tests build the same with their tag elsewhere.
 BIN ?= bin
@@ -45,10 +48,15 @@ install: build
 	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 completions/bash/* $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 644 completions/zsh/_* $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR)
+	install -m 644 systemd/ctrd.sysusers $(DESTDIR)$(SYSUSERSDIR)/ctrd.conf
+	install -m 644 $(units:%=systemd/%) $(DESTDIR)$(UNITDIR)
+	sed -i 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' $(patsubst %,$(DESTDIR)$(UNITDIR)/%,$(filter %.service,$(units)))
 
 uninstall:
 	rm -f $(commands:%=$(DESTDIR)$(PREFIX)/bin/%) $(addprefix $(DESTDIR)$(PREFIX)/share/man/man1/,$(notdir $(wildcard man/*.1)))
 	rm -f $(static:%=$(DESTDIR)$(PREFIX)/share/bash-completion/completions/%) $(static:%=$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_%)
+	rm -f $(units:%=$(DESTDIR)$(UNITDIR)/%) $(DESTDIR)$(SYSUSERSDIR)/ctrd.conf
 
 # Everything that must hold. As root; installs what it needs.
 test: deps-test build vet lint check-docs unit e2e interop crash

@@ -105,6 +105,8 @@ unit() { local u=$1 e=(); shift; for v in CTRD_ROOT CTRD_STATE IMG PATH; do e+=(
 # field ID NAME prints a field of a container.
 field() { ctr-task inspect --format "{{.$2}}" "$1"; }
 running() { [ "$(field "$1" status 2>/dev/null)" = running ]; }
+# not COMMAND... wants it to fail. (set -e has no eye for !.)
+not() { if "$@"; then echo "it has not failed: $*" >&2; return 1; fi; }
 # wait_for COMMAND... waits until it succeeds.
 wait_for() { local n; for n in $(seq 300); do if "$@"; then return 0; fi; sleep 0.05; done; echo "never: $*" >&2; return 1; }
 # cgroups PID prints the cgroups of a process, one a line.
