@@ -18,6 +18,7 @@ import (
 	"ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/progress"
+	"ctrd.dev/ctrd/lib/state"
 )
 
 // layer brings one layer: its blob and, unless the caller does without, its directory.
@@ -153,6 +154,7 @@ func (p *puller) bring(outer context.Context, i *content.Ingest, desc ocispec.De
 				p.arrived(desc)
 				return
 			}
+			err = state.NoRoom(err, content.IngestPath(p.d, desc.Digest))
 			if ctx.Err() == nil {
 				failed = err
 			}

@@ -22,11 +22,13 @@ import (
 // Local is a pull without a registry: whoever has put the blobs of images into the content store makes layers of
 // them and makes all visible in one commit. It is used by one goroutine.
 type Local struct {
-	d     *state.Dir
-	opt   Options
-	root  *os.File
-	lease *lease.Lease
-	done  []*puller
+	d      *state.Dir
+	opt    Options
+	root   *os.File
+	lease  *lease.Lease
+	done   []*puller
+	all    []*puller // whether they were unpacked or not
+	failed error
 }
 
 // NewLocal begins the work, before the first blob is written: an error of writing back is reported to those
@@ -50,17 +52,18 @@ func (l *Local) Hold(ctx context.Context, digests ...string) error {
 
 // Unpack makes the directories of an image's layers, as far as they are not there. All of its blobs must be in
 // the content store and on the lease. One that does not unpack to what the configuration says is a [ContentError].
-func (l *Local) Unpack(ctx context.Context, name string, m image.Manifest) error {
+func (l *Local) Unpack(ctx context.Context, name string, m image.Manifest) (err error) {
 	if n := len(m.Manifest.Layers); n > mount.MaxLayers {
 		return tooManyLayers(n)
 	}
 	p := &puller{
 		d: l.d, opt: l.opt, root: l.root, lease: l.lease, image: m, target: m.Descriptor,
-		report: progress.New(name, l.opt.Progress), fetcher: &fetcher{},
+		report: progress.New(name, l.opt.Progress), fetcher: &fetcher{}, made: &made{},
 	}
 	p.opt.NoUnpack = false
-	err := p.holdLayers(ctx)
-	if err != nil {
+	l.all = append(l.all, p)
+	defer func() { err = l.note(err) }()
+	if err := p.holdLayers(ctx); err != nil {
 		return err
 	}
 	if err := p.bringLayers(ctx); err != nil {
@@ -74,6 +77,13 @@ func (l *Local) Unpack(ctx context.Context, name string, m image.Manifest) error
 	return err
 }
 
+// note remembers an error that leaves something behind.
+func (l *Local) note(err error) error {
+	err = state.NoRoom(err, l.d.Path())
+	l.failed = errors.Join(l.failed, err)
+	return err
+}
+
 // Record makes all durable that was written since NewLocal, and then visible in one commit: the snapshots of what
 // was unpacked, and what fn records, which is blobs and names.
 func (l *Local) Record(ctx context.Context, fn func(*state.Tx) error) error {
@@ -83,17 +93,17 @@ func (l *Local) Record(ctx context.Context, fn func(*state.Tx) error) error {
 		written = append(written, p.written()...)
 	}
 	if err := p.sync(written); err != nil {
-		return err
+		return l.note(err)
 	}
 	crash.Point("pull.after-sync")
-	return l.d.Update(ctx, nil, func(tx *state.Tx) error {
+	return l.note(l.d.Update(ctx, nil, func(tx *state.Tx) error {
 		for _, p := range l.done {
 			if err := errors.Join(p.recordLayers(tx), p.recordLabels(tx)); err != nil {
 				return err
 			}
 		}
 		return fn(tx)
-	})
+	}))
 }
 
 // recordLabels records the blobs of an image without saying where they come from.
@@ -109,6 +119,9 @@ func (p *puller) recordLabels(tx *state.Tx) error {
 // Close ends the lease. What was not recorded is garbage then.
 func (l *Local) Close() error {
 	err := errors.Join(l.lease.Release(), l.root.Close())
+	for _, p := range l.all {
+		_ = p.leaveRoom(context.Background(), l.failed) // what it cannot throw away a collection does
+	}
 	l.d.EmptyTrash()
 	return err
 }

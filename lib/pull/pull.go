@@ -82,7 +82,7 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 	if name.Digest != "" {
 		name.Tag = "" // the digest alone decides what comes, so the tag may say what is not so
 	}
-	p := &puller{d: d, ref: name, opt: opt, report: progress.New(name.String(), opt.Progress)}
+	p := &puller{d: d, ref: name, opt: opt, made: &made{}, report: progress.New(name.String(), opt.Progress)}
 	if err := p.parsePlatforms(); err != nil {
 		return img, err
 	}
@@ -99,7 +99,8 @@ func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img imag
 		return img, err
 	}
 	img, err = p.run(ctx)
-	err = errors.Join(err, p.lease.Release())
+	err = state.NoRoom(err, d.Path())
+	err = p.leaveRoom(ctx, errors.Join(err, p.lease.Release()))
 	d.EmptyTrash()
 	return img, err
 }
@@ -123,6 +124,7 @@ type puller struct {
 	image  image.Manifest
 	labels labels
 	layers []unpacked // as far as they were unpacked
+	made   *made
 }
 
 func (p *puller) sn() *snapshot.Snapshotter {
@@ -153,6 +155,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		return p.record(ctx, p.recordName)
 	}
 	var records []func(*state.Tx) error
+	var written []string
 	for _, q := range missing {
 		if err := q.bringLayers(ctx); err != nil {
 			return image.Image{}, err
@@ -161,8 +164,9 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 			return image.Image{}, err
 		}
 		records = append(records, q.recordBlobs, q.recordLayers)
+		written = append(written, q.written()...)
 	}
-	if err := p.sync(p.written()); err != nil {
+	if err := p.sync(written); err != nil {
 		return image.Image{}, err
 	}
 	crash.Point("pull.after-sync")

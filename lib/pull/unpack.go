@@ -158,7 +158,7 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 		Stop:      func() { i.Fail(errUseless) },
 	})
 	if err != nil {
-		return contentError(ctx, err)
+		return contentError(ctx, state.NoRoom(err, p.sn().Path(p.d, staged(id)))) // before anything is thrown away
 	}
 	if err := checkDiffID(res.DiffID, p.image.Config.RootFS.DiffIDs[n]); err != nil {
 		return err
@@ -181,6 +181,7 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	}
 	crash.Point("pull.after-layer-rename")
 	p.layers[n] = unpacked{id, res.Size, res.Inodes}
+	p.made.add(id)
 	return nil
 }
 
