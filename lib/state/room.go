@@ -41,4 +41,6 @@ func (e *RoomError) Error() string {
 func (e *RoomError) Unwrap() error { return e.Err }
 
 // Hint names the next step.
-func (e *RoomError) Hint() string { return "ctr-image rm and ctr-task rm make room; ctrd du shows what takes it" }
+func (e *RoomError) Hint() string {
+	return "ctr-image rm and ctr-task rm make room; ctrd du shows what takes it"
+}
