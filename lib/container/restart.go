@@ -18,6 +18,7 @@ const (
 	LabelRestartStatus  = "containerd.io/restart.status"             // "running" or "stopped": what it is meant to be
 	LabelRestartPolicy  = "containerd.io/restart.policy"             // as [ParseRestart] reads it
 	LabelRestartCount   = "containerd.io/restart.count"              // restarts so far
+	LabelRestartLog     = "containerd.io/restart.loguri"             // where the output of a task goes that no client starts
 	LabelRestartStopped = "containerd.io/restart.explicitly-stopped" // "true" after a stop that a person asked for
 )
 

@@ -4,16 +4,20 @@ package native
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime"
 	"strings"
 
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"ctrd.dev/ctrd/lib/filter"
+	"ctrd.dev/ctrd/lib/task"
 )
 
 type introspectionService struct {
@@ -48,6 +52,33 @@ func (i introspectionService) Server(context.Context, *emptypb.Empty) (*introspe
 	}
 	return &introspectionapi.ServerResponse{UUID: uuid, Pid: uint64(os.Getpid()), Pidns: st.Ino}, nil
 }
+
+// PluginInfo tells of one plugin; of the runtime, with a request for that, also what the runtime's shim tells of itself.
+func (i introspectionService) PluginInfo(ctx context.Context, r *introspectionapi.PluginInfoRequest) (*introspectionapi.PluginInfoResponse, error) {
+	for _, p := range i.s.plugins() {
+		if p.Type != r.Type || p.ID != r.ID {
+			continue
+		}
+		answer := &introspectionapi.PluginInfoResponse{Plugin: p}
+		if r.Options == nil || r.Type != runtimePlugin {
+			return answer, nil
+		}
+		var request types.RuntimeRequest
+		if err := r.Options.UnmarshalTo(&request); err != nil {
+			return nil, fmt.Errorf("options %.200q of the runtime: %w: %w", r.Options.TypeUrl, err, errdefs.ErrInvalidArgument)
+		}
+		info, err := task.RuntimeInfo(ctx, request.RuntimePath, shimAny(request.Options))
+		if err != nil {
+			return nil, err
+		}
+		answer.Extra = &anypb.Any{TypeUrl: runtimeInfoType, Value: info}
+		return answer, nil
+	}
+	return nil, fmt.Errorf("plugin %.200q of type %.200q: %w", r.ID, r.Type, errdefs.ErrNotFound)
+}
+
+// runtimeInfoType is the type of what a shim tells of itself.
+const runtimeInfoType = "containerd.types.RuntimeInfo"
 
 // The types of plugins that clients look for.
 const (

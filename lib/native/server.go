@@ -21,6 +21,7 @@ import (
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/errdefs"
@@ -93,6 +94,7 @@ func New(o Options) *Server {
 	versionapi.RegisterVersionServer(s.grpc, versionService{s: s})
 	introspectionapi.RegisterIntrospectionServer(s.grpc, introspectionService{s: s})
 	leasesapi.RegisterLeasesServer(s.grpc, leaseService{s: s})
+	tasksapi.RegisterTasksServer(s.grpc, taskService{s: s})
 	imagesapi.RegisterImagesServer(s.grpc, imageService{s: s})
 	containersapi.RegisterContainersServer(s.grpc, containerService{s: s})
 	contentapi.RegisterContentServer(s.grpc, contentService{s: s})

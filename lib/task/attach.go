@@ -82,9 +82,14 @@ func (t *Task) Attach(ctx context.Context, o AttachOptions) (taskdir.Exit, error
 	return exit, err
 }
 
-// Connect joins a client to a running task: a task that does not run is a [*NotRunningError].
+// Connect joins a client to a running task: a task that does not run is a [*NotRunningError], one that has no log an
+// [*ElsewhereError].
 func (t *Task) Connect(ctx context.Context) error {
-	if _, err := t.connect(ctx); err != nil {
+	_, err := t.connect(ctx)
+	if err == nil {
+		err = t.checkLog()
+	}
+	if err != nil {
 		return fmt.Errorf("attach to container %q: %w", t.ID(), err)
 	}
 	return nil

@@ -3,13 +3,18 @@
 package task
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/stdio"
@@ -33,20 +38,24 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 	dir := t.bundleDir()
 	req := &taskapi.CreateTaskRequest{ID: t.ID(), Bundle: dir}
 	var s *specs.Spec
+	var raw []byte
 	err := t.d.View(ctx, func(tx *state.Tx) (err error) {
+		if raw, err = container.RawSpec(tx, t.Namespace, t.ID()); err != nil {
+			return err
+		}
 		if s, err = t.readSpec(tx); err != nil {
 			return err
 		}
-		sn, err := t.snapshots()
-		if err != nil {
-			return err
-		}
-		mounts, err := sn.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)
-		for _, m := range mounts {
-			req.Rootfs = append(req.Rootfs, taskapi.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
-		}
+		req.Rootfs, err = t.rootfs(tx, s, o)
 		return err
 	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.Process == nil {
+		return nil, nil, fmt.Errorf("its spec has no process: %w", errdefs.ErrInvalidArgument)
+	}
+	read, err := json.Marshal(s)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -74,6 +83,9 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 	if err != nil {
 		return nil, nil, err
 	}
+	if bytes.Equal(data, read) {
+		data = raw // a client's spec may say what is not known here
+	}
 	if r.foreign {
 		if err := os.MkdirAll(filepath.Join(dir, taskdir.Rootfs), 0o711); err != nil {
 			return nil, nil, err
@@ -86,26 +98,66 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 		return nil, nil, err
 	}
 	req.Terminal = s.Process.Terminal
-	req.Options = t.options(r)
-	return req, shared, t.streams(req, r)
+	if req.Options, err = t.options(r, o); err != nil {
+		return nil, nil, err
+	}
+	return req, shared, t.streams(req, r, o)
+}
+
+// rootfs gives the mounts of the container's root: those that a client has given, else those of its snapshot. A root
+// that the spec names by an absolute path is there already.
+func (t *Task) rootfs(tx *state.Tx, s *specs.Spec, o StartOptions) (all []taskapi.Mount, err error) {
+	if o.given != nil {
+		return o.given.Rootfs, nil
+	}
+	if t.Container.SnapshotKey == "" && s.Root != nil && filepath.IsAbs(s.Root.Path) {
+		return nil, nil
+	}
+	sn, err := t.snapshots()
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := sn.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+	for _, m := range mounts {
+		all = append(all, taskapi.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	return all, err
 }
 
 // options tells an engine's shim what to run and where its state goes: below the task's directory, so that no
-// two containers of one name, of whatever state directory, meet there.
-func (t *Task) options(r runtime) *taskapi.Any {
+// two containers of one name, of whatever state directory, meet there. What a client has said goes before that.
+func (t *Task) options(r runtime, o StartOptions) (*taskapi.Any, error) {
+	given := t.givenOptions(o)
+	var all taskapi.Options
+	if given != nil {
+		if err := given.To(&all); errdefs.IsNotFound(err) {
+			return given, nil // another shim's, which knows them
+		} else if err != nil {
+			return nil, fmt.Errorf("options of the runtime: %w", err)
+		}
+	}
 	if !r.foreign && r.engine == "" && !t.systemd {
-		return nil
+		return given, nil
 	}
-	o := taskapi.Options{BinaryName: r.engine, SystemdCgroup: t.systemd}
+	all.BinaryName = cmp.Or(all.BinaryName, r.engine)
+	all.SystemdCgroup = all.SystemdCgroup || t.systemd
 	if r.foreign {
-		o.Root = filepath.Join(t.Dir(), taskdir.Engine)
+		all.Root = cmp.Or(all.Root, filepath.Join(t.Dir(), taskdir.Engine))
 	}
-	return taskapi.NewAny(&o)
+	return taskapi.NewAny(&all), nil
 }
 
-// streams makes the FIFO of stdin and the directory of the log, and names both in the request.
-func (t *Task) streams(req *taskapi.CreateTaskRequest, r runtime) error {
+// streams makes the FIFO of stdin and the directory of the log, and names both in the request. Streams that a client has
+// given are the client's.
+func (t *Task) streams(req *taskapi.CreateTaskRequest, r runtime, o StartOptions) error {
 	c := t.Container
+	if io, _ := t.givenIO(o); io != nil {
+		req.Stdin, req.Stdout, req.Stderr = io.Stdin, io.Stdout, io.Stderr
+		if o.given != nil {
+			req.Terminal = io.Terminal
+		}
+		return nil
+	}
 	if c.Stdin {
 		req.Stdin = filepath.Join(t.Dir(), taskdir.Stdin)
 		if err := stdio.MakeFIFO(req.Stdin); err != nil {

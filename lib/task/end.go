@@ -37,6 +37,11 @@ func (t *Task) kill(ctx context.Context, sig unix.Signal, all bool) error {
 			return nil
 		}
 	}
+	return t.deliver(ctx, sig, all)
+}
+
+// deliver sends a signal and says nothing of what it is meant for.
+func (t *Task) deliver(ctx context.Context, sig unix.Signal, all bool) error {
 	err := t.call(ctx, answerWithin, func(ctx context.Context, c *taskapi.Client) error {
 		return c.Kill(ctx, &taskapi.KillRequest{ID: t.ID(), Signal: uint32(sig), All: all})
 	})
@@ -236,6 +241,9 @@ func (t *Task) awaitEnd(ctx context.Context) error {
 // killedStatus is the exit status of a task whose supervisor was killed: what SIGKILL gives.
 const killedStatus = 128 + 9
 
+// supervisorDied is the reason of such an exit.
+const supervisorDied = "supervisor died"
+
 // rest ends an orphan under the container's lock.
 func (t *Task) rest(ctx context.Context) error {
 	l, err := t.lock(ctx)
@@ -274,7 +282,7 @@ func (t *Task) settle() (taskdir.View, error) {
 	if v.Init.PID == 0 {
 		return taskdir.View{}, t.discardDir()
 	}
-	v.Exit = taskdir.Exit{Status: killedStatus, ExitedAt: time.Now().UTC(), Reason: "supervisor died"}
+	v.Exit = taskdir.Exit{Status: killedStatus, ExitedAt: time.Now().UTC(), Reason: supervisorDied}
 	if err := taskdir.WriteExit(t.Dir(), v.Exit); err != nil {
 		return v, err
 	}

@@ -222,10 +222,12 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 			return err
 		}
 		sn, err := t.snapshots()
-		if err != nil {
-			return err
+		if err == nil {
+			dirs, err = sn.Layers(tx, t.d, t.Namespace, t.Container.SnapshotKey)
 		}
-		dirs, err = sn.Layers(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+		if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) { // none of ours
+			dirs, err = t.clientRoot()
+		}
 		return err
 	})
 	if err != nil {
@@ -240,4 +242,13 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 	}
 	data, err := json.Marshal(p)
 	return &taskapi.Any{TypeURL: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: data}, err
+}
+
+// clientRoot is the root of a container whose client has mounted it, as its first process sees it.
+func (t *Task) clientRoot() ([]string, error) {
+	v, err := taskdir.Look(t.Dir())
+	if err != nil || v.Init.PID == 0 {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("/proc/%d/root", v.Init.PID)}, nil
 }

@@ -4,6 +4,7 @@ package task
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,12 +34,12 @@ import (
 // docs/runtime-v2.md). The address stands for this task alone: shims name their socket after it, so that no two
 // incarnations share one. A shim of containerd 1.6 or earlier (old) reads the options of the runtime alone from
 // stdin; one of 2.3 or later does not start without the message that they are a part of.
-func (t *Task) startForeign(cmd *exec.Cmd, old bool) error {
+func (t *Task) startForeign(cmd *exec.Cmd, o *taskapi.Any, old bool) error {
 	address := filepath.Join(t.Dir(), "ctrd.sock")
 	cmd.Args = []string{cmd.Path, "-namespace", t.Namespace, "-id", t.ID(), "-address", address, "start"}
 	cmd.Env = []string{"GRPC_ADDRESS=" + address, "TTRPC_ADDRESS=" + address + ".ttrpc", "NAMESPACE=" + t.Namespace, "MAX_SHIM_VERSION=3"}
 	params := taskapi.BootstrapParams{ID: t.ID(), Namespace: t.Namespace, GRPCAddress: address, TTRPCAddress: address + ".ttrpc", SocketDir: t.d.Run("s")}
-	params.Extensions = append(params.Extensions, *t.options(runtime{foreign: true}))
+	params.Extensions = append(params.Extensions, *o)
 	cmd.Stdin = bytes.NewReader(taskapi.Marshal(&params))
 	if old {
 		cmd.Stdin = bytes.NewReader(params.Old())
@@ -385,7 +386,9 @@ func (t *Task) worksHere(link string) bool {
 
 // cleanForeign has a foreign shim's program clean up what a shim that was killed has left: containerd's `delete`.
 func (t *Task) cleanForeign() {
-	r, err := findRuntime(t.Container.Runtime.Name, "")
+	var known taskdir.Task
+	_, _ = taskdir.Read(t.Dir(), taskdir.Record, &known) // of a damaged record: the container's runtime
+	r, err := findRuntime(cmp.Or(known.Shim, t.Container.Runtime.Name), "")
 	bundle := filepath.Join(t.Dir(), t.ID())
 	if err != nil || !r.foreign {
 		return

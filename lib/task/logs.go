@@ -3,6 +3,7 @@
 package task
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/stdio"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // LogOptions say which part of a log to read and where it goes.
@@ -29,6 +31,9 @@ type LogOptions struct {
 func (t *Task) Logs(ctx context.Context, o LogOptions) error {
 	info, err := t.Info(ctx)
 	if err != nil {
+		return err
+	}
+	if err := t.checkLog(); err != nil {
 		return err
 	}
 	follow := o.Follow && info.Status != Stopped && info.Status != Orphaned
@@ -60,6 +65,33 @@ func (t *Task) Logs(ctx context.Context, o LogOptions) error {
 		err = context.Cause(ctx)
 	}
 	return err
+}
+
+// ElsewhereError says that a task's output goes where its client wants it, and to no log of ours. Its kind is
+// errdefs.ErrFailedPrecondition.
+type ElsewhereError struct {
+	ID string
+	IO taskdir.IO
+}
+
+// Error names the container and where its output goes.
+func (e *ElsewhereError) Error() string {
+	if e.IO.Stdout == "" && e.IO.Stderr == "" {
+		return fmt.Sprintf("container %q has no log: the client that started it throws its output away", e.ID)
+	}
+	return fmt.Sprintf("container %q has no log: its output goes to %s, as the client that started it has asked", e.ID, cmp.Or(e.IO.Stdout, e.IO.Stderr))
+}
+
+// Unwrap gives the kind.
+func (e *ElsewhereError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+// checkLog refuses the log of a task that has none.
+func (t *Task) checkLog() error {
+	var r taskdir.Task
+	if _, err := taskdir.Read(t.Dir(), taskdir.Record, &r); err != nil || r.IO == nil {
+		return err
+	}
+	return &ElsewhereError{t.ID(), *r.IO}
 }
 
 // awaitLog waits until the container has a log, or is gone.

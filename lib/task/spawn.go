@@ -71,11 +71,11 @@ func (s *supervisor) pid(dir string) int {
 
 // spawn starts the supervisor and returns once it has said where it listens, on its stdout as containerd's
 // shims do. It has its own session and none of our files.
-func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
-	s, answer, err := t.startShim(ctx, r, false)
+func (t *Task) spawn(ctx context.Context, r runtime, o *taskapi.Any) (*supervisor, error) {
+	s, answer, err := t.startShim(ctx, r, o, false)
 	if err == nil && r.foreign && len(answer) == 0 && t.refusedParams() {
 		s.kill()
-		s, answer, err = t.startShim(ctx, r, true)
+		s, answer, err = t.startShim(ctx, r, o, true)
 	}
 	if err != nil {
 		return nil, err
@@ -103,12 +103,12 @@ func (t *Task) spawn(ctx context.Context, r runtime) (*supervisor, error) {
 }
 
 // startShim runs the shim's command and gives what it says. old is for a foreign one: see startForeign.
-func (t *Task) startShim(ctx context.Context, r runtime, old bool) (*supervisor, []byte, error) {
+func (t *Task) startShim(ctx context.Context, r runtime, o *taskapi.Any, old bool) (*supervisor, []byte, error) {
 	cmd := exec.Command(r.shim, "-namespace", t.Namespace, "-id", t.ID(), "-bundle", t.bundleDir(), "-sockets", t.d.Run("s"),
 		"-events", t.d.Journal().Dir, "-root", t.d.Path(), "-state", t.d.Run(), "serve")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if r.foreign {
-		if err := t.startForeign(cmd, old); err != nil {
+		if err := t.startForeign(cmd, o, old); err != nil {
 			return nil, nil, err
 		}
 	}

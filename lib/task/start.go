@@ -33,6 +33,7 @@ type StartOptions struct {
 	Shim string
 
 	after *taskdir.View // the task that this one follows by the restart policy
+	given *Given        // what a client of the API has given
 }
 
 // Start runs a container that is created or has stopped; a task whose init waits is let go on. What keeps the
@@ -106,6 +107,9 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	if err != nil {
 		return nil, err
 	}
+	if o.given != nil && v.State == taskdir.Stopped {
+		return nil, t.hasTask()
+	}
 	if v.InUse() {
 		return nil, &RunningError{ID: t.ID()}
 	}
@@ -140,9 +144,10 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	case t.Container.Transient:
 		owner = taskdir.ByShim
 	}
+	io, shim := t.givenIO(o)
 	err = errors.Join(taskdir.ReserveExit(made), taskdir.Write(made, taskdir.Record, taskdir.Task{
 		Incarnation: inc, Namespace: t.Namespace, ID: t.ID(), UID: t.Container.UID, Owner: owner,
-		Cgroup: t.ownCgroup(), Restart: t.restart(o.after), Created: time.Now().UTC(),
+		Cgroup: t.ownCgroup(), Restart: t.restart(o.after), IO: io, Shim: shim, Created: time.Now().UTC(),
 	}))
 	if o.Client && (t.Container.Transient || t.Container.Stdin) && err == nil {
 		t.client, err = lock.Hold(filepath.Join(made, taskdir.ClientLock))
@@ -195,7 +200,7 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		starting.Release()
 		err = errors.Join(err, t.discard(ctx))
 	}()
-	if r, err = findRuntime(t.Container.Runtime.Name, o.Shim); err != nil {
+	if r, err = t.findRuntime(o); err != nil {
 		return err
 	}
 	if r.foreign && container.RestartOf(t.Container.Labels).Policy != "" {
@@ -206,7 +211,7 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		return err
 	}
 	crash.Point("task.bundle")
-	if shim, err = t.spawn(ctx, r); err != nil {
+	if shim, err = t.spawn(ctx, r, req.Options); err != nil {
 		return err
 	}
 	crash.Point("task.spawned")

@@ -20,12 +20,15 @@ import (
 // Wait gives the exit of the task: at once when it has ended, else when it does. When the container has no task
 // it waits for the next one. It needs no answer of our supervisor, and ends an orphan. A task that is removed while
 // it is waited for gives the exit it had; one whose start failed is errdefs.ErrNotFound.
-func (t *Task) Wait(ctx context.Context) (taskdir.Exit, error) {
+func (t *Task) Wait(ctx context.Context) (taskdir.Exit, error) { return t.waitFor(ctx, true) }
+
+// waitFor is Wait; without next, a container that has no task is errdefs.ErrNotFound.
+func (t *Task) waitFor(ctx context.Context, next bool) (taskdir.Exit, error) {
 	since, err := t.d.Journal().Last()
 	if err != nil {
 		return taskdir.Exit{}, err
 	}
-	exit, err := t.wait(ctx)
+	exit, err := t.wait(ctx, next)
 	if errdefs.IsNotFound(err) {
 		if e, ok := t.exitEvent(ctx, since); ok {
 			return e, nil
@@ -37,11 +40,13 @@ func (t *Task) Wait(ctx context.Context) (taskdir.Exit, error) {
 	return exit, nil
 }
 
-func (t *Task) wait(ctx context.Context) (taskdir.Exit, error) {
-	if err := t.awaitTask(ctx); err != nil {
-		return taskdir.Exit{}, err
+func (t *Task) wait(ctx context.Context, next bool) (taskdir.Exit, error) {
+	if next {
+		if err := t.awaitTask(ctx); err != nil {
+			return taskdir.Exit{}, err
+		}
 	}
-	for ran := false; ; {
+	for ran := !next; ; {
 		v, err := t.view(ctx)
 		if err != nil {
 			return taskdir.Exit{}, err

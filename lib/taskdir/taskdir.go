@@ -43,6 +43,7 @@ const (
 	Rootfs     = "rootfs"       // where the engine mounts
 	Engine     = "engine"       // the engine's own
 	Execs      = "execs"        // a directory for each exec
+	ExecIO     = "io.json"      // IO, in the directory of an exec that a client of the API has added
 	ShimLog    = "shim.log"     // what the supervisor has to say
 )
 
@@ -75,7 +76,20 @@ type Task struct {
 	Owner       Owner       `json:"owner"`
 	Cgroup      string      `json:"cgroup,omitempty"` // path below the hierarchies
 	Restart     Restart     `json:"restart,omitzero"`
-	Created     time.Time   `json:"created"`
+	// IO is where the streams go that a client of the API has given; nil: to the container's log.
+	IO *IO `json:"io,omitempty"`
+	// Shim is the program that a client has asked for in place of the container's runtime.
+	Shim    string    `json:"shim,omitempty"`
+	Created time.Time `json:"created"`
+}
+
+// IO says where the streams of a process go: each to the path of a FIFO, to a URL that containerd's shims know, or,
+// when it is empty, nowhere.
+type IO struct {
+	Terminal bool   `json:"terminal,omitempty"`
+	Stdin    string `json:"stdin,omitempty"`
+	Stdout   string `json:"stdout,omitempty"`
+	Stderr   string `json:"stderr,omitempty"`
 }
 
 // Restart is a restart policy and how often it has been applied in a row.

@@ -41,6 +41,7 @@ type native struct {
 	client *containerd.Client
 	cmd    *exec.Cmd
 	log    bytes.Buffer
+	after  func() // set by a test that looks at what is left when the server has ended
 }
 
 func (n *native) socket() string { return filepath.Join(n.State, "ctrd.sock") }
@@ -53,6 +54,9 @@ func withNative(t *testing.T) *native {
 	t.Cleanup(func() {
 		n.client.Close()
 		n.end(t, syscall.SIGTERM)
+		if n.after != nil {
+			n.after()
+		}
 		if t.Failed() {
 			t.Logf("ctrd: %s", n.log.String())
 		}
@@ -62,7 +66,9 @@ func withNative(t *testing.T) *native {
 
 func (n *native) start(t *testing.T) {
 	t.Helper()
-	n.cmd = n.Command(context.Background(), nil, "ctrd", "serve", "--log-level", "debug")
+	// Without containerd's shim on its PATH it runs containers with ours.
+	env := []string{"PATH=" + bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	n.cmd = n.Command(context.Background(), env, "ctrd", "serve", "--log-level", "debug")
 	n.cmd.Stderr = &n.log
 	if err := n.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -220,7 +220,7 @@ func hostMounts(dir string) []string {
 func (w *World) Residue() []string {
 	var left []string
 	for dir, own := range map[string][]string{
-		w.Root:  {"meta.db", "reserve", "pair", "locks"},
+		w.Root:  {"meta.db", "reserve", "pair", "locks", "uuid"},
 		w.State: {"run.db", "reserve", "boot", "pair", "events", "locks", "seccomp"},
 	} {
 		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
