@@ -56,6 +56,17 @@ func TestArchives(t *testing.T) {
 		if got := d.must(t, "run", "--rm", "--runtime", d.runtime, made, d.namespace+"-c"); got != "made\n" {
 			t.Errorf("containerd runs what was committed, and it prints %q", got)
 		}
+
+		// By way of a registry it is the same.
+		d.must(t, "images", "rm", "--sync", made)
+		w.Must(t, "ctr-push", "-q", made)
+		d.must(t, "images", "pull", "--plain-http", made)
+		if !strings.Contains(committed, d.digestOf(t, made)) {
+			t.Errorf("pulled it is %s, and committed %q", d.digestOf(t, made), committed)
+		}
+		if got := d.must(t, "run", "--rm", "--runtime", d.runtime, made, d.namespace+"-d"); got != "made\n" {
+			t.Errorf("containerd runs what was pushed, and it prints %q", got)
+		}
 		w.Must(t, "ctrd", "fsck", "--deep")
 	})
 }
