@@ -239,6 +239,8 @@ func (in *intake) items(ctx context.Context, opt ImportOptions) (all []item, err
 	switch {
 	case !isLayout && !isSaved && in.documents[layoutFile] != nil:
 		return nil, malformed("it has %s and no %s", layoutFile, indexFile)
+	case !isLayout && !isSaved && in.files[repositoriesFile] != "":
+		return nil, &FormatError{fmt.Errorf("it has %s and no %s, as docker before version 1.10 wrote it: %w", repositoriesFile, manifestFile, errdefs.ErrNotImplemented)}
 	case !isLayout && !isSaved:
 		return nil, malformed("it has neither %s nor %s: it is no archive of images", indexFile, manifestFile)
 	case len(all) == 0 && opt.IndexName == "":

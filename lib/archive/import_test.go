@@ -505,6 +505,7 @@ func TestImportHostile(t *testing.T) {
 		"empty":            {nil, "the archive is empty"},
 		"no tar":           {bytes.Repeat([]byte("x"), 4096), "invalid tar header"},
 		"no image":         {pack(text("a", "1"), text("b", "2")), "neither index.json nor manifest.json"},
+		"old docker":       {pack(text("repositories", `{"app":{"1":"x"}}`), text("x/layer.tar", "1")), "docker before version 1.10"},
 		"layout alone":     {pack(text("oci-layout", "{}")), "no index.json"},
 		"version":          {change("oci-layout", []byte(`{"imageLayoutVersion":"2.0.0"}`)), `version "2.0.0"`},
 		"leads out":        {pack(append(good(), text("../x", "1"))...), "has .. in its name"},

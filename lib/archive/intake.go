@@ -29,6 +29,8 @@ const (
 	layoutFile   = ocispec.ImageLayoutFile
 	manifestFile = "manifest.json"
 	blobsDir     = ocispec.ImageBlobsDir
+	// repositoriesFile is beside manifest.json, and says no more than that.
+	repositoriesFile = "repositories"
 )
 
 const (
