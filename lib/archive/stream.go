@@ -116,7 +116,7 @@ func entries(r io.Reader) iter.Seq2[entry, error] {
 // entryOf gives a regular file or a link. Of what an archive of images has no use for, the name is empty.
 func entryOf(hdr *tar.Header, r io.Reader) (e entry, err error) {
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeRegA: //nolint:staticcheck // old writers have TypeRegA
+	case tar.TypeReg:
 		if isSparse(hdr) {
 			return e, malformed("entry %q is a sparse file", short(hdr.Name))
 		}
