@@ -21,8 +21,8 @@ var floors = []struct {
 	packages []string
 }{
 	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "progress", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
-	{"kept", []string{"container", "content", "event", "image", "lease", "snapshot", "state"}},
-	{"deeds", []string{"archive", "commit", "fsck", "gc", "prune", "pull", "push", "task"}},
+	{"kept", []string{"container", "content", "event", "image", "lease", "namespace", "snapshot", "state"}},
+	{"deeds", []string{"account", "archive", "commit", "fsck", "gc", "prune", "pull", "push", "task"}},
 	{"doors", []string{"cli", "native"}},
 }
 

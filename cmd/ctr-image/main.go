@@ -17,7 +17,7 @@ func main() {
 			"operand - reads names from stdin, one a line.",
 		SeeAlso: []string{"ctr-pull", "ctr-snap", "ctr-task", "ctrd"},
 	}, nil)
-	for _, verb := range []func(*cli.Global) *cobra.Command{lsVerb, inspectVerb, importVerb, exportVerb, commitVerb, tagVerb, labelVerb, treeVerb, historyVerb, checkVerb, usageVerb, mountVerb, unmountVerb, pruneVerb, rmVerb} {
+	for _, verb := range []func(*cli.Global) *cobra.Command{lsVerb, inspectVerb, importVerb, exportVerb, commitVerb, tagVerb, labelVerb, treeVerb, historyVerb, checkVerb, usageVerb, mountVerb, unmountVerb, pruneVerb, rmVerb, blobVerb} {
 		root.AddCommand(verb(g))
 	}
 	cli.Main(root)

@@ -12,10 +12,10 @@ import (
 func main() {
 	root, g := cli.Root("ctrd VERB [OPTION]...", "look after the state directory", cli.About{
 		Long: "The commands of this family share a state directory and need no daemon. ctrd shows what is in it, who is " +
-			"working in it and what has happened, and checks that it is whole. No verb of it changes what is kept.",
+			"working in it and what has happened, checks that it is whole, and removes what nothing needs.",
 		SeeAlso: []string{"ctr-pull", "ctr-image", "ctr-snap", "ctr-task"},
 	}, nil)
-	for _, verb := range []func(*cli.Global) *cobra.Command{duVerb, eventsVerb, fsckVerb, locksVerb, serveVerb, statusVerb} {
+	for _, verb := range []func(*cli.Global) *cobra.Command{duVerb, eventsVerb, fsckVerb, gcVerb, leaseVerb, locksVerb, nsVerb, serveVerb, statusVerb} {
 		root.AddCommand(verb(g))
 	}
 	cli.Main(root)

@@ -3,14 +3,9 @@
 package main
 
 import (
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strconv"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/container"
@@ -20,95 +15,6 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
 )
-
-// space is what du prints of one part of the root or the state directory.
-type space struct {
-	Name  string `json:"name"`
-	Bytes int64  `json:"bytes"` // on the disk
-	Files int64  `json:"files"`
-}
-
-func duVerb(g *cli.Global) *cobra.Command {
-	var raw bool
-	table := cli.Table[space]{Columns: []cli.Column[space]{
-		{Name: "name", Value: func(s space) string { return s.Name }, Help: "part of the root or, after state/, of the state directory"},
-		{Name: "size", Value: func(s space) string {
-			if raw {
-				return strconv.FormatInt(s.Bytes, 10)
-			}
-			return units.BytesSize(float64(s.Bytes))
-		}, Help: "on the disk", Right: true},
-		{Name: "files", Value: func(s space) string { return strconv.FormatInt(s.Files, 10) }, Right: true},
-	}}
-	cmd := cli.New("du [OPTION]...", "show what takes how much space", cli.About{
-		Long: "Adds up the space that each part of the root takes on the disk, and each part of the state directory, most of which is " +
-			"memory: their names begin with state/. A file with several names counts once, and what is mounted somewhere does not count.",
-		Stdout: "a part of the two directories a line, then the total",
-		Examples: []cli.Example{
-			{Note: "where has the disk gone", Text: "ctrd du"},
-			{Note: "in bytes, for a script", Text: "ctrd du --bytes -o size,name"},
-		},
-		Exit: []int{cli.ExitNotFound},
-	}, func(*cobra.Command, []string) error {
-		d, err := g.OpenThere()
-		if err != nil {
-			return err
-		}
-		seen := map[[2]uint64]bool{}
-		total := space{Name: "total"}
-		var all []space
-		for _, dir := range []struct {
-			prefix string
-			path   func(...string) string
-			names  []string
-		}{
-			{"", d.Path, []string{"meta.db", "content/blobs", "content/ingest", "snapshots", "containers", "trash", "reserve"}},
-			{"state/", d.Run, []string{"run.db", "tasks", "events", "leases", "locks", "trash", "reserve"}},
-		} {
-			for _, name := range dir.names {
-				s, err := measure(dir.path(name), seen)
-				if err != nil {
-					return err
-				}
-				s.Name = dir.prefix + name
-				all = append(all, s)
-				total.Bytes += s.Bytes
-				total.Files += s.Files
-			}
-		}
-		return table.PrintAll(append(all, total))
-	})
-	cmd.Flags().BoolVarP(&raw, "bytes", "b", false, "print sizes as numbers of bytes")
-	table.Flags(cmd)
-	return cmd
-}
-
-// measure adds up a file or directory of one file system; what vanishes meanwhile counts nothing.
-func measure(top string, seen map[[2]uint64]bool) (s space, err error) {
-	var dev uint64
-	err = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
-		if os.IsNotExist(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		var st unix.Stat_t
-		if unix.Lstat(path, &st) != nil || st.Nlink > 1 && seen[[2]uint64{st.Dev, st.Ino}] {
-			return nil
-		}
-		if path == top {
-			dev = st.Dev
-		} else if st.Dev != dev && e.IsDir() {
-			return filepath.SkipDir
-		}
-		seen[[2]uint64{st.Dev, st.Ino}] = true
-		s.Bytes += st.Blocks * 512
-		s.Files++
-		return nil
-	})
-	return s, err
-}
 
 // summary is what status prints.
 type summary struct {

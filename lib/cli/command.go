@@ -101,6 +101,18 @@ func Root(use, short string, about About, run Run) (*cobra.Command, *Global) {
 	return cmd, newGlobal(cmd)
 }
 
+// Group makes a verb that has verbs of its own, which are added to it with AddCommand. use is its name alone, such
+// as "blob".
+func Group(use, short string, about About) *cobra.Command {
+	if about.Long == "" {
+		panic("cli: " + use + " has no description")
+	}
+	cmd := newCommand(use+" VERB [OPTION]... [OPERAND]...", short, about)
+	cmd.RunE = needVerb
+	cmd.Args = cobra.ArbitraryArgs
+	return cmd
+}
+
 func newCommand(use, short string, about About) *cobra.Command {
 	if short == "" {
 		panic("cli: " + use + " does not say what it is")

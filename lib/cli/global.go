@@ -72,7 +72,7 @@ func newGlobal(root *cobra.Command) *Global {
 	for _, dir := range []string{"root", "state"} {
 		root.MarkPersistentFlagDirname(dir)
 	}
-	CompleteOption(root, "namespace", namespaces(g))
+	CompleteOption(root, "namespace", Namespaces(g))
 	CompleteOption(root, "wait", cobra.FixedCompletions([]string{"0", "5s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	return g
 }

@@ -17,7 +17,7 @@ import (
 // synopsis is the usage line of a command, with the command's own name before the verb.
 func synopsis(cmd *cobra.Command) string {
 	if cmd.HasParent() {
-		return cmd.Parent().Name() + " " + cmd.Use
+		return cmd.Parent().CommandPath() + " " + cmd.Use
 	}
 	return cmd.Use
 }

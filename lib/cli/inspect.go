@@ -58,3 +58,16 @@ func HasLabels(labels map[string]string, want []string) bool {
 	}
 	return true
 }
+
+// ParseLabels reads labels as options give them, KEY=VALUE each; a KEY alone has an empty value.
+func ParseLabels(given []string) (map[string]string, error) {
+	labels := map[string]string{}
+	for _, g := range given {
+		key, value, _ := strings.Cut(g, "=")
+		if key == "" {
+			return nil, Usagef("label %q has no key: give KEY=VALUE", g)
+		}
+		labels[key] = value
+	}
+	return labels, nil
+}

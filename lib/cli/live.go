@@ -15,7 +15,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/namespace"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -86,15 +89,14 @@ func glance(base string) string {
 	return string(v.State)
 }
 
-// namespaces completes the namespaces that hold anything.
-func namespaces(g *Global) cobra.CompletionFunc {
+// Namespaces completes the namespaces that there are, and the default one.
+func Namespaces(g *Global) cobra.CompletionFunc {
 	return Names(g, func(tx *state.Tx, _ string) iter.Seq2[string, string] {
 		return func(yield func(string, string) bool) {
 			found := map[string]bool{DefaultNamespace: true}
-			for _, list := range []func(*state.Tx) ([]string, error){image.Namespaces, container.Namespaces, snapshot.Namespaces} {
-				names, _ := list(tx)
-				for _, n := range names {
-					found[n] = true
+			for n := range namespace.All(tx) {
+				if n.Name != "" {
+					found[n.Name] = true
 				}
 			}
 			for _, n := range slices.Sorted(maps.Keys(found)) {
@@ -111,6 +113,32 @@ func checkNamespace(ns string) error {
 		return fmt.Errorf("namespace: %w", err)
 	}
 	return nil
+}
+
+// Blobs completes the digests of blobs, each with its size.
+func Blobs(g *Global) cobra.CompletionFunc {
+	return Names(g, func(tx *state.Tx, ns string) iter.Seq2[string, string] {
+		return func(yield func(string, string) bool) {
+			for b, err := range content.All(tx, ns) {
+				if err == nil && !yield(b.Digest.String(), units.HumanSizeWithPrecision(float64(b.Size), 3)) {
+					return
+				}
+			}
+		}
+	})
+}
+
+// Leases completes the ids of lease records, each with its age.
+func Leases(g *Global) cobra.CompletionFunc {
+	return Names(g, func(tx *state.Tx, ns string) iter.Seq2[string, string] {
+		return func(yield func(string, string) bool) {
+			for l, err := range lease.All(tx, ns) {
+				if err == nil && !yield(l.ID, "lease, "+units.HumanDuration(time.Since(l.Created))+" old") {
+					return
+				}
+			}
+		}
+	})
 }
 
 // Snapshots completes the keys of snapshots, each with its kind and parent.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -32,6 +33,37 @@ func Get(tx *state.Tx, ns string, d digest.Digest) (Blob, error) {
 	b, err := records.Get(tx, ns, d.String())
 	b.Digest = d
 	return b, err
+}
+
+// Find is Get, and finds a blob also by the beginning of its digest's hexadecimal part, of six digits or more, where only
+// one begins so. A digest that several blobs begin with is errdefs.ErrInvalidArgument.
+func Find(tx *state.Tx, ns, query string) (Blob, error) {
+	b, err := Get(tx, ns, digest.Digest(query))
+	if !errdefs.IsNotFound(err) {
+		return b, err
+	}
+	alg, digits, ok := strings.Cut(query, ":")
+	if !ok {
+		alg, digits = "", query
+	}
+	if len(digits) < 6 || strings.Trim(digits, "0123456789abcdef") != "" {
+		return b, err
+	}
+	n := 0
+	for other, e := range All(tx, ns) {
+		a, hex, _ := strings.Cut(other.Digest.String(), ":")
+		if e == nil && (alg == "" || a == alg) && strings.HasPrefix(hex, digits) {
+			b = other
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return b, err
+	case 1:
+		return b, nil
+	}
+	return b, fmt.Errorf("content %q in namespace %q: %d digests begin so: %w", query, ns, n, errdefs.ErrInvalidArgument)
 }
 
 // Put records a blob or replaces its record; the time of creation stays. The blob's file must be in
@@ -130,6 +162,9 @@ func All(tx *state.Tx, ns string) iter.Seq2[Blob, error] {
 		}
 	}
 }
+
+// Transient tells whether a record ends with the boot.
+func Transient(tx *state.Tx, ns, dg string) (bool, error) { return records.Has(tx, false, ns, dg) }
 
 // Namespaces lists the namespaces that have blobs.
 func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }

@@ -178,7 +178,7 @@ func RefIngests(d *state.Dir) iter.Seq2[RefIngest, error] {
 			if !strings.HasPrefix(name, refPrefix) {
 				continue
 			}
-			r, err := readRef(d.Path("content", "ingest", name))
+			r, err := StatRef(d.Path("content", "ingest", name))
 			if errors.Is(err, os.ErrNotExist) {
 				continue
 			}
@@ -189,8 +189,9 @@ func RefIngests(d *state.Dir) iter.Seq2[RefIngest, error] {
 	}
 }
 
-// readRef reads the directory of a ref; one that is gone is os.ErrNotExist.
-func readRef(path string) (r RefIngest, err error) {
+// StatRef reads the directory of a ref's ingest; one that is gone is os.ErrNotExist. That no writer has it open stays
+// true for as long as the caller holds the collect lock exclusively.
+func StatRef(path string) (r RefIngest, err error) {
 	st, err := os.Lstat(path)
 	if err != nil {
 		return r, err
@@ -237,7 +238,7 @@ func Statuses(d *state.Dir, ns string) iter.Seq2[Status, error] {
 
 // GetStatus tells how far the ingest of a ref is. One that there is not is errdefs.ErrNotFound.
 func GetStatus(d *state.Dir, ns, ref string) (Status, error) {
-	r, err := readRef(refPath(d, ns, ref))
+	r, err := StatRef(refPath(d, ns, ref))
 	if errors.Is(err, os.ErrNotExist) || err == nil && r.Ref != ref {
 		err = fmt.Errorf("in namespace %q: %w", ns, errdefs.ErrNotFound)
 	}

@@ -387,10 +387,13 @@ func (w *Writer) commit(ctx context.Context, size int64, expected digest.Digest,
 		return b, err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	if !w.note.Shared {
-		if err := w.place(got); err != nil {
-			return b, err
-		}
+	if w.note.Shared {
+		_, err = os.Stat(Path(w.d, got)) // it may have been removed by hand
+	} else {
+		err = w.place(got)
+	}
+	if err != nil {
+		return b, err
 	}
 	crash.Point("content.writer-placed")
 	exists := false
@@ -523,3 +526,64 @@ func (w *Writer) Close() error {
 }
 
 func (w *Writer) wrong(err error) error { return fmt.Errorf("ref %q: %w", w.note.Ref, err) }
+
+// Fill brings all that r has. r begins at the blob's beginning: what is there already is compared with it and not
+// written again, and from the first difference on it is replaced.
+func (w *Writer) Fill(ctx context.Context, r io.Reader) error {
+	same, err := w.skip(ctx, r)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(same); err != nil {
+		return err
+	}
+	for buf := make([]byte, 256<<10); ; {
+		n, err := r.Read(buf)
+		if _, werr := w.Write(buf[:n]); werr != nil {
+			return werr
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return w.wrong(err)
+		}
+	}
+}
+
+// skip reads what is there already from r. It throws away what is not the same, and gives what of r belongs in
+// its place.
+func (w *Writer) skip(ctx context.Context, r io.Reader) (rest []byte, err error) {
+	have := w.file
+	if w.note.Shared {
+		if have, err = Open(w.d, w.note.Expected); err != nil {
+			return nil, w.wrong(err)
+		}
+		defer have.Close()
+	}
+	got, there := make([]byte, 64<<10), make([]byte, 64<<10)
+	for pos := int64(0); pos < w.offset; {
+		if ctx.Err() != nil {
+			return nil, w.wrong(context.Cause(ctx))
+		}
+		n, err := io.ReadFull(r, got[:min(int64(len(got)), w.offset-pos)])
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return nil, w.wrong(err)
+		}
+		if _, err := have.ReadAt(there[:n], pos); err != nil {
+			return nil, w.wrong(err)
+		}
+		same := 0
+		for same < n && got[same] == there[same] {
+			same++
+		}
+		pos += int64(same)
+		if same < n || err != nil {
+			return got[same:n], w.Truncate(pos)
+		}
+	}
+	return nil, nil
+}

@@ -499,3 +499,28 @@ func TestManyWriters(t *testing.T) {
 		t.Errorf("left: %q", got)
 	}
 }
+
+// Fill brings the same whatever an earlier writer has left.
+func TestFill(t *testing.T) {
+	long := strings.Repeat("0123456789", 20000)
+	for name, left := range map[string]string{"nothing": "", "some": long[:100000], "other": long[:70000] + "x" + long[70001:90000], "all": long, "more": long + "more"} {
+		d := openDir(t)
+		w := openWriter(t, d, "ns", WriterOptions{Ref: "r"})
+		w.add(t, left)
+		w.Close()
+		w = openWriter(t, d, "ns", WriterOptions{Ref: "r"})
+		if err := w.Fill(ctx, strings.NewReader(long)); err != nil {
+			t.Fatal(name, err)
+		}
+		if b, err := w.Commit(ctx, int64(len(long)), digest.FromString(long), nil); err != nil {
+			t.Error(name, b, err)
+		}
+		w = openWriter(t, d, "two", WriterOptions{Ref: "r", Digest: digest.FromString(long)})
+		if err := w.Fill(ctx, strings.NewReader(long[:50])); err != nil {
+			t.Fatal(name, err)
+		}
+		if b, err := w.Commit(ctx, 50, digest.FromString(long[:50]), nil); err != nil {
+			t.Error(name, b, err)
+		}
+	}
+}

@@ -2,21 +2,26 @@
 
 // Package gc removes what nothing refers to any more.
 //
-// Roots are images, containers, snapshots that are being written (active) or looked at (view), whatever
-// carries the label containerd.io/gc.root, and what live leases hold. References are followed as
-// containerd follows them: containerd.io/gc.ref.content.* and containerd.io/gc.ref.snapshot.<driver> on
-// images, containers, content and snapshots, a container to its snapshot, a snapshot to its parent.
+// Roots are images and leases that have not expired, containers, snapshots that are being written (active) or looked at
+// (view), content and snapshots with the label containerd.io/gc.root, ingests that a writer has open or that are younger
+// than a day and have no lease, and what the process leases hold. References are followed as containerd follows them: an
+// image to its target, a container to its snapshot, a snapshot to its parent, an ingest to the blob that it shares, and
+// the labels containerd.io/gc.ref.*, gc.bref.* and gc.cond.* (labels.go).
+//
+// A record that cannot be decoded stops no collection. It stays, and so does every record of its namespace whose
+// name stands in its bytes; where there is none, all of the namespace stays.
 //
 // # Locks
 //
-// A collection holds the lock collect exclusively while it decides, commits and moves the files away, so
-// that nothing is taken into use meanwhile (see lib/lease). The leases are read before the records:
-// unfinished work writes its records before it lets its lease go, so one of the two is always seen. The
-// deleting itself is done outside every lock.
+// What is to be removed is found in a copy of the databases, without a lock. It is removed in steps of some hundred
+// records or files. A step holds the lock collect exclusively, so that nothing is taken into use meanwhile (see
+// lib/lease), and goes by what was found only while neither database nor the process leases have changed since; otherwise
+// it looks again. Process leases are read before the records: unfinished work writes its records before it lets
+// its lease go, so one of the two is always seen. Files go to the trash, which is emptied outside every lock.
 //
 // # After a crash
 //
-// The records go first, in one commit a database. Files that are left over are garbage, which the next collection
+// The records go first. Files that are left over are garbage, which the next collection
 // finds by itself: it looks for files that no record names. Task directories and logs without a container
 // are among them.
 package gc
@@ -25,18 +30,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
-
-	"ctrd.dev/ctrd/lib/container"
-	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
-	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
@@ -44,349 +40,185 @@ import (
 	"ctrd.dev/ctrd/lib/task"
 )
 
-// Labels with containerd's meaning.
-const (
-	labelRoot        = "containerd.io/gc.root"
-	labelRefContent  = "containerd.io/gc.ref.content"
-	labelRefSnapshot = "containerd.io/gc.ref.snapshot."
-)
-
 // Removed counts what a collection removed.
 type Removed struct {
 	Blobs     int   `json:"blobs"`     // records
 	Snapshots int   `json:"snapshots"` // records
+	Images    int   `json:"images"`    // records that had expired
+	Leases    int   `json:"leases"`    // records that had expired
 	Files     int   `json:"files"`     // blob files, ingests and snapshot directories
 	Bytes     int64 `json:"bytes"`     // of blob files and ingests
 }
 
-// keepIngest is how long what a pull left unfinished is kept for the next one to go on with, if
+// Item is one thing that a collection removes.
+type Item struct {
+	Kind      string `json:"kind"`                // content, images, leases, snapshots/DRIVER: a record; blob, ingest, directory: a file
+	Namespace string `json:"namespace,omitempty"` // of a record
+	Name      string `json:"name"`
+	Bytes     int64  `json:"bytes"` // of files; of a directory only where Options.DryRun is set
+}
+
+// The kinds of items that are no records, and the one of leases.
+const (
+	BlobFile  = "blob"
+	Ingest    = "ingest"
+	Directory = "directory"
+	LeaseKind = "leases"
+)
+
+// Options say how to collect.
+type Options struct {
+	// DryRun removes nothing, and takes no lock.
+	DryRun bool
+	// Each, when set, hears of every item that is removed, or would be.
+	Each func(Item)
+	// Damaged, when set, hears of records that cannot be decoded, and of which nothing was removed that they may name.
+	Damaged func(error)
+}
+
+// keepIngest is how long what a pull or a writer left unfinished is kept for the next one to go on with, if
 // anything has arrived.
 const keepIngest = 24 * time.Hour
 
-// Collect removes what nothing refers to.
-func Collect(ctx context.Context, d *state.Dir) (r Removed, err error) {
-	l, err := d.Lock(ctx, nil, lock.Collect, "collect", lock.Exclusive)
-	if err != nil {
-		return r, fmt.Errorf("collect: %w", err)
+// Collect removes what nothing refers to. The caller holds no lock.
+func Collect(ctx context.Context, d *state.Dir) (Removed, error) { return Run(ctx, d, Options{}) }
+
+// Run is Collect with options.
+func Run(ctx context.Context, d *state.Dir, o Options) (Removed, error) {
+	c := &collection{ctx: ctx, d: d, o: o}
+	if err := c.run(); err != nil {
+		return c.removed, fmt.Errorf("collect: %w", err)
 	}
-	err = collect(ctx, d, l, &r)
-	if err = errors.Join(err, l.Release()); err != nil {
-		return r, fmt.Errorf("collect: %w", err)
+	if o.DryRun {
+		return c.removed, nil
 	}
 	crash.Point("gc.collected")
-	_, err = d.Locks().Sweep()
+	_, err := d.Locks().Sweep()
 	err = errors.Join(err, snapshot.SweepAliases(d), task.Tidy(ctx, d))
 	d.SweepTrash()
-	return r, err
+	return c.removed, err
 }
 
-func collect(ctx context.Context, d *state.Dir, l *lock.Lock, r *Removed) error {
-	held, err := lease.Live(d)
-	if err != nil {
+type collection struct {
+	ctx     context.Context
+	d       *state.Dir
+	o       Options
+	removed Removed
+	plan    *plan
+}
+
+func (c *collection) run() error {
+	if err := c.look(); err != nil {
 		return err
 	}
-	var k *kept
+	if err := c.plan.damage(); err != nil && c.o.Damaged != nil {
+		c.o.Damaged(err)
+	}
+	if c.o.DryRun {
+		for _, x := range c.plan.dead {
+			c.count(x)
+		}
+		return c.files()
+	}
 	// What ends with the boot goes first: it can stand on what does not, but not the other way round.
-	for _, update := range []func(context.Context, *lock.Lock, func(*state.Tx) error) error{d.UpdateRun, d.Update} {
-		var n Removed
-		err := update(ctx, l, func(tx *state.Tx) error {
-			n, k = Removed{}, newKept()
-			return removeRecords(tx, held, k, &n)
-		})
-		if err != nil {
+	for _, durable := range []bool{false, true} {
+		if err := c.records(durable); err != nil {
 			return err
 		}
-		r.Blobs += n.Blobs
-		r.Snapshots += n.Snapshots
 	}
 	crash.Point("gc.after-commit")
-	return trashFiles(d, held, k, r)
+	return c.files()
 }
 
-// removeRecords removes what is not in use of the database that tx writes, and notes in k what records
-// of either database still name.
-func removeRecords(tx *state.Tx, held lease.Held, k *kept, r *Removed) error {
-	names, err := namespaces(tx)
+// look makes the plan of this moment, without a lock.
+func (c *collection) look() error {
+	held, err := lease.Live(c.d)
 	if err != nil {
 		return err
 	}
-	for _, ns := range names {
-		m := &marker{tx: tx, ns: ns, held: held, blobs: map[digest.Digest]bool{}, snapshots: map[snap]bool{}}
-		if err := m.mark(); err != nil {
-			return fmt.Errorf("namespace %q: %w", ns, err)
-		}
-		if err := m.sweepBlobs(r, k); err != nil {
-			return fmt.Errorf("namespace %q: %w", ns, err)
-		}
-		for _, sn := range snapshot.Snapshotters() {
-			if err := m.sweepSnapshots(sn, r, k); err != nil {
-				return fmt.Errorf("namespace %q: %w", ns, err)
-			}
-		}
-	}
-	return nil
-}
-
-// namespaces lists every namespace that has anything to collect or to refer with.
-func namespaces(tx *state.Tx) ([]string, error) {
-	all := map[string]bool{}
-	for _, list := range []func(*state.Tx) ([]string, error){content.Namespaces, snapshot.Namespaces, image.Namespaces, container.Namespaces} {
-		names, err := list(tx)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range names {
-			all[n] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(all)), nil
-}
-
-// marker finds what is in use in one namespace.
-type marker struct {
-	tx        *state.Tx
-	ns        string
-	held      lease.Held
-	blobs     map[digest.Digest]bool
-	snapshots map[snap]bool
-}
-
-// snap names a snapshot of a namespace.
-type snap struct {
-	sn  *snapshot.Snapshotter
-	key string
-}
-
-// dir names the directory of one.
-type dir struct {
-	sn *snapshot.Snapshotter
-	id snapshot.ID
-}
-
-func (m *marker) mark() error {
-	for i, err := range image.All(m.tx, m.ns) {
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(m.blob(i.Target.Digest), m.refs(i.Labels)); err != nil {
-			return err
-		}
-	}
-	for c, err := range container.All(m.tx, m.ns) {
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(m.root(c), m.refs(c.Labels)); err != nil {
-			return err
-		}
-	}
-	for b, err := range content.All(m.tx, m.ns) {
-		if err != nil {
-			return err
-		}
-		_, root := b.Labels[labelRoot]
-		if root || m.held.Has(lease.Content, b.Digest.String()) {
-			if err := m.blob(b.Digest); err != nil {
-				return err
-			}
-		}
-	}
-	for _, sn := range snapshot.Snapshotters() {
-		for s, err := range sn.All(m.tx, m.ns) {
-			if err != nil {
-				return err
-			}
-			_, root := s.Labels[labelRoot]
-			if root || s.Kind != snapshot.Committed || m.held.Has(lease.Snapshot, m.ns+"/"+s.Key) || m.held.Has(lease.Snapshot, string(s.ID)) {
-				if err := m.snapshot(sn, s.Key); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// root marks the snapshot of a container. One of a snapshotter that this program does not know has no records here.
-func (m *marker) root(c container.Container) error {
-	sn, err := snapshot.Named(c.Snapshotter)
-	if err != nil {
-		return nil
-	}
-	return m.snapshot(sn, c.SnapshotKey)
-}
-
-// blob marks a blob and what its labels refer to. A blob that is not here, of another platform say, is
-// no error.
-func (m *marker) blob(d digest.Digest) error {
-	if m.blobs[d] {
-		return nil
-	}
-	b, err := content.Get(m.tx, m.ns, d)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
+	return c.d.View(c.ctx, func(tx *state.Tx) error {
+		c.plan, err = makePlan(tx, held)
 		return err
-	}
-	m.blobs[d] = true
-	return m.refs(b.Labels)
+	})
 }
 
-// refs marks what labels refer to.
-func (m *marker) refs(labels map[string]string) error {
-	for key, value := range labels {
-		var err error
-		if name, ok := strings.CutPrefix(key, labelRefContent); ok && (name == "" || name[0] == '.' || name[0] == '/') {
-			err = m.blob(digest.Digest(value))
-		} else if name, ok := strings.CutPrefix(key, labelRefSnapshot); ok {
-			name, _, _ = strings.Cut(name, "/")
-			if sn, unknown := snapshot.Named(name); unknown == nil && name != "" {
-				err = m.snapshot(sn, value)
-			}
+const (
+	// recordStep and fileStep bound what is removed while the locks are held.
+	recordStep = 256
+	fileStep   = 64
+	// looks is how often a step looks again without the locks before it looks with them: somebody always writes.
+	looks = 3
+)
+
+// records removes the dead records of one database.
+func (c *collection) records(durable bool) error {
+	for stale := 0; c.plan.count(durable) > 0 || c.plan.stale[side(durable)]; {
+		removed, err := c.recordStep(durable, stale >= looks)
+		if errors.Is(err, errStale) {
+			stale++
+			err = c.look()
+		} else {
+			stale = 0
 		}
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// snapshot marks a snapshot, its parents and what their labels refer to.
-func (m *marker) snapshot(sn *snapshot.Snapshotter, key string) error {
-	for key != "" && !m.snapshots[snap{sn, key}] {
-		s, err := sn.Get(m.tx, m.ns, key)
-		if errdefs.IsNotFound(err) {
-			return nil
+		for _, x := range removed {
+			c.count(x)
 		}
-		if err != nil {
-			return err
-		}
-		m.snapshots[snap{sn, key}] = true
-		if err := m.refs(s.Labels); err != nil {
-			return err
-		}
-		key = s.Parent
 	}
 	return nil
 }
 
-// kept is what of the files is still recorded, over all namespaces.
-type kept struct {
-	blobs     map[digest.Digest]bool
-	snapshots map[dir]bool
+// side is the index of a database: 0 for that of this boot, 1 for the durable one.
+func side(durable bool) int {
+	if durable {
+		return 1
+	}
+	return 0
 }
 
-func newKept() *kept { return &kept{map[digest.Digest]bool{}, map[dir]bool{}} }
+// errStale says that the plan is not true any more.
+var errStale = errors.New("the state directory has changed")
 
-// sweepBlobs removes the records that are not marked, and notes in k what the others name.
-func (m *marker) sweepBlobs(r *Removed, k *kept) error {
-	for b, err := range content.All(m.tx, m.ns) {
+// recordStep removes some records in one commit. With force it makes a new plan where the old one is not true any more.
+func (c *collection) recordStep(durable, force bool) (removed []dead, err error) {
+	l, err := c.d.Lock(c.ctx, nil, lock.Collect, "collect", lock.Exclusive)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	held, err := lease.Live(c.d)
+	if err != nil {
+		return nil, err
+	}
+	update := c.d.UpdateRun
+	if durable {
+		update = c.d.Update
+	}
+	err = update(c.ctx, l, func(tx *state.Tx) error {
+		ok, err := c.plan.valid(tx, held)
 		if err != nil {
 			return err
 		}
-		if !m.blobs[b.Digest] {
-			err := content.Remove(m.tx, m.ns, b.Digest)
-			if err == nil {
-				r.Blobs++
-				continue
-			}
-			if !errdefs.IsNotFound(err) { // it is in the other database
+		if !ok && !force {
+			return errStale
+		}
+		if !ok {
+			if c.plan, err = makePlan(tx, held); err != nil {
 				return err
 			}
 		}
-		k.blobs[b.Digest] = true
-	}
-	return nil
-}
-
-// sweepSnapshots is sweepBlobs for snapshots. Children go before their parents, as one that others stand
-// on is not removed.
-func (m *marker) sweepSnapshots(sn *snapshot.Snapshotter, r *Removed, k *kept) error {
-	dead, children := map[string]snapshot.Info{}, map[string]int{}
-	for s, err := range sn.All(m.tx, m.ns) {
-		if err != nil {
-			return err
-		}
-		transient, err := sn.Transient(m.tx, m.ns, s.Key)
-		if err != nil {
-			return err
-		}
-		if m.snapshots[snap{sn, s.Key}] || transient == m.tx.Durable() {
-			k.snapshots[dir{sn, s.ID}] = true
-			continue
-		}
-		dead[s.Key] = s
-		children[s.Parent]++
-	}
-	var next []string
-	for key := range dead {
-		if children[key] == 0 {
-			next = append(next, key)
-		}
-	}
-	for len(next) > 0 {
-		s := dead[next[0]]
-		next = next[1:]
-		if _, err := sn.Remove(m.tx, m.ns, s.Key); err != nil {
-			return err
-		}
-		r.Snapshots++
-		delete(dead, s.Key)
-		if children[s.Parent]--; children[s.Parent] == 0 && dead[s.Parent].Key != "" {
-			next = append(next, s.Parent)
-		}
-	}
-	// Parents in a circle, which only damage makes, stay with their directories.
-	for _, s := range dead {
-		k.snapshots[dir{sn, s.ID}] = true
-	}
-	return nil
-}
-
-// trashFiles moves files away that no record names and no live work holds.
-func trashFiles(d *state.Dir, held lease.Held, k *kept, r *Removed) error {
-	for f, err := range content.Files(d) {
-		if err != nil {
-			return err
-		}
-		if k.blobs[f.Digest] || held.Has(lease.Content, f.Digest.String()) {
-			continue
-		}
-		if err := d.Trash(f.Path); err != nil {
-			return err
-		}
-		crash.Point("gc.trashed-blob")
-		r.Files++
-		r.Bytes += f.Size
-	}
-	for f, err := range content.Ingests(d) {
-		if err != nil {
-			return err
-		}
-		if f.Size > 0 && time.Since(f.Modified) < keepIngest || held.Has(lease.Content, f.Digest.String()) {
-			continue
-		}
-		if err := d.Trash(f.Path); err != nil {
-			return err
-		}
-		r.Files++
-		r.Bytes += f.Size
-	}
-	for _, sn := range snapshot.Snapshotters() {
-		for id, err := range sn.Dirs(d) {
-			if err != nil {
-				return err
+		removed = c.plan.take(durable)
+		for _, x := range removed {
+			if err := x.remove(tx); err != nil {
+				return fmt.Errorf("namespace %q: %w", x.ns, err)
 			}
-			if k.snapshots[dir{sn, id}] || held.Has(lease.Snapshot, string(id)) {
-				continue
-			}
-			if err := sn.Drop(d, id); err != nil {
-				return err
-			}
-			crash.Point("gc.trashed-snapshot")
-			r.Files++
 		}
+		return lease.Sweep(tx)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return removed, c.plan.forget(c.ctx, c.d, durable, removed)
 }

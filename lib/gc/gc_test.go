@@ -351,22 +351,49 @@ func TestChildrenFirst(t *testing.T) {
 	}
 }
 
-// Damage stops a collection before it removes anything, since what refers cannot be known.
+// A damaged record stops no collection: its namespace keeps all that the record may name, and is told of; others are
+// collected.
 func TestDamagedRecord(t *testing.T) {
-	for _, bucket := range []string{"images", "containers", "content", "snapshots/overlayfs"} {
+	for _, bucket := range []string{"images", "containers", "content", "snapshots/overlayfs", "leases"} {
 		t.Run(strings.ReplaceAll(bucket, "/", " "), func(t *testing.T) {
 			w := fresh(t)
+			w.blob("other", "loose of other")
+			w.layer("other", "layer of other", "")
+			named, layer := w.blob("default", "named"), digest.FromString("layer").String()
 			w.blob("default", "loose")
+			w.layer("default", layer, "")
 			w.layer("default", "loose", "")
-			w.update(func(tx *state.Tx) error {
-				return state.Table[string]{Name: bucket}.Put(tx, "default", "x", "no record")
-			})
-			before, files, dirs := w.events(), w.files(), w.dirs()
-			if _, err := gc.Collect(ctx, w.d); !errdefs.IsDataLoss(err) {
-				t.Errorf("got %v", err)
+			damage := func(text string) {
+				w.update(func(tx *state.Tx) error {
+					return state.Table[string]{Name: bucket}.Put(tx, "default", "x", text)
+				})
 			}
-			if w.events() != before || w.files() != files || w.dirs() != dirs {
-				t.Errorf("removed something: files %s, directories %s", w.files(), w.dirs())
+			damage("no record, and no name that is known: x loose")
+			var told error
+			collect := func() {
+				t.Helper()
+				_, err := gc.Run(ctx, w.d, gc.Options{Damaged: func(err error) { told = err }})
+				w.must(err)
+			}
+			collect()
+			if !errdefs.IsDataLoss(told) {
+				t.Errorf("told %v", told)
+			}
+			if got := w.blobs("other") + w.keys("other"); got != "" {
+				t.Errorf("other keeps %s", got)
+			}
+			dirs := []string{string(id(layer)), string(id("loose"))}
+			if bucket == "snapshots/overlayfs" { // it may be of any directory
+				dirs = append(dirs, string(id("layer of other")))
+			}
+			if got, want := w.files()+" "+w.dirs(), w.short([]string{"loose", "named"})+" "+w.short(dirs); got != want {
+				t.Errorf("there is %s, want %s", got, want)
+			}
+			// With names in it, only those are kept.
+			damage("the record of " + named.String() + " and " + layer + ", in " + string(id(layer)))
+			collect()
+			if got, want := w.files()+" "+w.dirs(), "named "+layer; got != want {
+				t.Errorf("there is %s, want %s", got, want)
 			}
 		})
 	}

@@ -245,19 +245,43 @@ func forget(tx *state.Tx, bucket string) error {
 // Sweep removes the resources of leases that are gone from the database that tx writes: those in the database that
 // Remove did not write. A namespace with a damaged lease keeps all, as some may belong to that one.
 func Sweep(tx *state.Tx) error {
+	all, err := ended(tx)
+	for _, b := range all {
+		if err := forget(tx, b); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// Stale tells whether there is anything for Sweep to remove from the database that is durable, or from the other.
+func Stale(tx *state.Tx, durable bool) (bool, error) {
+	all, err := ended(tx)
+	for _, b := range all {
+		for row := range resources.All(tx, b) {
+			if ok, err := resources.Has(tx, durable, b, row.Key); ok || err != nil {
+				return ok, err
+			}
+		}
+	}
+	return false, err
+}
+
+// ended lists the buckets of leases that are gone.
+func ended(tx *state.Tx) (gone []string, err error) {
 	all, err := resources.Namespaces(tx)
-	if err != nil {
-		return err
+	if err != nil || len(all) == 0 {
+		return nil, err
 	}
 	live, unknown := map[string]bool{}, map[string]bool{}
 	names, err := Namespaces(tx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, ns := range names {
 		for l, err := range All(tx, ns) {
 			if err != nil && !errdefs.IsDataLoss(err) {
-				return err
+				return nil, err
 			}
 			live[bucket(ns, l.UID)] = true
 			unknown[ns] = unknown[ns] || err != nil
@@ -265,14 +289,11 @@ func Sweep(tx *state.Tx) error {
 	}
 	for _, b := range all {
 		ns, _, _ := strings.Cut(b, "/")
-		if live[b] || unknown[ns] {
-			continue
-		}
-		if err := forget(tx, b); err != nil {
-			return err
+		if !live[b] && !unknown[ns] {
+			gone = append(gone, b)
 		}
 	}
-	return nil
+	return gone, nil
 }
 
 // Ended lists what leases of a namespace held that are gone, until Sweep has forgotten it. It is what a damaged

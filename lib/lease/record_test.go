@@ -131,7 +131,7 @@ func TestWrongResources(t *testing.T) {
 			return err
 		}
 		for _, r := range []lease.Resource{
-			{"content", "x"}, {"content/x", blob.ID}, {"content", ""}, {"snapshots", "k"}, {"snapshots/", "k"}, {"snapshots/a/b", "k"}, {"images/x", "k"}, {"ingests/x", "k"},
+			{Type: "content", ID: "x"}, {Type: "content/x", ID: blob.ID}, {Type: "content", ID: ""}, {Type: "snapshots", ID: "k"}, {Type: "snapshots/", ID: "k"}, {Type: "snapshots/a/b", ID: "k"}, {Type: "images/x", ID: "k"}, {Type: "ingests/x", ID: "k"},
 		} {
 			if err := lease.Add(tx, ns, "l", r); !errdefs.IsInvalidArgument(err) {
 				t.Errorf("%v: %v", r, err)

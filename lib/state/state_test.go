@@ -696,3 +696,41 @@ func TestWriteFileIsAtomic(t *testing.T) {
 		t.Errorf("%d files in the directory, want 1", len(entries))
 	}
 }
+
+// The generation is that of the last commit, in a view and in a transaction that writes.
+func TestGeneration(t *testing.T) {
+	d := fresh(t)
+	thing := state.Table[string]{Name: "things"}
+	for i := range 3 {
+		var view, write int
+		err := d.View(context.Background(), func(tx *state.Tx) (err error) {
+			view, err = tx.Generation(true)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = d.Update(context.Background(), nil, func(tx *state.Tx) (err error) {
+			if write, err = tx.Generation(true); err != nil {
+				return err
+			}
+			return thing.Put(tx, "ns", "k", "v")
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 && view != write {
+			t.Errorf("a view sees %d, a writer %d", view, write)
+		}
+		err = d.View(context.Background(), func(tx *state.Tx) error {
+			after, err := tx.Generation(true)
+			if after != write+1 {
+				t.Errorf("%d after %d", after, write)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

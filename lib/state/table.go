@@ -197,7 +197,7 @@ func (t Table[T]) bucket(db *bolt.Tx, ns string) *bolt.Bucket {
 func (t Table[T]) decode(ns, key string, data []byte) (T, error) {
 	var v T
 	if err := json.Unmarshal(data, &v); err != nil {
-		return v, fmt.Errorf("%s %q in namespace %q: damaged record: %w: %w", t.singular(), key, ns, err, errdefs.ErrDataLoss)
+		return v, &RecordError{t.singular(), ns, key, bytes.Clone(data), err}
 	}
 	return v, nil
 }

@@ -234,6 +234,7 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 	if files == nil {
 		files = map[string]bool{}
 	}
+	unsure := map[string]bool{}
 	var all []*Task
 	err = d.View(ctx, func(tx *state.Tx) error {
 		namespaces, err := container.Namespaces(tx)
@@ -242,6 +243,10 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 		}
 		for _, ns := range namespaces {
 			for c, err := range container.All(tx, ns) {
+				if errdefs.IsDataLoss(err) { // its task and its files stay, and whose files they are is not known
+					known[ns+"/"+c.ID], unsure[ns] = true, true
+					continue
+				}
 				if err != nil {
 					return err
 				}
@@ -265,7 +270,7 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 	}
 	sweep(d)
 	for _, name := range logs {
-		if !files[name] {
+		if ns, _, _ := strings.Cut(name, "/"); !files[name] && !unsure[ns] {
 			// No lock: a uid is nobody else's, and its record was written before its lease ended.
 			_ = d.Trash(d.Path("containers", name))
 		}

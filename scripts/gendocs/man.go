@@ -29,11 +29,20 @@ var (
 // pages makes the page of a command and one for each of its verbs.
 func pages(d cli.Description, all []cli.Description) map[string]string {
 	out := map[string]string{d.Name + ".1": page(d.Name, d, nil, related(d, "", all))}
-	for _, v := range d.Verbs {
-		name := d.Name + "-" + v.Name
-		out[name+".1"] = page(name, v, &d, related(v, d.Name, all))
-	}
+	verbs(out, d.Name, d, d)
 	return out
+}
+
+// verbs makes the pages of the verbs of a command, or of one of its verbs, whose page has this name.
+func verbs(out map[string]string, name string, of, command cli.Description) {
+	for _, v := range of.Verbs {
+		own := name + "-" + v.Name
+		short := v.Name
+		v.Name = own
+		out[own+".1"] = page(own, v, &command, related(v, name, nil))
+		v.Name = short
+		verbs(out, own, v, command)
+	}
 }
 
 // related lists the pages to see also: those that the command names, then its own verbs or its command,
