@@ -175,6 +175,10 @@ func pulls(runs step) []scenario {
 			again: []step{do("ctr-image rm -f " + large), onlyImage(small), runs, pull(large), sameTree(large)},
 		},
 		{
+			name: "blob put", command: words("sh -c exec ctr-image blob put --ref r <" + os.Args[0]),
+			again: []step{do("sh -c exec ctr-image blob put --ref r <" + os.Args[0]), whole, do("ctrd gc"), do("sh -c test $(ctr-image blob ls -q | wc -l) = 1")},
+		},
+		{
 			name: "collection of what the dead held", before: []step{pull(small), dead("lease.held@2", "ctr-task create "+small)},
 			command: words("ctr-image rm -f none"), again: []step{do("ctr-image rm -f none"), onlyImage(small), runs},
 		},
