@@ -95,21 +95,31 @@ func blobPutVerb(g *cli.Global) *cobra.Command {
 	var o content.WriterOptions
 	var expected string
 	var given []string
-	cmd := cli.New("put [OPTION]...", "store what stdin has as a blob", cli.About{
-		Long: "Reads a blob from stdin, stores it and prints its digest. A blob that is here already is no failure. Where another namespace " +
-			"has the blob that --digest names, it is shared, and what stdin has is only compared with it.\n\n" +
+	cmd := cli.New("put [OPTION]... [FILE]", "store a file, or what stdin has, as a blob", cli.About{
+		Long: "Reads a blob from FILE, or from stdin, stores it and prints its digest. A blob that is here already is no failure. Where another namespace " +
+			"has the blob that --digest names, it is shared, and what is read is only compared with it.\n\n" +
 			"With --ref, what was read before the command was interrupted is kept under that name, and a later put with the same --ref goes " +
-			"on with it: what is there is compared with the beginning of stdin and not written again. One put at a time has a ref.\n\n" +
+			"on with it: what is there is compared with the beginning of what is read and not written again. One put at a time has a ref.\n\n" +
 			"The blob gets the label " + labelRoot + ", so that it stays until it is removed, unless --lease says how long it stays.",
-		Stdin:  "the bytes of the blob",
+		Stdin:  "the bytes of the blob, where FILE is not given or -",
 		Stdout: "the digest",
 		Examples: []cli.Example{
-			{Note: "store a file", Text: "ctr-image blob put <layer.tar.gz"},
-			{Note: "store a file that may arrive in several tries", Text: "ctr-image blob put --ref big --digest sha256:9c2e... <big.tar"},
+			{Note: "store a file", Text: "ctr-image blob put layer.tar.gz"},
+			{Note: "store a file that may arrive in several tries", Text: "ctr-image blob put --ref big --digest sha256:9c2e... big.tar"},
 		},
+		Args: cli.Count(0, 1), Complete: cli.InTurn(files),
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-image-blob-active", "ctrd-lease"},
-	}, func(cmd *cobra.Command, _ []string) error {
+	}, func(cmd *cobra.Command, args []string) error {
+		from := os.Stdin
+		if len(args) > 0 && args[0] != "-" {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			from = f
+		}
 		labels, err := cli.ParseLabels(given)
 		if err != nil {
 			return err
@@ -126,7 +136,7 @@ func blobPutVerb(g *cli.Global) *cobra.Command {
 		if !resume {
 			o.Ref = "put-" + rand.Text()
 		}
-		dg, err := blobPut(cmd.Context(), d, g.Namespace, o, labels, resume)
+		dg, err := blobPut(cmd.Context(), d, g.Namespace, from, o, labels, resume)
 		if err != nil {
 			return err
 		}
@@ -146,7 +156,12 @@ func blobPutVerb(g *cli.Global) *cobra.Command {
 	return cmd
 }
 
-func blobPut(ctx context.Context, d *state.Dir, ns string, o content.WriterOptions, labels map[string]string, resume bool) (dg digest.Digest, err error) {
+// files completes names of files.
+func files(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveDefault
+}
+
+func blobPut(ctx context.Context, d *state.Dir, ns string, from io.Reader, o content.WriterOptions, labels map[string]string, resume bool) (dg digest.Digest, err error) {
 	w, err := content.OpenWriter(ctx, d, ns, o)
 	if errdefs.IsAlreadyExists(err) {
 		return o.Digest, nil
@@ -162,7 +177,7 @@ func blobPut(ctx context.Context, d *state.Dir, ns string, o content.WriterOptio
 			}
 		}
 	}()
-	if err := w.Fill(ctx, os.Stdin); err != nil {
+	if err := w.Fill(ctx, from); err != nil {
 		return "", err
 	}
 	b, err := w.Commit(ctx, o.Size, o.Digest, labels)
