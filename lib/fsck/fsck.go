@@ -10,6 +10,8 @@
 //     the layers of every manifest that is
 //   - every snapshot has its directory, and a committed parent unless it is the first
 //   - every container has its snapshot and a spec
+//   - the blob that an unfinished ingest shares with another namespace has its file
+//   - every lease and every namespace can be read
 //   - no key is in both databases
 //
 // What no record names is garbage: the next collection removes it, and it is reported as such.
@@ -33,6 +35,8 @@ import (
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/namespace"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
@@ -50,7 +54,7 @@ const (
 // Finding is one thing that is not as it should be.
 type Finding struct {
 	Severity  Severity `json:"severity"`
-	Kind      string   `json:"kind"` // database, content, image, snapshot, container, task
+	Kind      string   `json:"kind"` // database, content, ingest, image, snapshot, container, lease, namespace, task
 	Namespace string   `json:"namespace,omitempty"`
 	Name      string   `json:"name"`
 	Text      string   `json:"text"`
@@ -102,7 +106,7 @@ func check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 	err := d.View(ctx, func(tx *state.Tx) error {
 		c.found = nil
 		c.tx = tx
-		return errors.Join(c.content(), c.snapshot(), c.image(), c.container())
+		return errors.Join(c.content(), c.snapshot(), c.image(), c.container(), c.lease(), c.namespace())
 	})
 	var damaged *state.DamagedError
 	if errors.As(err, &damaged) {
@@ -361,8 +365,46 @@ func (c *checker) container() error {
 	})
 }
 
+// lease and namespace look whether the records can be decoded. What a lease holds need not be there.
+func (c *checker) lease() error {
+	name := func(_ string, l lease.Record) string { return l.ID }
+	return each(c, "lease", lease.Namespaces, lease.All, name, func(string, lease.Record) {})
+}
+
+func (c *checker) namespace() error {
+	for n, err := range namespace.All(c.tx) {
+		if err != nil && !errdefs.IsDataLoss(err) {
+			return err
+		}
+		if err != nil {
+			c.add(Broken, "namespace", n.Name, n.Name, "%v", err)
+		}
+	}
+	return nil
+}
+
+// shared looks whether the blobs are there that unfinished ingests take over from another namespace.
+func (c *checker) shared() error {
+	for r, err := range content.RefIngests(c.d) {
+		if err := errors.Join(err, c.ctx.Err()); err != nil {
+			return err
+		}
+		if !r.Shared {
+			continue
+		}
+		c.blobs[r.Expected] = true
+		if _, err := os.Stat(content.Path(c.d, r.Expected)); err != nil {
+			c.add(Broken, "ingest", r.Namespace, r.Ref, "the blob that it shares: %v", err)
+		}
+	}
+	return nil
+}
+
 // garbage lists the files that no record names.
 func (c *checker) garbage() error {
+	if err := c.shared(); err != nil {
+		return err
+	}
 	for f, err := range content.Files(c.d) {
 		if err := errors.Join(err, c.ctx.Err()); err != nil {
 			return err
