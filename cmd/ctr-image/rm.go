@@ -42,7 +42,7 @@ func rmVerb(g *cli.Global) *cobra.Command {
 		})
 		// Also after a run that was killed between the two there is something to collect.
 		if removed || force {
-			if _, err := gc.Collect(cmd.Context(), d); err != nil && failed == nil {
+			if _, err := gc.Run(cmd.Context(), d, gc.Options{Damaged: cli.Warn}); err != nil && failed == nil {
 				return err
 			} else if err != nil {
 				cli.Warn(err)

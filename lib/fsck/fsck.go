@@ -373,7 +373,7 @@ func (c *checker) lease() error {
 
 func (c *checker) namespace() error {
 	for n, err := range namespace.All(c.tx) {
-		if err != nil && !errdefs.IsDataLoss(err) {
+		if err != nil && !state.IsRecordError(err) {
 			return err
 		}
 		if err != nil {

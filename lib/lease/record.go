@@ -139,7 +139,7 @@ func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) 
 // Remove removes a lease. What only it held is removed by the next collection.
 func Remove(tx *state.Tx, ns, id string) error {
 	r, err := Get(tx, ns, id)
-	if err != nil && !errdefs.IsDataLoss(err) {
+	if err != nil && !state.IsRecordError(err) {
 		return err
 	}
 	if err := records.Delete(tx, ns, id); err != nil {
@@ -199,7 +199,7 @@ func Drop(tx *state.Tx, ns, id string, r Resource) error {
 func (l Record) Resources(tx *state.Tx, ns string) ([]Resource, error) {
 	var all []Resource
 	for row, err := range resources.All(tx, bucket(ns, l.UID)) {
-		if err != nil && !errdefs.IsDataLoss(err) {
+		if err != nil && !state.IsRecordError(err) {
 			return nil, err
 		}
 		typ, id, _ := strings.Cut(row.Key, " ")
@@ -229,7 +229,7 @@ func bucket(ns, uid string) string { return ns + "/" + uid }
 func forget(tx *state.Tx, bucket string) error {
 	var keys []string
 	for row, err := range resources.All(tx, bucket) {
-		if err != nil && !errdefs.IsDataLoss(err) {
+		if err != nil && !state.IsRecordError(err) {
 			return err
 		}
 		keys = append(keys, row.Key)
@@ -280,7 +280,7 @@ func ended(tx *state.Tx) (gone []string, err error) {
 	}
 	for _, ns := range names {
 		for l, err := range All(tx, ns) {
-			if err != nil && !errdefs.IsDataLoss(err) {
+			if err != nil && !state.IsRecordError(err) {
 				return nil, err
 			}
 			live[bucket(ns, l.UID)] = true

@@ -78,7 +78,7 @@ func Exists(tx *state.Tx, name string) (bool, error) {
 }
 
 func unlessDamaged(err error) error {
-	if errdefs.IsDataLoss(err) {
+	if state.IsRecordError(err) {
 		return nil
 	}
 	return err

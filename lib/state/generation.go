@@ -3,6 +3,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -36,3 +37,9 @@ func (e *RecordError) Error() string {
 
 // Unwrap gives the kind and the cause.
 func (e *RecordError) Unwrap() []error { return []error{errdefs.ErrDataLoss, e.Err} }
+
+// IsRecordError tells whether an error is of one record that cannot be decoded, and not of a whole database.
+func IsRecordError(err error) bool {
+	var r *RecordError
+	return errors.As(err, &r)
+}
