@@ -21,6 +21,7 @@ import (
 )
 
 func TestRun(t *testing.T) {
+	above := mark + "-above"
 	tests := []struct {
 		name, stdin     string
 		options         []string
@@ -41,7 +42,7 @@ func TestRun(t *testing.T) {
 		{name: "not-on-path", command: []string{"no-such-program"}, status: 1, problem: "executable file not found"},
 		{name: "seccomp", options: []string{"--seccomp"}, command: []string{"sh", "-c", "grep Seccomp: /proc/self/status"}, stdout: "Seccomp:\t2\n"},
 		{name: "host-network", options: []string{"--net-host"}, command: []string{"true"}},
-		{name: "cgroup", options: []string{"--cgroup", "/" + mark + "-own/c"}, command: []string{"sh", "-c", "grep -c :pids: /proc/self/cgroup"}, stdout: "1\n"},
+		{name: "cgroup", options: []string{"--cgroup", "/" + above + "/c"}, command: []string{"sh", "-c", "grep -c :pids: /proc/self/cgroup"}, stdout: "1\n"},
 	}
 	withDaemon(t, func(t *testing.T, d *daemon) {
 		for _, test := range tests {
@@ -56,6 +57,12 @@ func TestRun(t *testing.T) {
 				}
 				d.settle(t)
 			})
+		}
+		// A shim removes a container's cgroup, and not those above it.
+		for _, c := range cgroups(above) {
+			if err := os.Remove(c); err != nil || filepath.Base(c) != above {
+				t.Errorf("left behind: %s, %v", c, err)
+			}
 		}
 	})
 }
