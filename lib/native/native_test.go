@@ -117,14 +117,6 @@ func ask(ctx context.Context, c grpc.ClientConnInterface) error {
 	return err
 }
 
-// answers wants the server to answer a new client.
-func (s *served) answers(t testing.TB) {
-	t.Helper()
-	if err := ask(in(t, "default"), dial(t, s.path)); err != nil {
-		t.Errorf("another client is not answered: %v", err)
-	}
-}
-
 // raw connects without a word.
 func raw(t testing.TB, path string) *net.UnixConn {
 	t.Helper()

@@ -224,7 +224,8 @@ func TestCompressions(t *testing.T) {
 		"application/vnd.docker.image.rootfs.diff.tar":              func(b []byte) []byte { return b },
 		"application/vnd.docker.image.rootfs.diff.tar.gzip":         zipped,
 		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": zipped,
-		ocispec.MediaTypeImageLayerNonDistributableGzip:             zipped, //nolint:staticcheck // still in use
+		//lint:ignore SA1019 registries still have them
+		ocispec.MediaTypeImageLayerNonDistributableGzip: zipped,
 	} {
 		n++
 		d := openDir(t, t.TempDir())

@@ -317,7 +317,8 @@ func TestArtifacts(t *testing.T) {
 // A layer that may not be passed on stays where it is, unless its owner says otherwise.
 func TestNondistributable(t *testing.T) {
 	s, r := newStore(t), newServer(t)
-	l := s.blob(ocispec.MediaTypeImageLayerNonDistributableGzip, noise(10, 1)) //nolint:staticcheck // still in use
+	//lint:ignore SA1019 registries still have them
+	l := s.blob(ocispec.MediaTypeImageLayerNonDistributableGzip, noise(10, 1))
 	l.URLs = []string{"https://example.invalid/layer"}
 	s.name("docker.io/library/app:1", s.manifest(amd64, l))
 	opt := options()
