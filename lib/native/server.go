@@ -19,6 +19,7 @@ import (
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -93,6 +94,7 @@ func New(o Options) *Server {
 	)
 	versionapi.RegisterVersionServer(s.grpc, versionService{s: s})
 	introspectionapi.RegisterIntrospectionServer(s.grpc, introspectionService{s: s})
+	namespacesapi.RegisterNamespacesServer(s.grpc, namespaceService{s: s})
 	leasesapi.RegisterLeasesServer(s.grpc, leaseService{s: s})
 	tasksapi.RegisterTasksServer(s.grpc, taskService{s: s})
 	imagesapi.RegisterImagesServer(s.grpc, imageService{s: s})

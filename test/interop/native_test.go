@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -405,4 +406,62 @@ func (s inNamespace) Remove(ctx context.Context, key string) error {
 
 func (s inNamespace) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
 	return s.Snapshotter.Walk(s.in(ctx), fn, filters...)
+}
+
+func TestNativeNamespaces(t *testing.T) {
+	n := withNative(t)
+	ctx, store := context.Background(), n.client.NamespaceService()
+	if labels, err := store.Labels(ctx, "new"); err != nil || len(labels) != 0 {
+		t.Errorf("labels of one that nobody knows: %v, %v", labels, err)
+	}
+	if err := store.SetLabel(ctx, "new", "a", "b"); err != nil {
+		t.Error(err)
+	}
+	if err := store.Create(ctx, "new", nil); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("create one that is there: %v", err)
+	}
+	if all, err := store.List(ctx); err != nil || !slices.Contains(all, "new") {
+		t.Errorf("list: %v, %v", all, err)
+	}
+	if _, err := n.client.ImageService().Create(in("new"), images.Image{Name: "x", Target: ocispec.Descriptor{Digest: digest.FromString("x"), Size: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Delete(ctx, "new"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("delete one that is not empty: %v", err)
+	}
+	if err := n.client.ImageService().Delete(in("new"), "x"); err != nil {
+		t.Error(err)
+	}
+	if err := store.Delete(ctx, "new"); err != nil {
+		t.Error(err)
+	}
+	if err := store.Delete(ctx, "new"); !errdefs.IsNotFound(err) {
+		t.Errorf("delete again: %v", err)
+	}
+}
+
+// TestNativeRun: containerd's command line runs containers on the socket, and ctr-task sees them.
+func TestNativeRun(t *testing.T) {
+	n := withNative(t)
+	n.ctr(t, "images", "pull", "--plain-http", busybox)
+	if out := n.ctr(t, "run", "--rm", busybox, "one", "echo", "hello"); out != "hello\n" {
+		t.Errorf("run --rm: %q", out)
+	}
+	n.ctr(t, "run", "-d", busybox, "two", "sleep", "1000")
+	if out := n.ctr(t, "tasks", "ls"); !strings.Contains(out, "RUNNING") {
+		t.Errorf("tasks ls: %s", out)
+	}
+	if out := n.ctr(t, "tasks", "exec", "--exec-id", "e", "two", "echo", "in"); out != "in\n" {
+		t.Errorf("exec: %q", out)
+	}
+	if out := n.Must(t, "ctr-task", "exec", "two", "echo", "too"); out != "too\n" {
+		t.Errorf("ctr-task exec: %q", out)
+	}
+	n.ctr(t, "tasks", "kill", "-s", "KILL", "two")
+	n.Want(t, 137, "ctr-task", "wait", "two")
+	n.ctr(t, "tasks", "rm", "two")
+	n.ctr(t, "containers", "rm", "two")
+	if out := n.ctr(t, "containers", "ls", "-q"); out != "" {
+		t.Errorf("containers ls: %s", out)
+	}
 }
