@@ -127,13 +127,17 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 		return err
 	}
 	o.pull.Progress = show.Event
-	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+	return cli.Each(cli.Operands(args, os.Stdin), func(operand string) error {
+		name, err := image.Parse(operand)
+		if err != nil {
+			return err
+		}
 		if err := o.network.Check(name); err != nil {
 			return err
 		}
-		show.Begin(name)
+		show.Begin(name.String())
 		var img image.Image
-		err := cli.WithTimeout(cmd.Context(), o.timeout, func(ctx context.Context) (err error) {
+		err = cli.WithTimeout(cmd.Context(), o.timeout, func(ctx context.Context) (err error) {
 			img, err = pull.Image(ctx, d, name, o.pull)
 			return err
 		})
@@ -161,7 +165,11 @@ func (o options) print(img image.Image) error {
 
 // explain prints the hosts that would be asked for each image, in order.
 func explain(o options, args []string) error {
-	return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+	return cli.Each(cli.Operands(args, os.Stdin), func(operand string) error {
+		name, err := image.Parse(operand)
+		if err != nil {
+			return err
+		}
 		plans, err := remote.Explain(name, o.network.Registry, o.pull.Warn)
 		if err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/pull/remote"
 	"ctrd.dev/ctrd/lib/registry"
@@ -52,7 +53,8 @@ func TestStatusOfWhatIsNoImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = pull.Image(t.Context(), d, strings.TrimPrefix(s.URL, "http://")+"/app:1", pull.Options{Open: remote.Open(registry.Options{}, nil), Namespace: "ns", Platforms: []string{"linux/amd64"}})
+		ref := image.Reference{Domain: strings.TrimPrefix(s.URL, "http://"), Path: "app", Tag: "1"}
+		_, err = pull.Image(t.Context(), d, ref, pull.Options{Open: remote.Open(registry.Options{}, nil), Namespace: "ns", Platforms: []string{"linux/amd64"}})
 		s.Close()
 		if err = withStatus(err); cli.Status(err) != cli.ExitOther || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: status %d: %v", name, cli.Status(err), err)

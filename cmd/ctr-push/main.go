@@ -4,7 +4,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/cli/network"
+	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/push"
 )
 
@@ -89,11 +89,13 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	names, to := args[:1], ""
+	var to image.Reference // zero: each image's own name
 	if len(args) > 1 {
-		to = args[1]
+		if to, err = image.Parse(args[1]); err != nil {
+			return err
+		}
 	}
-	if err := o.network.Read(os.Stdin, cmp.Or(to, args[0])); err != nil {
+	if err := o.network.Read(os.Stdin, args[1:]...); err != nil {
 		return err
 	}
 	var said network.Warnings
@@ -101,7 +103,9 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	o.push.Registry = o.network.Registry
 	o.push.Namespace = g.Namespace
 	o.push.Progress = show.Event
-	if to != "" && args[0] == "-" {
+	o.push.Check = o.network.Check
+	names := args[:1]
+	if len(args) > 1 && args[0] == "-" {
 		one, err := cli.Name(args[0])
 		if err != nil {
 			return err
@@ -110,7 +114,14 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	}
 	if o.explain {
 		return cli.Each(cli.Operands(names, os.Stdin), func(name string) error {
-			plans, err := push.Explain(cmp.Or(to, name), o.push)
+			dest := to
+			if len(args) == 1 {
+				var err error
+				if dest, err = image.Parse(name); err != nil {
+					return err
+				}
+			}
+			plans, err := push.Explain(dest, o.push)
 			if err != nil {
 				return err
 			}
@@ -122,10 +133,7 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 		return err
 	}
 	return cli.Each(cli.Operands(names, os.Stdin), func(name string) error {
-		if err := o.network.Check(cmp.Or(to, name)); err != nil {
-			return err
-		}
-		show.Begin(cmp.Or(to, name))
+		show.Begin(name)
 		var res push.Result
 		err := cli.WithTimeout(cmd.Context(), o.timeout, func(ctx context.Context) (err error) {
 			res, err = push.Image(ctx, d, name, to, o.push)

@@ -276,13 +276,13 @@ func TestIndexIsBounded(t *testing.T) {
 
 func TestDiffIDs(t *testing.T) {
 	for id, is := range map[digest.Digest]func(error) bool{
-		digest.FromString("x"):                    func(err error) bool { return err == nil },
-		digest.SHA512.FromString("x"):             errdefs.IsNotImplemented,
-		digest.SHA384.FromString("x"):             errdefs.IsNotImplemented,
-		"blake3:" + digest.Digest(someDigest[7:]): errdefs.IsNotImplemented,
-		"sha256:12":                   errdefs.IsFailedPrecondition,
-		digest.Digest(someDigest[7:]): errdefs.IsFailedPrecondition,
-		"":                            errdefs.IsFailedPrecondition,
+		digest.FromString("x"):                                   func(err error) bool { return err == nil },
+		digest.SHA512.FromString("x"):                            errdefs.IsNotImplemented,
+		digest.SHA384.FromString("x"):                            errdefs.IsNotImplemented,
+		"blake3:" + digest.Digest(strings.Repeat("01234567", 8)): errdefs.IsNotImplemented,
+		"sha256:12": errdefs.IsFailedPrecondition,
+		digest.Digest(strings.Repeat("01234567", 8)): errdefs.IsFailedPrecondition,
+		"": errdefs.IsFailedPrecondition,
 	} {
 		data, err := json.Marshal(ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{id}}})
 		if err != nil {

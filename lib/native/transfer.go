@@ -122,7 +122,11 @@ func (j *job) pull(ctx context.Context, from *transfer.OCIRegistry, to *transfer
 	for _, p := range to.Platforms {
 		opt.Platforms = append(opt.Platforms, platformText(p))
 	}
-	img, err := pull.Image(ctx, j.d, from.Reference, opt)
+	name, err := image.Parse(from.Reference)
+	if err != nil {
+		return err
+	}
+	img, err := pull.Image(ctx, j.d, name, opt)
 	if err != nil {
 		return err
 	}
@@ -142,7 +146,11 @@ func (j *job) push(ctx context.Context, from *transfer.ImageStore, to *transfer.
 	for _, p := range from.Platforms {
 		opt.Platforms = append(opt.Platforms, platformText(p))
 	}
-	if _, err := push.Image(ctx, j.d, from.Name, to.Reference, opt); err != nil {
+	name, err := image.Parse(to.Reference)
+	if err != nil {
+		return err
+	}
+	if _, err := push.Image(ctx, j.d, from.Name, name, opt); err != nil {
 		return err
 	}
 	j.tell(&transfer.Progress{Event: "Completed push to OCI Registry (" + to.Reference + ")"})

@@ -212,8 +212,17 @@ func options() Options { return Options{Namespace: "ns", Open: from(registries.O
 // from is lib/pull/remote's Open, which imports this package.
 func from(opt registries.Options) func(image.Reference) (Source, error) {
 	return func(name image.Reference) (Source, error) {
-		return registries.Open(registries.Reference{Host: name.Domain, Repository: name.Path, Tag: name.Tag, Digest: name.Digest}, opt)
+		return registries.Open(name, opt)
 	}
+}
+
+// pullText is Image of a reference that is typed.
+func pullText(ctx context.Context, d *state.Dir, ref string, opt Options) (image.Image, error) {
+	name, err := image.Parse(ref)
+	if err != nil {
+		return image.Image{}, err
+	}
+	return Image(ctx, d, name, opt)
 }
 
 // clean checks that a failed pull left nothing that anybody sees.

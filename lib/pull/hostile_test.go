@@ -91,7 +91,7 @@ func TestWrongLayers(t *testing.T) {
 			if c.wrap != nil {
 				s.set(c.wrap(b))
 			}
-			_, err := Image(ctx, d, b.ref, options())
+			_, err := pullText(ctx, d, b.ref, options())
 			if !c.is(err) || !strings.Contains(err.Error(), c.text) || !strings.Contains(err.Error(), b.ref) {
 				t.Errorf("%v", err)
 			}
@@ -107,7 +107,7 @@ func TestWrongLayers(t *testing.T) {
 				return
 			}
 			s.set(nil)
-			if _, err := Image(ctx, d, b.ref, options()); err != nil {
+			if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 				t.Errorf("put right, it still fails: %v", err)
 			}
 		})
@@ -164,12 +164,12 @@ func TestGoodLayersStay(t *testing.T) {
 		}
 		return false
 	})
-	if _, err := Image(ctx, d, b.ref, options()); !errdefs.IsFailedPrecondition(err) {
+	if _, err := pullText(ctx, d, b.ref, options()); !errdefs.IsFailedPrecondition(err) {
 		t.Fatal(err)
 	}
 	invisible(t, d, "bad layer")
 	s.set(nil)
-	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
 	for n, want := range []int{0, 0, 1} {
@@ -201,7 +201,7 @@ func TestAfterPowerCut(t *testing.T) {
 		}
 		os.WriteFile(snapshot.Overlay.FS(d, id)+"/half", nil, 0o644)
 	}
-	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
 	fs := snapshot.Overlay.FS(d, snapshot.LayerID(chain))
@@ -214,7 +214,7 @@ func TestAfterPowerCut(t *testing.T) {
 
 	b = s.build("test/app", "2", files("a", "other"))
 	os.WriteFile(content.Path(d, b.layers[0].Digest), make([]byte, b.layers[0].Size), 0o444)
-	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 		t.Errorf("a damaged blob file without a record: %v", err)
 	}
 }
@@ -238,12 +238,12 @@ func TestCancel(t *testing.T) {
 		}
 		return false
 	})
-	if _, err := Image(c, d, b.ref, options()); !errors.Is(err, mine) {
+	if _, err := pullText(c, d, b.ref, options()); !errors.Is(err, mine) {
 		t.Fatal(err)
 	}
 	invisible(t, d, "cancelled")
 	s.set(nil)
-	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
 	if _, sent := s.count(b.layers[0].Digest); sent > b.layers[0].Size-1<<20 {
@@ -268,11 +268,11 @@ func TestBadLayerSparesOthers(t *testing.T) {
 		}
 		return slow(w, r)
 	})
-	if _, err := Image(ctx, d, b.ref, options()); !errdefs.IsFailedPrecondition(err) {
+	if _, err := pullText(ctx, d, b.ref, options()); !errdefs.IsFailedPrecondition(err) {
 		t.Fatal(err)
 	}
 	s.set(nil)
-	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
 	if _, got := s.count(b.layers[0].Digest); got != b.layers[0].Size-2<<20 {
@@ -286,13 +286,13 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 	for ref, is := range map[string]func(error) bool{
 		"UPPER/case/": errdefs.IsInvalidArgument, s.host + "/test/absent:1": errdefs.IsNotFound, "127.0.0.1:1/a": errdefs.IsUnavailable,
 	} {
-		if _, err := Image(ctx, d, ref, options()); !is(err) {
+		if _, err := pullText(ctx, d, ref, options()); !is(err) {
 			t.Errorf("%s: %v", ref, err)
 		}
 	}
 	opt := options()
 	opt.Platforms = []string{"x/y/z/w"}
-	if _, err := Image(ctx, d, s.host+"/a", opt); !errdefs.IsInvalidArgument(err) {
+	if _, err := pullText(ctx, d, s.host+"/a", opt); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("platform: %v", err)
 	}
 	invisible(t, d, "errors")

@@ -53,7 +53,7 @@ func TestMirrorLies(t *testing.T) {
 			}
 			return false
 		})
-		img, err := Image(ctx, d, b.ref, through(t, up, mirror))
+		img, err := pullText(ctx, d, b.ref, through(t, up, mirror))
 		if err != nil || img.Target.Digest != b.manifest.Digest {
 			t.Fatal(err)
 		}
@@ -90,7 +90,7 @@ func TestMirrorLiesAboutConfig(t *testing.T) {
 		w.Write(make([]byte, truth.Body.Len()))
 		return true
 	})
-	if _, err := Image(ctx, d, b.ref, through(t, up, mirror)); err != nil || lies == 0 {
+	if _, err := pullText(ctx, d, b.ref, through(t, up, mirror)); err != nil || lies == 0 {
 		t.Fatalf("%v after %d lies", err, lies)
 	}
 }
@@ -107,7 +107,7 @@ func TestPlatformsDisagree(t *testing.T) {
 	opt.Platforms, opt.NoUnpack = []string{"linux/s390x"}, true
 	var said []string
 	opt.Warn = func(text string) { said = append(said, text) }
-	if _, err := Image(ctx, d, s.host+"/test/app:2", opt); err != nil || len(said) != 1 || !strings.Contains(said[0], "linux/s390x") {
+	if _, err := pullText(ctx, d, s.host+"/test/app:2", opt); err != nil || len(said) != 1 || !strings.Contains(said[0], "linux/s390x") {
 		t.Errorf("%v, warnings %q", err, said)
 	}
 }

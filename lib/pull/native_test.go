@@ -21,7 +21,7 @@ func TestNative(t *testing.T) {
 	b := s.build("test/app", "1", files("a", "1", "d/x", "1", "d/y", "1"), files("a", "2", "d/.wh.x", ""), files("d/.wh..wh..opq", "", "d/z", "3", ".wh.a", ""), files("a", "4"))
 	opt := options()
 	opt.Snapshotter = snapshot.Native
-	if _, err := Image(ctx, d, b.ref, opt); err != nil {
+	if _, err := pullText(ctx, d, b.ref, opt); err != nil {
 		t.Fatal(err)
 	}
 	chains := image.ChainIDs(b.diffIDs)
@@ -45,7 +45,7 @@ func TestNative(t *testing.T) {
 	}
 	for _, sn := range []*snapshot.Snapshotter{snapshot.Native, snapshot.Overlay, nil} {
 		opt.Snapshotter = sn
-		if _, err := Image(ctx, d, b.ref, opt); err != nil {
+		if _, err := pullText(ctx, d, b.ref, opt); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -116,7 +116,7 @@ func TestPlatforms(t *testing.T) {
 		opt.Platforms, opt.AllPlatforms, opt.NoUnpack = c.platforms, c.all, c.noUnpack
 		var warned []string
 		opt.Warn = func(text string) { warned = append(warned, text) }
-		img, err := Image(ctx, d, ref, opt)
+		img, err := pullText(ctx, d, ref, opt)
 		if err != nil || img.Target.Digest != target.Digest || len(warned) > 0 {
 			t.Errorf("%s: %v, %v, %q", name, img, err, warned)
 			continue
@@ -129,7 +129,7 @@ func TestPlatforms(t *testing.T) {
 		}
 		before, _ := os.Stat(d.Path("meta.db"))
 		s.set(nil)
-		if _, err := Image(ctx, d, ref, opt); err != nil {
+		if _, err := pullText(ctx, d, ref, opt); err != nil {
 			t.Errorf("%s: again: %v", name, err)
 		}
 		if after, _ := os.Stat(d.Path("meta.db")); s.all > 2 || !after.ModTime().Equal(before.ModTime()) {
@@ -145,7 +145,7 @@ func TestPlatforms(t *testing.T) {
 	opt := options()
 	opt.Platforms = []string{"linux/amd64", "linux/ppc64le"}
 	d := openDir(t, t.TempDir())
-	if _, err := Image(ctx, d, ref, opt); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "linux/s390x") {
+	if _, err := pullText(ctx, d, ref, opt); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "linux/s390x") {
 		t.Errorf("a platform that is not there: %v", err)
 	}
 	invisible(t, d, "a platform that is not there")
@@ -159,7 +159,7 @@ func TestArtifact(t *testing.T) {
 	opt := options()
 	var warned []string
 	opt.Warn = func(text string) { warned = append(warned, text) }
-	img, err := Image(ctx, d, s.host+"/test/chart:1", opt)
+	img, err := pullText(ctx, d, s.host+"/test/chart:1", opt)
 	if err != nil || img.Target.Digest != target.Digest {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestDiscard(t *testing.T) {
 		blobs, gets int
 	}{{discarding, 2, 1}, {discarding, 2, 0}, {keeping, 4, 1}, {keeping, 4, 0}, {discarding, 2, 0}} {
 		s.set(nil)
-		if _, err := Image(ctx, d, b.ref, c.opt); err != nil {
+		if _, err := pullText(ctx, d, b.ref, c.opt); err != nil {
 			t.Fatal(err)
 		}
 		for _, l := range b.layers {
@@ -232,7 +232,7 @@ func TestCompressions(t *testing.T) {
 		tarball := large("file", 300<<10, uint64(n))
 		b := built{diffIDs: []digest.Digest{digest.FromBytes(tarball)}, layers: []ocispec.Descriptor{s.blob("test/z", typ, pack(tarball))}}
 		s.push(b, "test/z", fmt.Sprint(n))
-		if _, err := Image(ctx, d, fmt.Sprintf("%s/test/z:%d", s.host, n), options()); err != nil {
+		if _, err := pullText(ctx, d, fmt.Sprintf("%s/test/z:%d", s.host, n), options()); err != nil {
 			t.Errorf("%s: %v", typ, err)
 			continue
 		}
@@ -251,7 +251,7 @@ func TestManyLayers(t *testing.T) {
 	}
 	b := s.build("test/many", "1", tars...)
 	d := openDir(t, t.TempDir())
-	if _, err := Image(ctx, d, b.ref, options()); err != nil || snapshots(t, d) != 128 {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil || snapshots(t, d) != 128 {
 		t.Errorf("%d snapshots, %v", snapshots(t, d), err)
 	}
 }

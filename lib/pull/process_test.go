@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 func child(ref string) {
 	d, err := state.Open(state.Config{Root: os.Getenv("ROOT"), State: os.Getenv("STATE"), Wait: -1})
 	if err == nil {
-		_, err = Image(ctx, d, ref, Options{Namespace: os.Getenv("NS"), Open: from(registry.Options{})})
+		_, err = pullText(ctx, d, ref, Options{Namespace: os.Getenv("NS"), Open: from(registry.Options{})})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -263,15 +263,15 @@ func TestPatience(t *testing.T) {
 	patient := options()
 	patient.Patient = true
 	var busy *lock.BusyError
-	if _, err := Image(ctx, d, b.ref, options()); !errors.As(err, &busy) {
+	if _, err := pullText(ctx, d, b.ref, options()); !errors.As(err, &busy) {
 		t.Errorf("without patience: %v", err)
 	}
 	p.Process.Signal(syscall.SIGSTOP)
-	if _, err := Image(ctx, d, b.ref, patient); !errors.As(err, &busy) {
+	if _, err := pullText(ctx, d, b.ref, patient); !errors.As(err, &busy) {
 		t.Errorf("a stopped pull is waited for: %v", err)
 	}
 	p.Process.Signal(syscall.SIGCONT)
-	if _, err := Image(ctx, d, b.ref, patient); err != nil {
+	if _, err := pullText(ctx, d, b.ref, patient); err != nil {
 		t.Errorf("a slow pull is not waited for: %v", err)
 	}
 	if err := p.Wait(); err != nil {

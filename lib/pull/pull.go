@@ -64,16 +64,12 @@ const (
 	connections = 8
 )
 
-// Image brings the image that ref names and records it under its normalised name. An image that is
+// Image brings the image that name stands for and records it under that name. An image that is
 // there whole costs one question to the registry and no write. What is no image is brought and not
 // unpacked. The errors of the registry keep their kinds; content that is not what its digest or the image says it is, is errdefs.ErrFailedPrecondition
 // and a [ContentError]. After an error nothing new is visible, and what had arrived whole and right is
 // not asked for again.
-func Image(ctx context.Context, d *state.Dir, ref string, opt Options) (img image.Image, err error) {
-	name, err := image.Parse(ref)
-	if err != nil {
-		return img, err
-	}
+func Image(ctx context.Context, d *state.Dir, name image.Reference, opt Options) (img image.Image, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pull %s: %w", name, err)

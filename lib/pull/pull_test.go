@@ -34,7 +34,7 @@ func TestPull(t *testing.T) {
 		defer mu.Unlock()
 		last[e.Descriptor.Digest] = e.Status
 	}
-	img, err := Image(ctx, d, b.ref, opt)
+	img, err := pullText(ctx, d, b.ref, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestPull(t *testing.T) {
 	s.set(nil)
 	before, _ := os.Stat(d.Path("meta.db"))
 	clear(last)
-	if _, err := Image(ctx, d, b.ref, opt); err != nil {
+	if _, err := pullText(ctx, d, b.ref, opt); err != nil {
 		t.Fatal(err)
 	}
 	after, _ := os.Stat(d.Path("meta.db"))
@@ -113,7 +113,7 @@ func TestShared(t *testing.T) {
 	s.push(b, "test/app", "2")
 	opt := options()
 	opt.NoUnpack = true
-	if _, err := Image(ctx, d, b.ref, opt); err != nil {
+	if _, err := pullText(ctx, d, b.ref, opt); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(d.Path("snapshots")); err == nil {
@@ -123,7 +123,7 @@ func TestShared(t *testing.T) {
 	for _, c := range []struct{ ns, tag string }{{"ns", "1"}, {"ns", "2"}, {"other", "1"}} {
 		opt := options()
 		opt.Namespace = c.ns
-		img, err := Image(ctx, d, s.host+"/test/app:"+c.tag, opt)
+		img, err := pullText(ctx, d, s.host+"/test/app:"+c.tag, opt)
 		if err != nil {
 			t.Fatalf("%v: %v", c, err)
 		}
@@ -149,11 +149,11 @@ func TestTagMoves(t *testing.T) {
 	s := newServer(t)
 	for _, text := range []string{"one", "two"} {
 		b := s.build("test/app", "latest", files("a", text))
-		img, err := Image(ctx, d, b.ref, options())
+		img, err := pullText(ctx, d, b.ref, options())
 		if err != nil || img.Target.Digest != b.manifest.Digest {
 			t.Errorf("%s: %v, %v", text, img.Target, err)
 		}
-		byDigest, err := Image(ctx, d, s.host+"/test/app:other@"+b.manifest.Digest.String(), options())
+		byDigest, err := pullText(ctx, d, s.host+"/test/app:other@"+b.manifest.Digest.String(), options())
 		if err != nil || byDigest.Target.Digest != b.manifest.Digest || !strings.HasSuffix(byDigest.Name, "/app@"+b.manifest.Digest.String()) {
 			t.Errorf("%s by digest: %+v, %v", text, byDigest, err)
 		}
@@ -169,7 +169,7 @@ func TestIndex(t *testing.T) {
 	other := s.build("test/app", "other", files("b", "2")).manifest
 	other.Platform = &ocispec.Platform{OS: "linux", Architecture: "s390x"}
 	index := s.manifest("test/app", "all", ocispec.MediaTypeImageIndex, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{other, b.manifest}})
-	img, err := Image(ctx, d, s.host+"/test/app:all", options())
+	img, err := pullText(ctx, d, s.host+"/test/app:all", options())
 	if err != nil || img.Target.Digest != index.Digest {
 		t.Fatal(img, err)
 	}
@@ -182,7 +182,7 @@ func TestIndex(t *testing.T) {
 	})
 	opt := options()
 	opt.Platforms = []string{"linux/riscv64"}
-	if _, err := Image(ctx, d, s.host+"/test/app:all", opt); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "linux/s390x") {
+	if _, err := pullText(ctx, d, s.host+"/test/app:all", opt); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "linux/s390x") {
 		t.Errorf("absent platform: %v", err)
 	}
 }
@@ -192,15 +192,15 @@ func TestOddImages(t *testing.T) {
 	d := openDir(t, t.TempDir())
 	s := newServer(t)
 	same := files("a", "1")
-	if _, err := Image(ctx, d, s.build("test/twice", "1", same, same, same).ref, options()); err != nil {
+	if _, err := pullText(ctx, d, s.build("test/twice", "1", same, same, same).ref, options()); err != nil {
 		t.Error(err)
 	}
-	if _, err := Image(ctx, d, s.build("test/empty", "1").ref, options()); err != nil {
+	if _, err := pullText(ctx, d, s.build("test/empty", "1").ref, options()); err != nil {
 		t.Error(err)
 	}
 	plain := built{ref: s.host + "/test/plain:1", diffIDs: []digest.Digest{digest.FromBytes(same)}}
 	plain.layers = []ocispec.Descriptor{s.blob("test/plain", ocispec.MediaTypeImageLayer, same)}
-	if _, err := Image(ctx, d, s.push(plain, "test/plain", "1").ref, options()); err != nil {
+	if _, err := pullText(ctx, d, s.push(plain, "test/plain", "1").ref, options()); err != nil {
 		t.Error(err)
 	}
 }
@@ -216,7 +216,7 @@ func TestTooManyLayers(t *testing.T) {
 		b.layers, b.diffIDs = append(b.layers, layer), append(b.diffIDs, digest.FromBytes(same))
 	}
 	s.push(b, "test/many", "1")
-	_, err := Image(ctx, d, b.ref, options())
+	_, err := pullText(ctx, d, b.ref, options())
 	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "501 layers") || !strings.Contains(err.Error(), "500") {
 		t.Errorf("%v", err)
 	}
@@ -225,7 +225,7 @@ func TestTooManyLayers(t *testing.T) {
 	}
 	opt := options()
 	opt.NoUnpack = true
-	if _, err := Image(ctx, d, b.ref, opt); err != nil {
+	if _, err := pullText(ctx, d, b.ref, opt); err != nil {
 		t.Error(err)
 	}
 }
@@ -243,7 +243,7 @@ func TestRanges(t *testing.T) {
 			}
 			return false
 		})
-		if _, err := Image(ctx, d, b.ref, options()); err != nil {
+		if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 			t.Fatal(err)
 		}
 		gets, _ := s.count(b.layers[0].Digest)

@@ -55,7 +55,7 @@ func TestPoison(t *testing.T) {
 		b := s.build("test/app", "1", large("a", 1<<20, 7))
 		sent := make(chan struct{}, 10)
 		s.set(stall(b.layers[0].Digest.String(), append(evil, make([]byte, int(b.layers[0].Size)-len(evil))...), len(evil), sent))
-		if _, err := Image(ctx, d, b.ref, options()); err == nil {
+		if _, err := pullText(ctx, d, b.ref, options()); err == nil {
 			t.Fatalf("%s: it is accepted", name)
 		}
 		invisible(t, d, name)
@@ -73,7 +73,7 @@ func TestPoison(t *testing.T) {
 		}
 		i.Close()
 		s.set(nil)
-		if _, err := Image(ctx, d, b.ref, options()); err != nil {
+		if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 			t.Errorf("%s: the right bytes do not help: %v", name, err)
 		}
 	}
@@ -94,7 +94,7 @@ func TestPoisonedConfig(t *testing.T) {
 	s := newServer(t)
 	b := s.build("test/app", "1", files("a", "1"))
 	first := openDir(t, t.TempDir())
-	if _, err := Image(ctx, first, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, first, b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
 	config := configOf(t, first, b)
@@ -107,7 +107,7 @@ func TestPoisonedConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	i.Close()
-	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 		t.Error(err)
 	}
 }
@@ -119,7 +119,7 @@ func TestRepair(t *testing.T) {
 	d := openDir(t, t.TempDir())
 	pull := func(what string) {
 		t.Helper()
-		if _, err := Image(ctx, d, b.ref, options()); err != nil {
+		if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
 		got, err := os.ReadFile(snapshot.Overlay.FS(d, snapshot.LayerID(image.ChainIDs(b.diffIDs)[0])) + "/a")
@@ -225,26 +225,26 @@ func TestUnprovenBlob(t *testing.T) {
 	s := newServer(t)
 	good := files("a", "1")
 	b := s.build("test/app", "1", good)
-	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
 	liar := built{ref: s.host + "/test/liar:1", diffIDs: b.diffIDs}
 	liar.layers = []ocispec.Descriptor{s.blob("test/liar", ocispec.MediaTypeImageLayerGzip, zipped(files("a", "2")))}
 	liar = s.push(liar, "test/liar", "1")
 	for _, what := range []string{"fetched", "there already"} {
-		if _, err := Image(ctx, d, liar.ref, options()); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "diff id") {
+		if _, err := pullText(ctx, d, liar.ref, options()); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "diff id") {
 			t.Errorf("%s: %v", what, err)
 		}
 		opt := options()
 		opt.NoUnpack = true
-		if _, err := Image(ctx, d, liar.ref, opt); err != nil {
+		if _, err := pullText(ctx, d, liar.ref, opt); err != nil {
 			t.Fatal(err)
 		}
 	}
 	other := built{ref: s.host + "/test/other:1", diffIDs: b.diffIDs}
 	other.layers = []ocispec.Descriptor{s.blob("test/other", ocispec.MediaTypeImageLayer, good)}
 	other = s.push(other, "test/other", "1")
-	if _, err := Image(ctx, d, other.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, other.ref, options()); err != nil {
 		t.Errorf("the same layer, compressed otherwise: %v", err)
 	}
 	err := d.View(ctx, func(tx *state.Tx) error {
@@ -274,7 +274,7 @@ func TestOldDirectory(t *testing.T) {
 	d := openDir(t, t.TempDir())
 	s := newServer(t)
 	b := s.build("test/app", "1", files("a", "1"), files("b", "2"))
-	if _, err := Image(ctx, d, b.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
 	records := state.Table[snapshot.Info]{Name: "snapshots/overlayfs"}
@@ -293,7 +293,7 @@ func TestOldDirectory(t *testing.T) {
 	}
 	o := options()
 	for _, o.Namespace = range []string{"ns", "other"} {
-		if _, err := Image(ctx, d, b.ref, o); err != nil {
+		if _, err := pullText(ctx, d, b.ref, o); err != nil {
 			t.Fatal(err)
 		}
 		d.View(ctx, func(tx *state.Tx) error {
@@ -326,7 +326,7 @@ func TestSameBlobTwice(t *testing.T) {
 	same := files("a", "1")
 	b := s.build("test/twice", "1", same, files("b", "2"), same, same)
 	s.set(func(w http.ResponseWriter, r *http.Request) bool { return false })
-	if _, err := Image(ctx, impatient(t, base), b.ref, options()); err != nil {
+	if _, err := pullText(ctx, impatient(t, base), b.ref, options()); err != nil {
 		t.Fatal(err)
 	}
 	if gets, _ := s.count(b.layers[0].Digest); gets != 1 {

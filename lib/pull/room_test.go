@@ -23,7 +23,7 @@ func TestNoRoom(t *testing.T) {
 	opt := options()
 	opt.Layers = 1
 	s.set(nil)
-	_, err := Image(ctx, d, b.ref, opt)
+	_, err := pullText(ctx, d, b.ref, opt)
 	var room *state.RoomError
 	if !errors.As(err, &room) || !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("%v", err)
@@ -39,7 +39,7 @@ func TestNoRoom(t *testing.T) {
 	if err := unix.Mount("tmpfs", filepath.Dir(d.Path()), "tmpfs", unix.MS_REMOUNT, "size=64m"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Image(ctx, d, b.ref, opt); err != nil {
+	if _, err := pullText(ctx, d, b.ref, opt); err != nil {
 		t.Fatal(err)
 	}
 	if after, _ := s.count(b.layers[0].Digest); after > 1 || after < before {
@@ -53,10 +53,10 @@ func TestNoRoomOfOthers(t *testing.T) {
 	s := newServer(t)
 	small := files("first", string(make([]byte, 1<<20)))
 	one, two := s.build("test/one", "1", small), s.build("test/two", "1", small, files("second", string(make([]byte, 32<<20))))
-	if _, err := Image(ctx, d, one.ref, options()); err != nil {
+	if _, err := pullText(ctx, d, one.ref, options()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Image(ctx, d, two.ref, options()); !errors.Is(err, unix.ENOSPC) {
+	if _, err := pullText(ctx, d, two.ref, options()); !errors.Is(err, unix.ENOSPC) {
 		t.Fatal(err)
 	}
 	left, err := filepath.Glob(d.Path("snapshots", "*", "*", "fs", "first"))

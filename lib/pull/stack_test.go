@@ -67,7 +67,7 @@ func TestImpliedDirectories(t *testing.T) {
 	d := openDir(t, t.TempDir())
 	s := newServer(t)
 	b := s.build("test/app", "1", directories(t), files("tmp/x", "", "srv/app/y", "", "new/z", ""), files("srv/app/z", ""))
-	img, err := Image(ctx, d, b.ref, options())
+	img, err := pullText(ctx, d, b.ref, options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,11 +101,11 @@ func TestStackedLater(t *testing.T) {
 	})
 	opt := options()
 	opt.Layers = 1 // the larger one comes first
-	if _, err := Image(ctx, d, b.ref, opt); err == nil {
+	if _, err := pullText(ctx, d, b.ref, opt); err == nil {
 		t.Fatal("the lower layer was refused and the pull succeeded")
 	}
 	s.set(nil)
-	img, err := Image(ctx, d, b.ref, opt)
+	img, err := pullText(ctx, d, b.ref, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestEmptyBlob(t *testing.T) {
 	}}
 	b.diffIDs = []digest.Digest{digest.FromBytes(nil), digest.FromBytes(files("f", "x"))}
 	b = s.push(b, "test/app", "1")
-	img, err := Image(ctx, d, b.ref, options())
+	img, err := pullText(ctx, d, b.ref, options())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -186,4 +186,13 @@ func (s *server) get(path string) (status int, body []byte, header http.Header) 
 	return w.Code, w.Body.Bytes(), w.Header()
 }
 
+// pushText is Image to a reference that is typed.
+func pushText(ctx context.Context, d *state.Dir, query, to string, opt Options) (Result, error) {
+	name, err := image.Parse(to)
+	if err != nil {
+		return Result{}, err
+	}
+	return Image(ctx, d, query, name, opt)
+}
+
 func options() Options { return Options{Namespace: "ns"} }

@@ -28,6 +28,8 @@ type Options struct {
 	// AllPlatforms makes it an error that a manifest of an index is neither here nor at the registry.
 	AllPlatforms bool
 	Registry     registry.Options
+	// Check, when set, is asked before anything is sent whether there may be pushed to a reference.
+	Check func(image.Reference) error
 	// Blobs bounds the blobs that are sent at once; 0: 4.
 	Blobs int
 	// Nondistributable sends also the layers that their descriptors say may not be passed on.
@@ -53,12 +55,12 @@ type Result struct {
 }
 
 // Image pushes the image that query finds, as [image.Find] does, under the reference to, or under its own name
-// when to is empty. An image that the registry has whole costs a question for each of its manifests and blobs.
+// when that is the zero value. An image that the registry has whole costs a question for each of its manifests and blobs.
 //
 // The errors of the registry keep their kinds. A blob that is neither here nor at the registry is
 // errdefs.ErrNotFound and a [MissingError]; one whose file is damaged is errdefs.ErrDataLoss. A platform that
 // the image does not have is errdefs.ErrNotFound.
-func Image(ctx context.Context, d *state.Dir, query, to string, opt Options) (res Result, err error) {
+func Image(ctx context.Context, d *state.Dir, query string, to image.Reference, opt Options) (res Result, err error) {
 	p := &pusher{d: d, opt: opt, blobs: map[digest.Digest]*blob{}}
 	if err := p.find(ctx, query, to); err != nil {
 		return res, err
@@ -93,14 +95,10 @@ func Image(ctx context.Context, d *state.Dir, query, to string, opt Options) (re
 
 // Explain says which host a push to a reference would write to, and how. It sends nothing and needs no state
 // directory.
-func Explain(to string, opt Options) ([]registry.Plan, error) {
-	name, err := image.Parse(to)
+func Explain(to image.Reference, opt Options) ([]registry.Plan, error) {
+	dest, err := open(to, opt)
 	if err != nil {
-		return nil, err
-	}
-	dest, err := open(name, opt)
-	if err != nil {
-		return nil, fmt.Errorf("explain %s: %w", name, err)
+		return nil, fmt.Errorf("explain %s: %w", to, err)
 	}
 	defer dest.Close()
 	return dest.Explain(), nil
@@ -110,7 +108,7 @@ func open(to image.Reference, opt Options) (*registry.Destination, error) {
 	if opt.Registry.Warn == nil {
 		opt.Registry.Warn = opt.Warn
 	}
-	return registry.OpenPush(registry.Reference{Host: to.Domain, Repository: to.Path, Tag: to.Tag, Digest: to.Digest}, opt.Registry)
+	return registry.OpenPush(to, opt.Registry)
 }
 
 // pusher is one push of one image.
@@ -129,7 +127,7 @@ type pusher struct {
 }
 
 // find looks up the image and decides what it is called at the registry.
-func (p *pusher) find(ctx context.Context, query, to string) error {
+func (p *pusher) find(ctx context.Context, query string, to image.Reference) error {
 	err := p.d.View(ctx, func(tx *state.Tx) (err error) {
 		p.image, err = image.Find(tx, p.opt.Namespace, query)
 		return err
@@ -137,10 +135,13 @@ func (p *pusher) find(ctx context.Context, query, to string) error {
 	if err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
-	if to == "" {
-		to = p.image.Name
+	if p.to = to; to == (image.Reference{}) {
+		p.to, err = image.Parse(p.image.Name)
 	}
-	if p.to, err = image.Parse(to); err != nil {
+	if err == nil && p.opt.Check != nil {
+		err = p.opt.Check(p.to)
+	}
+	if err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
 	return nil

@@ -42,7 +42,7 @@ func TestPush(t *testing.T) {
 		last[e.Descriptor.Digest] = e.Status
 	}
 	to := r.host + "/team/app:2"
-	res, err := Image(ctx, s.d, "app:1", to, opt)
+	res, err := pushText(ctx, s.d, "app:1", to, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,21 +57,21 @@ func TestPush(t *testing.T) {
 	}
 	// Again: nothing is sent.
 	r.set(nil)
-	if res, err = Image(ctx, s.d, "app:1", to, opt); err != nil || res.Existing != 3 || last[m.Digest] != progress.Exists {
+	if res, err = pushText(ctx, s.d, "app:1", to, opt); err != nil || res.Existing != 3 || last[m.Digest] != progress.Exists {
 		t.Errorf("again: %+v, %v", res, err)
 	}
 	if n := r.count("POST", "") + r.count("PUT", "") + r.count("PATCH", ""); n > 0 {
 		t.Errorf("again: %q", r.seen)
 	}
 	// By digest: no tag is made.
-	if res, err = Image(ctx, s.d, "app:1", r.host+"/by/digest@"+m.Digest.String(), opt); err != nil || res.Target.Digest != m.Digest {
+	if res, err = pushText(ctx, s.d, "app:1", r.host+"/by/digest@"+m.Digest.String(), opt); err != nil || res.Target.Digest != m.Digest {
 		t.Errorf("by digest: %+v, %v", res, err)
 	}
 	if status, _, _ := r.get("by/digest/manifests/" + m.Digest.String()); status != 200 {
 		t.Error("by digest: it is not there")
 	}
 	other := "sha256:" + strings.Repeat("0", 64)
-	if _, err = Image(ctx, s.d, "app:1", r.host+"/by/digest@"+other, opt); !errdefs.IsFailedPrecondition(err) {
+	if _, err = pushText(ctx, s.d, "app:1", r.host+"/by/digest@"+other, opt); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("by another digest: %v", err)
 	}
 }
@@ -82,7 +82,7 @@ func TestOrder(t *testing.T) {
 	inner := s.index(s.manifest(amd64, s.blob(layerType, noise(10, 1))))
 	top := s.index(inner, s.manifest(arm64, s.blob(layerType, noise(10, 2))))
 	s.name("docker.io/library/app:1", top)
-	if _, err := Image(ctx, s.d, "app:1", r.host+"/app:1", options()); err != nil {
+	if _, err := pushText(ctx, s.d, "app:1", r.host+"/app:1", options()); err != nil {
 		t.Fatal(err)
 	}
 	var puts []string
@@ -155,7 +155,7 @@ func TestIndex(t *testing.T) {
 		opt.Platforms, opt.AllPlatforms = c.platforms, c.all
 		var warned []string
 		opt.Warn = func(text string) { warned = append(warned, text) }
-		res, err := Image(ctx, s.d, c.image, r.host+"/app:1", opt)
+		res, err := pushText(ctx, s.d, c.image, r.host+"/app:1", opt)
 		if c.fails != nil {
 			var hint interface{ Hint() string }
 			text := ""
@@ -195,7 +195,7 @@ func TestMissingBlob(t *testing.T) {
 	gone, large := s.blob(layerType, noise(100, 1)), s.blob(layerType, noise(2<<20, 2))
 	s.name("docker.io/library/app:1", s.manifest(amd64, gone, large))
 	os.Remove(content.Path(s.d, gone.Digest))
-	_, err := Image(ctx, s.d, "app:1", r.host+"/app:1", options())
+	_, err := pushText(ctx, s.d, "app:1", r.host+"/app:1", options())
 	var missing *MissingError
 	if !errors.As(err, &missing) || missing.Digest != gone.Digest || !strings.Contains(missing.Hint(), "ctr-pull") {
 		t.Errorf("%v", err)
@@ -205,10 +205,10 @@ func TestMissingBlob(t *testing.T) {
 	}
 	w := newStore(t)
 	w.name("docker.io/library/other:1", w.manifest(amd64, w.blob(layerType, noise(100, 1))))
-	if _, err := Image(ctx, w.d, "other:1", r.host+"/app:2", options()); err != nil {
+	if _, err := pushText(ctx, w.d, "other:1", r.host+"/app:2", options()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Image(ctx, s.d, "app:1", r.host+"/app:1", options()); err != nil {
+	if _, err := pushText(ctx, s.d, "app:1", r.host+"/app:1", options()); err != nil {
 		t.Error(err)
 	}
 }
@@ -226,11 +226,11 @@ func TestDamagedBlob(t *testing.T) {
 	}
 	f.WriteAt([]byte("damage"), 1<<20)
 	f.Close()
-	if _, err := Image(ctx, s.d, "app:1", r.host+"/app:1", options()); !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), b.Digest.Encoded()[:12]) {
+	if _, err := pushText(ctx, s.d, "app:1", r.host+"/app:1", options()); !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), b.Digest.Encoded()[:12]) {
 		t.Errorf("%v", err)
 	}
 	os.Truncate(path, 5)
-	if _, err := Image(ctx, s.d, "app:1", r.host+"/app:1", options()); !errdefs.IsDataLoss(err) {
+	if _, err := pushText(ctx, s.d, "app:1", r.host+"/app:1", options()); !errdefs.IsDataLoss(err) {
 		t.Errorf("cut off: %v", err)
 	}
 }
@@ -260,7 +260,7 @@ func TestMount(t *testing.T) {
 		return true
 	}
 	r.set(mounting)
-	if res, err := Image(ctx, s.d, "app:1", r.host+"/team/one:1", options()); err != nil || res.Uploaded != 2 || !slices.Contains(asked, "no/such") {
+	if res, err := pushText(ctx, s.d, "app:1", r.host+"/team/one:1", options()); err != nil || res.Uploaded != 2 || !slices.Contains(asked, "no/such") {
 		t.Fatalf("%+v, %v, %q", res, err, asked)
 	}
 	s.d.View(ctx, func(tx *state.Tx) error {
@@ -270,7 +270,7 @@ func TestMount(t *testing.T) {
 		}
 		return nil
 	})
-	if res, err := Image(ctx, s.d, "app:1", r.host+"/team/two:1", options()); err != nil || res.Mounted != 2 || res.Sent != 0 {
+	if res, err := pushText(ctx, s.d, "app:1", r.host+"/team/two:1", options()); err != nil || res.Mounted != 2 || res.Sent != 0 {
 		t.Errorf("%+v, %v", res, err)
 	}
 }
@@ -293,7 +293,7 @@ func TestArtifacts(t *testing.T) {
 	})
 	for name, target := range map[string]ocispec.Descriptor{"subject": subject, "signature": signature, "old": old, "docker": docker} {
 		s.name("docker.io/library/"+name+":1", target)
-		res, err := Image(ctx, s.d, name+":1", r.host+"/app:"+name, options())
+		res, err := pushText(ctx, s.d, name+":1", r.host+"/app:"+name, options())
 		if err != nil || res.Target.Digest != target.Digest {
 			t.Errorf("%s: %+v, %v", name, res, err)
 		}
@@ -309,7 +309,7 @@ func TestArtifacts(t *testing.T) {
 	}
 	schema1 := s.json("application/vnd.docker.distribution.manifest.v1+prettyjws", map[string]any{"schemaVersion": 1, "fsLayers": []string{}})
 	s.name("docker.io/library/schema1:1", schema1)
-	if _, err := Image(ctx, s.d, "schema1:1", r.host+"/app:1", options()); !errdefs.IsNotImplemented(err) {
+	if _, err := pushText(ctx, s.d, "schema1:1", r.host+"/app:1", options()); !errdefs.IsNotImplemented(err) {
 		t.Errorf("schema 1: %v", err)
 	}
 }
@@ -324,7 +324,7 @@ func TestNondistributable(t *testing.T) {
 	opt := options()
 	for _, sent := range []int{1, 2} {
 		r.set(nil)
-		if _, err := Image(ctx, s.d, "app:1", r.host+"/app:"+string(rune('0'+sent)), opt); err != nil {
+		if _, err := pushText(ctx, s.d, "app:1", r.host+"/app:"+string(rune('0'+sent)), opt); err != nil {
 			t.Fatal(err)
 		}
 		if status, _, _ := r.get("app/blobs/" + l.Digest.String()); (status == 200) != (sent == 2) {

@@ -17,13 +17,15 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"ctrd.dev/ctrd/lib/reference"
 )
 
 // endpoint is one host that may be asked for the repository: the registry itself, or one that stands in
 // for it.
 type endpoint struct {
 	hostConfig
-	ref   Reference
+	ref   reference.Reference
 	acts  string // what a token is asked for: pull, or pull,push
 	last  bool   // no other host can be asked instead
 	opt   Options
@@ -40,12 +42,12 @@ type endpoint struct {
 }
 
 // newEndpoint prepares a host. A certificate that cannot be read is errdefs.ErrInvalidArgument.
-func newEndpoint(c hostConfig, ref Reference, opt Options, keys *keychain, spare bool) (*endpoint, error) {
+func newEndpoint(c hostConfig, ref reference.Reference, opt Options, keys *keychain, spare bool) (*endpoint, error) {
 	base, err := newTransport(opt, c)
 	if err != nil {
 		return nil, err
 	}
-	if len(opt.Header) > 0 && canonicalHost(c.host) == canonicalHost(ref.Host) {
+	if len(opt.Header) > 0 && canonicalHost(c.host) == canonicalHost(ref.Domain) {
 		given := c.header.Clone()
 		if given == nil {
 			given = http.Header{}
@@ -77,14 +79,14 @@ func (e *endpoint) credential(keys *keychain) (credential, error) {
 		return credential{c.Username, c.Password, c.IdentityToken, c.Token, "given by the client"}, err
 	}
 	if e.opt.Username != "" || e.opt.Password != "" {
-		if canonicalHost(e.host) != canonicalHost(e.ref.Host) {
+		if canonicalHost(e.host) != canonicalHost(e.ref.Domain) {
 			return credential{}, nil
 		}
 		return credential{username: e.opt.Username, password: e.opt.Password, source: "given with the command"}, nil
 	}
 	// A host that serves registries below paths has its credentials by these paths.
 	prefix := strings.Trim(strings.TrimPrefix(strings.TrimSuffix(e.path, "/v2"), "/v2"), "/")
-	c, err := keys.find(e.host, path.Join(prefix, e.ref.Repository))
+	c, err := keys.find(e.host, path.Join(prefix, e.ref.Path))
 	if err != nil {
 		return c, fmt.Errorf("credentials: %w", err)
 	}
@@ -92,13 +94,13 @@ func (e *endpoint) credential(keys *keychain) (credential, error) {
 }
 
 // isProxy tells whether the host stands in for another registry, which it is then told the name of.
-func (e *endpoint) isProxy() bool { return canonicalHost(e.host) != canonicalHost(e.ref.Host) }
+func (e *endpoint) isProxy() bool { return canonicalHost(e.host) != canonicalHost(e.ref.Domain) }
 
 // url is the address of something below the repository.
 func (e *endpoint) url(scheme, kind, id string) string {
-	u := url.URL{Scheme: scheme, Host: e.host, Path: path.Join("/", e.path, e.ref.Repository, kind, id)}
+	u := url.URL{Scheme: scheme, Host: e.host, Path: path.Join("/", e.path, e.ref.Path, kind, id)}
 	if e.isProxy() {
-		u.RawQuery = url.Values{"ns": {e.ref.Host}}.Encode()
+		u.RawQuery = url.Values{"ns": {e.ref.Domain}}.Encode()
 	}
 	return u.String()
 }
@@ -115,7 +117,7 @@ func (e *endpoint) connect(ctx context.Context) (client, bare *http.Client, err 
 			return nil, nil, err
 		}
 	}
-	e.client = e.loggedIn(scope(e.ref.Repository, e.acts))
+	e.client = e.loggedIn(scope(e.ref.Path, e.acts))
 	e.bare = &http.Client{Transport: e.guarded(), CheckRedirect: checkRedirect}
 	return e.client, e.bare, nil
 }

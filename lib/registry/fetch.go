@@ -47,7 +47,7 @@ func (r *Repository) Resolve(ctx context.Context) (desc ocispec.Descriptor, err 
 	if r.ref.Digest != "" {
 		need = canPull // any host may serve what its digest proves
 	}
-	what := fmt.Sprintf("manifest %q", r.ref.identifier())
+	what := fmt.Sprintf("manifest %q", identifier(r.ref))
 	err = r.each(ctx, need, what, func(e *endpoint) error {
 		desc, err = r.resolve(ctx, e)
 		return err
@@ -58,7 +58,7 @@ func (r *Repository) Resolve(ctx context.Context) (desc ocispec.Descriptor, err 
 func (r *Repository) resolve(ctx context.Context, e *endpoint) (ocispec.Descriptor, error) {
 	header := http.Header{"Accept": {strings.Join(manifestTypes, ", ")}}
 	var desc ocispec.Descriptor
-	resp, err := e.get(ctx, http.MethodHead, "manifests", r.ref.identifier(), header, http.StatusOK)
+	resp, err := e.get(ctx, http.MethodHead, "manifests", identifier(r.ref), header, http.StatusOK)
 	if err == nil {
 		resp.Body.Close()
 		desc, err = fromHeader(resp)
@@ -67,7 +67,7 @@ func (r *Repository) resolve(ctx context.Context, e *endpoint) (ocispec.Descript
 	}
 	if err != nil {
 		// No registry has to answer HEAD, and only GET tells why something is refused.
-		resp, err := e.get(ctx, http.MethodGet, "manifests", r.ref.identifier(), header, http.StatusOK)
+		resp, err := e.get(ctx, http.MethodGet, "manifests", identifier(r.ref), header, http.StatusOK)
 		if err != nil {
 			return desc, e.noRegistry(ctx, err)
 		}

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/reference"
 )
 
 // commitTimeout bounds the time in which a registry answers what it has received whole: it may have to hash
@@ -29,7 +31,7 @@ type Destination struct {
 // OpenPush prepares to write to the repository of a normalised reference, at the first host that is configured
 // to take pushes; no other one takes its place. Nothing is sent before the first use. The errors are those of
 // [Open], and errdefs.ErrUnavailable when no host may be pushed to.
-func OpenPush(ref Reference, opt Options) (*Destination, error) {
+func OpenPush(ref reference.Reference, opt Options) (*Destination, error) {
 	r, err := Open(ref, opt)
 	if err != nil {
 		return nil, err
@@ -175,7 +177,7 @@ func (d *Destination) mounting(ctx context.Context, from string) (*http.Client, 
 	defer d.at.mu.Unlock()
 	c, ok := d.at.mounts[from]
 	if !ok {
-		c = d.at.loggedIn(scope(d.at.ref.Repository, d.at.acts), scope(from, "pull"))
+		c = d.at.loggedIn(scope(d.at.ref.Path, d.at.acts), scope(from, "pull"))
 		if d.at.mounts == nil {
 			d.at.mounts = map[string]*http.Client{}
 		}

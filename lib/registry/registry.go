@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"ctrd.dev/ctrd/lib/reference"
 )
 
 // Options says how to reach a registry. The zero value is HTTPS with the system's certificates and the
@@ -79,16 +81,8 @@ func (o *Outages) of(host string) error {
 	return o.down[host]
 }
 
-// Reference says what is read: a repository of a registry, and what in it.
-type Reference struct {
-	Host       string // of the registry, as users write it: docker.io, registry.example:5000
-	Repository string // library/redis
-	Tag        string // may be empty where there is a digest
-	Digest     digest.Digest
-}
-
 // identifier is what a manifest is asked for by.
-func (r Reference) identifier() string {
+func identifier(r reference.Reference) string {
 	if r.Digest != "" {
 		return r.Digest.String()
 	}
@@ -97,7 +91,7 @@ func (r Reference) identifier() string {
 
 // Repository is the repository of one image reference. Its methods may be called at the same time.
 type Repository struct {
-	ref   Reference
+	ref   reference.Reference
 	hosts []*endpoint // in the order in which they are asked
 	whole atomic.Bool
 	mu    sync.Mutex // guards kept and served
@@ -108,15 +102,15 @@ type Repository struct {
 
 // Open prepares to read the repository of a normalised reference. Nothing is sent before the first use. A file
 // of the options, or one that they lead to, that cannot be read is errdefs.ErrInvalidArgument.
-func Open(ref Reference, opt Options) (*Repository, error) {
-	if ref.Host == "" || ref.Repository == "" || ref.identifier() == "" {
+func Open(ref reference.Reference, opt Options) (*Repository, error) {
+	if ref.Domain == "" || ref.Path == "" || identifier(ref) == "" {
 		return nil, fmt.Errorf("image reference %q: %w", fmt.Sprint(ref), errdefs.ErrInvalidArgument)
 	}
 	keys, err := opt.readKeychain()
 	if err != nil {
 		return nil, err
 	}
-	configs, err := findHosts(ref.Host, opt)
+	configs, err := findHosts(ref.Domain, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -143,10 +137,10 @@ func (r *Repository) Close() {
 }
 
 // Host is the registry's host, with its port when one was given.
-func (r *Repository) Host() string { return r.ref.Host }
+func (r *Repository) Host() string { return r.ref.Domain }
 
 // Name is the repository's name within the registry.
-func (r *Repository) Name() string { return r.ref.Repository }
+func (r *Repository) Name() string { return r.ref.Path }
 
 // Ranges tells whether the registry may be asked for parts of a blob. It turns false when a request
 // for a part has been answered with the whole.

@@ -23,6 +23,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"ctrd.dev/ctrd/lib/reference"
 )
 
 // front stands before a registry: wrap sees each request first and says whether it answered it.
@@ -107,11 +109,11 @@ func open(t *testing.T, ref string, opt Options) *Repository {
 }
 
 // parseRef reads HOST/REPOSITORY[:TAG][@DIGEST].
-func parseRef(s string) (r Reference) {
+func parseRef(s string) (r reference.Reference) {
 	s, d, _ := strings.Cut(s, "@")
 	r.Digest = digest.Digest(d)
-	r.Host, r.Repository, _ = strings.Cut(s, "/")
-	r.Repository, r.Tag, _ = strings.Cut(r.Repository, ":")
+	r.Domain, r.Path, _ = strings.Cut(s, "/")
+	r.Path, r.Tag, _ = strings.Cut(r.Path, ":")
 	if r.Tag == "" && d == "" {
 		r.Tag = "latest"
 	}

@@ -66,7 +66,11 @@ func (o *Flags) Add(cmd *cobra.Command) {
 func (o *Flags) Read(stdin *os.File, names ...string) error {
 	if o.CredsStdin {
 		for _, name := range names {
-			if err := o.Check(name); err != nil {
+			ref, err := image.Parse(name)
+			if err != nil {
+				continue // - or what is no name, of which whoever uses it will tell
+			}
+			if err := o.Check(ref); err != nil {
 				return err
 			}
 		}
@@ -78,9 +82,8 @@ func (o *Flags) Read(stdin *os.File, names ...string) error {
 	return o.findHosts()
 }
 
-// Check refuses the name of an image of another registry than those before when there is one password: it is
-// shown to no other. What is no name is left to whoever uses it.
-func (o *Flags) Check(name string) error {
+// Check refuses an image of another registry than those before when there is one password: it is shown to no other.
+func (o *Flags) Check(name image.Reference) error {
 	if !o.CredsStdin {
 		return nil
 	}
@@ -105,11 +108,7 @@ func (o *Flags) findHosts() error {
 // oneRegistry is the registry of the images seen so far.
 type oneRegistry struct{ host string }
 
-func (o *oneRegistry) check(name string) error {
-	ref, err := image.Parse(name)
-	if err != nil || name == "-" {
-		return nil
-	}
+func (o *oneRegistry) check(ref image.Reference) error {
 	if o.host == "" {
 		o.host = ref.Domain
 	}

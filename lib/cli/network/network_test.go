@@ -9,13 +9,15 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/image"
 )
 
 // One password is offered to one registry.
 func TestOneRegistry(t *testing.T) {
 	for names, ok := range map[string]bool{
 		"redis nginx:1 docker.io/a/b index.docker.io/c": true,
-		"localhost:1/a - localhost:1/b":                 true,
+		"localhost:1/a localhost:1/b":                   true,
 		"UPPER/case/ localhost:1/a":                     true,
 		"redis localhost:1/a":                           false,
 		"localhost:1/a localhost:2/a":                   false,
@@ -25,7 +27,9 @@ func TestOneRegistry(t *testing.T) {
 		var err error
 		for name := range strings.FieldsSeq(names) {
 			if err == nil {
-				err = o.check(name)
+				if ref, bad := image.Parse(name); bad == nil {
+					err = o.check(ref)
+				}
 			}
 		}
 		if ok != (err == nil) || !ok && !errdefs.IsInvalidArgument(err) {

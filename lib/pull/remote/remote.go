@@ -17,13 +17,9 @@ func Open(opt registry.Options, warn func(string)) func(image.Reference) (pull.S
 	return func(name image.Reference) (pull.Source, error) { return open(name, opt, warn) }
 }
 
-// Explain says which hosts a pull of ref would ask, in order, and how. It sends nothing and needs no state
+// Explain says which hosts a pull of an image would ask, in order, and how. It sends nothing and needs no state
 // directory.
-func Explain(ref string, opt registry.Options, warn func(string)) ([]registry.Plan, error) {
-	name, err := image.Parse(ref)
-	if err != nil {
-		return nil, err
-	}
+func Explain(name image.Reference, opt registry.Options, warn func(string)) ([]registry.Plan, error) {
 	repo, err := open(name, opt, warn)
 	if err != nil {
 		return nil, fmt.Errorf("explain %s: %w", name, err)
@@ -37,5 +33,5 @@ func open(name image.Reference, opt registry.Options, warn func(string)) (*regis
 	if opt.Warn == nil {
 		opt.Warn = warn
 	}
-	return registry.Open(registry.Reference{Host: name.Domain, Repository: name.Path, Tag: name.Tag, Digest: name.Digest}, opt)
+	return registry.Open(name, opt)
 }

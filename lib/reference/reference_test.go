@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package reference
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
+	distribution "github.com/distribution/reference"
 )
 
 const someDigest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -48,8 +48,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", s, err)
 		}
-		want, theirs := reference.ParseNormalizedNamed(s)
-		if theirs == nil && reference.Domain(want) == "" {
+		want, theirs := distribution.ParseNormalizedNamed(s)
+		if theirs == nil && distribution.Domain(want) == "" {
 			return // a host that is none became a part of the path: there is no registry to ask
 		}
 		if (err == nil) != (theirs == nil) {
@@ -58,9 +58,9 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		want = reference.TagNameOnly(want)
-		if got.String() != want.String() || got.Familiar() != reference.FamiliarString(want) || got.Domain != reference.Domain(want) {
-			t.Errorf("%q: %q (%q), the library says %q (%q)", s, got, got.Familiar(), want, reference.FamiliarString(want))
+		want = distribution.TagNameOnly(want)
+		if got.String() != want.String() || got.Familiar() != distribution.FamiliarString(want) || got.Domain != distribution.Domain(want) {
+			t.Errorf("%q: %q (%q), the library says %q (%q)", s, got, got.Familiar(), want, distribution.FamiliarString(want))
 		}
 		if again, err := Parse(got.String()); err != nil || again != got {
 			t.Errorf("%q: parsed again it is %v, %v", s, again, err)
