@@ -28,7 +28,7 @@ func TestArchives(t *testing.T) {
 	withDaemon(t, func(t *testing.T, d *daemon) {
 		w := world.New(t, bin)
 		theirs, ours := filepath.Join(w.Dir, "theirs.tar"), filepath.Join(w.Dir, "ours.tar")
-		d.must(t, "images", "export", theirs, busybox)
+		d.must(t, "images", "export", "--local", theirs, busybox)
 		want := busybox + "@" + d.digestOf(t, busybox) + "\n"
 		if got := w.Must(t, "ctr-image", "import", theirs); got != want {
 			t.Errorf("imported %q, want %q", got, want)

@@ -5,13 +5,13 @@ package interop
 import (
 	"bytes"
 	"context"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/archive"
@@ -78,13 +78,13 @@ func TestNativeTransfer(t *testing.T) {
 		t.Errorf("tag: %v", err)
 	}
 
-	var tar bytes.Buffer
-	out := archive.NewImageExportStream(&closer{Writer: &tar}, "")
+	tar := newSink()
+	out := archive.NewImageExportStream(tar, "")
 	if err := n.client.Transfer(ctx, image.NewStore("mine/busybox:1"), out); err != nil {
 		t.Fatal(err)
 	}
 	elsewhere := in("elsewhere")
-	in := archive.NewImageImportStream(bytes.NewReader(tar.Bytes()), "")
+	in := archive.NewImageImportStream(bytes.NewReader(tar.got(t)), "")
 	if err := n.client.Transfer(elsewhere, in, image.NewStore("", image.WithNamedPrefix("imported", true), image.WithUnpack(platforms.DefaultSpec(), "overlayfs"))); err != nil {
 		t.Fatal(err)
 	}
@@ -98,20 +98,43 @@ func TestNativeTransfer(t *testing.T) {
 	}
 }
 
-type closer struct{ io.Writer }
+// sink is where a client writes what it is sent; it goes on with that after Transfer has returned.
+type sink struct {
+	bytes.Buffer
+	whole chan struct{}
+}
 
-func (closer) Close() error { return nil }
+func newSink() *sink { return &sink{whole: make(chan struct{})} }
+
+func (s *sink) Close() error {
+	close(s.whole)
+	return nil
+}
+
+// got waits for the end of what is sent.
+func (s *sink) got(t *testing.T) []byte {
+	t.Helper()
+	select {
+	case <-s.whole:
+	case <-time.After(patience):
+		t.Fatal("the stream does not end")
+	}
+	return s.Bytes()
+}
 
 // TestNativeEcho: bytes that a client sends come back as they were.
 func TestNativeEcho(t *testing.T) {
 	n := withNative(t)
 	for _, size := range []int{0, 1, 32 << 10, 64<<10 + 1, 1 << 20} {
 		sent := bytes.Repeat([]byte("0123456789abcde\n"), size/16+1)[:size]
-		var got bytes.Buffer
+		back := newSink()
 		err := n.client.Transfer(in("default"), archive.NewImageImportStream(bytes.NewReader(sent), "application/octet-stream"),
-			archive.NewImageExportStream(&closer{Writer: &got}, "application/octet-stream"))
-		if err != nil || !bytes.Equal(got.Bytes(), sent) {
-			t.Errorf("%d bytes: %d came back, %v", size, got.Len(), err)
+			archive.NewImageExportStream(back, "application/octet-stream"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := back.got(t); !bytes.Equal(got, sent) {
+			t.Errorf("%d bytes: %d came back", size, len(got))
 		}
 	}
 }
@@ -127,7 +150,7 @@ func TestNativeCtr(t *testing.T) {
 		t.Errorf("images check: %s", out)
 	}
 	tar := filepath.Join(t.TempDir(), "x.tar")
-	n.ctr(t, "images", "export", tar, busybox)
+	n.ctr(t, "images", "export", "--local", tar, busybox)
 	if st, err := os.Stat(tar); err != nil || st.Size() == 0 {
 		t.Errorf("export: %v, %v", st, err)
 	}
