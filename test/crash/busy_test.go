@@ -63,6 +63,7 @@ func TestManyAtOnce(t *testing.T) {
 // A holder is a command that is stopped (SIGSTOP) while it holds a lock.
 type holder struct {
 	name    string
+	before  string // a command that makes what it needs, if any
 	point   string
 	command string
 	writers map[string]int // command -> status of those who need the lock
@@ -95,7 +96,7 @@ func holders() []holder {
 			again:   []string{"ctr-task exec h true", "ctr-task run --rm " + small + " true"},
 		},
 		{
-			name: "collect", point: "gc.after-commit", command: "ctr-image rm -f none",
+			name: "collect", before: "ctr-pull -q " + second, point: "gc.trashed-blob@2", command: "ctr-image rm " + second,
 			writers: map[string]int{create: 5, "ctr-task run " + small: 125, "ctr-image rm -f none": 5, "ctr-pull -q " + second: 5},
 			others:  []string{"ctr-task exec c true", "ctr-task stop -t 0 c", "ctr-image tag " + small + " other:1"},
 			again:   []string{create, "ctr-image rm -f none", "ctr-pull -q " + second},
@@ -136,6 +137,9 @@ func (h holder) test(t *testing.T) {
 		do("ctr-snap prepare s0"), do("ctr-snap commit n s0"),
 	} {
 		s(t, w)
+	}
+	if h.before != "" {
+		w.Must(t, words(h.before)...)
 	}
 	cmd := h.stop(t, w)
 	who := fmt.Sprintf("pid %d (", cmd.Process.Pid)
