@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -91,20 +92,43 @@ func ReadChange(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns,
 
 // lockRoot takes the lock of the container whose root is the snapshot; without one the lock is nil.
 func lockRoot(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, key string) (l *lock.Lock, release func() error, err error) {
-	var owner string
+	var owner *Task
 	err = d.View(ctx, func(tx *state.Tx) error {
 		return rootOf(tx, sn, ns, key, func(c container.Container) error {
-			owner = c.ID
+			owner = &Task{Container: c, Namespace: ns, d: d}
 			return nil
 		})
 	})
-	if err != nil || owner == "" {
+	if err != nil || owner == nil {
 		return nil, func() error { return nil }, err
 	}
-	if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+owner, lock.Exclusive); err != nil {
+	if err := owner.awaitRest(ctx); err != nil {
+		return nil, nil, err
+	}
+	if l, err = d.Lock(ctx, nil, lock.Container, ns+"/"+owner.ID(), lock.Exclusive); err != nil {
 		return nil, nil, err
 	}
 	return l, l.Release, nil
+}
+
+// restWithin bounds the wait for a supervisor to let go of a task that has ended.
+const restWithin = time.Second
+
+// awaitRest waits for a moment for the supervisor of a task that has ended to let go of it: its end is told before that.
+func (t *Task) awaitRest(ctx context.Context) error {
+	if err := t.refresh(); err != nil {
+		return err
+	}
+	for waited := time.Duration(0); waited < restWithin; waited += pollEvery {
+		v, err := taskdir.Look(t.Dir())
+		if err != nil || v.State != taskdir.Stopped || !v.Supervised || v.Restarting {
+			return err
+		}
+		if err := pause(ctx, pollEvery); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // notUsed is a [*UsedError] for an active snapshot that is the root of a container with a task, or with transient of any
