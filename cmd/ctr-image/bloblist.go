@@ -50,15 +50,10 @@ func blobLsVerb(g *cli.Global) *cobra.Command {
 		}
 		var all []content.Blob
 		err = d.View(cmd.Context(), func(tx *state.Tx) error {
-			for b, err := range content.All(tx, g.Namespace) {
-				if err != nil {
-					return err
-				}
-				if f.Match(filter.Content(b.Digest.String(), b.Size, b.Labels)) {
-					all = append(all, b)
-				}
-			}
-			return nil
+			all, err = filter.Select(f, content.All(tx, g.Namespace), func(b content.Blob) filter.Fields {
+				return filter.Content(b.Digest.String(), b.Size, b.Labels)
+			}, func(b content.Blob) (content.Blob, error) { return b, nil })
+			return err
 		})
 		if err != nil {
 			return err
@@ -123,14 +118,11 @@ func blobActiveVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var all []content.Status
-		for s, err := range content.Statuses(d, g.Namespace) {
-			if err != nil {
-				return err
-			}
-			if f.Match(filter.Ingest(s.Ref)) {
-				all = append(all, s)
-			}
+		all, err := filter.Select(f, content.Statuses(d, g.Namespace), func(s content.Status) filter.Fields {
+			return filter.Ingest(s.Ref)
+		}, func(s content.Status) (content.Status, error) { return s, nil })
+		if err != nil {
+			return err
 		}
 		slices.SortFunc(all, func(a, b content.Status) int { return strings.Compare(a.Ref, b.Ref) })
 		return table.PrintAll(all)

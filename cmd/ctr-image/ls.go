@@ -54,15 +54,10 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		}
 		var all []listed
 		err = d.View(cmd.Context(), func(tx *state.Tx) error {
-			for img, err := range image.All(tx, g.Namespace) {
-				if err != nil {
-					return err
-				}
-				if f.Match(filter.Image(img.Name, img.Target, img.Labels)) {
-					all = append(all, list(d, img))
-				}
-			}
-			return nil
+			all, err = filter.Select(f, image.All(tx, g.Namespace), func(img image.Image) filter.Fields {
+				return filter.Image(img.Name, img.Target, img.Labels)
+			}, func(img image.Image) (listed, error) { return list(d, img), nil })
+			return err
 		})
 		if err != nil {
 			return err

@@ -66,21 +66,13 @@ func leaseLsVerb(g *cli.Global) *cobra.Command {
 		}
 		var all []held
 		err = d.View(cmd.Context(), func(tx *state.Tx) error {
-			all = nil
-			for l, err := range lease.All(tx, g.Namespace) {
-				if err != nil {
-					return err
-				}
-				if !f.Match(filter.Lease(l.ID, l.Labels)) {
-					continue
-				}
+			all, err = filter.Select(f, lease.All(tx, g.Namespace), func(l lease.Record) filter.Fields {
+				return filter.Lease(l.ID, l.Labels)
+			}, func(l lease.Record) (held, error) {
 				has, err := l.Resources(tx, g.Namespace)
-				if err != nil {
-					return err
-				}
-				all = append(all, held{l, len(has)})
-			}
-			return nil
+				return held{l, len(has)}, err
+			})
+			return err
 		})
 		if err != nil {
 			return err

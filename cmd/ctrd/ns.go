@@ -64,21 +64,13 @@ func nsLsVerb(g *cli.Global) *cobra.Command {
 		}
 		var all []space
 		err = d.View(cmd.Context(), func(tx *state.Tx) error {
-			all = nil
-			for n, err := range namespace.All(tx) {
-				if err != nil {
-					return err
-				}
-				if !f.Match(filter.Namespace(n.Name, n.Labels)) {
-					continue
-				}
+			all, err = filter.Select(f, namespace.All(tx), func(n namespace.Namespace) filter.Fields {
+				return filter.Namespace(n.Name, n.Labels)
+			}, func(n namespace.Namespace) (space, error) {
 				has, err := namespace.Contents(tx, n.Name)
-				if err != nil {
-					return err
-				}
-				all = append(all, space{n, has})
-			}
-			return nil
+				return space{n, has}, err
+			})
+			return err
 		})
 		if err != nil {
 			return err

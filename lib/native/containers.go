@@ -72,21 +72,11 @@ func (c containerService) list(ctx context.Context, filters []string) (all []*co
 	if err != nil {
 		return nil, err
 	}
-	err = c.s.view(ctx, func(tx *state.Tx, ns string) error {
-		for one, err := range container.All(tx, ns) {
-			if err != nil {
-				return err
-			}
-			if !f.Match(filter.Container(one.ID, one.Image, one.Runtime.Name, one.Labels)) {
-				continue
-			}
-			m, err := containerMessage(tx, ns, one)
-			if err != nil {
-				return err
-			}
-			all = append(all, m)
-		}
-		return nil
+	err = c.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
+		all, err = filter.Select(f, container.All(tx, ns), func(one container.Container) filter.Fields {
+			return filter.Container(one.ID, one.Image, one.Runtime.Name, one.Labels)
+		}, func(one container.Container) (*containersapi.Container, error) { return containerMessage(tx, ns, one) })
+		return err
 	})
 	return all, err
 }

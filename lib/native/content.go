@@ -19,10 +19,8 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 )
 
-const (
-	listBlock = 100     // blobs in a message of a list
-	readBlock = 1 << 20 // bytes in a message of a read
-)
+// readBlock is how many bytes a message of a read has at most.
+const readBlock = 1 << 20
 
 type contentService struct {
 	contentapi.UnimplementedContentServer
@@ -70,23 +68,18 @@ func (c contentService) List(r *contentapi.ListContentRequest, stream contentapi
 		return err
 	}
 	var all []*contentapi.Info
-	err = c.s.view(stream.Context(), func(tx *state.Tx, ns string) error {
-		for b, err := range content.All(tx, ns) {
-			if err != nil {
-				return err
-			}
-			if f.Match(filter.Content(b.Digest.String(), b.Size, b.Labels)) {
-				all = append(all, blobMessage(b))
-			}
-		}
-		return nil
+	err = c.s.view(stream.Context(), func(tx *state.Tx, ns string) (err error) {
+		all, err = filter.Select(f, content.All(tx, ns), func(b content.Blob) filter.Fields {
+			return filter.Content(b.Digest.String(), b.Size, b.Labels)
+		}, sure(blobMessage))
+		return err
 	})
-	for err == nil && len(all) > 0 {
-		n := min(len(all), listBlock)
-		err = stream.Send(&contentapi.ListContentResponse{Info: all[:n]})
-		all = all[n:]
+	if err != nil {
+		return err
 	}
-	return err
+	return inBlocks(all, func(some []*contentapi.Info) error {
+		return stream.Send(&contentapi.ListContentResponse{Info: some})
+	})
 }
 
 // Delete removes a namespace's record of a blob. Its file goes with a collection.
@@ -158,16 +151,13 @@ func (c contentService) ListStatuses(ctx context.Context, r *contentapi.ListStat
 	if err != nil {
 		return nil, err
 	}
-	answer := &contentapi.ListStatusesResponse{}
-	for st, err := range content.Statuses(c.s.d, ns) {
-		if err != nil {
-			return nil, err
-		}
-		if f.Match(filter.Ingest(st.Ref)) {
-			answer.Statuses = append(answer.Statuses, statusMessage(st))
-		}
+	all, err := filter.Select(f, content.Statuses(c.s.d, ns), func(st content.Status) filter.Fields {
+		return filter.Ingest(st.Ref)
+	}, sure(statusMessage))
+	if err != nil {
+		return nil, err
 	}
-	return answer, nil
+	return &contentapi.ListStatusesResponse{Statuses: all}, nil
 }
 
 // Abort throws an ingest away.

@@ -43,16 +43,11 @@ func (i imageService) List(ctx context.Context, r *imagesapi.ListImagesRequest) 
 		return nil, err
 	}
 	answer := &imagesapi.ListImagesResponse{}
-	err = i.s.view(ctx, func(tx *state.Tx, ns string) error {
-		for one, err := range image.All(tx, ns) {
-			if err != nil {
-				return err
-			}
-			if f.Match(filter.Image(one.Name, one.Target, one.Labels)) {
-				answer.Images = append(answer.Images, imageMessage(one))
-			}
-		}
-		return nil
+	err = i.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
+		answer.Images, err = filter.Select(f, image.All(tx, ns), func(one image.Image) filter.Fields {
+			return filter.Image(one.Name, one.Target, one.Labels)
+		}, sure(imageMessage))
+		return err
 	})
 	return answer, err
 }

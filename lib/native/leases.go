@@ -48,16 +48,11 @@ func (l leaseService) List(ctx context.Context, r *leasesapi.ListRequest) (*leas
 		return nil, err
 	}
 	answer := &leasesapi.ListResponse{}
-	err = l.s.view(ctx, func(tx *state.Tx, ns string) error {
-		for one, err := range leases.All(tx, ns) {
-			if err != nil {
-				return err
-			}
-			if f.Match(filter.Lease(one.ID, one.Labels)) {
-				answer.Leases = append(answer.Leases, leaseMessage(one))
-			}
-		}
-		return nil
+	err = l.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
+		answer.Leases, err = filter.Select(f, leases.All(tx, ns), func(one leases.Record) filter.Fields {
+			return filter.Lease(one.ID, one.Labels)
+		}, sure(leaseMessage))
+		return err
 	})
 	return answer, err
 }

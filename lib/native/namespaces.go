@@ -38,16 +38,11 @@ func (n namespaceService) List(ctx context.Context, r *namespacesapi.ListNamespa
 		return nil, err
 	}
 	answer := &namespacesapi.ListNamespacesResponse{}
-	err = n.s.d.View(ctx, func(tx *state.Tx) error {
-		for one, err := range spaces.All(tx) {
-			if err != nil {
-				return err
-			}
-			if f.Match(filter.Namespace(one.Name, one.Labels)) {
-				answer.Namespaces = append(answer.Namespaces, namespaceMessage(one))
-			}
-		}
-		return nil
+	err = n.s.d.View(ctx, func(tx *state.Tx) (err error) {
+		answer.Namespaces, err = filter.Select(f, spaces.All(tx), func(one spaces.Namespace) filter.Fields {
+			return filter.Namespace(one.Name, one.Labels)
+		}, sure(namespaceMessage))
+		return err
 	})
 	return answer, err
 }

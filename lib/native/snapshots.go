@@ -238,23 +238,18 @@ func (s snapshotService) List(r *snapshotsapi.ListSnapshotsRequest, stream snaps
 		return err
 	}
 	var all []*snapshotsapi.Info
-	err = s.s.view(stream.Context(), func(tx *state.Tx, ns string) error {
-		for one, err := range sn.All(tx, ns) {
-			if err != nil {
-				return err
-			}
-			if f.Match(filter.Snapshot(string(one.Kind), one.Key, one.Parent, one.Labels)) {
-				all = append(all, snapshotMessage(one))
-			}
-		}
-		return nil
+	err = s.s.view(stream.Context(), func(tx *state.Tx, ns string) (err error) {
+		all, err = filter.Select(f, sn.All(tx, ns), func(one snapshot.Info) filter.Fields {
+			return filter.Snapshot(string(one.Kind), one.Key, one.Parent, one.Labels)
+		}, sure(snapshotMessage))
+		return err
 	})
-	for err == nil && len(all) > 0 {
-		n := min(len(all), listBlock)
-		err = stream.Send(&snapshotsapi.ListSnapshotsResponse{Info: all[:n]})
-		all = all[n:]
+	if err != nil {
+		return err
 	}
-	return err
+	return inBlocks(all, func(some []*snapshotsapi.Info) error {
+		return stream.Send(&snapshotsapi.ListSnapshotsResponse{Info: some})
+	})
 }
 
 // Usage tells what a snapshot occupies by itself.
