@@ -203,27 +203,18 @@ func blobRmVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		removed := false
-		failed := cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+		removed, err := cli.Remove(cli.Operands(args, os.Stdin), force, func(name string) error {
 			b, err := findBlob(cmd.Context(), d, g.Namespace, name)
 			if err == nil || errdefs.IsDataLoss(err) {
 				err = gc.RemoveBlob(cmd.Context(), d, g.Namespace, b.Digest)
 			}
-			if force && errdefs.IsNotFound(err) {
-				return nil
-			}
-			removed = removed || err == nil
 			return err
 		})
 		if !removed {
-			return failed
-		}
-		if _, err := gc.Collect(cmd.Context(), d); err != nil && failed == nil {
 			return err
-		} else if err != nil {
-			cli.Warn(err)
 		}
-		return failed
+		_, collected := gc.Collect(cmd.Context(), d)
+		return cli.After(err, collected)
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a blob that is not here is no failure")
 	return cmd

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -84,13 +83,10 @@ func unmountVerb(g *cli.Global) *cobra.Command {
 		if lazy {
 			flags = unix.MNT_DETACH
 		}
-		return cli.Each(cli.Operands(args, os.Stdin), func(dir string) error {
-			err := task.UnmountImage(cmd.Context(), d, g.Namespace, dir, flags)
-			if force && errdefs.IsNotFound(err) {
-				return nil
-			}
-			return err
+		_, err = cli.Remove(cli.Operands(args, os.Stdin), force, func(dir string) error {
+			return task.UnmountImage(cmd.Context(), d, g.Namespace, dir, flags)
 		})
+		return err
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a directory where no image is mounted is no failure")
 	cmd.Flags().BoolVarP(&lazy, "lazy", "l", false, "unmount at once, for others when they are done")

@@ -5,7 +5,6 @@ package main
 import (
 	"os"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
@@ -31,24 +30,15 @@ func rmVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		removed := false
-		failed := cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-			err := d.Update(cmd.Context(), nil, func(tx *state.Tx) error { return remove(tx, g.Namespace, name) })
-			if force && errdefs.IsNotFound(err) {
-				return nil
-			}
-			removed = removed || err == nil
-			return err
+		removed, err := cli.Remove(cli.Operands(args, os.Stdin), force, func(name string) error {
+			return d.Update(cmd.Context(), nil, func(tx *state.Tx) error { return remove(tx, g.Namespace, name) })
 		})
 		// Also after a run that was killed between the two there is something to collect.
-		if removed || force {
-			if _, err := gc.Run(cmd.Context(), d, gc.Options{Damaged: cli.Warn}); err != nil && failed == nil {
-				return err
-			} else if err != nil {
-				cli.Warn(err)
-			}
+		if !removed && !force {
+			return err
 		}
-		return failed
+		_, collected := gc.Run(cmd.Context(), d, gc.Options{Damaged: cli.Warn})
+		return cli.After(err, collected)
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "an image that is not here is no failure")
 	return cmd

@@ -5,7 +5,6 @@ package main
 import (
 	"os"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
@@ -28,16 +27,14 @@ func rmVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
+		_, err = cli.Remove(cli.Operands(args, os.Stdin), force, func(name string) error {
 			s, err := find(cmd.Context(), d, sn, g.Namespace, name)
-			if err == nil {
-				err = sn.Delete(cmd.Context(), d, g.Namespace, s.Key, usedBy(sn, g.Namespace))
+			if err != nil {
+				return err
 			}
-			if force && errdefs.IsNotFound(err) {
-				return nil
-			}
-			return err
+			return sn.Delete(cmd.Context(), d, g.Namespace, s.Key, usedBy(sn, g.Namespace))
 		})
+		return err
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a snapshot that is not here is no failure")
 	return cmd

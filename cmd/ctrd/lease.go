@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -160,24 +159,14 @@ func leaseRmVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		removed := false
-		failed := cli.Each(cli.Operands(args, os.Stdin), func(id string) error {
-			err := d.Update(cmd.Context(), nil, func(tx *state.Tx) error { return lease.Remove(tx, g.Namespace, id) })
-			if force && errdefs.IsNotFound(err) {
-				return nil
-			}
-			removed = removed || err == nil
-			return err
+		removed, err := cli.Remove(cli.Operands(args, os.Stdin), force, func(id string) error {
+			return d.Update(cmd.Context(), nil, func(tx *state.Tx) error { return lease.Remove(tx, g.Namespace, id) })
 		})
 		if !removed {
-			return failed
-		}
-		if _, err := gc.Run(cmd.Context(), d, gc.Options{Damaged: cli.Warn}); err != nil && failed == nil {
 			return err
-		} else if err != nil {
-			cli.Warn(err)
 		}
-		return failed
+		_, collected := gc.Run(cmd.Context(), d, gc.Options{Damaged: cli.Warn})
+		return cli.After(err, collected)
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a lease that is not there is no failure")
 	return cmd

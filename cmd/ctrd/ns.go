@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
@@ -149,13 +148,10 @@ func nsRmVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-			err := d.Update(cmd.Context(), nil, func(tx *state.Tx) error { return namespace.Remove(tx, name) })
-			if force && errdefs.IsNotFound(err) {
-				return nil
-			}
-			return err
+		_, err = cli.Remove(cli.Operands(args, os.Stdin), force, func(name string) error {
+			return d.Update(cmd.Context(), nil, func(tx *state.Tx) error { return namespace.Remove(tx, name) })
 		})
+		return err
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "a namespace that is not there is no failure")
 	return cmd

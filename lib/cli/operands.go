@@ -112,3 +112,30 @@ func Each(operands iter.Seq2[string, error], fn func(name string) error) error {
 	}
 	return &statusError{status: status, kind: true}
 }
+
+// Remove is Each for a verb that removes things, and tells whether any was removed. With force, one that is not there
+// ([errdefs.ErrNotFound]) is no failure.
+func Remove(operands iter.Seq2[string, error], force bool, remove func(name string) error) (removed bool, err error) {
+	err = Each(operands, func(name string) error {
+		err := remove(name)
+		if force && errdefs.IsNotFound(err) {
+			return nil
+		}
+		removed = removed || err == nil
+		return err
+	})
+	return removed, err
+}
+
+// After gives the failure of a verb that has removed things and then collected what nothing needs any more. What the
+// collection says is a warning beside a failure of the removals.
+func After(failed, collected error) error {
+	switch {
+	case collected == nil:
+		return failed
+	case failed == nil:
+		return collected
+	}
+	Warn(collected)
+	return failed
+}
