@@ -10,6 +10,7 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/commit"
 	"ctrd.dev/ctrd/lib/diff"
+	"ctrd.dev/ctrd/lib/image"
 )
 
 func commitVerb(g *cli.Global) *cobra.Command {
@@ -64,7 +65,7 @@ func commitVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Println(withDigest(img))
+		_, err = fmt.Println(image.Pin(img.Name, img.Target.Digest))
 		return err
 	})
 	f := cmd.Flags()

@@ -59,15 +59,11 @@ func historyVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		err = cli.Each(cli.Operands(args, os.Stdin), func(name string) error {
-			i, err := inspect(cmd.Context(), d, g.Namespace, name, want)
+			img, m, err := resolve(cmd.Context(), d, g.Namespace, name, want)
 			if err != nil {
 				return err
 			}
-			m, err := image.Resolve(d, i.Target, want)
-			if err != nil {
-				return err
-			}
-			for _, s := range steps(i.Name, m) {
+			for _, s := range steps(img.Name, m) {
 				if err := p.Add(s); err != nil {
 					return err
 				}

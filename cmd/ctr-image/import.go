@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -87,7 +86,7 @@ func importVerb(g *cli.Global) *cobra.Command {
 				return archiveStatus(fmt.Errorf("import %s: %w", name, err))
 			}
 			for _, img := range all {
-				if _, err := fmt.Println(withDigest(img)); err != nil {
+				if _, err := fmt.Println(image.Pin(img.Name, img.Target.Digest)); err != nil {
 					return err
 				}
 			}
@@ -178,12 +177,4 @@ func archiveStatus(err error) error {
 		return cli.WithStatus(err, cli.ExitOther)
 	}
 	return err
-}
-
-// withDigest is what is printed of an image that was brought in: its name and exactly what the name stands for now.
-func withDigest(img image.Image) string {
-	if strings.HasSuffix(img.Name, "@"+img.Target.Digest.String()) {
-		return img.Name
-	}
-	return img.Name + "@" + img.Target.Digest.String()
 }

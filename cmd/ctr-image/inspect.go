@@ -69,18 +69,27 @@ func onePlatform(cmd *cobra.Command, platform *string) {
 }
 
 func inspect(ctx context.Context, d *state.Dir, ns, name string, platform ocispec.Platform) (i inspection, err error) {
-	err = d.View(ctx, func(tx *state.Tx) error {
-		i.Image, err = image.Find(tx, ns, name)
-		return err
-	})
+	img, m, err := resolve(ctx, d, ns, name, platform)
 	if err != nil {
 		return i, err
 	}
-	m, err := image.Resolve(d, i.Target, platform)
-	if err != nil {
-		return i, fmt.Errorf("%s: %w", i.Name, err)
-	}
+	i.Image = img
 	i.Namespace, i.Platform, i.Descriptor, i.Manifest = ns, m.Platform(), m.Descriptor, m.Manifest
 	i.Config, i.ChainIDs, i.Size = m.RawConfig, m.ChainIDs, m.Size()
 	return i, nil
+}
+
+// resolve finds an image and reads what it is on a platform.
+func resolve(ctx context.Context, d *state.Dir, ns, name string, platform ocispec.Platform) (img image.Image, m image.Manifest, err error) {
+	err = d.View(ctx, func(tx *state.Tx) error {
+		img, err = image.Find(tx, ns, name)
+		return err
+	})
+	if err != nil {
+		return img, m, err
+	}
+	if m, err = image.Resolve(d, img.Target, platform); err != nil {
+		return img, m, fmt.Errorf("%s: %w", img.Name, err)
+	}
+	return img, m, nil
 }

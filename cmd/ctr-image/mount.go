@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -11,7 +10,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/image"
-	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
 )
 
@@ -42,17 +40,9 @@ func mountVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var img image.Image
-		err = d.View(cmd.Context(), func(tx *state.Tx) error {
-			img, err = image.Find(tx, g.Namespace, name)
-			return err
-		})
+		img, m, err := resolve(cmd.Context(), d, g.Namespace, name, want)
 		if err != nil {
 			return err
-		}
-		m, err := image.Resolve(d, img.Target, want)
-		if err != nil {
-			return fmt.Errorf("%s: %w", img.Name, err)
 		}
 		return task.MountImage(cmd.Context(), d, g.Namespace, img.Name, m, args[1], write)
 	})

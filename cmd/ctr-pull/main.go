@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -159,7 +158,7 @@ func (o options) print(img image.Image) error {
 	if o.json {
 		return json.NewEncoder(os.Stdout).Encode(img)
 	}
-	_, err := fmt.Println(withDigest(img))
+	_, err := fmt.Println(image.Pin(img.Name, img.Target.Digest))
 	return err
 }
 
@@ -185,12 +184,4 @@ func withStatus(err error) error {
 		return cli.WithStatus(err, cli.ExitRegistry)
 	}
 	return err
-}
-
-// withDigest is what is printed of an image: its name and exactly what the name stands for now.
-func withDigest(img image.Image) string {
-	if strings.HasSuffix(img.Name, "@"+img.Target.Digest.String()) {
-		return img.Name
-	}
-	return img.Name + "@" + img.Target.Digest.String()
 }

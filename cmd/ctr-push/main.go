@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -152,10 +151,6 @@ func (o options) print(res push.Result) error {
 	if o.json {
 		return json.NewEncoder(os.Stdout).Encode(res)
 	}
-	name := res.Name
-	if suffix := "@" + res.Target.Digest.String(); !strings.HasSuffix(name, suffix) {
-		name += suffix
-	}
-	_, err := fmt.Println(name)
+	_, err := fmt.Println(image.Pin(res.Name, res.Target.Digest))
 	return err
 }

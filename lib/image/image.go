@@ -27,6 +27,14 @@ type Image struct {
 	Updated time.Time          `json:"updated"`
 }
 
+// Pin is a name with exactly what it stands for: NAME@DIGEST. A name that ends so stays as it is.
+func Pin(name string, d digest.Digest) string {
+	if strings.HasSuffix(name, "@"+d.String()) {
+		return name
+	}
+	return name + "@" + d.String()
+}
+
 var records = state.Table[Image]{Name: "images"}
 
 // Get reads the record with exactly this name; see Find for what a user typed.

@@ -193,17 +193,21 @@ func (s snapshotService) Remove(ctx context.Context, r *snapshotsapi.RemoveSnaps
 	return &emptypb.Empty{}, nil
 }
 
-// Stat tells of one snapshot.
-func (s snapshotService) Stat(ctx context.Context, r *snapshotsapi.StatSnapshotRequest) (*snapshotsapi.StatSnapshotResponse, error) {
-	sn, err := snapshotter(r.Snapshotter)
-	if err != nil {
-		return nil, err
+// get finds the snapshotter and the snapshot that a request names.
+func (s snapshotService) get(ctx context.Context, name, key string) (sn *snapshot.Snapshotter, one snapshot.Info, err error) {
+	if sn, err = snapshotter(name); err != nil {
+		return nil, one, err
 	}
-	var one snapshot.Info
 	err = s.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		one, err = sn.Get(tx, ns, r.Key)
+		one, err = sn.Get(tx, ns, key)
 		return err
 	})
+	return sn, one, err
+}
+
+// Stat tells of one snapshot.
+func (s snapshotService) Stat(ctx context.Context, r *snapshotsapi.StatSnapshotRequest) (*snapshotsapi.StatSnapshotResponse, error) {
+	_, one, err := s.get(ctx, r.Snapshotter, r.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -254,15 +258,7 @@ func (s snapshotService) List(r *snapshotsapi.ListSnapshotsRequest, stream snaps
 
 // Usage tells what a snapshot occupies by itself.
 func (s snapshotService) Usage(ctx context.Context, r *snapshotsapi.UsageRequest) (*snapshotsapi.UsageResponse, error) {
-	sn, err := snapshotter(r.Snapshotter)
-	if err != nil {
-		return nil, err
-	}
-	var one snapshot.Info
-	err = s.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		one, err = sn.Get(tx, ns, r.Key)
-		return err
-	})
+	sn, one, err := s.get(ctx, r.Snapshotter, r.Key)
 	if err != nil {
 		return nil, err
 	}
