@@ -57,11 +57,7 @@ func (t *Task) Forget(ctx context.Context) error {
 }
 
 func (t *Task) removeFiles(ctx context.Context, l *lock.Lock) error {
-	update := t.d.Update
-	if t.Container.Transient {
-		update = t.d.UpdateRun
-	}
-	err := update(ctx, l, func(tx *state.Tx) error { return container.Remove(tx, t.Namespace, t.ID()) })
+	err := t.commit(ctx, l, func(tx *state.Tx) error { return container.Remove(tx, t.Namespace, t.ID()) })
 	if err != nil {
 		return err
 	}

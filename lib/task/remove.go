@@ -128,11 +128,7 @@ func (e *RunningError) Hint() string {
 // files, into the trash.
 func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) error {
 	var drop []snapshot.ID
-	update := t.d.Update
-	if t.Container.Transient {
-		update = t.d.UpdateRun
-	}
-	err := update(ctx, l, func(tx *state.Tx) error {
+	err := t.commit(ctx, l, func(tx *state.Tx) error {
 		drop = nil
 		if v.State == taskdir.Stopped {
 			tx.Emit(t.Namespace, event.TaskDelete{

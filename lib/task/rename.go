@@ -53,11 +53,7 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 	if err := t.notMounted(ctx); err != nil {
 		return err
 	}
-	update := t.d.Update
-	if t.Container.Transient {
-		update = t.d.UpdateRun
-	}
-	err = update(ctx, l, func(tx *state.Tx) error {
+	err = t.commit(ctx, l, func(tx *state.Tx) error {
 		own, err := cgroupsPath(t.d, t.Namespace, t.Container)
 		if err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -95,17 +96,21 @@ func (t *Task) relabel(ctx context.Context, set map[string]string) error {
 	})
 }
 
+// commit is [state.Dir.Update] for the database that has the container's record.
+func (t *Task) commit(ctx context.Context, l *lock.Lock, fn func(*state.Tx) error) error {
+	if t.Container.Transient {
+		return t.d.UpdateRun(ctx, l, fn)
+	}
+	return t.d.Update(ctx, l, fn)
+}
+
 // change rewrites the container's record and spec under its lock, in one commit.
 func (t *Task) change(ctx context.Context, fn func(*container.Container, *specs.Spec) error) error {
 	l, err := t.lock(ctx)
 	if err != nil {
 		return err
 	}
-	update := t.d.Update
-	if t.Container.Transient {
-		update = t.d.UpdateRun
-	}
-	err = update(ctx, l, func(tx *state.Tx) error {
+	err = t.commit(ctx, l, func(tx *state.Tx) error {
 		s, err := container.Spec(tx, t.Namespace, t.ID())
 		if err != nil {
 			return err
