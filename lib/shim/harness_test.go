@@ -186,10 +186,11 @@ func (k *task) tryServe() error {
 	k.shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	must(k, k.shim.Start())
 	w.Close()
-	k.gone = make(chan struct{})
+	shim, gone := k.shim, make(chan struct{}) // a test may start another one
+	k.gone = gone
 	go func() {
-		k.shim.Wait()
-		close(k.gone)
+		shim.Wait()
+		close(gone)
 	}()
 	answer, err := io.ReadAll(r)
 	must(k, err)
