@@ -72,6 +72,8 @@ func TestEngineThatHangs(t *testing.T) {
 	if n, _ := r.Read(make([]byte, 1)); n != 0 {
 		t.Error("it says something")
 	} // the end: nobody has the pipe open any more
+	s.mu.Lock() // until it is forgotten, too
+	defer s.mu.Unlock()
 	if len(s.helpers) != 0 {
 		t.Error("it is not reaped")
 	}
