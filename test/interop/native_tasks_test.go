@@ -349,8 +349,7 @@ func TestNativeTaskEvents(t *testing.T) {
 	n, out := withOurTasks(t), new(output)
 	subscribed, cancel := context.WithCancel(n.ctx)
 	defer cancel()
-	envelopes, errs := n.client.EventService().Subscribe(subscribed, `topic~="^/tasks/"`)
-	time.Sleep(100 * time.Millisecond) // Subscribe returns before the server has answered
+	envelopes, errs := n.subscribe(t, subscribed, `topic~="^/tasks/"`)
 
 	bad := n.container(t, "bad", []string{"/no/such/program"})
 	if _, err := bad.NewTask(n.ctx, cio.NullIO, containerd.WithRootFS(n.rootfs(t, "bad"))); err == nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/content/testsuite"
+	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -272,19 +273,47 @@ func TestNativeContainers(t *testing.T) {
 	}
 }
 
+// subscribe subscribes to events, and returns when the server tells them: Subscribe returns before that.
+func (n *native) subscribe(t *testing.T, ctx context.Context, filter string) (<-chan *events.Envelope, <-chan error) {
+	t.Helper()
+	const asked, last = "/asked/ready", "/asked/last"
+	envelopes, errs := n.client.EventService().Subscribe(ctx, filter, `topic~="^/asked/"`)
+	publish := func(topic string) {
+		if err := n.client.EventService().Publish(ctx, topic, &specs.Spec{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(asked)
+	told := false // it does, and what has been asked so far is followed by last
+	for end := time.Now().Add(patience); ; {
+		select {
+		case e := <-envelopes:
+			switch {
+			case e.Topic == last:
+				return envelopes, errs
+			case !told:
+				publish(last)
+				told = true
+			}
+		case err := <-errs:
+			t.Fatal(err)
+		case <-time.After(10 * time.Millisecond):
+			switch {
+			case time.Now().After(end):
+				t.Fatal("the server tells no events")
+			case !told:
+				publish(asked)
+			}
+		}
+	}
+}
+
 // TestNativeEvents: a subscriber sees what commands and clients do, in order, once each.
 func TestNativeEvents(t *testing.T) {
 	n := withNative(t)
 	ctx, cancel := context.WithTimeout(in("default"), patience)
 	defer cancel()
-	envelopes, errs := n.client.EventService().Subscribe(ctx, `topic~="^/(images|own)/"`)
-	until(t, "subscribed", func() error { // Subscribe returns before the server has answered
-		if !strings.Contains(n.log.String(), "serving") {
-			return errors.New("not yet")
-		}
-		return nil
-	})
-	time.Sleep(100 * time.Millisecond)
+	envelopes, errs := n.subscribe(t, ctx, `topic~="^/(images|own)/"`)
 	n.Must(t, "ctr-pull", "-q", busybox)
 	n.Must(t, "ctr-image", "tag", busybox, "other:1")
 	if err := n.client.EventService().Publish(ctx, "/own/topic", &specs.Spec{Version: "1"}); err != nil {
