@@ -147,7 +147,7 @@ func (s taskService) List(ctx context.Context, _ *tasksapi.ListTasksRequest) (*t
 	if err != nil {
 		return nil, err
 	}
-	all, err := task.States(ctx, s.s.d, ns)
+	all, err := task.States(ctx, s.s.d, ns, func(string) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -259,13 +259,13 @@ func (s taskService) Metrics(ctx context.Context, r *tasksapi.MetricsRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	all, err := task.States(ctx, s.s.d, ns)
+	all, err := task.States(ctx, s.s.d, ns, func(id string) bool { return f.Match(taskFields(ns, id)) })
 	if err != nil {
 		return nil, err
 	}
 	answer := &tasksapi.MetricsResponse{}
 	for _, p := range all {
-		if p.Status == taskapi.StatusStopped || !f.Match(taskFields(ns, p.ContainerID)) {
+		if p.Status == taskapi.StatusStopped {
 			continue
 		}
 		err := s.on(ctx, p.ContainerID, func(t *task.Task) error {

@@ -127,6 +127,11 @@ func (t *Task) State(ctx context.Context, execID string) (ProcessState, error) {
 	if err != nil {
 		return ProcessState{}, err
 	}
+	return t.stateOf(ctx, v, execID)
+}
+
+// stateOf is State of a task that has just been looked at.
+func (t *Task) stateOf(ctx context.Context, v taskdir.View, execID string) (ProcessState, error) {
 	if v.State == taskdir.None || v.State == taskdir.Creating {
 		return ProcessState{}, t.noTask()
 	}
@@ -154,15 +159,18 @@ func (t *Task) initState(v taskdir.View) ProcessState {
 	return s
 }
 
-// States lists the tasks of a namespace by container, see [Task.State].
-func States(ctx context.Context, d *state.Dir, ns string) (all []ProcessState, err error) {
+// States lists those tasks of a namespace whose containers are wanted, by container; see [Task.State]. The others are not
+// looked at.
+func States(ctx context.Context, d *state.Dir, ns string, want func(id string) bool) (all []ProcessState, err error) {
 	var tasks []*Task
 	err = d.View(ctx, func(tx *state.Tx) error {
 		for c, err := range container.All(tx, ns) {
 			if err != nil {
 				return err
 			}
-			tasks = append(tasks, &Task{Container: c, Namespace: ns, d: d})
+			if want(c.ID) {
+				tasks = append(tasks, &Task{Container: c, Namespace: ns, d: d})
+			}
 		}
 		return nil
 	})

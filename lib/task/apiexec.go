@@ -135,7 +135,7 @@ func (t *Task) waitExec(ctx context.Context, id string) (taskdir.Exit, error) {
 		if err != nil {
 			return taskdir.Exit{}, err
 		}
-		s, err := t.State(ctx, id)
+		s, err := t.stateOf(ctx, v, id)
 		if err != nil {
 			return taskdir.Exit{}, err
 		}
