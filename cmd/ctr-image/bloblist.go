@@ -104,7 +104,7 @@ func blobActiveVerb(g *cli.Global) *cobra.Command {
 	}}
 	cmd := cli.New("active [OPTION]...", "list blobs that are being written", cli.About{
 		Long: "Lists the refs of the namespace under which blobs are being written or have been written in part, by ctr-image blob put " +
-			"and by clients of containerd's API. What a pull has on its way is not of a namespace: ctr-pull --watch shows that.\n\n" +
+			"and by clients of containerd's API. What a pull has on its way is of no namespace, and not listed.\n\n" +
 			cli.FilterHelp(filter.IngestFields),
 		Stdout:   "a ref a line",
 		Examples: []cli.Example{{Note: "throw away all that is unfinished", Text: "ctr-image blob active -q | ctr-image blob abort -"}},
