@@ -57,6 +57,9 @@ func (t *Task) killPast(sig unix.Signal, all bool, cause error) error {
 	if err != nil || v.Init.PID == 0 {
 		return errors.Join(cause, err)
 	}
+	if v.State == taskdir.Stopped { // its shim would have said so, and has ended meanwhile
+		return fmt.Errorf("container %q has ended: %w", t.ID(), errdefs.ErrNotFound)
+	}
 	if all && sig == unix.SIGKILL {
 		return cgroup.Kill(t.cgroup(v))
 	}
