@@ -23,7 +23,7 @@ var floors = []struct {
 	{"tools", []string{"cgroup", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "progress", "reference", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"container", "content", "event", "image", "lease", "namespace", "snapshot", "state"}},
 	{"deeds", []string{"account", "archive", "commit", "fsck", "gc", "prune", "pull", "push", "task"}},
-	{"doors", []string{"cli", "native"}},
+	{"doors", []string{"cli", "cri", "native"}},
 }
 
 // toolsThatPublish may import the event journal: the supervisor writes what it sees.
@@ -39,10 +39,10 @@ var only = map[string][]string{
 	"github.com/containerd/go-runc":           {"engine"},
 	"github.com/coreos/go-systemd/v22/dbus":   {"cgroup"}, // lib/cgroup/scope
 	"github.com/godbus/":                      {"cgroup"},
-	"google.golang.org/grpc/":                 {"native"},
+	"google.golang.org/grpc/":                 {"cri", "native"},
 	"github.com/containerd/ttrpc":             {},
 	"github.com/containerd/containerd/":       {"native"},
-	"k8s.io/":                                 {},
+	"k8s.io/":                                 {"cri"},
 	"github.com/spf13/cobra":                  {"cli"},
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,8 +28,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/cri"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/native"
+	"ctrd.dev/ctrd/lib/state"
 )
 
 // drainFor is how long calls that are under way may take to end after a signal.
@@ -36,6 +40,7 @@ const drainFor = 10 * time.Second
 type server struct {
 	g        *cli.Global
 	address  string
+	cri      string
 	group    string
 	idle     time.Duration
 	logLevel string
@@ -43,11 +48,12 @@ type server struct {
 
 func serveVerb(g *cli.Global) *cobra.Command {
 	s := &server{g: g}
-	cmd := cli.New("serve [OPTION]...", "serve containerd's API on a socket", cli.About{
+	cmd := cli.New("serve [OPTION]...", "serve containerd's API and the CRI on sockets", cli.About{
 		Long: "Serves the API of containerd, so that ctr, nerdctl and containerd's Go client work with what is in the state " +
-			"directory. It keeps nothing that is not in that directory: containers run on when it ends, and every command works " +
-			"beside it. The socket comes from systemd (ctrd.socket), which starts it with the first connection; it ends when there has " +
-			"been no call for a while, and the next connection starts it again. Without systemd it makes the socket itself and stays.\n\n" +
+			"directory, and on a socket of its own the Kubernetes CRI, for the kubelet and crictl. The first socket has the CRI as well. " +
+			"It keeps nothing that is not in that directory: containers run on when it ends, and every command works " +
+			"beside it. The sockets come from systemd (ctrd.socket), which starts it with the first connection; it ends when there has " +
+			"been no call for a while, and the next connection starts it again. Without systemd it makes the sockets itself and stays.\n\n" +
 			"Root, its own user and the group that owns the socket may connect. A stream, a wait and a subscription are calls as long " +
 			"as they are open; a connection without a call is closed in a way that has its client connect again.\n\n" +
 			"SIGTERM and SIGINT let the calls that are under way end, for 10 seconds. Waits and subscriptions are ended at once, with the " +
@@ -63,6 +69,7 @@ func serveVerb(g *cli.Global) *cobra.Command {
 	}, func(cmd *cobra.Command, _ []string) error { return s.run(cmd) })
 	f := cmd.Flags()
 	f.StringVarP(&s.address, "address", "a", "", "listen on the socket `PATH` where systemd gives none (default: ctrd.sock in the state directory)")
+	f.StringVar(&s.cri, "cri-address", "", "serve the CRI on the socket `PATH` where systemd gives none (default: cri.sock in the state directory)")
 	f.StringVar(&s.group, "group", "ctrd", "let members of `GROUP` connect to a socket that it makes, if there is such a group")
 	f.DurationVar(&s.idle, "idle-timeout", time.Minute, "end when there has been no call for this `TIME`; 0 is never, and so it is without systemd unless given")
 	f.StringVar(&s.logLevel, "log-level", "info", "say what is at least `LEVEL`: debug (each call), info, warn or error")
@@ -80,39 +87,68 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	listeners, err := given()
+	sockets, err := given()
 	if err != nil {
 		return err
 	}
-	activated := len(listeners) > 0
+	activated := len(sockets) > 0
 	if !activated {
-		l, held, err := makeSocket(cmp.Or(s.address, d.Run("ctrd.sock")), s.group)
-		if err != nil {
-			return err
+		for name, path := range map[string]string{"native": cmp.Or(s.address, d.Run("ctrd.sock")), "cri": cmp.Or(s.cri, d.Run("cri.sock"))} {
+			l, held, err := makeSocket(path, s.group)
+			if err != nil {
+				return err
+			}
+			defer held.Remove()
+			sockets = append(sockets, listener{name, l})
 		}
-		defer held.Remove()
-		listeners = []*net.UnixListener{l}
 	}
 	if !activated && !cmd.Flags().Changed("idle-timeout") {
 		s.idle = 0
 	}
-	srv := native.New(native.Options{Dir: d, Version: cli.Version, Log: log})
-	failed := make(chan error, len(listeners))
-	for _, l := range listeners {
-		go func() { failed <- srv.Serve(l) }()
-		log.Info("serving", "address", l.Addr().String(), "version", cli.Version, "pid", os.Getpid())
+	srv := newServers(d, log)
+	failed := make(chan error, len(sockets))
+	for _, l := range sockets {
+		go func() { failed <- srv[l.name].Serve(l.UnixListener) }()
+		log.Info("serving", "address", l.Addr().String(), "api", l.name, "version", cli.Version, "pid", os.Getpid())
 	}
 	notify(daemon.SdNotifyReady)
 	err = s.until(cmd.Context(), srv, failed, log)
 	notify(daemon.SdNotifyStopping)
 	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
 	defer cancel()
-	srv.Stop(ctx)
+	srv.stop(ctx)
 	return err
 }
 
+// servers are those of the kinds of sockets, by the names of the kinds.
+type servers map[string]*native.Server
+
+func newServers(d *state.Dir, log *slog.Logger) servers {
+	o := native.Options{Dir: d, Version: cli.Version, Log: log}
+	o.Also = cri.New(cri.Options{Dir: d, Version: cli.Version, Log: log}).Register
+	return servers{"native": native.New(o), "cri": native.Bare(o)}
+}
+
+// idle tells for how long none of them has had a call; 0 while one has.
+func (all servers) idle() time.Duration {
+	since := time.Duration(math.MaxInt64)
+	for _, s := range all {
+		since = min(since, s.Idle())
+	}
+	return since
+}
+
+// stop is native.Server.Stop of all of them at once.
+func (all servers) stop(ctx context.Context) {
+	var stops sync.WaitGroup
+	for _, s := range all {
+		stops.Go(func() { s.Stop(ctx) })
+	}
+	stops.Wait()
+}
+
 // until returns when the server is to end: on a signal, after idling, or when a listener fails.
-func (s *server) until(ctx context.Context, srv *native.Server, failed <-chan error, log *slog.Logger) error {
+func (s *server) until(ctx context.Context, srv servers, failed <-chan error, log *slog.Logger) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -138,10 +174,10 @@ func (s *server) until(ctx context.Context, srv *native.Server, failed <-chan er
 			log.Info("reloaded: there is nothing that ctrd reads again")
 			notify(daemon.SdNotifyReady)
 		case <-watchdog:
-			srv.Idle() // a server that hangs does not answer
+			srv.idle() // a server that hangs does not answer
 			notify(daemon.SdNotifyWatchdog)
 		case <-idle:
-			left := s.idle - srv.Idle()
+			left := s.idle - srv.idle()
 			if left <= 0 {
 				log.Info("ending: no call for a while", "idle-timeout", s.idle)
 				return nil
@@ -154,8 +190,14 @@ func (s *server) until(ctx context.Context, srv *native.Server, failed <-chan er
 // notify tells systemd, if that started this process.
 func notify(state string) { _, _ = daemon.SdNotify(false, state) }
 
+// listener is a socket, and the name of what is served on it.
+type listener struct {
+	name string
+	*net.UnixListener
+}
+
 // given has the sockets that systemd has opened (sd_listen_fds(3)).
-func given() (all []*net.UnixListener, err error) {
+func given() (all []listener, err error) {
 	for _, f := range activation.Files(true) {
 		l, err := socket(f)
 		if err != nil {
@@ -168,23 +210,27 @@ func given() (all []*net.UnixListener, err error) {
 }
 
 // socket checks the name that a socket has in its unit (FileDescriptorName=). One that was given none is taken for native.
-func socket(f *os.File) (*net.UnixListener, error) {
+func socket(f *os.File) (l listener, err error) {
 	switch name := f.Name(); {
 	case name == "native", name == "unknown", strings.HasSuffix(name, ".socket"), strings.HasPrefix(name, "LISTEN_FD_"):
-	case name == "cri", name == "ttrpc":
-		return nil, fmt.Errorf("%s is not served yet; containerd's API is, on FileDescriptorName=native: %w", name, errdefs.ErrNotImplemented)
+		l.name = "native"
+	case name == "cri":
+		l.name = name
+	case name == "ttrpc":
+		return l, fmt.Errorf("%s is not served yet; containerd's API is, on FileDescriptorName=native: %w", name, errdefs.ErrNotImplemented)
 	default:
-		return nil, fmt.Errorf("want FileDescriptorName=native: %w", errdefs.ErrInvalidArgument)
+		return l, fmt.Errorf("want FileDescriptorName=native or cri: %w", errdefs.ErrInvalidArgument)
 	}
-	l, err := net.FileListener(f)
+	any, err := net.FileListener(f)
 	if err != nil {
-		return nil, fmt.Errorf("%w: want a socket that listens", err)
+		return l, fmt.Errorf("%w: want a socket that listens", err)
 	}
-	u, ok := l.(*net.UnixListener)
+	u, ok := any.(*net.UnixListener)
 	if !ok {
-		return nil, fmt.Errorf("at %v: want a unix socket: %w", l.Addr(), errdefs.ErrInvalidArgument)
+		return l, fmt.Errorf("at %v: want a unix socket: %w", any.Addr(), errdefs.ErrInvalidArgument)
 	}
-	return u, nil
+	l.UnixListener = u
+	return l, nil
 }
 
 // makeSocket listens at a path, which members of the group may connect to. It takes the place of a server that is gone; one
@@ -208,7 +254,7 @@ func bind(path, group string) (*net.UnixListener, error) {
 	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
 		return nil, fmt.Errorf("it is there and is no socket: %w", errdefs.ErrAlreadyExists)
 	}
-	if who := listener(path); who != "" {
+	if who := listens(path); who != "" {
 		return nil, fmt.Errorf("%s listens there: %w", who, errdefs.ErrAlreadyExists)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -234,8 +280,8 @@ func bind(path, group string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// listener names the process that listens on a socket, such as systemd for ctrd.socket; it is empty when none does.
-func listener(path string) string {
+// listens names the process that listens on a socket, such as systemd for ctrd.socket; it is empty when none does.
+func listens(path string) string {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		if errors.Is(err, syscall.EAGAIN) {

@@ -20,6 +20,7 @@ var lasting = map[string]bool{
 	"/containerd.services.events.v1.Events/Subscribe": true,
 	"/containerd.services.tasks.v1.Tasks/Wait":        true,
 	"/containerd.services.sandbox.v1.Controller/Wait": true,
+	"/runtime.v1.RuntimeService/GetContainerEvents":   true,
 	"/grpc.health.v1.Health/Watch":                    true,
 }
 

@@ -58,6 +58,8 @@ type Options struct {
 	Dir     *state.Dir
 	Version string // of ctrd
 	Log     *slog.Logger
+	// Also, when set, adds further services, whose errors are told by their errdefs kind as those of containerd's API are.
+	Also func(grpc.ServiceRegistrar)
 
 	// Preface is how long a connection may take to begin to speak HTTP/2; 0 is 10 seconds.
 	Preface time.Duration
@@ -79,19 +81,9 @@ type Server struct {
 	doors []*door
 }
 
-// New makes a server of all services.
+// New makes a server of all services of containerd's API.
 func New(o Options) *Server {
-	s := &Server{d: o.Dir, version: o.Version, log: o.Log}
-	s.hall.init()
-	s.calls.init()
-	s.collector.d, s.collector.log = o.Dir, o.Log
-	s.grpc = grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(maxHeader),
-		grpc.StaticStreamWindowSize(flowWindow), grpc.StaticConnWindowSize(connWindow),
-		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
-		grpc.ConnectionTimeout(cmp.Or(o.Preface, prefaceFor)),
-		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
-	)
+	s := Bare(o)
 	versionapi.RegisterVersionServer(s.grpc, versionService{s: s})
 	introspectionapi.RegisterIntrospectionServer(s.grpc, introspectionService{s: s})
 	namespacesapi.RegisterNamespacesServer(s.grpc, namespaceService{s: s})
@@ -105,6 +97,25 @@ func New(o Options) *Server {
 	snapshotsapi.RegisterSnapshotsServer(s.grpc, snapshotService{s: s})
 	streamingapi.RegisterStreamingServer(s.grpc, streamingService{s: s})
 	transferapi.RegisterTransferServer(s.grpc, transferService{s: s})
+	return s
+}
+
+// Bare makes a server of those services alone that Options.Also adds, and of gRPC's health service.
+func Bare(o Options) *Server {
+	s := &Server{d: o.Dir, version: o.Version, log: o.Log}
+	s.hall.init()
+	s.calls.init()
+	s.collector.d, s.collector.log = o.Dir, o.Log
+	s.grpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(maxHeader),
+		grpc.StaticStreamWindowSize(flowWindow), grpc.StaticConnWindowSize(connWindow),
+		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
+		grpc.ConnectionTimeout(cmp.Or(o.Preface, prefaceFor)),
+		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+	)
+	if o.Also != nil {
+		o.Also(s.grpc)
+	}
 	alive := health.NewServer()
 	healthapi.RegisterHealthServer(s.grpc, alive)
 	return s

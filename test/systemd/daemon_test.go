@@ -192,11 +192,11 @@ func TestRestart(t *testing.T) {
 func TestSocketNames(t *testing.T) {
 	m := boot(t, "hybrid")
 	m.install(t, "1m")
-	m.sh(t, `printf '[Socket]\nFileDescriptorName=cri\n' >/etc/systemd/system/ctrd.socket.d/name.conf
+	m.sh(t, `printf '[Socket]\nFileDescriptorName=ttrpc\n' >/etc/systemd/system/ctrd.socket.d/name.conf
 		systemctl daemon-reload
 		systemctl restart ctrd.socket
 		not systemctl start ctrd
-		told() { journalctl -u ctrd -o cat | grep -q 'socket "cri" of systemd: cri is not served yet'; }
+		told() { journalctl -u ctrd -o cat | grep -q 'socket "ttrpc" of systemd: ttrpc is not served yet'; }
 		wait_for told
 		systemctl stop ctrd.socket ctrd
 		rm /etc/systemd/system/ctrd.socket.d/name.conf
