@@ -31,6 +31,9 @@ type Options struct {
 	Name string
 	// Labels are added to those of the record.
 	Labels map[string]string
+	// Also, when set, gives more names for the target, which are recorded in the same commit and with the same labels. It is
+	// told the target and the manifest of the first platform, which is the zero value of an index with no image for it.
+	Also func(target ocispec.Descriptor, m image.Manifest) []string
 	// Platforms are those of an index to bring and unpack, each os/architecture[/variant]; none: this machine's.
 	Platforms []string
 	// AllPlatforms brings all that an index has, and unpacks what is for this machine.
@@ -113,6 +116,7 @@ type puller struct {
 	fetcher   *fetcher
 	report    *progress.Reporter
 	target    ocispec.Descriptor
+	names     []string      // that are to stand for the target
 	own       digest.Digest // of all platforms, the manifest for this machine
 	damaged   bool          // a document in the store was, and has been replaced
 
@@ -140,6 +144,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 	if err != nil {
 		return image.Image{}, err
 	}
+	p.names = p.allNames(parts)
 	img, named, missing, err := p.present(ctx, parts)
 	if err != nil {
 		return image.Image{}, err
@@ -148,7 +153,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		return img, nil
 	}
 	if len(missing) == 0 {
-		return p.record(ctx, p.recordName)
+		return p.record(ctx, p.recordNames)
 	}
 	var records []func(*state.Tx) error
 	var written []string
@@ -166,7 +171,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		return image.Image{}, err
 	}
 	crash.Point("pull.after-sync")
-	return p.record(ctx, append(records, p.recordName)...)
+	return p.record(ctx, append(records, p.recordNames)...)
 }
 
 // hold puts all that the image consists of on the lease, before any of it is looked for.

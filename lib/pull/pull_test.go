@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -141,6 +142,38 @@ func TestShared(t *testing.T) {
 			}
 			return nil
 		})
+	}
+}
+
+// More names come in the commit of the first, and one that is missing later is made good without asking for a layer.
+func TestAlso(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	s := newServer(t)
+	b := s.build("test/app", "1", files("a", "1"))
+	opt := options()
+	opt.Labels = map[string]string{"by": "test"}
+	opt.Also = func(target ocispec.Descriptor, m image.Manifest) []string {
+		return []string{"pinned@" + target.Digest.String(), m.Manifest.Config.Digest.String()}
+	}
+	for round := range 2 {
+		img, err := pullText(ctx, d, b.ref, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := []string{b.ref, "pinned@" + img.Target.Digest.String()}
+		var all []string
+		err = d.Update(ctx, nil, func(tx *state.Tx) error {
+			for one, err := range image.All(tx, "ns") {
+				if err != nil || one.Target.Digest != b.manifest.Digest || one.Labels["by"] != "test" {
+					t.Errorf("round %d: %+v, %v", round, one, err)
+				}
+				all = append(all, one.Name)
+			}
+			return image.Remove(tx, "ns", names[1])
+		})
+		if err != nil || len(all) != 3 || !slices.Contains(all, names[0]) || !slices.Contains(all, names[1]) {
+			t.Errorf("round %d: %v, %v", round, all, err)
+		}
 	}
 }
 

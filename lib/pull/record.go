@@ -90,7 +90,7 @@ func (p *puller) blobs() []ocispec.Descriptor {
 	})
 }
 
-// present tells whether the name stands for the target already, and which of the manifests are not recorded in
+// present tells whether the names stand for the target already, and which of the manifests are not recorded in
 // the namespace with all that they consist of.
 func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image, named bool, missing []*puller, err error) {
 	err = p.d.View(ctx, func(tx *state.Tx) error {
@@ -99,6 +99,10 @@ func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image,
 			return err
 		}
 		named = err == nil && p.stands(img)
+		for _, name := range p.names {
+			other, err := image.Get(tx, p.opt.Namespace, name)
+			named = named && err == nil && p.stands(other)
+		}
 		missing = nil
 		for _, q := range parts {
 			whole, err := q.recorded(tx)
@@ -173,6 +177,29 @@ func (p *puller) record(ctx context.Context, parts ...func(*state.Tx) error) (im
 // name is what the image is called here.
 func (p *puller) name() string { return cmp.Or(p.opt.Name, p.ref.String()) }
 
+// allNames gives the names that are to stand for the target, the pull's own first.
+func (p *puller) allNames(parts []*puller) []string {
+	names := []string{p.name()}
+	if p.opt.Also == nil {
+		return names
+	}
+	var m image.Manifest
+	if len(parts) > 0 {
+		m = parts[0].image
+	}
+	return append(names, p.opt.Also(p.target, m)...)
+}
+
+// recordNames points each name to the target.
+func (p *puller) recordNames(tx *state.Tx) error {
+	for _, name := range p.names {
+		if err := p.recordName(tx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // stands tells whether a record is what the pull would write.
 func (p *puller) stands(img image.Image) bool {
 	for k, v := range p.opt.Labels {
@@ -183,9 +210,9 @@ func (p *puller) stands(img image.Image) bool {
 	return img.Target.Digest == p.target.Digest
 }
 
-// recordName points the image's name to its target. What an API or a user attached to the name stays.
-func (p *puller) recordName(tx *state.Tx) error {
-	img, err := image.Get(tx, p.opt.Namespace, p.name())
+// recordName points a name to the target. What an API or a user attached to the name stays.
+func (p *puller) recordName(tx *state.Tx, name string) error {
+	img, err := image.Get(tx, p.opt.Namespace, name)
 	if err == nil && p.stands(img) {
 		return nil
 	}
@@ -196,7 +223,7 @@ func (p *puller) recordName(tx *state.Tx) error {
 	if err != nil {
 		return err
 	}
-	return image.Put(tx, p.opt.Namespace, image.Image{Name: p.name(), Target: p.target, Labels: labels})
+	return image.Put(tx, p.opt.Namespace, image.Image{Name: name, Target: p.target, Labels: labels})
 }
 
 func (p *puller) recordBlobs(tx *state.Tx) error {
