@@ -71,7 +71,10 @@ type Container struct {
 	Stdin       bool  `json:"stdin,omitempty"`         // stdin is kept open for clients
 	LogMaxSize  int64 `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
 	LogMaxFiles int   `json:"log_max_files,omitempty"` // log files that are kept, the one that is written included
-	Transient   bool  `json:"transient,omitempty"`     // removed when its task ends, or with the boot
+	LogMaxLine  int   `json:"log_max_line,omitempty"`  // bytes of output in one record; 0: stdio.DefaultLine
+	// LogPath is where a client wants the log, which it rotates and removes itself; empty: the container's own place.
+	LogPath   string `json:"log_path,omitempty"`
+	Transient bool   `json:"transient,omitempty"` // removed when its task ends, or with the boot
 	// SpecType is the type URL of the spec where it is not the JSON of an OCI spec.
 	SpecType string `json:"spec_type,omitempty"`
 	// Extensions are what clients of the API keep with a container.

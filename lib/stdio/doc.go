@@ -12,7 +12,8 @@
 //
 // P says that the line goes on in the stream's next record. Rotation renames log to log.1, log.1 to log.2
 // and so on, the highest first, and then makes a new log; so a reader that holds a file open finds its
-// successor by where its own file is now.
+// successor by where its own file is now. A shared log is renamed and made anew by somebody else, as the kubelet
+// does; its writer looks, before each write, which file has the name.
 //
 // # After a crash
 //

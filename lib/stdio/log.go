@@ -16,15 +16,25 @@ type Log struct {
 	Path     string // absolute
 	MaxSize  int64  // bytes at which a file is rotated; 0 is never
 	MaxFiles int    // files kept, the one that is written included; 0 is DefaultFiles
+	MaxLine  int    // bytes of output in one record; a longer line is several partial ones; 0 is DefaultLine
+	// Shared says that somebody else rotates the file: as soon as another file has the path, the writer goes on in that one.
+	// While no file has it, the writer goes on in the one that it has.
+	Shared bool
 }
 
 // DefaultFiles is the number of files of a log that rotates, when no other is asked for.
 const DefaultFiles = 5
 
-// maxFiles bounds what an address may ask for.
-const maxFiles = 1000
+// DefaultLine is how many bytes of output a record has at most, when no other bound is asked for.
+const DefaultLine = 8 << 10
 
-// ParseLog reads an address of the form log:///path?max-size=BYTES&max-files=N.
+// maxFiles and maxRecord bound what an address may ask for.
+const (
+	maxFiles  = 1000
+	maxRecord = 512 << 10
+)
+
+// ParseLog reads an address of the form log:///path?max-size=BYTES&max-files=N&max-line=BYTES&shared=1.
 // Anything else is errdefs.ErrInvalidArgument.
 func ParseLog(uri string) (Log, error) {
 	u, err := url.Parse(uri)
@@ -41,6 +51,10 @@ func ParseLog(uri string) (Log, error) {
 			l.MaxSize = n
 		case key == "max-files" && n <= maxFiles:
 			l.MaxFiles = int(n)
+		case key == "max-line" && n <= maxRecord:
+			l.MaxLine = int(n)
+		case key == "shared" && n <= 1:
+			l.Shared = n == 1
 		default:
 			return Log{}, fmt.Errorf("log address %q: %s: %w", uri, key, errdefs.ErrInvalidArgument)
 		}
@@ -57,6 +71,12 @@ func (l Log) String() string {
 	}
 	if l.MaxFiles > 0 {
 		q.Set("max-files", strconv.Itoa(l.MaxFiles))
+	}
+	if l.MaxLine > 0 {
+		q.Set("max-line", strconv.Itoa(l.MaxLine))
+	}
+	if l.Shared {
+		q.Set("shared", "1")
 	}
 	u.RawQuery = q.Encode()
 	return u.String()

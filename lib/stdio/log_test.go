@@ -23,6 +23,7 @@ func TestParseLog(t *testing.T) {
 	for in, want := range map[string]Log{
 		"log:///a/log":                            {Path: "/a/log"},
 		"log:///a/log?max-size=10&max-files=3":    {Path: "/a/log", MaxSize: 10, MaxFiles: 3},
+		"log:///a?max-line=16384&shared=1":        {Path: "/a", MaxLine: 16384, Shared: true},
 		"log:///a/with%20space%3F?max-size=10":    {Path: "/a/with space?", MaxSize: 10},
 		"log:///a/../log?max-files=1&max-files=2": {Path: "/log", MaxFiles: 2},
 	} {
@@ -35,7 +36,7 @@ func TestParseLog(t *testing.T) {
 		}
 	}
 	for _, in := range []string{"", "/a", "file:///a", "log://host/a", "log:a", "log:///a?max-size=x", "log:///a?max-size=-1",
-		"log:///a?x=1", "log:///a?max-files=99999", "log:///%zz"} {
+		"log:///a?x=1", "log:///a?shared=2", "log:///a?max-line=99999999", "log:///a?max-files=99999", "log:///%zz"} {
 		if _, err := ParseLog(in); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", in, err)
 		}
@@ -381,4 +382,40 @@ func FuzzParseLog(f *testing.F) {
 			t.Errorf("%q became %q: %+v %v", uri, l.String(), again, err)
 		}
 	})
+}
+
+// Who rotates a shared log renames it and makes a new file; the writer goes on there, and before that in the old one.
+func TestSharedLog(t *testing.T) {
+	l := Log{Path: filepath.Join(t.TempDir(), "log"), Shared: true, MaxLine: 4}
+	w, err := l.Create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	w.Write(Stdout, []byte("one\n"))
+	old := l.Path + ".20261126"
+	if err := os.Rename(l.Path, old); err != nil {
+		t.Fatal(err)
+	}
+	w.Write(Stdout, []byte("two\n"))
+	if _, err := os.Lstat(l.Path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the writer has made a file: %v", err)
+	}
+	if err := l.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	w.Write(Stdout, []byte("three\n"))
+	if out, _ := text(t, Log{Path: old}, all); out != "one\ntwo\n" {
+		t.Errorf("the old file has %q", out)
+	}
+	if out, _ := text(t, Log{Path: l.Path}, all); out != "three\n" {
+		t.Errorf("the new file has %q", out)
+	}
+	raw, err := os.ReadFile(l.Path)
+	if err != nil || strings.Count(string(raw), " stdout P ") != 1 || strings.Count(string(raw), " stdout F ") != 1 {
+		t.Errorf("a line of 5 bytes in records of 4 is %q, %v", raw, err)
+	}
+	if st, err := os.Stat(l.Path); err != nil || st.Mode().Perm()&0o137 != 0 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
 }

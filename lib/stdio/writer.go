@@ -13,7 +13,6 @@ import (
 
 const (
 	stampFormat = "2006-01-02T15:04:05.000000000Z07:00"
-	maxPiece    = 8 << 10 // bytes of output in one record
 	writeBuffer = 16 << 10
 )
 
@@ -23,6 +22,7 @@ type Writer struct {
 
 	mu      sync.Mutex
 	file    *os.File
+	id      fileID // of the file, when others rotate it
 	size    int64
 	buf     []byte
 	open    [2]bool // the stream's last record was partial
@@ -33,24 +33,35 @@ type Writer struct {
 
 // Create opens the log for writing; what it holds stays.
 func (l Log) Create() (*Writer, error) {
-	f, err := os.OpenFile(l.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(l.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, l.mode())
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{log: l, file: f}
+	w := &Writer{log: l}
+	if err := w.take(f); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// take makes f the file that is written.
+func (w *Writer) take(f *os.File) error {
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
-		return nil, err
+		return err
 	}
-	w.size = st.Size()
+	if w.file != nil {
+		w.file.Close()
+	}
+	w.file, w.id, w.size, w.torn = f, idOf(st), st.Size(), false
 	var last [1]byte
 	if w.size > 0 {
 		if _, err := f.ReadAt(last[:], w.size-1); err == nil && last[0] != '\n' {
 			w.torn = true
 		}
 	}
-	return w, nil
+	return nil
 }
 
 // Write adds output of a stream, as it came: it need not be whole lines. It keeps nothing back: what it
@@ -73,8 +84,8 @@ func (w *Writer) Write(s Stream, p []byte) {
 		if i := bytes.IndexByte(p, '\n'); i >= 0 {
 			piece, rest, whole = p[:i], p[i+1:], true
 		}
-		if len(piece) > maxPiece {
-			piece, rest, whole = p[:maxPiece], p[maxPiece:], false
+		if most := w.log.line(); len(piece) > most {
+			piece, rest, whole = p[:most], p[most:], false
 		}
 		w.record(s, h, piece, whole)
 		p = rest
@@ -100,6 +111,7 @@ func (w *Writer) flush() {
 	if len(w.buf) == 0 {
 		return
 	}
+	w.follow()
 	if w.torn {
 		if _, err := w.file.Write([]byte{'\n'}); err != nil {
 			w.drop(len(w.buf), err)
@@ -138,14 +150,15 @@ func (w *Writer) rotate(need int64) {
 		w.failure = err
 		return
 	}
-	f, err := os.OpenFile(w.log.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(w.log.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, w.log.mode())
 	if err != nil {
 		// The renamed file is written on; the next record tries again.
 		w.failure = err
 		return
 	}
-	w.file.Close()
-	w.file, w.size, w.torn = f, 0, false
+	if err := w.take(f); err != nil {
+		w.failure = err
+	}
 }
 
 // shift moves every file one number up, the highest first: readers rely on that.

@@ -164,7 +164,7 @@ func (t *Task) streams(req *taskapi.CreateTaskRequest, r runtime, o StartOptions
 			return err
 		}
 	}
-	log := stdio.Log{Path: t.Log(), MaxSize: c.LogMaxSize, MaxFiles: c.LogMaxFiles}
+	log := stdio.Log{Path: t.Log(), MaxSize: c.LogMaxSize, MaxFiles: c.LogMaxFiles, MaxLine: c.LogMaxLine, Shared: c.LogPath != ""}
 	if err := os.MkdirAll(filepath.Dir(log.Path), 0o700); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -46,6 +47,8 @@ type CreateOptions struct {
 	CgroupDriver string // "systemd"; empty: cgroupfs
 	LogMaxSize   int64  // bytes at which the log is rotated; 0: never
 	LogMaxFiles  int    // log files that are kept, the one that is written included
+	LogMaxLine   int    // bytes of output in one record of the log; 0: stdio.DefaultLine
+	LogPath      string // absolute; who asks for it rotates and removes the log; empty: the container's own place
 }
 
 // Create makes a container from an image: a snapshot on top of the image's, a spec, a record. It is
@@ -114,6 +117,9 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 			return nil, nil, err
 		}
 	}
+	if o.LogPath != "" && !filepath.IsAbs(o.LogPath) {
+		return nil, nil, fmt.Errorf("log %q: want an absolute path: %w", o.LogPath, errdefs.ErrInvalidArgument)
+	}
 	le, err := lease.Take(d)
 	if err != nil {
 		return nil, nil, err
@@ -144,6 +150,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, Transient: o.Transient,
 		CgroupParent: o.CgroupParent, CgroupDriver: o.CgroupDriver, LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
+		LogMaxLine: o.LogMaxLine, LogPath: o.LogPath,
 	}
 	if restart := container.RestartLabels(o.Restart); restart != nil {
 		maps.Copy(restart, o.Labels)

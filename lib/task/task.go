@@ -129,6 +129,9 @@ func (t *Task) Dir() string {
 func (t *Task) Log() string { return logPath(t.d, t.Namespace, t.Container) }
 
 func logPath(d *state.Dir, ns string, c container.Container) string {
+	if c.LogPath != "" {
+		return c.LogPath
+	}
 	return d.Path("containers", ns, c.Files(), "log")
 }
 
