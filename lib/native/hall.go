@@ -3,8 +3,10 @@
 package native
 
 import (
+	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,6 +18,9 @@ const (
 
 // hall has the connections of all doors.
 type hall struct {
+	log    *slog.Logger
+	memory memory
+
 	mu    sync.Mutex
 	conns map[*conn]struct{}
 	peers map[int32]int // connections by process
@@ -26,7 +31,8 @@ type hall struct {
 	moved sync.Cond
 }
 
-func (h *hall) init() {
+func (h *hall) init(log *slog.Logger) {
+	h.log, h.memory.max = log, maxHeap
 	h.conns, h.peers, h.told = map[*conn]struct{}{}, map[int32]int{}, map[int32]bool{}
 	h.since, h.moved.L = time.Now(), &h.mu
 }
@@ -127,13 +133,23 @@ const (
 // conn is a connection that knows its peer; gRPC asks for its address.
 type conn struct {
 	*net.UnixConn
-	who  creds
-	hall *hall
-	at   stage // guarded by hall.mu
+	who   creds
+	hall  *hall
+	at    stage        // guarded by hall.mu
+	calls atomic.Int32 // under way
+	held  atomic.Int64 // about how many bytes have come of which no call has had the message
 }
 
 // RemoteAddr gives the peer's credentials.
-func (c *conn) RemoteAddr() net.Addr { return peerAddr{c.who} }
+func (c *conn) RemoteAddr() net.Addr { return peerAddr{c} }
+
+// Read reads what the peer sends.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.UnixConn.Read(p)
+	c.held.Add(int64(n))
+	c.hall.memory.received(n, c.hall)
+	return n, err
+}
 
 // SetDeadline is how gRPC tells what it does with a connection. It sets a deadline when it begins to wait for the preface,
 // past the point where a server that stops drops a connection unseen, and takes it away after the preface.

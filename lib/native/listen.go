@@ -140,15 +140,14 @@ func identify(c *net.UnixConn) (who creds, err error) {
 	return who, errors.Join(err, inner)
 }
 
-type peerAddr struct {
-	who creds
-}
+// peerAddr is the address of a peer: who it is.
+type peerAddr struct{ c *conn }
 
 // Network implements net.Addr.
 func (peerAddr) Network() string { return "unix" }
 
 // String implements net.Addr.
-func (a peerAddr) String() string { return a.who.String() }
+func (a peerAddr) String() string { return a.c.who.String() }
 
 // peerOf says who makes a call.
 func peerOf(ctx context.Context) string {

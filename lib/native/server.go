@@ -103,7 +103,7 @@ func New(o Options) *Server {
 // Bare makes a server of those services alone that Options.Also adds, and of gRPC's health service.
 func Bare(o Options) *Server {
 	s := &Server{d: o.Dir, version: o.Version, log: o.Log}
-	s.hall.init()
+	s.hall.init(o.Log)
 	s.calls.init()
 	s.collector.d, s.collector.log = o.Dir, o.Log
 	s.grpc = grpc.NewServer(
@@ -111,7 +111,7 @@ func Bare(o Options) *Server {
 		grpc.StaticStreamWindowSize(flowWindow), grpc.StaticConnWindowSize(connWindow),
 		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
 		grpc.ConnectionTimeout(cmp.Or(o.Preface, prefaceFor)),
-		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream), grpc.StatsHandler(accounts{}),
 	)
 	if o.Also != nil {
 		o.Also(s.grpc)
