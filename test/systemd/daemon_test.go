@@ -46,7 +46,7 @@ func (m *machine) install(t *testing.T, idle string) {
 		printf '[Socket]\nTriggerLimitIntervalSec=0\n' >/etc/systemd/system/ctrd.socket.d/test.conf
 		systemctl daemon-reload
 		cd /usr/local/lib/systemd/system
-		systemd-analyze verify --man=no ctrd.socket ctrd.service
+		systemd-analyze verify --man=no ctrd.socket ctrd.service ctrd-gc.timer ctrd-gc.service
 		systemctl start ctrd.socket
 		not systemctl is-active -q ctrd`)
 }
