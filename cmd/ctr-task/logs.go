@@ -31,10 +31,10 @@ func logsVerb(g *cli.Global) *cobra.Command {
 	}, func(cmd *cobra.Command, args []string) error {
 		o := task.LogOptions{Follow: follow, Stamps: stamps, Tail: -1, Stdout: os.Stdout, Stderr: os.Stderr}
 		var err error
-		if o.Tail, err = parseTail(tail); err != nil {
+		if o.Tail, err = cli.ParseTail(tail); err != nil {
 			return err
 		}
-		if o.Since, err = parseSince(since, time.Now()); err != nil {
+		if o.Since, err = cli.ParseSince(since, time.Now()); err != nil {
 			return err
 		}
 		t, err := one(cmd.Context(), g, args[0])

@@ -30,6 +30,8 @@ type About struct {
 	Args cobra.PositionalArgs
 	// Complete gives the operands that completion offers; nil: none. See [Images] and its like.
 	Complete cobra.CompletionFunc
+	// OneNamespace: the command works in one namespace and has no option to choose another.
+	OneNamespace bool
 	// Program: options end at the first operand, because the rest belongs to the program to run.
 	Program bool
 	// Env and Files are for the man page, besides those that every command has.
@@ -98,7 +100,7 @@ func Root(use, short string, about About, run Run) (*cobra.Command, *Global) {
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { current.helped = help(cmd.OutOrStdout(), cmd) })
 	cmd.SetUsageFunc(func(*cobra.Command) error { return nil })
 	cmd.SetFlagErrorFunc(flagError)
-	return cmd, newGlobal(cmd)
+	return cmd, newGlobal(cmd, !about.OneNamespace)
 }
 
 // Group makes a verb that has verbs of its own, which are added to it with AddCommand. use is its name alone, such

@@ -56,23 +56,26 @@ const DefaultWait = time.Minute
 // DefaultNamespace is the namespace where neither option nor environment names one.
 const DefaultNamespace = "default"
 
-func newGlobal(root *cobra.Command) *Global {
-	g := &Global{Wait: DefaultWait}
+func newGlobal(root *cobra.Command, namespaces bool) *Global {
+	g := &Global{Wait: DefaultWait, Namespace: DefaultNamespace}
 	f := root.PersistentFlags()
 	f.SortFlags = true
 	f.StringVar(&g.Root, "root", env(EnvRoot, state.DefaultRoot), "keep what is durable in `DIR`")
 	f.StringVar(&g.State, "state", env(EnvState, state.DefaultState), "keep what lives as long as this boot in `DIR`")
-	f.StringVarP(&g.Namespace, "namespace", "n", env(EnvNamespace, DefaultNamespace), "work in the namespace `NAME`")
+	if namespaces {
+		f.StringVarP(&g.Namespace, "namespace", "n", env(EnvNamespace, DefaultNamespace), "work in the namespace `NAME`")
+		f.Lookup("namespace").DefValue = DefaultNamespace
+		CompleteOption(root, "namespace", Namespaces(g))
+	}
 	f.Var((*waitValue)(&g.Wait), "wait", "wait at most `DURATION` (5s, 1m) for a lock; 0 fails at once")
 	f.BoolP("help", "h", false, "show this help")
 	root.Flags().Bool("version", false, "show the version")
-	for name, otherwise := range map[string]string{"root": state.DefaultRoot, "state": state.DefaultState, "namespace": DefaultNamespace} {
+	for name, otherwise := range map[string]string{"root": state.DefaultRoot, "state": state.DefaultState} {
 		f.Lookup(name).DefValue = otherwise // help and pages do not depend on the environment
 	}
 	for _, dir := range []string{"root", "state"} {
 		root.MarkPersistentFlagDirname(dir)
 	}
-	CompleteOption(root, "namespace", Namespaces(g))
 	CompleteOption(root, "wait", cobra.FixedCompletions([]string{"0", "5s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	return g
 }

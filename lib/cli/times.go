@@ -1,28 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package cli
 
 import (
 	"strconv"
 	"time"
-
-	"ctrd.dev/ctrd/lib/cli"
 )
 
-// parseTail reads a number of lines; all is -1.
-func parseTail(s string) (int, error) {
+// ParseTail reads the value of an option --tail, a number of lines; all is -1.
+func ParseTail(s string) (int, error) {
 	if s == "all" {
 		return -1, nil
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 0 {
-		return 0, cli.Usagef("--tail: %q is neither a number of lines nor all", s)
+		return 0, Usagef("--tail: %q is neither a number of lines nor all", s)
 	}
 	return n, nil
 }
 
-// parseSince reads a moment: RFC 3339, seconds since 1970, or a span back from now. Empty is the zero time.
-func parseSince(s string, now time.Time) (time.Time, error) {
+// ParseSince reads the value of an option --since, a moment: RFC 3339, seconds since 1970, or a span back from now. Empty is the zero time.
+func ParseSince(s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -35,5 +33,5 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 	if n, err := strconv.ParseFloat(s, 64); err == nil {
 		return time.UnixMicro(int64(n * 1e6)), nil
 	}
-	return time.Time{}, cli.Usagef("--since: %q is neither RFC 3339, nor seconds since 1970, nor a span such as 5m", s)
+	return time.Time{}, Usagef("--since: %q is neither RFC 3339, nor seconds since 1970, nor a span such as 5m", s)
 }
