@@ -208,7 +208,7 @@ func TestLinked(t *testing.T) {
 		name := filepath.Base(filepath.Dir(c))
 		for _, p := range list(t, "-deps", module+"cmd/"+name) {
 			switch {
-			case name == "ctrd" && !strings.HasPrefix(p.ImportPath, "github.com/godbus/"): // it serves gRPC
+			case name == "ctr-cri", name == "ctrd" && !strings.HasPrefix(p.ImportPath, "github.com/godbus/"): // they speak gRPC
 			case strings.HasPrefix(p.ImportPath, "google.golang.org/grpc"), p.ImportPath == "google.golang.org/protobuf/proto",
 				p.ImportPath == "net/http" && name != "ctr-pull" && name != "ctr-push",
 				strings.HasPrefix(p.ImportPath, "github.com/godbus/") && name != "ctr-shim":
