@@ -28,9 +28,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/cli/network"
 	"ctrd.dev/ctrd/lib/cri"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/native"
+	"ctrd.dev/ctrd/lib/registry"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -125,8 +127,13 @@ type servers map[string]*native.Server
 
 func newServers(d *state.Dir, log *slog.Logger) servers {
 	o := native.Options{Dir: d, Version: cli.Version, Log: log}
-	o.Also = cri.New(cri.Options{Dir: d, Version: cli.Version, Log: log}).Register
-	return servers{"native": native.New(o), "cri": native.Bare(o)}
+	var all servers
+	o.Also = cri.New(cri.Options{
+		Dir: d, Version: cli.Version, Log: log, HostDirs: registry.HostDirs(os.Getenv(network.EnvHosts)),
+		Collect: func() { all["native"].Collect() },
+	}).Register
+	all = servers{"native": native.New(o), "cri": native.Bare(o)}
+	return all
 }
 
 // idle tells for how long none of them has had a call; 0 while one has.

@@ -3,11 +3,14 @@
 package cri
 
 import (
+	"cmp"
 	"log/slog"
+	"time"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -19,18 +22,60 @@ type Options struct {
 	Dir     *state.Dir
 	Version string // of ctrd
 	Log     *slog.Logger
+
+	// HostDirs are where hosts.toml files are looked for; see registry.Options.
+	HostDirs []string
+	// Pinned are normalised names of images that the kubelet is to keep.
+	Pinned []string
+	// PullTimeout is how long a pull may make no progress; 0 is 5 minutes, negative is for ever.
+	PullTimeout time.Duration
+	// Snapshotter names the one that keeps the images of a runtime handler; nil: the default one, whatever the handler.
+	Snapshotter func(handler string) (string, error)
+	// Collect, when set, has what nothing refers to any more removed, soon.
+	Collect func()
 }
+
+// defaultPullTimeout is containerd's image_pull_progress_timeout.
+const defaultPullTimeout = 5 * time.Minute
 
 // Server answers the CRI. It keeps nothing that the state directory does not hold.
 type Server struct {
 	d       *state.Dir
 	version string
 	log     *slog.Logger
+
+	hostDirs    []string
+	pinned      []string
+	pullTimeout time.Duration
+	handlers    func(handler string) (string, error)
+	collect     func()
+	documents   documents
+	sizes       treeSizes
 }
 
 // New makes a server.
 func New(o Options) *Server {
-	return &Server{d: o.Dir, version: o.Version, log: o.Log}
+	s := &Server{
+		d: o.Dir, version: o.Version, log: o.Log,
+		hostDirs: o.HostDirs, pinned: o.Pinned, pullTimeout: cmp.Or(o.PullTimeout, defaultPullTimeout), handlers: o.Snapshotter, collect: o.Collect,
+	}
+	if s.collect == nil {
+		s.collect = func() {}
+	}
+	return s
+}
+
+// snapshotter gives the one that keeps the images of a runtime handler. A handler that there is not is
+// errdefs.ErrInvalidArgument.
+func (s *Server) snapshotter(handler string) (*snapshot.Snapshotter, error) {
+	if s.handlers == nil {
+		return snapshot.Overlay, nil
+	}
+	name, err := s.handlers(handler)
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.Named(name)
 }
 
 // Register adds both services of the CRI to a gRPC server, which makes a status of the errors that they return.

@@ -25,6 +25,9 @@ type collector struct {
 	ended  chan struct{} // closed when the goroutine has ended; nil when there is none
 }
 
+// Collect has what nothing refers to any more removed soon. It does not wait for that; Stop does.
+func (s *Server) Collect() { s.collector.request() }
+
 // request has a collection run soon.
 func (c *collector) request() {
 	c.mu.Lock()
