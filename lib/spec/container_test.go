@@ -98,11 +98,11 @@ func TestImageBlamed(t *testing.T) {
 		{ocispec.ImageConfig{Cmd: []string{"sh"}, WorkingDir: "app"}, `the image's WorkingDir "app": want an absolute path`},
 		{ocispec.ImageConfig{Cmd: []string{"sh"}, User: "nobody"}, `the image's User "nobody": `},
 	} {
-		_, err := Generate(c.img, Options{Open: etc})
+		_, err := Generate(t.Context(), c.img, Options{Open: etc})
 		if err == nil || !strings.HasPrefix(err.Error(), c.want) || errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%v", err)
 		}
-		r, err := Generate(c.img, Options{Open: etc, Workdir: "/app", User: "redis"})
+		r, err := Generate(t.Context(), c.img, Options{Open: etc, Workdir: "/app", User: "redis"})
 		if err != nil || r.Spec.Process.Cwd != "/app" {
 			t.Errorf("%v", err)
 		}
@@ -113,12 +113,12 @@ func TestImageBlamed(t *testing.T) {
 func TestUmask(t *testing.T) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
-	r, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{ID: "a", Init: true, DNS: []string{"1.1.1.1"}})
+	r, err := Generate(t.Context(), ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{ID: "a", Init: true, DNS: []string{"1.1.1.1"}})
 	must(t, err)
 	if m := r.Spec.Process.User.Umask; m == nil || *m != 0o022 {
 		t.Errorf("umask %v", m)
 	}
-	p, err := Exec(r.Spec, ExecOptions{Args: []string{"sh"}, User: "5"})
+	p, err := Exec(t.Context(), r.Spec, ExecOptions{Args: []string{"sh"}, User: "5"})
 	must(t, err)
 	if m := p.User.Umask; m == nil || *m != 0o022 {
 		t.Errorf("exec: umask %v", m)
@@ -141,7 +141,7 @@ func TestUmask(t *testing.T) {
 }
 
 func TestJoin(t *testing.T) {
-	r, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{ID: "a", Net: "container:web", UTS: "container:web", PID: "host"})
+	r, err := Generate(t.Context(), ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{ID: "a", Net: "container:web", UTS: "container:web", PID: "host"})
 	must(t, err)
 	if len(r.Join) != 2 || r.Join["net"] != "web" || r.Join["uts"] != "web" || r.Spec.Hostname != "" || r.Spec.Linux.Sysctl != nil {
 		t.Errorf("%v, %q, %v", r.Join, r.Spec.Hostname, r.Spec.Linux.Sysctl)
@@ -165,7 +165,7 @@ func TestJoin(t *testing.T) {
 func TestUserNamespace(t *testing.T) {
 	u, _, err := ParseUserNS("100000-165535")
 	must(t, err)
-	r, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{ID: "a", UserNS: u, Volumes: []string{"/tmp:/x:ro,idmap"}})
+	r, err := Generate(t.Context(), ocispec.ImageConfig{Cmd: []string{"sh"}}, Options{ID: "a", UserNS: u, Volumes: []string{"/tmp:/x:ro,idmap"}})
 	must(t, err)
 	accepted(t, r.Spec)
 	l := r.Spec.Linux

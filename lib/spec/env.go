@@ -5,6 +5,7 @@ package spec
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -67,27 +68,39 @@ func ParseEnvFile(r io.Reader, lookup func(string) (string, bool)) ([]string, er
 	return env, nil
 }
 
-// readEnvFile takes /dev/stdin and pipes (<(...) of a shell) too.
-func readEnvFile(name string) ([]string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, invalid("env-file", name, "%v", errOnly(err))
+// readEnvFile takes /dev/stdin and pipes (<(...) of a shell) too. A FIFO may have no writer yet: when ctx ends first, what
+// waits for one is left behind.
+func readEnvFile(ctx context.Context, name string) ([]string, error) {
+	var env []string
+	read := make(chan error, 1)
+	go func() {
+		f, err := os.Open(name)
+		if err != nil {
+			read <- errOnly(err)
+			return
+		}
+		defer f.Close()
+		env, err = ParseEnvFile(io.LimitReader(f, maxEnvFile), os.LookupEnv)
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if err != nil {
+			return nil, invalid("env-file", name, "%v", err)
+		}
+		return env, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("read env-file %q: %w", name, context.Cause(ctx))
 	}
-	defer f.Close()
-	env, err := ParseEnvFile(io.LimitReader(f, maxEnvFile), os.LookupEnv)
-	if err != nil {
-		return nil, invalid("env-file", name, "%v", err)
-	}
-	return env, nil
 }
 
 // Env is the environment of a process: base, then what the files say, then the values of --env. KEY
 // alone takes the value that the calling process has, and removes KEY when it has none. A later value
-// replaces an earlier one in its place.
-func Env(base, files, values []string) ([]string, error) {
+// replaces an earlier one in its place. The files are read until ctx ends.
+func Env(ctx context.Context, base, files, values []string) ([]string, error) {
 	env := merge(nil, base)
 	for _, name := range files {
-		more, err := readEnvFile(name)
+		more, err := readEnvFile(ctx, name)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@
 package spec
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -29,7 +30,7 @@ type ExecOptions struct {
 // otherwise. Another user has HOME, groups and capabilities of its own; groups of --group-add are not
 // among them, for the specification does not tell which they are. What is wrong with an option is
 // errdefs.ErrInvalidArgument.
-func Exec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
+func Exec(ctx context.Context, s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 	if s.Process == nil {
 		return nil, fmt.Errorf("derive process: specification without process: %w", errdefs.ErrInvalidArgument)
 	}
@@ -59,7 +60,7 @@ func Exec(s *specs.Spec, o ExecOptions) (*specs.Process, error) {
 	if o.TTY {
 		p.Env = merge([]string{"TERM=xterm"}, p.Env)
 	}
-	if p.Env, err = Env(p.Env, o.EnvFiles, o.Env); err != nil {
+	if p.Env, err = Env(ctx, p.Env, o.EnvFiles, o.Env); err != nil {
 		return nil, err
 	}
 	if err := checkSize(p.Args, p.Env); err != nil {

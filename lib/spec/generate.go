@@ -3,6 +3,7 @@
 package spec
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -17,7 +18,7 @@ const ociVersion = "1.1.0"
 // Generate makes the specification of a container; its root is "rootfs", relative to the bundle. It looks
 // at the host (sources of mounts, devices, what the kernel can) and changes nothing. For its errors see the
 // package.
-func Generate(img ocispec.ImageConfig, o Options) (Result, error) {
+func Generate(ctx context.Context, img ocispec.ImageConfig, o Options) (Result, error) {
 	if err := o.normalize(); err != nil {
 		return Result{}, err
 	}
@@ -40,7 +41,7 @@ func Generate(img ocispec.ImageConfig, o Options) (Result, error) {
 	if volumes, r.Volumes, err = addVolumes(img, volumes); err != nil {
 		return Result{}, err
 	}
-	p, err := process(img, o)
+	p, err := process(ctx, img, o)
 	if err != nil {
 		return Result{}, err
 	}

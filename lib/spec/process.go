@@ -3,6 +3,7 @@
 package spec
 
 import (
+	"context"
 	"fmt"
 	"path"
 	"slices"
@@ -15,7 +16,7 @@ import (
 )
 
 // process is everything about the first process.
-func process(img ocispec.ImageConfig, o Options) (*specs.Process, error) {
+func process(ctx context.Context, img ocispec.ImageConfig, o Options) (*specs.Process, error) {
 	args, err := command(img, o)
 	if err != nil {
 		return nil, err
@@ -41,7 +42,7 @@ func process(img ocispec.ImageConfig, o Options) (*specs.Process, error) {
 	if o.TTY {
 		base = append(base, "TERM=xterm")
 	}
-	if p.Env, err = Env(merge(base, img.Env), o.EnvFiles, o.Env); err != nil {
+	if p.Env, err = Env(ctx, merge(base, img.Env), o.EnvFiles, o.Env); err != nil {
 		return nil, err
 	}
 	if !hasKey(p.Env, "HOME") {

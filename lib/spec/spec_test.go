@@ -4,6 +4,7 @@ package spec
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -26,6 +27,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs/validate"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.json anew")
@@ -82,7 +84,7 @@ func TestGolden(t *testing.T) {
 					c.o.Volumes = []string{"/:/host"}
 				}
 			}
-			r, err := Generate(c.img, c.o)
+			r, err := Generate(t.Context(), c.img, c.o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,7 +152,7 @@ func accepted(t *testing.T, s *specs.Spec) {
 }
 
 func TestPrivileged(t *testing.T) {
-	r, err := Generate(redis, Options{Privileged: true, User: "root", Open: etc, Devices: []string{"/dev/null:/dev/nil"}})
+	r, err := Generate(t.Context(), redis, Options{Privileged: true, User: "root", Open: etc, Devices: []string{"/dev/null:/dev/nil"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +180,7 @@ func TestPrivileged(t *testing.T) {
 		}
 	}
 	// Read-only stays read-only.
-	r, err = Generate(redis, Options{Privileged: true, ReadOnly: true, Open: etc})
+	r, err = Generate(t.Context(), redis, Options{Privileged: true, ReadOnly: true, Open: etc})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,7 +361,7 @@ func TestRefusals(t *testing.T) {
 		{"tmpfs", "/x:mode=9", Options{Tmpfs: []string{"/x:mode=9"}}},
 	} {
 		c.o.Open = etc
-		_, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
+		_, err := Generate(t.Context(), ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
 		if !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("--%s %q: %v", c.flag, c.value, err)
 			continue
@@ -373,7 +375,7 @@ func TestRefusals(t *testing.T) {
 // A user that the mappings do not have may be the image's: no option is blamed.
 func TestUserThatIsNotMapped(t *testing.T) {
 	ten := []specs.LinuxIDMapping{{HostID: 5, Size: 10}}
-	_, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}, User: "100:1"}, Options{Open: etc, UserNS: UserNS{UIDs: ten, GIDs: ten}})
+	_, err := Generate(t.Context(), ocispec.ImageConfig{Cmd: []string{"sh"}, User: "100:1"}, Options{Open: etc, UserNS: UserNS{UIDs: ten, GIDs: ten}})
 	if want := "(0:5:10) do not include 100, which"; !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v, want %q", err, want)
 	}
@@ -398,7 +400,7 @@ func TestMemorySwapDefault(t *testing.T) {
 func TestVolumes(t *testing.T) {
 	dir := t.TempDir()
 	missing := dir + "/a/b"
-	r, err := Generate(redis, Options{Open: etc, Volumes: []string{missing + ":/deep/er", dir + ":/deep:ro", missing + ":/again"}})
+	r, err := Generate(t.Context(), redis, Options{Open: etc, Volumes: []string{missing + ":/deep/er", dir + ":/deep:ro", missing + ":/again"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +430,7 @@ func TestVolumes(t *testing.T) {
 }
 
 func TestReplacedMounts(t *testing.T) {
-	r, err := Generate(redis, Options{Open: etc, Volumes: []string{"/dev:/dev", "/proc:/proc/"}})
+	r, err := Generate(t.Context(), redis, Options{Open: etc, Volumes: []string{"/dev:/dev", "/proc:/proc/"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -578,15 +580,31 @@ func TestEnv(t *testing.T) {
 	t.Setenv("CALLER", "c")
 	file := t.TempDir() + "/env"
 	must(t, os.WriteFile(file, []byte("\xef\xbb\xbf# comment\n\n  A= 1 \nB=x=y\r\nCALLER\nUNSET_IN_CALLER\n\tC=\n"), 0o644))
-	got, err := Env([]string{"A=0", "Z=z"}, []string{file}, []string{"B=2", "D=#"})
+	got, err := Env(t.Context(), []string{"A=0", "Z=z"}, []string{file}, []string{"B=2", "D=#"})
 	want := []string{"A= 1 ", "Z=z", "B=2", "CALLER=c", "C=", "D=#"}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
 }
 
+// TestEnvFileWithoutWriter: a FIFO that nobody writes to does not hold a command that is told to end.
+func TestEnvFileWithoutWriter(t *testing.T) {
+	fifo := t.TempDir() + "/env"
+	must(t, unix.Mkfifo(fifo, 0o600))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("told to end")
+	cancel(cause)
+	if _, err := Env(ctx, nil, []string{fifo}, nil); !errors.Is(err, cause) {
+		t.Errorf("%v", err)
+	}
+	// What waits for a writer gets one, and ends.
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	must(t, err)
+	f.Close()
+}
+
 func TestSeccomp(t *testing.T) {
-	r, err := Generate(redis, Options{Open: etc})
+	r, err := Generate(t.Context(), redis, Options{Open: etc})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -609,7 +627,7 @@ func TestSeccomp(t *testing.T) {
 	if r.Spec.Linux.Seccomp != p {
 		t.Error("a profile that is there was replaced")
 	}
-	r, err = Generate(redis, Options{Open: etc, CapAdd: []string{"SYS_ADMIN"}})
+	r, err = Generate(t.Context(), redis, Options{Open: etc, CapAdd: []string{"SYS_ADMIN"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -647,7 +665,7 @@ func TestFiles(t *testing.T) {
 		}},
 		{Options{ID: "web", Volumes: []string{"/tmp:/etc"}}, map[string]string{}},
 	} {
-		r, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
+		r, err := Generate(t.Context(), ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -671,7 +689,7 @@ func TestFiles(t *testing.T) {
 
 // TestLongValue: an error does not show ten thousand characters.
 func TestLongValue(t *testing.T) {
-	_, err := Generate(redis, Options{Open: etc, Workdir: strings.Repeat("x", 10000)})
+	_, err := Generate(t.Context(), redis, Options{Open: etc, Workdir: strings.Repeat("x", 10000)})
 	if err == nil || len(err.Error()) > 400 {
 		t.Errorf("%v", err)
 	}
@@ -679,18 +697,18 @@ func TestLongValue(t *testing.T) {
 
 func TestNotUTF8(t *testing.T) {
 	for _, o := range []Options{{User: "0", Args: []string{"a\xff"}}, {User: "0", Args: []string{"a"}, Env: []string{"A=\xff"}}} {
-		if _, err := Generate(redis, o); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		if _, err := Generate(t.Context(), redis, o); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%q: %v", o.Args, err)
 		}
 	}
-	if _, err := Exec(&specs.Spec{Process: &specs.Process{}}, ExecOptions{Args: []string{"a\xff"}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if _, err := Exec(t.Context(), &specs.Spec{Process: &specs.Process{}}, ExecOptions{Args: []string{"a\xff"}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Error(err)
 	}
 }
 
 // The joined rules allow exactly what the profile's own allow, and are fewer.
 func TestJoinRules(t *testing.T) {
-	r, err := Generate(redis, Options{Open: etc})
+	r, err := Generate(t.Context(), redis, Options{Open: etc})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -758,7 +776,7 @@ func allowed(t *testing.T, rules []specs.LinuxSyscall, v uint64) bool {
 func TestSeccompFile(t *testing.T) {
 	file := t.TempDir() + "/p.json"
 	must(t, os.WriteFile(file, []byte(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_ERRNO"}]}`), 0o644))
-	r, err := Generate(redis, Options{Open: etc, SecurityOpt: []string{"seccomp=" + file}})
+	r, err := Generate(t.Context(), redis, Options{Open: etc, SecurityOpt: []string{"seccomp=" + file}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -779,7 +797,7 @@ func TestHostname(t *testing.T) {
 		{Options{ID: "abc"}, "abc"}, {Options{ID: "abc", Hostname: "h"}, "h"}, {Options{ID: "abc", Net: "host"}, host},
 		{Options{ID: "abc", UTS: "host"}, ""}, {Options{ID: strings.Repeat("x", 70)}, strings.Repeat("x", 64)},
 	} {
-		r, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
+		r, err := Generate(t.Context(), ocispec.ImageConfig{Cmd: []string{"sh"}}, c.o)
 		if err != nil || r.Spec.Hostname != c.want {
 			t.Errorf("%+v: %v", c.o, err)
 		}
@@ -787,7 +805,7 @@ func TestHostname(t *testing.T) {
 }
 
 func TestDevices(t *testing.T) {
-	r, err := Generate(redis, Options{Open: etc, Devices: []string{"/dev/null:/dev/a:r", "/dev/zero", "/dev/null:/dev/a"}})
+	r, err := Generate(t.Context(), redis, Options{Open: etc, Devices: []string{"/dev/null:/dev/a:r", "/dev/zero", "/dev/null:/dev/a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -817,14 +835,14 @@ func TestCPUs(t *testing.T) {
 func BenchmarkGenerate(b *testing.B) {
 	o := Options{ID: "x", Open: etc}
 	for b.Loop() {
-		if _, err := Generate(redis, o); err != nil {
+		if _, err := Generate(b.Context(), redis, o); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
 func BenchmarkWithSeccomp(b *testing.B) {
-	r, err := Generate(redis, Options{ID: "x", Open: etc})
+	r, err := Generate(b.Context(), redis, Options{ID: "x", Open: etc})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -840,7 +858,7 @@ func BenchmarkWithSeccomp(b *testing.B) {
 }
 
 func TestExec(t *testing.T) {
-	r, err := Generate(redis, Options{ID: "r", Open: etc, Env: []string{"A=1"}, Ulimits: []string{"nofile=10"}})
+	r, err := Generate(t.Context(), redis, Options{ID: "r", Open: etc, Env: []string{"A=1"}, Ulimits: []string{"nofile=10"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -848,26 +866,26 @@ func TestExec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Exec(r.Spec, ExecOptions{Args: []string{"redis-cli"}, Open: etc, Env: []string{"A=2", "B=3"}})
+	p, err := Exec(t.Context(), r.Spec, ExecOptions{Args: []string{"redis-cli"}, Open: etc, Env: []string{"A=2", "B=3"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.User.UID != 999 || p.Cwd != "/data" || p.Terminal || len(p.Rlimits) != 1 || !slices.Contains(p.Env, "A=2") || !slices.Contains(p.Env, "HOME=/home/redis") || p.Capabilities.Effective != nil {
 		t.Errorf("%+v", p)
 	}
-	p, err = Exec(r.Spec, ExecOptions{Args: []string{"sh"}, Open: etc, User: "root", Workdir: "/tmp/", TTY: true})
+	p, err = Exec(t.Context(), r.Spec, ExecOptions{Args: []string{"sh"}, Open: etc, User: "root", Workdir: "/tmp/", TTY: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.User.UID != 0 || p.Cwd != "/tmp" || !p.Terminal || !slices.Contains(p.Env, "HOME=/root") || !slices.Contains(p.Env, "TERM=xterm") || !slices.Equal(p.Capabilities.Effective, r.Spec.Process.Capabilities.Bounding) {
 		t.Errorf("%+v", p)
 	}
-	if p, err = Exec(r.Spec, ExecOptions{Args: []string{"sh"}, Open: etc, User: "0", Privileged: true}); err != nil || !slices.Contains(p.Capabilities.Effective, "CAP_SYS_ADMIN") {
+	if p, err = Exec(t.Context(), r.Spec, ExecOptions{Args: []string{"sh"}, Open: etc, User: "0", Privileged: true}); err != nil || !slices.Contains(p.Capabilities.Effective, "CAP_SYS_ADMIN") {
 		t.Errorf("privileged: %+v, %v", p, err)
 	}
 	for _, o := range []ExecOptions{{}, {Args: []string{""}}, {Args: []string{"a\x00"}}, {Args: []string{"a"}, User: "nobody"}, {Args: []string{"a"}, Workdir: "x"}, {Args: []string{"a"}, Env: []string{"="}}} {
 		o.Open = etc
-		if _, err := Exec(r.Spec, o); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		if _, err := Exec(t.Context(), r.Spec, o); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}
@@ -881,7 +899,7 @@ func TestAnonymousVolumes(t *testing.T) {
 		"/data": {}, "/data/": {}, "data/deep": {}, "/etc": {}, "/proc/x": {}, "/given": {}, "/run": {},
 	}}
 	o := Options{Open: etc, Volumes: []string{"/own", "/tmp:/given"}, Mounts: []string{"type=volume,dst=/also"}, Tmpfs: []string{"/run"}}
-	r, err := Generate(img, o)
+	r, err := Generate(t.Context(), img, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -907,7 +925,7 @@ func TestAnonymousVolumes(t *testing.T) {
 		t.Errorf("the source of /given is %s", m.Source)
 	}
 
-	if _, err := Generate(ocispec.ImageConfig{Cmd: []string{"sh"}, Volumes: map[string]struct{}{"/": {}}}, Options{Open: etc}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if _, err := Generate(t.Context(), ocispec.ImageConfig{Cmd: []string{"sh"}, Volumes: map[string]struct{}{"/": {}}}, Options{Open: etc}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("a volume at /: %v", err)
 	}
 }

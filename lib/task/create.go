@@ -134,7 +134,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 			return nil, nil, err
 		}
 	}
-	made, err := generate(d, ns, o, src)
+	made, err := generate(ctx, d, ns, o, src)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -286,7 +286,7 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 }
 
 // generate makes the spec, and the directories of volumes that are not there yet, as docker does.
-func generate(d *state.Dir, ns string, o CreateOptions, src source) (spec.Result, error) {
+func generate(ctx context.Context, d *state.Dir, ns string, o CreateOptions, src source) (spec.Result, error) {
 	so := o.Spec
 	so.Open = spec.LayerFS(src.layers).Open
 	so.ID = o.ID
@@ -295,7 +295,7 @@ func generate(d *state.Dir, ns string, o CreateOptions, src source) (spec.Result
 	if so.CgroupsPath, err = cgroupsPath(d, ns, container.Container{ID: o.ID, CgroupDriver: o.CgroupDriver, CgroupParent: o.CgroupParent}); err != nil {
 		return r, err
 	}
-	if r, err = spec.Generate(src.config, so); err != nil {
+	if r, err = spec.Generate(ctx, src.config, so); err != nil {
 		return r, err
 	}
 	r.Spec.Root.Path = taskdir.Rootfs

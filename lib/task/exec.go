@@ -233,7 +233,7 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 	if err != nil {
 		return nil, err
 	}
-	p, err := spec.Exec(s, spec.ExecOptions{
+	p, err := spec.Exec(ctx, s, spec.ExecOptions{
 		Args: o.Args, Env: o.Env, EnvFiles: o.EnvFiles, Workdir: o.Workdir, User: o.User, Privileged: o.Privileged, TTY: o.TTY,
 		Open: spec.LayerFS(dirs).Open, ConsoleSize: o.ConsoleSize,
 	})
