@@ -85,6 +85,7 @@ func Main(verb, id string) int {
 
 func serve(j *job) error {
 	unix.CloseOnExec(ask.Fd)
+	unix.CloseOnExec(ask.LockFd)
 	if err := unix.SetNonblock(ask.Fd, true); err != nil {
 		return os.NewSyscallError("set nonblocking", err)
 	}

@@ -48,10 +48,14 @@ func (t *task) spawnEngine(verb string) (*engineProcess, error) {
 	if verb == ask.Create {
 		attr.Cloneflags = unix.CLONE_NEWNS // it mounts the container's rootfs
 	}
+	files := []uintptr{0, 2, 2, theirs.Fd()}
+	if t.held != nil {
+		files = append(files, t.held.File().Fd())
+	}
 	e.pid, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, t.id}, &syscall.ProcAttr{
 		Dir:   t.bundle,
 		Env:   engineEnv(),
-		Files: []uintptr{0, 2, 2, theirs.Fd()},
+		Files: files,
 		Sys:   attr,
 	})
 	if err == nil {

@@ -194,6 +194,17 @@ func forgetEngine(b Bootstrap) error {
 	return p.run(ask.Request{Engine: e}, nil)
 }
 
+// awaitEngines waits until the engines of a supervisor that was killed have ended, so that none makes anything anew. One
+// that hangs, and a supervisor that lives, are not waited for without end.
+func awaitEngines(bundle string) error {
+	for deadline := time.Now().Add(drainTime); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if held, err := lock.IsHeld(filepath.Join(bundle, engineLock)); !held || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func deleteLeft(b Bootstrap) error {
 	if alive, err := taskdir.Supervised(b.Bundle); alive || err != nil {
 		return errors.Join(err, errors.New("its supervisor lives"))
@@ -201,6 +212,9 @@ func deleteLeft(b Bootstrap) error {
 	var spec bundleSpec
 	known, err := taskdir.Read(b.Bundle, taskdir.Config, &spec)
 	if err != nil {
+		return err
+	}
+	if err := awaitEngines(b.Bundle); err != nil {
 		return err
 	}
 	if known {

@@ -17,12 +17,19 @@ import (
 // initPid is the file in which containerd's shims leave the pid of init, for `delete` to find.
 const initPid = "init.pid"
 
-// adopt reads the task's record and takes its shim.lock. A task without a record is containerd's: the
-// supervisor keeps no files for it.
+// engineLock is held, in a bundle of containerd's, by the supervisor and by each engine that works there.
+const engineLock = "engine.lock"
+
+// adopt reads the task's record and takes its shim.lock, which its engines inherit: a task whose supervisor was killed has
+// somebody until they have ended. A task without a record is containerd's.
 func (t *task) adopt() error {
 	var r taskdir.Task
 	known, err := taskdir.Read(t.bundle, taskdir.Record, &r)
-	if err != nil || !known {
+	if err == nil && !known {
+		t.held, err = lock.Hold(t.path(engineLock))
+		return err
+	}
+	if err != nil {
 		return err
 	}
 	if r.ID != "" && r.ID != t.id {

@@ -205,6 +205,9 @@ func (t *Task) End(ctx context.Context) error {
 		err = t.awaitEndFor(ctx, answerWithin)
 	}
 	if err != nil && ctx.Err() == nil {
+		if v, e := taskdir.Look(t.Dir()); e == nil && v.Abandoned() {
+			t.endStrays() // an engine that hangs
+		}
 		err = t.awaitEndFor(ctx, endWithin)
 	}
 	return err

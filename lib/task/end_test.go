@@ -3,12 +3,16 @@
 package task
 
 import (
+	"context"
+	"errors"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -38,5 +42,33 @@ func TestSignalBesideTheEnd(t *testing.T) {
 	conn.Close()
 	if err := c.deliver(t.Context(), unix.SIGTERM, false); !errdefs.IsNotFound(err) {
 		t.Errorf("%v, want that it has ended", err)
+	}
+}
+
+// TestEngineOfKilledSupervisor: a task whose supervisor was killed is nobody's to remove or to start again while an engine
+// still works on it.
+func TestEngineOfKilledSupervisor(t *testing.T) {
+	d := openDir(t)
+	recorded(t, d, "c", false)
+	c := found(t, d, "c")
+	reserved(t, c, StartOptions{})()
+	write(t, c, taskdir.Shim, taskdir.Supervisor{Process: taskdir.Process{PID: 1, StartTime: 1}})
+	engine, err := lock.Hold(filepath.Join(c.Dir(), taskdir.ShimLock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.awaitSupervisor(ctx, true); !errors.Is(err, context.Canceled) {
+		t.Errorf("it does not wait for the engine: %v", err)
+	}
+	if err := engine.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.awaitSupervisor(ctx, true); err != nil {
+		t.Error(err)
+	}
+	if v, err := taskdir.Look(c.Dir()); err != nil || v.State != taskdir.Orphaned {
+		t.Errorf("%+v, %v", v, err)
 	}
 }

@@ -178,7 +178,7 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 }
 
 // awaitSupervisor waits until the supervisor of a task that has ended has let go of it: it may still be at the
-// rootfs. A task that runs is not waited for. One that waits for its next restart is a [*RunningError], or with end
+// rootfs. It waits, too, for the engines of one that was killed. A task that runs is not waited for. One that waits for its next restart is a [*RunningError], or with end
 // is not started again.
 func (t *Task) awaitSupervisor(ctx context.Context, end bool) error {
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
@@ -191,7 +191,7 @@ func (t *Task) awaitSupervisor(ctx context.Context, end bool) error {
 	}
 	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
 		v, err := taskdir.Look(t.Dir())
-		if err != nil || v.State != taskdir.Stopped || !v.Supervised {
+		if err != nil || !v.Supervised || v.State != taskdir.Stopped && !v.Abandoned() {
 			return err
 		}
 		if v.Supervisor.Foreign {
@@ -200,7 +200,11 @@ func (t *Task) awaitSupervisor(ctx context.Context, end bool) error {
 			}
 		}
 		if err := pause(ctx, wait); err != nil {
-			return fmt.Errorf("supervisor pid %d does not end: %w", v.Supervisor.PID, err)
+			what := "supervisor"
+			if v.Abandoned() {
+				what = "an engine of the killed supervisor"
+			}
+			return fmt.Errorf("%s pid %d does not end: %w", what, v.Supervisor.PID, err)
 		}
 	}
 }

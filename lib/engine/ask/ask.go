@@ -16,8 +16,14 @@ import (
 	"ctrd.dev/ctrd/lib/mount"
 )
 
-// Fd is the engine's end of the socket pair.
-const Fd = 3
+// Descriptors of the engine process.
+const (
+	// Fd is the engine's end of the socket pair.
+	Fd = 3
+	// LockFd, which may be absent, is the open file of the lock that says that somebody has the task: an engine that
+	// outlives its supervisor for a moment still works on the container.
+	LockFd = 4
+)
 
 // The verbs: what argv of the engine process names.
 const (

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// lateEngine is an OCI engine that kills its supervisor when it is to create a container, and then runs last, in the
+// shell, before it ends.
+func (k *task) lateEngine(last string) (r *taskapi.CreateTaskRequest) {
+	k.Helper()
+	path := filepath.Join(k.state, "late")
+	text := "#!/bin/sh\ncase \"$*\" in\n" +
+		"*' create '*) read -r _ _ _ supervisor _ </proc/$PPID/stat; kill -9 $supervisor; exec sleep 1000;;\n" +
+		"*' delete '*) " + last + ";;\nesac\n"
+	must(k, os.WriteFile(path, []byte(text), 0o755))
+	r = k.request()
+	r.Options = taskapi.NewAny(&taskapi.Options{BinaryName: path, Root: filepath.Join(k.state, "root")})
+	return r
+}
+
+// TestEngineOutlivesSupervisor: as long as an engine works on the container of a supervisor that was killed, the task is
+// no orphan, which others would remove under it.
+func TestEngineOutlivesSupervisor(t *testing.T) {
+	k := newTask(t, "true")
+	done := filepath.Join(k.state, "done")
+	r := k.lateEngine("until test -e " + done + "; do sleep 0.01; done")
+	k.serve()
+	if _, err := k.client.Create(t.Context(), r); err == nil {
+		t.Error("created")
+	}
+	<-k.gone
+	if v, err := taskdir.Look(k.dir); err != nil || !v.Abandoned() {
+		t.Errorf("the engine works, and the task is %+v, %v", v, err)
+	}
+	must(t, k.starts.Release())
+	k.starts = nil
+	must(t, os.WriteFile(done, nil, 0o600))
+	k.until("the end of the engine", func() bool {
+		v, err := taskdir.Look(k.dir)
+		return err == nil && v.State == taskdir.Orphaned
+	})
+}
+
+// TestContainerdDeleteBesideEngine: what containerd calls when a supervisor was killed waits for the engines that still
+// work.
+func TestContainerdDeleteBesideEngine(t *testing.T) {
+	c := newContainerd(t)
+	k := bareTask(t, "true")
+	cgroup := filepath.Join("/sys/fs/cgroup", k.spec.Linux.CgroupsPath)
+	if all, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs"); len(all) > 0 { // of v1
+		cgroup = filepath.Join(filepath.Dir(all[0]), k.spec.Linux.CgroupsPath)
+	}
+	// The command asks the engine once more.
+	r := k.lateEngine("if mkdir " + k.state + "/once; then sleep 0.5; mkdir " + cgroup + "; fi")
+	c.start(k)
+	pid := k.supervisor()
+	if _, err := k.client.Create(t.Context(), r); err == nil {
+		t.Error("created")
+	}
+	k.ends(pid)
+	c.call(k, nil, nil, "delete", "-bundle", k.dir)
+	k.until("the end of the engine", func() bool {
+		held, err := lock.IsHeld(filepath.Join(k.dir, "engine.lock"))
+		return !held && err == nil
+	})
+	k.nothingLeft()
+}
