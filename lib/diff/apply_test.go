@@ -124,11 +124,17 @@ func TestApply(t *testing.T) {
 }
 
 func FuzzApply(f *testing.F) {
+	inMemory(f)
 	r := rand.New(rand.NewPCG(4, 4))
 	for range 5 {
-		f.Add(random(r, 300), random(r, 100), random(r, 100))
+		f.Add(random(r, maxProgram), random(r, 100), random(r, 100))
 	}
-	f.Fuzz(func(t *testing.T, a, b, c []byte) { applied(t, a, b, c) })
+	f.Fuzz(func(t *testing.T, a, b, c []byte) {
+		for _, layer := range []*[]byte{&a, &b, &c} {
+			*layer = (*layer)[:min(len(*layer), maxProgram)]
+		}
+		applied(t, a, b, c)
+	})
 }
 
 // TestApplyRebased: onto an upper directory alone a layer goes as it is, whiteouts in overlay form.
