@@ -278,7 +278,7 @@ func (l *layer) entry(n *node) error {
 	if n.st.Nlink > 1 && !n.isDir() {
 		id := inode{n.st.Dev, n.st.Ino}
 		if first, ok := l.names[id]; ok {
-			hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
+			hdr.Typeflag, hdr.Linkname, hdr.Size, hdr.Devmajor, hdr.Devminor = tar.TypeLink, first, 0, 0, 0
 			return l.put(n, hdr)
 		}
 		l.names[id] = path

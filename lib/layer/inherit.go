@@ -258,11 +258,15 @@ func listXattrs(fd int) ([]string, error) {
 }
 
 // hide puts a whiteout into the root for each name that the layers below show there, and makes a directory
-// of the same name opaque.
+// of the same name opaque. The root keeps its times.
 func (v *view) hide() error {
 	root, err := v.own.fd("")
 	if err != nil {
 		return err
+	}
+	var before unix.Stat_t
+	if err := unix.Fstat(root, &before); err != nil {
+		return fmt.Errorf("stat: %w", err)
 	}
 	attr := opaqueXattrs[0]
 	if n, err := unix.Fgetxattr(root, opaqueXattrs[1], nil); err == nil && n > 0 {
@@ -288,7 +292,7 @@ func (v *view) hide() error {
 			return err
 		}
 	}
-	return nil
+	return futimens(root, &[2]unix.Timespec{before.Atim, before.Mtim})
 }
 
 func hideName(own *tree, root int, name, attr string) error {
