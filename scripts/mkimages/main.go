@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command mkimages makes real images without the internet and serves them: busybox, redis and nginx from
-// Debian's packages, and with -big one of six layers and some 700 MB. They are kept in a directory, so
+// Debian's packages, and with -big some of hundreds of megabytes. They are kept in a directory, so
 // that the next run only starts the registry.
 //
-//	mkimages [-dir DIR] [-big] [-listen ADDRESS]
+//	mkimages [-dir DIR] [-big | -empty] [-listen ADDRESS] [-limit MBIT]
 //
-// It prints the registry's address when the registry answers, and serves until its stdin ends.
+// It prints the registry's address when the registry answers, with -limit also the address at which each connection
+// gets no more than so many megabits a second, and serves until its stdin ends. With -empty it makes no images.
 package main
 
 import (
@@ -24,16 +25,25 @@ import (
 
 func main() {
 	dir := flag.String("dir", "build/images", "keep packages, layers and the registry's storage in `DIR`")
-	big := flag.Bool("big", false, "make the big image too")
+	big := flag.Bool("big", false, "make the big images too")
+	empty := flag.Bool("empty", false, "make no images")
+	limit := flag.Int("limit", 0, "serve on a second address, on which a connection gets at most `MBIT` a second")
 	listen := flag.String("listen", "127.0.0.1:0", "serve on `ADDRESS`")
 	flag.Parse()
-	if err := run(*dir, *listen, *big); err != nil {
+	var sets []set
+	if !*empty {
+		sets = usual
+	}
+	if *big {
+		sets = append(sets, set{"big", bigImages}, set{"more-big", moreBigImages})
+	}
+	if err := run(*dir, *listen, *limit, sets); err != nil {
 		fmt.Fprintln(os.Stderr, "mkimages:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, listen string, big bool) error {
+func run(dir, listen string, limit int, sets []set) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	dir, err := filepath.Abs(dir)
@@ -53,13 +63,20 @@ func run(dir, listen string, big bool) error {
 		return err
 	}
 	defer reg.stop()
-	if err := fill(ctx, dir, reg.addr, big); err != nil {
+	if err := fill(ctx, dir, reg.addr, sets); err != nil {
 		return err
 	}
 	if err := making.Release(); err != nil {
 		return err
 	}
 	fmt.Println(reg.addr)
+	if limit > 0 {
+		addr, err := limited(reg.addr, limit*1e6/8)
+		if err != nil {
+			return err
+		}
+		fmt.Println(addr)
+	}
 	ended := make(chan struct{})
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
@@ -77,21 +94,17 @@ func run(dir, listen string, big bool) error {
 // version is raised when the images change; what an older version made is thrown away.
 const version = "1"
 
+// set are images that are made together.
+type set struct {
+	name string
+	make func(context.Context, string) ([]named, error)
+}
+
+var usual = []set{{"busybox", busyboxImages}, {"volumes", volumeImages}, {"redis", redisImages}, {"nginx", nginxImages}}
+
 // fill makes and pushes what the registry does not have yet.
-func fill(ctx context.Context, dir, addr string, big bool) error {
+func fill(ctx context.Context, dir, addr string, sets []set) error {
 	made := func(name string) string { return filepath.Join(dir, "made-"+version+"-"+name) }
-	sets := []struct {
-		name string
-		make func(context.Context, string) ([]named, error)
-	}{
-		{"busybox", busyboxImages}, {"volumes", volumeImages}, {"redis", redisImages}, {"nginx", nginxImages},
-	}
-	if big {
-		sets = append(sets, struct {
-			name string
-			make func(context.Context, string) ([]named, error)
-		}{"big", bigImages})
-	}
 	for _, s := range sets {
 		if _, err := os.Stat(made(s.name)); err == nil {
 			continue
