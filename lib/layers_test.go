@@ -32,7 +32,7 @@ var exceptions = map[string][]string{"shim": {"event"}}
 // only lists imports that belong to few packages; a name that ends in / stands for all below it.
 var only = map[string][]string{
 	"go.etcd.io/bbolt": {"state"},
-	"net/http":         {"registry"},
+	"net/http":         {"cri", "registry"},
 	"regexp":           {"container", "filter"},
 	"github.com/google/go-containerregistry/": {"registry"},
 	"github.com/opencontainers/runc/":         {"engine"},

@@ -57,7 +57,8 @@ func serveVerb(g *cli.Global) *cobra.Command {
 			"beside it. The sockets come from systemd (ctrd.socket), which starts it with the first connection; it ends when there has " +
 			"been no call for a while, and the next connection starts it again. Without systemd it makes the sockets itself and stays.\n\n" +
 			"Root, its own user and the group that owns the socket may connect. A stream, a wait and a subscription are calls as long " +
-			"as they are open; a connection without a call is closed in a way that has its client connect again.\n\n" +
+			"as they are open; a connection without a call is closed in a way that has its client connect again. Exec, attach and port-forward of the CRI " +
+			"are served on a port of 127.0.0.1, which is opened when the first is asked for.\n\n" +
 			"SIGTERM and SIGINT let the calls that are under way end, for 10 seconds. Waits and subscriptions are ended at once, with the " +
 			"code Unavailable. SIGHUP is answered, and has nothing read again.",
 		Stdout: "nothing",
@@ -128,10 +129,11 @@ type servers map[string]*native.Server
 func newServers(d *state.Dir, log *slog.Logger) servers {
 	o := native.Options{Dir: d, Version: cli.Version, Log: log}
 	var all servers
-	o.Also = cri.New(cri.Options{
+	k8s := cri.New(cri.Options{
 		Dir: d, Version: cli.Version, Log: log, HostDirs: registry.HostDirs(os.Getenv(network.EnvHosts)),
-		Collect: func() { all["native"].Collect() },
-	}).Register
+		Collect: func() { all["native"].Collect() }, Busy: func() func() { return all["cri"].Busy() },
+	})
+	o.Also = k8s.Register
 	all = servers{"native": native.New(o), "cri": native.Bare(o)}
 	return all
 }

@@ -69,6 +69,7 @@ type Container struct {
 	// StopTimeout is how many seconds a stop waits before it kills: nil is the default, -1 no bound.
 	StopTimeout *int  `json:"stop_timeout,omitempty"`
 	Stdin       bool  `json:"stdin,omitempty"`         // stdin is kept open for clients
+	StdinOnce   bool  `json:"stdin_once,omitempty"`    // stdin ends with the input of the first client of the CRI
 	LogMaxSize  int64 `json:"log_max_size,omitempty"`  // bytes; 0: the log is never rotated
 	LogMaxFiles int   `json:"log_max_files,omitempty"` // log files that are kept, the one that is written included
 	LogMaxLine  int   `json:"log_max_line,omitempty"`  // bytes of output in one record; 0: stdio.DefaultLine

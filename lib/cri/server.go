@@ -31,6 +31,10 @@ type Options struct {
 	PullTimeout time.Duration
 	// Snapshotter names the one that keeps the images of a runtime handler; nil: the default one, whatever the handler.
 	Snapshotter func(handler string) (string, error)
+	// StreamAddress is where exec, attach and port-forward are served; empty: DefaultStreamAddress.
+	StreamAddress string
+	// Busy, when set, is called when a stream is asked for, and done when it has ended or nobody has come for it.
+	Busy func() (done func())
 	// Collect, when set, has what nothing refers to any more removed, soon.
 	Collect func()
 }
@@ -51,6 +55,7 @@ type Server struct {
 	collect     func()
 	documents   documents
 	sizes       treeSizes
+	streams     streams
 }
 
 // New makes a server.
@@ -62,8 +67,15 @@ func New(o Options) *Server {
 	if s.collect == nil {
 		s.collect = func() {}
 	}
+	s.streams = streams{s: s, addr: cmp.Or(o.StreamAddress, DefaultStreamAddress), busy: o.Busy}
+	if s.streams.busy == nil {
+		s.streams.busy = func() func() { return func() {} }
+	}
 	return s
 }
+
+// Close takes no more clients of streams. Those that are under way go on as long as the process.
+func (s *Server) Close() { s.streams.close() }
 
 // snapshotter gives the one that keeps the images of a runtime handler. A handler that there is not is
 // errdefs.ErrInvalidArgument.

@@ -49,6 +49,12 @@ func (c *calls) count(n int) {
 	c.since = time.Now()
 }
 
+// Busy says that something goes on that is no call, until done is called: the server is not idle meanwhile.
+func (s *Server) Busy() (done func()) {
+	s.calls.count(1)
+	return sync.OnceFunc(func() { s.calls.count(-1) })
+}
+
 // quiet tells since when there is no call, and whether there is none.
 func (c *calls) quiet() (time.Time, bool) {
 	c.mu.Lock()

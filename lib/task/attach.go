@@ -23,8 +23,10 @@ import (
 type AttachOptions struct {
 	Stdin          io.Reader // passed on until its end; nil: the container's stdin is left alone
 	Stdout, Stderr io.Writer
-	Since          time.Time // output from then on; zero: all that the log has
-	OutputFromNow  bool      // only output that comes from now on
+	// KeepStdin leaves the container's stdin open at the end of Stdin, which ends the attach with [stdio.ErrDetached].
+	KeepStdin     bool
+	Since         time.Time // output from then on; zero: all that the log has
+	OutputFromNow bool      // only output that comes from now on
 	// Ended, when set, is called when the task has ended and what is left of its output is being written.
 	Ended func()
 }
@@ -54,7 +56,7 @@ func (t *Task) Attach(ctx context.Context, o AttachOptions) (taskdir.Exit, error
 	}()
 	if o.Stdin != nil {
 		go func() {
-			if err := t.feed(ctx, o.Stdin); err != nil {
+			if err := t.feed(ctx, o.Stdin, o.KeepStdin); err != nil {
 				cancel(err)
 			}
 		}()
@@ -95,9 +97,9 @@ func (t *Task) Connect(ctx context.Context) error {
 	return nil
 }
 
-// feed copies in to the container's stdin and closes that at the end. A container that reads no more is
-// no error.
-func (t *Task) feed(ctx context.Context, in io.Reader) error {
+// feed copies in to the container's stdin and closes that at the end, or with keep returns [stdio.ErrDetached]. A
+// container that reads no more is no error.
+func (t *Task) feed(ctx context.Context, in io.Reader, keep bool) error {
 	f, err := t.openStdin(ctx)
 	if errors.Is(err, os.ErrNotExist) && !t.Container.Stdin {
 		return fmt.Errorf("container %q was made without -i: it reads no input: %w", t.ID(), errdefs.ErrFailedPrecondition)
@@ -107,6 +109,9 @@ func (t *Task) feed(ctx context.Context, in io.Reader) error {
 	}
 	if err := pass(f, in); err != nil {
 		return err
+	}
+	if keep {
+		return stdio.ErrDetached
 	}
 	// It may have ended.
 	_ = t.call(ctx, answerWithin, func(ctx context.Context, c *taskapi.Client) error {

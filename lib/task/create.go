@@ -37,6 +37,7 @@ type CreateOptions struct {
 	Labels      map[string]string
 	StopSignal  string // empty: the image's, else TERM
 	Stdin       bool   // keep stdin open for clients
+	StdinOnce   bool   // with Stdin: it ends with the input of the first client of the CRI
 	Transient   bool   // lives in run.db, removed when its task ends
 	StopTimeout *int   // seconds that a stop waits before it kills; nil: the default, -1: no bound
 	Restart     taskdir.Restart
@@ -148,7 +149,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		Snapshotter: src.sn.Name(), SnapshotKey: o.ID,
 		DefaultSeccomp: made.DefaultSeccomp,
 		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc,
-		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, Transient: o.Transient,
+		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, StdinOnce: o.StdinOnce, Transient: o.Transient,
 		CgroupParent: o.CgroupParent, CgroupDriver: o.CgroupDriver, LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
 		LogMaxLine: o.LogMaxLine, LogPath: o.LogPath,
 	}

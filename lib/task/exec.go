@@ -39,6 +39,7 @@ type ExecOptions struct {
 	Stdin          io.Reader  // nil: /dev/null
 	Stdout, Stderr io.Writer  // with TTY all goes to Stdout
 	Detach         bool       // do not wait for its end; it has no output then
+	Kill           bool       // kill it when ctx ends; otherwise it runs on then, without a client
 	// Started, when set, is called with the running exec, which can then be resized and signalled. Ended is
 	// called when it has ended and what is left of its output is being written.
 	Started func(*ExecProcess)
@@ -140,7 +141,11 @@ func (t *Task) exec(ctx context.Context, o ExecOptions) (exit taskdir.Exit, err 
 		p.kill()
 		return exit, context.Cause(ctx)
 	}
-	return s.run(ctx, p, o)
+	exit, err = s.run(ctx, p, o)
+	if o.Kill && ctx.Err() != nil {
+		p.kill()
+	}
+	return exit, err
 }
 
 // makeDir makes the exec's directory. The directory of the task is not made again: one that has just been removed

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// DefaultStreamAddress is where streams are served when the options name no other address.
+	DefaultStreamAddress = "127.0.0.1:0"
+
+	ticketFor   = time.Minute   // how long a client may take to come
+	idleFor     = 4 * time.Hour // after so much silence a stream is closed, as kubelet and containerd do
+	creationFor = remotecommand.DefaultStreamCreationTimeout
+	maxTickets  = 1000 // that nobody has come for yet
+	headerFor   = 10 * time.Second
+)
+
+// streams serves exec, attach and port-forward over HTTP, each to who comes with the URL that was issued for it. The port is
+// opened with the first URL. From then on, and as long as a stream lasts, the server is busy.
+type streams struct {
+	s    *Server
+	addr string
+	busy func() (done func())
+
+	mu      sync.Mutex
+	base    string // of the URLs; empty: nothing was issued yet
+	server  *http.Server
+	tickets map[string]*ticket
+}
+
+// ticket is one stream that somebody is to come for. what is a session or a forwarding.
+type ticket struct {
+	kind   string
+	what   any
+	cancel *time.Timer
+	done   func()
+}
+
+// issue gives the URL under which one client can have a stream.
+func (st *streams) issue(kind string, what any) (string, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if err := st.listen(); err != nil {
+		return "", fmt.Errorf("serve streams at %s: %w", st.addr, err)
+	}
+	if len(st.tickets) >= maxTickets {
+		return "", fmt.Errorf("%d streams were asked for and nobody came for them: %w", len(st.tickets), errdefs.ErrResourceExhausted)
+	}
+	token := rand.Text()
+	t := &ticket{kind: kind, what: what, done: st.busy()}
+	st.tickets[token] = t
+	t.cancel = time.AfterFunc(ticketFor, func() {
+		if st.take(kind, token) != nil {
+			t.done()
+		}
+	})
+	return st.base + kind + "/" + token, nil
+}
+
+// take gives the stream that a token stands for, once, or nil.
+func (st *streams) take(kind, token string) *ticket {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	t := st.tickets[token]
+	if t == nil || t.kind != kind {
+		return nil
+	}
+	t.cancel.Stop()
+	delete(st.tickets, token)
+	return t
+}
+
+// listen opens the port unless it is open. The caller holds mu.
+func (st *streams) listen() error {
+	if st.base != "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", st.addr)
+	if err != nil {
+		return err
+	}
+	klog.SetSlogLogger(slog.New(asDebug{st.s.log.Handler()}))
+	st.tickets = map[string]*ticket{}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/{kind}/{token}", st.serve)
+	st.server = &http.Server{Handler: mux, ReadHeaderTimeout: headerFor}
+	go st.server.Serve(l)
+	st.base = (&url.URL{Scheme: "http", Host: l.Addr().String(), Path: "/"}).String()
+	return nil
+}
+
+// asDebug has all records be of the level debug. The streaming library calls it an error when a client goes.
+type asDebug struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (h asDebug) Enabled(ctx context.Context, _ slog.Level) bool {
+	return h.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle implements slog.Handler.
+func (h asDebug) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h asDebug) WithAttrs(a []slog.Attr) slog.Handler { return asDebug{h.Handler.WithAttrs(a)} }
+
+// WithGroup implements slog.Handler.
+func (h asDebug) WithGroup(name string) slog.Handler { return asDebug{h.Handler.WithGroup(name)} }
+
+// close takes no more clients. Streams that are under way end with the process.
+func (st *streams) close() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.server != nil {
+		st.server.Close()
+	}
+}
+
+func (st *streams) serve(w http.ResponseWriter, r *http.Request) {
+	kind := r.PathValue("kind")
+	t := st.take(kind, r.PathValue("token"))
+	if t == nil {
+		http.NotFound(w, r)
+		return
+	}
+	defer t.done()
+	switch what := t.what.(type) {
+	case session:
+		st.serveSession(w, r, kind, what)
+	case forwarding:
+		st.serveForwarding(w, r, what)
+	}
+}
+
+// serveSession serves exec and attach over SPDY and over WebSocket.
+func (st *streams) serveSession(w http.ResponseWriter, r *http.Request, kind string, s session) {
+	if speaks(r, remotecommand.StreamProtocolV5Name) {
+		st.serveV5(w, r, s)
+		return
+	}
+	o := &remotecommand.Options{Stdin: s.asked.GetStdin(), Stdout: s.asked.GetStdout(), Stderr: s.asked.GetStderr(), TTY: s.asked.GetTty()}
+	protocols := remotecommand.SupportedStreamingProtocols
+	if kind == "attach" {
+		remotecommand.ServeAttach(w, r, runner{s}, "", "", "", o, idleFor, creationFor, protocols)
+	} else {
+		remotecommand.ServeExec(w, r, runner{s}, "", "", "", nil, o, idleFor, creationFor, protocols)
+	}
+}
+
+// runner is a session as the streaming library wants it.
+type runner struct{ s session }
+
+// ExecInContainer implements remotecommand.Executor.
+func (r runner) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	return r.run(ctx, in, out, errOut, resize)
+}
+
+// AttachContainer implements remotecommand.Attacher.
+func (r runner) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
+	return r.run(ctx, in, out, errOut, resize)
+}
+
+// run leaves out the streams that were not asked for: over WebSocket the library gives them nevertheless.
+func (r runner) run(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, resize <-chan remotecommand.TerminalSize) error {
+	streams := remoteIO{resize: resize}
+	if r.s.asked.GetStdin() {
+		streams.in = in
+	}
+	if r.s.asked.GetStdout() {
+		streams.out = out
+	}
+	if r.s.asked.GetStderr() {
+		streams.err = errOut
+	}
+	return r.s.run(ctx, streams)
+}
+
+// serveForwarding serves port-forward over SPDY, over WebSocket, and over SPDY in a WebSocket.
+func (st *streams) serveForwarding(w http.ResponseWriter, r *http.Request, f forwarding) {
+	if speaks(r, tunnelProtocol) {
+		st.serveTunnel(w, r, f)
+		return
+	}
+	f.serve(w, r)
+}
+
+func (f forwarding) serve(w http.ResponseWriter, r *http.Request) {
+	portforward.ServePortForward(w, r, f, "", "", &portforward.V4Options{Ports: f.ports}, idleFor, creationFor, portforward.SupportedProtocols)
+}
+
+// speaks tells whether a client asks for a WebSocket and offers a protocol for it.
+func speaks(r *http.Request, protocol string) bool {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return false
+	}
+	for _, line := range r.Header.Values("Sec-Websocket-Protocol") {
+		for p := range strings.SplitSeq(line, ",") {
+			if strings.TrimSpace(p) == protocol {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/net/websocket"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	utilexec "k8s.io/utils/exec"
+)
+
+// A URL serves one client, of the kind that it was issued for, and the server is busy until that one has gone.
+func TestTickets(t *testing.T) {
+	busy := 0
+	w := newWorld(t, Options{Busy: func() func() { busy++; return func() { busy-- } }})
+	defer w.Close()
+	ended := make(chan struct{})
+	echo := session{&runtimeapi.ExecRequest{Stdin: true, Stdout: true}, func(_ context.Context, streams remoteIO) error {
+		defer close(ended)
+		io.Copy(streams.out, streams.in)
+		if streams.err != nil {
+			t.Error("stderr was not asked for")
+		}
+		return utilexec.CodeExitError{Err: errors.New("status 3"), Code: 3}
+	}}
+	url, err := w.streams.issue("exec", echo)
+	if err != nil || busy != 1 || !strings.HasPrefix(url, "http://127.0.0.1:") {
+		t.Fatalf("%q, %v, busy %d", url, err, busy)
+	}
+	token := url[strings.LastIndex(url, "/")+1:]
+	for _, path := range []string{"attach/" + token, "exec/x", "exec/", ""} {
+		r, err := http.Get(w.streams.base + path)
+		if err != nil || r.StatusCode != http.StatusNotFound {
+			t.Errorf("%q: %v, %v", path, r, err)
+		}
+		r.Body.Close()
+	}
+	got, last := speakV5(t, url, "in and out")
+	if got != "in and out" || !strings.Contains(last, `"message":"3"`) || !strings.Contains(last, `"reason":"ExitCode"`) {
+		t.Errorf("%q, %q", got, last)
+	}
+	<-ended
+	if r, err := http.Get(url); err != nil || r.StatusCode != http.StatusNotFound {
+		t.Errorf("the second client: %v, %v", r, err)
+	}
+	w.streams.mu.Lock()
+	defer w.streams.mu.Unlock()
+	if len(w.streams.tickets) != 0 {
+		t.Errorf("%v", w.streams.tickets)
+	}
+}
+
+// speakV5 sends text on stdin, closes that, and gives what came on stdout and on the error channel.
+func speakV5(t *testing.T, url, text string) (out, last string) {
+	t.Helper()
+	c, err := websocket.NewConfig("ws"+strings.TrimPrefix(url, "http"), "http://localhost/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Protocol = []string{"v5.channel.k8s.io"}
+	ws, err := websocket.DialConfig(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	for _, frame := range [][]byte{append([]byte{0}, text...), {255, 0}} {
+		if err := websocket.Message.Send(ws, frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for {
+		var frame []byte
+		if err := websocket.Message.Receive(ws, &frame); err != nil {
+			return out, last
+		}
+		switch frame[0] {
+		case 1:
+			out += string(frame[1:])
+		case 3:
+			last += string(frame[1:])
+		}
+	}
+}
+
+func TestTooManyTickets(t *testing.T) {
+	w := newWorld(t, Options{})
+	defer w.Close()
+	for range maxTickets {
+		if _, err := w.streams.issue("exec", session{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.streams.issue("exec", session{}); !errdefs.IsResourceExhausted(err) {
+		t.Error(err)
+	}
+}
+
+// Two buffers share a budget; io.Copy finds no way around it.
+func TestBounded(t *testing.T) {
+	room := &budget{left: 10}
+	a, b := &bounded{room: room}, &bounded{room: room}
+	for _, w := range []io.Writer{a, b} {
+		if n, err := io.Copy(w, strings.NewReader("eight by")); n != 8 || err != nil {
+			t.Error(n, err)
+		}
+	}
+	if a.buf.String() != "eight by" || b.buf.String() != "ei" || room.lost != 6 {
+		t.Errorf("%q, %q, %d lost", a.buf.String(), b.buf.String(), room.lost)
+	}
+}
+
+func TestBadStreamRequests(t *testing.T) {
+	w := newWorld(t, Options{})
+	r := runtimeService{s: w.Server}
+	ctx := t.Context()
+	for what, call := range map[string]func() error{
+		"cmd: ": func() error { _, err := r.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: "a"}); return err },
+		"cmd: missing": func() error {
+			_, err := r.Exec(ctx, &runtimeapi.ExecRequest{ContainerId: "a", Stdout: true})
+			return err
+		},
+		"timeout: -1": func() error {
+			_, err := r.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: "a", Cmd: []string{"a"}, Timeout: -1})
+			return err
+		},
+		"timeout: 9": func() error {
+			_, err := r.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: "a", Cmd: []string{"a"}, Timeout: 1<<63 - 1})
+			return err
+		},
+		"container_id: ":  func() error { _, err := r.ExecSync(ctx, &runtimeapi.ExecSyncRequest{Cmd: []string{"a"}}); return err },
+		"container_id: m": func() error { _, err := r.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{}); return err },
+		"stdin, stdout":   func() error { _, err := r.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: "a"}); return err },
+		"stderr: ": func() error {
+			_, err := r.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: "a", Tty: true, Stderr: true})
+			return err
+		},
+		"pod_sandbox_id: ": func() error { _, err := r.PortForward(ctx, &runtimeapi.PortForwardRequest{}); return err },
+		"port: 70000": func() error {
+			_, err := r.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: "a", Port: []int32{70000}})
+			return err
+		},
+	} {
+		if err := call(); !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := r.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: "none", Stdout: true}); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+	if w.streams.base != "" {
+		t.Error("a port is open, and nobody was given a URL")
+	}
+}
