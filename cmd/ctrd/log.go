@@ -10,20 +10,14 @@ import (
 	"os"
 	"sync"
 	"syscall"
-
-	"ctrd.dev/ctrd/lib/cli"
 )
 
 // newLogger logs what is at least of a level: to the journal with its priorities if f is the journal, else as text with times.
-func newLogger(f *os.File, name string) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(name)); err != nil {
-		return nil, cli.Usagef("--log-level %q: want debug, info, warn or error", name)
-	}
+func newLogger(f *os.File, level slog.Leveler) *slog.Logger {
 	if isJournal(f, os.Getenv("JOURNAL_STREAM")) {
-		return slog.New(newJournal(f, level)), nil
+		return slog.New(newJournal(f, level))
 	}
-	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: level})), nil
+	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: level}))
 }
 
 // isJournal tells whether a file is the stream that JOURNAL_STREAM names by device and inode (systemd.exec(5)).
@@ -42,7 +36,7 @@ type journal struct {
 	out *prefixed
 }
 
-func newJournal(w io.Writer, level slog.Level) slog.Handler {
+func newJournal(w io.Writer, level slog.Leveler) slog.Handler {
 	out := &prefixed{w: w}
 	known := func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {

@@ -15,7 +15,7 @@ func main() {
 			"working in it and what has happened, checks that it is whole, and removes what nothing needs.",
 		SeeAlso: []string{"ctr-pull", "ctr-image", "ctr-snap", "ctr-task"},
 	}, nil)
-	for _, verb := range []func(*cli.Global) *cobra.Command{duVerb, eventsVerb, fsckVerb, gcVerb, leaseVerb, locksVerb, nsVerb, serveVerb, statusVerb} {
+	for _, verb := range []func(*cli.Global) *cobra.Command{configVerb, duVerb, eventsVerb, fsckVerb, gcVerb, leaseVerb, locksVerb, nsVerb, serveVerb, statusVerb} {
 		root.AddCommand(verb(g))
 	}
 	cli.Main(root)

@@ -3,21 +3,18 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/containerd/errdefs"
 )
 
 // checker collects what is wrong with values.
 type checker struct {
 	w   where
-	all []error
+	all Mistakes
 }
 
 // refuse notes that a setting, named with its tables, has a value that it cannot have.
@@ -29,7 +26,7 @@ func (c *checker) refuse(key []string, format string, args ...any) {
 	if at != "" {
 		at += ": "
 	}
-	c.all = append(c.all, fmt.Errorf("%s%s: %s: %w", at, name, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument))
+	c.all = append(c.all, fmt.Sprintf("%s%s: %s", at, name, fmt.Sprintf(format, args...)))
 }
 
 func (c *checker) oneOf(value string, key []string, want ...string) {
@@ -52,7 +49,7 @@ func (c *checker) atLeast(value, least int, key ...string) {
 }
 
 // check says what is wrong with the values of a configuration.
-func (c *Config) check(w where) error {
+func (c *Config) check(w where) Mistakes {
 	k := &checker{w: w}
 	k.oneOf(c.LogLevel, []string{"log_level"}, "debug", "info", "warn", "error")
 	k.oneOf(c.CgroupDriver, []string{"cgroup_driver"}, "", "cgroupfs", "systemd")
@@ -78,7 +75,7 @@ func (c *Config) check(w where) error {
 		k.refuse([]string{"metrics", "address"}, "%q is not HOST:PORT", c.Metrics.Address)
 	}
 	k.cri(&c.CRI)
-	return errors.Join(k.all...)
+	return k.all
 }
 
 func (c *checker) socket(s Socket, key ...string) {

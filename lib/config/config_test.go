@@ -25,7 +25,7 @@ func write(t *testing.T, path, text string) {
 
 // TestDefault: default.toml is valid, and names every setting that there is.
 func TestDefault(t *testing.T) {
-	if err := Default().check(where{}); err != nil {
+	if err := Default().check(where{}); len(err) > 0 {
 		t.Error(err)
 	}
 	named := map[string]bool{}
@@ -88,10 +88,10 @@ func TestNoFile(t *testing.T) {
 func TestRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"log_level = ":                                    "f.toml:1: ",
-		"\n\nlog_levle = \"info\"":                        `f.toml:3: unknown key "log_levle" (is log_level meant?)`,
-		"[cri]\n# a\nmax_conf_num = 1":                    `f.toml:3: unknown key "cri.max_conf_num" (is cri.cni.max_conf_num meant?)`,
-		"[crio]\nx = 1":                                   `f.toml:1: unknown key "crio"`,
-		"[runtimes.runc]\nbinary = \"x\"":                 `f.toml:2: unknown key "runtimes.runc.binary"`,
+		"\n\nlog_levle = \"info\"":                        `f.toml:3: unknown key log_levle (is log_level meant?)`,
+		"[cri]\n# a\nmax_conf_num = 1":                    `f.toml:3: unknown key cri.max_conf_num (is cri.cni.max_conf_num meant?)`,
+		"[crio]\nx = 1":                                   `f.toml:1: unknown key crio`,
+		"[runtimes.runc]\nbinary = \"x\"":                 `f.toml:2: unknown key runtimes.runc.binary`,
 		"\nlog_level = \"loud\"":                          `f.toml:2: log_level: "loud" is none of debug, info, warn, error`,
 		"log_level = 5":                                   "f.toml:1: log_level: ",
 		"\nidle_timeout = \"soon\"":                       `f.toml:2: idle_timeout: "soon" is no span of time`,
@@ -125,7 +125,7 @@ func TestEveryMistake(t *testing.T) {
 	write(t, dir+"/c.toml", "one = 1\ntwo = 2\n")
 	write(t, dir+"/config.d/x.toml", "three = 3\n")
 	_, err := Load(dir + "/c.toml")
-	for _, want := range []string{dir + `/c.toml:1: unknown key "one"`, dir + `/c.toml:2: unknown key "two"`, dir + `/config.d/x.toml:1: unknown key "three"`} {
+	for _, want := range []string{dir + `/c.toml:1: unknown key one`, dir + `/c.toml:2: unknown key two`, dir + `/config.d/x.toml:1: unknown key three`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %s in %v", want, err)
 		}

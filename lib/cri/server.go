@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -23,6 +24,8 @@ type Options struct {
 	Version string // of ctrd
 	Log     *slog.Logger
 
+	// Config gives the configuration that is in force, which changes when it is reloaded; nil: the defaults.
+	Config func() *config.Config
 	// HostDirs are where hosts.toml files are looked for; see registry.Options.
 	HostDirs []string
 	// Pinned are normalised names of images that the kubelet is to keep.
@@ -48,6 +51,7 @@ type Server struct {
 	version string
 	log     *slog.Logger
 
+	config      func() *config.Config
 	hostDirs    []string
 	pinned      []string
 	pullTimeout time.Duration
@@ -61,8 +65,11 @@ type Server struct {
 // New makes a server.
 func New(o Options) *Server {
 	s := &Server{
-		d: o.Dir, version: o.Version, log: o.Log,
+		d: o.Dir, version: o.Version, log: o.Log, config: o.Config,
 		hostDirs: o.HostDirs, pinned: o.Pinned, pullTimeout: cmp.Or(o.PullTimeout, defaultPullTimeout), handlers: o.Snapshotter, collect: o.Collect,
+	}
+	if s.config == nil {
+		s.config = config.Default
 	}
 	if s.collect == nil {
 		s.collect = func() {}

@@ -12,13 +12,12 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 )
 
-// collectAfter is how long a collection that nobody waits for is put off, so that many removals share one.
-const collectAfter = 100 * time.Millisecond
-
 // collector runs the collections that nobody waits for, one at a time. One that a kill takes away is made good by the next.
 type collector struct {
 	d   *state.Dir
 	log *slog.Logger
+	// after is how long a collection that nobody waits for is put off, so that many removals share one.
+	after func() time.Duration
 
 	mu     sync.Mutex
 	wanted bool
@@ -42,7 +41,7 @@ func (c *collector) request() {
 func (c *collector) run(ended chan struct{}) {
 	defer close(ended)
 	for {
-		time.Sleep(collectAfter)
+		time.Sleep(c.after())
 		c.mu.Lock()
 		if !c.wanted {
 			c.ended = nil

@@ -17,10 +17,11 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// door is one socket that a server listens on. A peer gets in that is root, is the server's own user, or is in the group that
-// owns the socket's file, if group members may write to it. Others are disconnected without an answer.
+// door is one socket that a server listens on. A peer gets in that is root, is the server's own user, owns the socket's file, or is
+// in the group that owns it, if group members may write to it. Others are disconnected without an answer.
 type door struct {
 	*net.UnixListener
+	owner int // of the file
 	group int // whose members get in; -1: nobody's
 	hall  *hall
 	log   *slog.Logger
@@ -34,12 +35,15 @@ type door struct {
 
 func openDoor(l *net.UnixListener, h *hall, log *slog.Logger) *door {
 	d := &door{
-		UnixListener: l, group: -1, hall: h, log: log,
+		UnixListener: l, owner: -1, group: -1, hall: h, log: log,
 		shut: make(chan struct{}), last: make(chan struct{}), closed: make(chan struct{}),
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(l.Addr().String(), &st); err == nil && st.Mode&0o020 != 0 {
-		d.group = int(st.Gid)
+	if err := unix.Stat(l.Addr().String(), &st); err == nil {
+		d.owner = int(st.Uid)
+		if st.Mode&0o020 != 0 {
+			d.group = int(st.Gid)
+		}
 	}
 	return d
 }
@@ -107,7 +111,7 @@ func (d *door) Close() error {
 }
 
 func (d *door) allows(c creds) bool {
-	return c.uid == 0 || int(c.uid) == os.Geteuid() || d.group >= 0 && slices.Contains(c.groups, uint32(d.group))
+	return c.uid == 0 || int(c.uid) == os.Geteuid() || int(c.uid) == d.owner || d.group >= 0 && slices.Contains(c.groups, uint32(d.group))
 }
 
 // creds say who a peer was when it connected.

@@ -31,6 +31,7 @@ import (
 	healthapi "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 
+	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -58,6 +59,8 @@ type Options struct {
 	Dir     *state.Dir
 	Version string // of ctrd
 	Log     *slog.Logger
+	// Config gives the configuration that is in force, which changes when it is reloaded; nil: the defaults.
+	Config func() *config.Config
 	// Also, when set, adds further services, whose errors are told by their errdefs kind as those of containerd's API are.
 	Also func(grpc.ServiceRegistrar)
 
@@ -70,6 +73,7 @@ type Server struct {
 	d       *state.Dir
 	version string
 	log     *slog.Logger
+	config  func() *config.Config
 	grpc    *grpc.Server
 	hall    hall
 	calls   calls
@@ -102,10 +106,14 @@ func New(o Options) *Server {
 
 // Bare makes a server of those services alone that Options.Also adds, and of gRPC's health service.
 func Bare(o Options) *Server {
-	s := &Server{d: o.Dir, version: o.Version, log: o.Log}
+	s := &Server{d: o.Dir, version: o.Version, log: o.Log, config: o.Config}
+	if s.config == nil {
+		s.config = config.Default
+	}
 	s.hall.init(o.Log)
 	s.calls.init()
 	s.collector.d, s.collector.log = o.Dir, o.Log
+	s.collector.after = func() time.Duration { return time.Duration(s.config().GC.ScheduleDelay) }
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(maxHeader),
 		grpc.StaticStreamWindowSize(flowWindow), grpc.StaticConnWindowSize(connWindow),
