@@ -134,6 +134,7 @@ func newServers(d *state.Dir, log *slog.Logger, conf func() *config.Config) serv
 	k8s := cri.New(cri.Options{
 		Dir: d, Version: cli.Version, Log: log, Config: conf,
 		HostDirs:      registry.HostDirs(cmp.Or(os.Getenv(network.EnvHosts), c.Registry.ConfigPath)),
+		PullTimeout:   cmp.Or(time.Duration(c.ImagePullProgressTimeout), -1), // 0 is for ever here
 		Pinned:        slices.Collect(maps.Values(c.PinnedImages)),
 		StreamAddress: net.JoinHostPort(c.StreamServerAddress, strconv.Itoa(int(c.StreamServerPort))),
 		Collect:       func() { all["native"].Collect() }, Busy: func() func() { return all["cri"].Busy() },
