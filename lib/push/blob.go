@@ -174,16 +174,30 @@ func (p *pusher) sideBySide(ctx context.Context, all []*blob) error {
 // sendBlob brings one blob to the registry.
 func (p *pusher) sendBlob(ctx context.Context, b *blob) (progress.Status, error) {
 	has, err := p.dest.HasBlob(ctx, b.desc)
-	if err != nil || has {
-		return progress.Exists, err
+	if err != nil {
+		return "", err
+	}
+	if has {
+		if k := p.kept(b.desc.Digest); k.isLeft() {
+			k.forget()
+		}
+		return progress.Exists, nil
 	}
 	up := p.dest.Upload(b.desc)
-	for _, from := range b.sources {
-		mounted, err := up.Mount(ctx, from)
-		if err != nil || mounted {
-			return progress.Mounted, err
+	k, err := p.keep(b.desc.Digest)
+	if err != nil {
+		return "", err
+	}
+	defer k.close()
+	if !k.resume(ctx, up) {
+		for _, from := range b.sources {
+			mounted, err := up.Mount(ctx, from)
+			if err != nil || mounted {
+				return progress.Mounted, err
+			}
 		}
 	}
+	up.Note(k.note)
 	f, err := content.Open(p.d, b.desc.Digest)
 	if errdefs.IsNotFound(err) {
 		return "", &MissingError{Image: p.image.Name, What: whatBlob, Digest: b.desc.Digest, err: err}
@@ -196,6 +210,7 @@ func (p *pusher) sendBlob(ctx context.Context, b *blob) (progress.Status, error)
 		if st, err := f.Stat(); err == nil {
 			b.desc.Size = st.Size()
 			up = p.dest.Upload(b.desc)
+			up.Note(k.note)
 		}
 	}
 	m := p.report.Meter(b.desc, progress.Uploading, 0)
@@ -203,6 +218,7 @@ func (p *pusher) sendBlob(ctx context.Context, b *blob) (progress.Status, error)
 		return "", errors.Join(err, p.doubt(ctx, f, b.desc.Digest))
 	}
 	crash.Point("push.blob-sent")
+	k.done()
 	return progress.Done, nil
 }
 

@@ -8,13 +8,18 @@
 // their blobs are there, and indexes when all their manifests are, so that a registry never has a name for
 // something incomplete.
 //
+// # On disk
+//
+// <state>/uploads/HEX: the address at which the upload of one blob to one repository goes on; HEX.lock: the liveness
+// lock of the process that uploads it.
+//
 // # Locks
 //
 // A lease names every blob before it is looked for. No lock is held.
 //
 // # After a crash
 //
-// Blobs that had arrived whole are found there by the next push. Half a blob begins anew, because a registry
-// forgets who sent it. The record of where blobs have gone is a hint: a push that could not write it is done all
-// the same.
+// Blobs that had arrived whole are found there by the next push. It goes on with a blob of which the registry still
+// has a part, and begins anew with one whose upload the registry has given up, as some do with every connection that
+// breaks. The record of where blobs have gone is a hint: a push that could not write it is done all the same.
 package push

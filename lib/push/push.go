@@ -86,6 +86,9 @@ func Image(ctx context.Context, d *state.Dir, query string, to image.Reference, 
 		return res, err
 	}
 	defer func() { err = errors.Join(err, p.lease.Release()) }()
+	if err := sweepUploads(d); err != nil {
+		return res, err
+	}
 	if err := p.run(ctx); err != nil {
 		return res, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -62,6 +63,11 @@ func (d *Destination) Close() { d.repo.Close() }
 
 // Explain is what [Repository.Explain] is for a pull: the one host that would be written to.
 func (d *Destination) Explain() []Plan { return d.repo.Explain() }
+
+// Address tells the repository from all others: the host that is written to, and the path there.
+func (d *Destination) Address() string {
+	return d.at.host + path.Join("/", d.at.path, d.at.ref.Path)
+}
 
 // HasBlob asks whether the repository has a blob.
 func (d *Destination) HasBlob(ctx context.Context, desc ocispec.Descriptor) (bool, error) {

@@ -32,11 +32,34 @@ type Upload struct {
 	taken   int64    // how many bytes it has
 	chunk   int64    // the most that is sent in one request; 0: all that is left
 	least   int64    // the least that a chunk before the last must have
-	resumed bool     // it went on after a failure, so the registry may have kept bytes that it did not tell of
+	note    func(address string)
+	resumed bool // it went on after a failure, so the registry may have kept bytes that it did not tell of
 }
 
 // Upload begins nothing yet: see [Upload.Mount] and [Upload.Send].
 func (d *Destination) Upload(desc ocispec.Descriptor) *Upload { return &Upload{d: d, desc: desc} }
+
+// Note has fn hear where the registry takes the rest of the blob, each time that it says so: with that address
+// another process can go on, see [Upload.Resume]. Who knows the address may write to the upload, so it is a secret.
+// A blob that is sent with one request has none.
+func (u *Upload) Note(fn func(address string)) { u.note = fn }
+
+// Resume takes over an upload of the same blob that another process has begun, and left at this address. It reports
+// whether the registry still has bytes of it; if so, Send goes on behind them. Otherwise it changes nothing.
+func (u *Upload) Resume(ctx context.Context, address string) bool {
+	session, err := url.Parse(address)
+	if err != nil || session.Host == "" || session.User != nil {
+		return false
+	}
+	begun := *u
+	u.session = session
+	if n, ok := u.status(ctx); ok && 0 < n && n <= u.desc.Size {
+		u.taken, u.resumed = n, true
+		return true
+	}
+	*u = begun
+	return false
+}
 
 func (u *Upload) what() string { return fmt.Sprintf("upload of blob %q", u.desc.Digest) }
 
@@ -86,6 +109,9 @@ func (u *Upload) adopt(resp *http.Response) error {
 		return err
 	}
 	u.session = session
+	if u.note != nil && u.desc.Size > atOnce {
+		u.note(session.String())
+	}
 	if n, err := strconv.ParseInt(resp.Header.Get("OCI-Chunk-Min-Length"), 10, 63); err == nil && n > 0 {
 		u.least = min(n, 1<<40)
 	}

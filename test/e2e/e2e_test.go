@@ -26,6 +26,9 @@ import (
 var top, bin, registry string
 
 func TestMain(m *testing.M) {
+	if args := os.Getenv("CTRD_TEST_MEASURE"); args != "" {
+		measure(strings.Split(args, "\n"))
+	}
 	os.Exit(world.Main(m, func(s world.Site) error {
 		top, bin, registry = s.Top, s.Bin, s.Registry
 		return nil
