@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -192,8 +193,11 @@ func (l *login) bearer(ctx context.Context, c challenge) error {
 		l.scopes = slices.Clone(l.first)
 	}
 	// Some token servers look at the first scope only, so the one that is missing comes first.
-	if s := c.params["scope"]; s != "" && !slices.Contains(l.scopes, s) && len(l.scopes) < maxChallenges {
-		l.scopes = slices.Insert(l.scopes, 0, s)
+	for s := range strings.FieldsSeq(c.params["scope"]) {
+		asked := func(scope string) bool { return sameScope(scope, s) }
+		if !slices.ContainsFunc(l.scopes, asked) && len(l.scopes) < maxChallenges {
+			l.scopes = slices.Insert(l.scopes, 0, s)
+		}
 	}
 	t, err := l.fetcher.fetch(ctx, c, l.cred, l.scopes)
 	if err != nil {
@@ -204,4 +208,17 @@ func (l *login) bearer(ctx context.Context, c challenge) error {
 	}
 	l.header, l.until, l.last = "Bearer "+t.value, t.until, &c
 	return nil
+}
+
+// sameScope tells whether two scopes are for the same actions, in whatever order.
+func sameScope(a, b string) bool {
+	actions := func(scope string) (of string, all []string) {
+		i := strings.LastIndexByte(scope, ':') + 1
+		all = strings.Split(scope[i:], ",")
+		slices.Sort(all)
+		return scope[:i], all
+	}
+	ofA, allA := actions(a)
+	ofB, allB := actions(b)
+	return ofA == ofB && slices.Equal(allA, allB)
 }

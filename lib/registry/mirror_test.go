@@ -349,7 +349,7 @@ func clientCertificate(t *testing.T, dir string) *x509.CertPool {
 	return pool
 }
 
-// authority writes ca.pem and, signed by it, server.pem and server.key of 127.0.0.1.
+// authority writes ca.pem and, signed by it, server.pem and server.key of 127.0.0.1 and 127.0.0.2.
 func authority(t *testing.T, dir string) {
 	t.Helper()
 	ca, key := certificate(t, dir+"/ca.pem", dir+"/ca.key", nil, nil)
@@ -365,7 +365,7 @@ func certificate(t *testing.T, certFile, keyFile string, parent *x509.Certificat
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: filepath.Base(certFile)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 2)},
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, IsCA: parent == nil, BasicConstraintsValid: true,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}

@@ -31,19 +31,25 @@ const passUser = "user:$2b$04$IVvroKYGqmqjQB46fIIOFe27SaB616jPKKuu.g37OJNJn1a4WJ
 // address and the client that trusts it.
 func realRegistry(t *testing.T, dir string) (string, *http.Client) {
 	t.Helper()
+	os.WriteFile(filepath.Join(dir, "htpasswd"), []byte(passUser), 0o600)
+	return runRegistry(t, dir, "", fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}", dir+"/htpasswd"))
+}
+
+// runRegistry is realRegistry with more about TLS, and with other lines of its configuration.
+func runRegistry(t *testing.T, dir, tlsMore, more string) (string, *http.Client) {
+	t.Helper()
 	program, err := exec.LookPath("docker-registry")
 	if err != nil {
 		t.Skip("docker-registry is not installed")
 	}
 	authority(t, dir)
-	os.WriteFile(filepath.Join(dir, "htpasswd"), []byte(passUser), 0o600)
 	conf := fmt.Sprintf(`
 version: 0.1
 log: {level: info, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: %q}}
-http: {addr: "127.0.0.1:0", tls: {certificate: %q, key: %q}}
-auth: {htpasswd: {realm: test, path: %q}}
-`, dir+"/data", dir+"/server.pem", dir+"/server.key", dir+"/htpasswd")
+http: {addr: "127.0.0.1:0", tls: {certificate: %q, key: %q%s}}
+%s
+`, dir+"/data", dir+"/server.pem", dir+"/server.key", tlsMore, more)
 	os.WriteFile(filepath.Join(dir, "config.yml"), []byte(conf), 0o600)
 	cmd := exec.Command(program, "serve", filepath.Join(dir, "config.yml"))
 	log, err := cmd.StderrPipe()
