@@ -20,7 +20,7 @@ var floors = []struct {
 	name     string
 	packages []string
 }{
-	{"tools", []string{"cgroup", "config", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "pid1", "progress", "reference", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
+	{"tools", []string{"cgroup", "config", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "network", "pid1", "progress", "reference", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"container", "content", "event", "image", "lease", "namespace", "snapshot", "state"}},
 	{"deeds", []string{"account", "archive", "commit", "fsck", "gc", "prune", "pull", "push", "task"}},
 	{"doors", []string{"cli", "cri", "native"}},
@@ -43,6 +43,7 @@ var only = map[string][]string{
 	"github.com/containerd/ttrpc":             {},
 	"github.com/containerd/containerd/":       {"native"},
 	"k8s.io/":                                 {"cri"},
+	"github.com/containernetworking/":         {"network"},
 	"github.com/spf13/cobra":                  {"cli"},
 }
 

@@ -9,7 +9,7 @@
 //
 // # Order
 //
-// Locks nest in one order only: pod < container < image < snapshot < blob < collect < database. The
+// Locks nest in one order only: pod < container < network < image < snapshot < blob < collect < database. The
 // order is checked when a lock is taken: the caller hands over the lock it already holds, and a rank
 // that is not above it panics. Liveness locks never wait and so have no rank.
 //

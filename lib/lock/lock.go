@@ -22,6 +22,7 @@ type Rank int
 const (
 	Pod Rank = iota + 1
 	Container
+	Network
 	Image
 	Snapshot
 	Blob
@@ -29,7 +30,7 @@ const (
 	Database // innermost and shortest
 )
 
-var rankNames = [...]string{Pod: "pod", Container: "container", Image: "image", Snapshot: "snapshot", Blob: "blob", Collect: "collect", Database: "database"}
+var rankNames = [...]string{Pod: "pod", Container: "container", Network: "network", Image: "image", Snapshot: "snapshot", Blob: "blob", Collect: "collect", Database: "database"}
 
 // String is the rank's name, which is also the name of its folder.
 func (r Rank) String() string {
@@ -78,7 +79,7 @@ type Lock struct {
 // number of calls may wait: they share a few threads.
 func (d Dir) Acquire(ctx context.Context, outer *Lock, rank Rank, name string, mode Mode) (*Lock, error) {
 	if outer != nil && rank <= outer.rank {
-		panic(fmt.Sprintf("lock: %s %q taken while %s is held: the order is pod < container < image < snapshot < blob < collect < database", rank, name, outer.path))
+		panic(fmt.Sprintf("lock: %s %q taken while %s is held: the order is pod < container < network < image < snapshot < blob < collect < database", rank, name, outer.path))
 	}
 	path := filepath.Join(d.Path, rank.String(), fileName(name))
 	start := time.Now()
@@ -108,6 +109,10 @@ func (d Dir) Acquire(ctx context.Context, outer *Lock, rank Rank, name string, m
 	l.cleanup = runtime.AddCleanup(l, func(p string) { panic("lock: " + p + " became unreachable while held") }, path)
 	return l, nil
 }
+
+// File is the open lock file. A child that inherits it keeps the lock when this process is killed; Release lets go for
+// both.
+func (l *Lock) File() *os.File { return l.file }
 
 // Release gives the lock back. It may be called once.
 func (l *Lock) Release() error {
