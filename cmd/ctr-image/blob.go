@@ -18,6 +18,7 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/gc"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/tail"
 )
 
 // digests is what the verbs say of digests on stdin.
@@ -79,7 +80,7 @@ func blobCatVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, r.Close()) }()
-			_, err = io.Copy(os.Stdout, r)
+			_, err = io.Copy(tail.Writer(cmd.Context(), os.Stdout), r)
 			return err
 		})
 	})
@@ -113,7 +114,7 @@ func blobPutVerb(g *cli.Global) *cobra.Command {
 	}, func(cmd *cobra.Command, args []string) error {
 		from := os.Stdin
 		if len(args) > 0 && args[0] != "-" {
-			f, err := os.Open(args[0])
+			f, err := tail.Open(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -136,7 +137,7 @@ func blobPutVerb(g *cli.Global) *cobra.Command {
 		if !resume {
 			o.Ref = "put-" + rand.Text()
 		}
-		dg, err := blobPut(cmd.Context(), d, g.Namespace, from, o, labels, resume)
+		dg, err := blobPut(cmd.Context(), d, g.Namespace, tail.Reader(cmd.Context(), from), o, labels, resume)
 		if err != nil {
 			return err
 		}

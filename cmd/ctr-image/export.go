@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/archive"
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/tail"
 )
 
 // envTime is the time, in seconds since 1970, that files get which are made here
@@ -118,9 +119,9 @@ func export(ctx context.Context, d *state.Dir, output, format string, names []st
 		return archive.Export(ctx, d, w, names, o)
 	}
 	if output == "" || output == "-" {
-		return write(os.Stdout)
+		return write(tail.Writer(ctx, os.Stdout))
 	}
-	return archive.ToFile(output, write)
+	return archive.ToFile(ctx, output, write)
 }
 
 // timeOfFiles reads SOURCE_DATE_EPOCH; without it, it is the zero value.

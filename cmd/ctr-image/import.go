@@ -18,6 +18,7 @@ import (
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/tail"
 )
 
 func importVerb(g *cli.Global) *cobra.Command {
@@ -153,9 +154,9 @@ func importOne(ctx context.Context, d *state.Dir, name string, o archive.ImportO
 		if cli.IsTerminal(f) {
 			return nil, cli.Usagef("stdin is a terminal")
 		}
-		return archive.Import(ctx, d, f, o)
+		return archive.Import(ctx, d, tail.Reader(ctx, f), o)
 	}
-	if f, err = os.Open(name); err != nil {
+	if f, err = tail.Open(ctx, name); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
@@ -166,7 +167,7 @@ func importOne(ctx context.Context, d *state.Dir, name string, o archive.ImportO
 	if st.IsDir() {
 		return archive.ImportDir(ctx, d, name, o)
 	}
-	return archive.Import(ctx, d, f, o)
+	return archive.Import(ctx, d, tail.Reader(ctx, f), o)
 }
 
 // archiveStatus makes an archive that is wrong no wrong usage and no damage of the state directory.

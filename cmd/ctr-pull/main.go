@@ -105,7 +105,7 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	if o.pull.Snapshotter, err = snapshot.Named(o.snapshotter); err != nil {
 		return cli.Usagef("--%v", err)
 	}
-	if err := o.network.Read(os.Stdin, args...); err != nil {
+	if err := o.network.Read(cmd.Context(), os.Stdin, args...); err != nil {
 		return err
 	}
 	var said network.Warnings

@@ -94,7 +94,7 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 			return err
 		}
 	}
-	if err := o.network.Read(os.Stdin, args[1:]...); err != nil {
+	if err := o.network.Read(cmd.Context(), os.Stdin, args[1:]...); err != nil {
 		return err
 	}
 	var said network.Warnings

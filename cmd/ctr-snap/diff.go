@@ -17,6 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/tail"
 	"ctrd.dev/ctrd/lib/task"
 )
 
@@ -115,7 +116,7 @@ func writeLayer(ctx context.Context, from, to diff.Tree, o diff.Options) error {
 	if cli.IsTerminal(os.Stdout) {
 		return cli.Usagef("--tar: stdout is a terminal")
 	}
-	_, err := diff.Write(ctx, os.Stdout, from, to, o)
+	_, err := diff.Write(ctx, tail.Writer(ctx, os.Stdout), from, to, o)
 	return err
 }
 

@@ -3,8 +3,8 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"strings"
@@ -18,6 +18,7 @@ import (
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/stdio"
+	"ctrd.dev/ctrd/lib/tail"
 	"ctrd.dev/ctrd/lib/task"
 )
 
@@ -239,7 +240,7 @@ func (c *containerFlags) options(cmd *cobra.Command, args []string) (task.Create
 	if o.Spec.UserNS, o.UserNSAuto, err = c.userNS(); err != nil {
 		return o, err
 	}
-	if o.Labels, err = c.labelSet(); err != nil {
+	if o.Labels, err = c.labelSet(cmd.Context()); err != nil {
 		return o, err
 	}
 	o.Image, o.Spec.Args = args[0], args[1:]
@@ -288,15 +289,14 @@ const (
 )
 
 // labelSet gives the labels of the files, then those of --label.
-func (c *containerFlags) labelSet() (map[string]string, error) {
+func (c *containerFlags) labelSet(ctx context.Context) (map[string]string, error) {
 	set := map[string]string{}
 	for _, name := range c.labelFiles {
-		f, err := os.Open(name)
+		text, err := tail.ReadFile(ctx, name, maxLabelFile)
 		if err != nil {
 			return nil, fmt.Errorf("--label-file: %w", err)
 		}
-		labels, err := parseLabels(io.LimitReader(f, maxLabelFile))
-		f.Close()
+		labels, err := parseLabels(text)
 		if err != nil {
 			return nil, cli.Usagef("--label-file %s: %w", name, err)
 		}
@@ -317,11 +317,7 @@ func (c *containerFlags) labelSet() (map[string]string, error) {
 
 // parseLabels reads docker's --label-file: KEY[=VALUE] a line; empty lines and lines that start with # are passed
 // over.
-func parseLabels(r io.Reader) (map[string]string, error) {
-	text, err := io.ReadAll(r)
-	if err != nil {
-		return nil, err
-	}
+func parseLabels(text []byte) (map[string]string, error) {
 	set := map[string]string{}
 	n := 0
 	for line := range strings.Lines(string(text)) {

@@ -10,12 +10,12 @@ import (
 )
 
 func TestLabelFile(t *testing.T) {
-	got, err := parseLabels(strings.NewReader("# no label\n\n a=b=c\r\nkey\nempty=\na=last\n  #x\n"))
+	got, err := parseLabels([]byte("# no label\n\n a=b=c\r\nkey\nempty=\na=last\n  #x\n"))
 	if want := map[string]string{"a": "last", "key": "", "empty": ""}; err != nil || !maps.Equal(got, want) {
 		t.Errorf("%q, %v", got, err)
 	}
 	for _, text := range []string{"=x", "ok=1\n=x\n", "a=\xff", strings.Repeat("k", maxLabel+1)} {
-		if _, err := parseLabels(strings.NewReader(text)); err == nil || !strings.HasPrefix(err.Error(), "line ") {
+		if _, err := parseLabels([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), "line ") {
 			t.Errorf("%.20q: %v", text, err)
 		}
 	}
@@ -26,7 +26,7 @@ func FuzzLabelFile(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		set, err := parseLabels(strings.NewReader(text))
+		set, err := parseLabels([]byte(text))
 		if err != nil {
 			return
 		}

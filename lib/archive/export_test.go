@@ -155,7 +155,7 @@ func TestExportDamaged(t *testing.T) {
 	if err := os.WriteFile(file, []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := ToFile(file, func(w io.Writer) error {
+	err := ToFile(t.Context(), file, func(w io.Writer) error {
 		return Export(t.Context(), d, w, []string{"app:1"}, ExportOptions{Namespace: ns})
 	})
 	if !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), layer) {
@@ -179,7 +179,8 @@ func TestToFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x")
 	write := func(w io.Writer) error { _, err := io.WriteString(w, "text"); return err }
-	for name, to := range map[string]func(string, func(io.Writer) error) error{"without a name": ToFile, "named": toNamed} {
+	unnamed := func(path string, fn func(io.Writer) error) error { return ToFile(t.Context(), path, fn) }
+	for name, to := range map[string]func(string, func(io.Writer) error) error{"without a name": unnamed, "named": toNamed} {
 		for range 2 {
 			if err := to(path, write); err != nil {
 				t.Fatal(name, err)
@@ -190,7 +191,7 @@ func TestToFile(t *testing.T) {
 		}
 	}
 	link := filepath.Join(dir, "link")
-	if err := errors.Join(os.Symlink("x", link), ToFile(link, write), ToFile("/dev/null", write)); err != nil {
+	if err := errors.Join(os.Symlink("x", link), ToFile(t.Context(), link, write), ToFile(t.Context(), "/dev/null", write)); err != nil {
 		t.Fatal(err)
 	}
 	if to, err := os.Readlink(link); err != nil || to != "x" {

@@ -5,6 +5,7 @@ package archive
 import (
 	"archive/tar"
 	"bufio"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/tail"
 )
 
 // tarball writes an archive into a tar.
@@ -120,14 +122,15 @@ func (t *tree) file(name string, size int64, r io.Reader) (err error) {
 }
 
 // ToFile writes a file that has its name when all is in it and durable, so that a file of that name is whole. What is
-// no regular file, a FIFO or a device, is written as it is. After an error a file that was there is unchanged.
-func ToFile(path string, fn func(io.Writer) error) (err error) {
+// no regular file, a FIFO or a device, is written as it is, until ctx ends. After an error a file that was there is
+// unchanged.
+func ToFile(ctx context.Context, path string, fn func(io.Writer) error) (err error) {
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		f, err := tail.Until(ctx, func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY, 0) })
 		if err != nil {
 			return err
 		}
-		return errors.Join(fn(f), f.Close())
+		return errors.Join(fn(tail.Writer(ctx, f)), f.Close())
 	}
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real // a link to the file stays a link

@@ -23,8 +23,9 @@ var current process
 
 type process struct {
 	root    *cobra.Command
-	running bool  // options are parsed, the work has begun
-	helped  error // why the help was not printed: cobra has no place for it
+	ctx     context.Context // ends with the first signal; nil: Main does not run
+	running bool            // options are parsed, the work has begun
+	helped  error           // why the help was not printed: cobra has no place for it
 
 	mu       sync.Mutex
 	signals  chan os.Signal // nil: a command has taken the signals over
@@ -52,9 +53,10 @@ func Main(root *cobra.Command) {
 	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], cobra.ShellCompRequestCmd) {
 		plainUsage(root)
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
+	var cancel context.CancelCauseFunc
+	current.ctx, cancel = context.WithCancelCause(context.Background())
 	current.watch(cancel)
-	cmd, err := root.ExecuteContextC(ctx)
+	cmd, err := root.ExecuteContextC(current.ctx)
 	if err == nil {
 		err = current.helped
 	}
@@ -69,6 +71,9 @@ type SignalError struct{ Signal syscall.Signal }
 
 // Error names the signal.
 func (e SignalError) Error() string { return "stopped by signal: " + e.Signal.String() }
+
+// Is says that it is the end of a cancelled context.
+func (e SignalError) Is(target error) bool { return target == context.Canceled }
 
 func (p *process) watch(cancel context.CancelCauseFunc) {
 	p.signals = make(chan os.Signal, 1)

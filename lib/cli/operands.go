@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 
+	"ctrd.dev/ctrd/lib/tail"
 	"github.com/containerd/errdefs"
 )
 
@@ -26,7 +27,7 @@ func Operands(args []string, stdin io.Reader) iter.Seq2[string, error] {
 				}
 				continue
 			}
-			sc := bufio.NewScanner(stdin)
+			sc := bufio.NewScanner(patient(stdin))
 			for sc.Scan() {
 				if name := nameOf(sc.Text()); name != "" && !yield(name, nil) {
 					return
@@ -37,6 +38,14 @@ func Operands(args []string, stdin io.Reader) iter.Seq2[string, error] {
 			}
 		}
 	}
+}
+
+// patient gives what reads stdin, which may be a terminal at which nobody types, until the command is told to end.
+func patient(stdin io.Reader) io.Reader {
+	if current.ctx == nil { // Main does not run
+		return stdin
+	}
+	return tail.Reader(current.ctx, stdin)
 }
 
 func nameOf(line string) string {
@@ -58,6 +67,7 @@ const maxName = 4096
 // ReadName reads exactly one line from r, byte by byte, so that what follows is left for whoever reads
 // next, and gives its first field. No line, or an empty one, is an error of kind InvalidArgument.
 func ReadName(r io.Reader) (string, error) {
+	r = patient(r)
 	var line []byte
 	buf := make([]byte, 1)
 	for {

@@ -3,6 +3,8 @@
 package registry
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -46,19 +48,21 @@ type keychain struct {
 // config.json, $REGISTRY_AUTH_FILE and the two places of containers-auth.json(5). It is nil when there is
 // none.
 func (o Options) readKeychain() (*keychain, error) {
-	path, option := o.AuthFile, "--authfile"
+	path, option := o.AuthFile, optionAuth
 	if path == "" {
 		option = "credentials in"
 		if path = userAuthFile(); path == "" {
 			return nil, nil
 		}
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, badFile(option, path, err)
+	text := o.auth
+	if text == nil {
+		var err error
+		if text, err = readFile(context.Background(), option, path); err != nil {
+			return nil, err
+		}
 	}
-	defer f.Close()
-	conf, err := config.LoadFromReader(f)
+	conf, err := config.LoadFromReader(bytes.NewReader(text))
 	if err != nil {
 		return nil, badFile(option, path, err)
 	}

@@ -39,6 +39,8 @@ type Options struct {
 	// Warn, when set, is told what the user should know and nothing fails for. It may be called by several
 	// goroutines at the same time.
 	Warn func(string)
+
+	auth, ca []byte // of AuthFile and CAFile, once Read has read them
 }
 
 // hear passes the warnings of a registry on (OCI distribution specification, "Warnings").

@@ -55,12 +55,24 @@ func newTransport(opt Options, host hostConfig) (*http.Transport, error) {
 func tlsConfig(opt Options, host hostConfig) (*tls.Config, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: opt.Insecure || host.skipVerify}
 	if opt.CAFile != "" {
-		if err := trust(conf, opt.CAFile, "--ca-file"); err != nil {
+		pem := opt.ca
+		if pem == nil {
+			var err error
+			if pem, err = readFile(context.Background(), optionCA, opt.CAFile); err != nil {
+				return nil, err
+			}
+		}
+		if err := trust(conf, pem, opt.CAFile, optionCA); err != nil {
 			return nil, err
 		}
 	}
 	for _, file := range host.caFiles {
-		if err := trust(conf, file, host.from+": ca"); err != nil {
+		option := host.from + ": ca"
+		pem, err := readFile(context.Background(), option, file)
+		if err == nil {
+			err = trust(conf, pem, file, option)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -75,12 +87,9 @@ func tlsConfig(opt Options, host hostConfig) (*tls.Config, error) {
 }
 
 // trust adds the certificates of a file to the system's.
-func trust(conf *tls.Config, file, option string) error {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return badFile(option, file, err)
-	}
+func trust(conf *tls.Config, pem []byte, file, option string) error {
 	if conf.RootCAs == nil {
+		var err error
 		if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
 			conf.RootCAs = x509.NewCertPool()
 		}

@@ -49,8 +49,8 @@ func (t *task) spawnEngine(verb string) (*engineProcess, error) {
 		attr.Cloneflags = unix.CLONE_NEWNS // it mounts the container's rootfs
 	}
 	files := []uintptr{0, 2, 2, theirs.Fd()}
-	if t.held != nil {
-		files = append(files, t.held.File().Fd())
+	if t.engines != nil {
+		files = append(files, t.engines.File().Fd())
 	}
 	e.pid, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "engine", verb, t.id}, &syscall.ProcAttr{
 		Dir:   t.bundle,

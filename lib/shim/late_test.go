@@ -26,8 +26,8 @@ func (k *task) lateEngine(last string) (r *taskapi.CreateTaskRequest) {
 	return r
 }
 
-// TestEngineOutlivesSupervisor: as long as an engine works on the container of a supervisor that was killed, the task is
-// no orphan, which others would remove under it.
+// TestEngineOutlivesSupervisor: an engine that still works on the container of a supervisor that was killed is told of, so
+// that nobody removes the task under it.
 func TestEngineOutlivesSupervisor(t *testing.T) {
 	k := newTask(t, "true")
 	done := filepath.Join(k.state, "done")
@@ -37,15 +37,15 @@ func TestEngineOutlivesSupervisor(t *testing.T) {
 		t.Error("created")
 	}
 	<-k.gone
-	if v, err := taskdir.Look(k.dir); err != nil || !v.Abandoned() {
-		t.Errorf("the engine works, and the task is %+v, %v", v, err)
-	}
 	must(t, k.starts.Release())
 	k.starts = nil
+	if v, err := taskdir.Look(k.dir); err != nil || v.State != taskdir.Orphaned || !v.Abandoned {
+		t.Errorf("the engine works, and the task is %+v, %v", v, err)
+	}
 	must(t, os.WriteFile(done, nil, 0o600))
 	k.until("the end of the engine", func() bool {
 		v, err := taskdir.Look(k.dir)
-		return err == nil && v.State == taskdir.Orphaned
+		return err == nil && !v.Abandoned
 	})
 }
 

@@ -198,7 +198,7 @@ func forgetEngine(b Bootstrap) error {
 // that hangs, and a supervisor that lives, are not waited for without end.
 func awaitEngines(bundle string) error {
 	for deadline := time.Now().Add(drainTime); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if held, err := lock.IsHeld(filepath.Join(bundle, engineLock)); !held || err != nil {
+		if held, err := lock.IsHeld(filepath.Join(bundle, taskdir.EngineLock)); !held || err != nil {
 			return err
 		}
 	}

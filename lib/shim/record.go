@@ -17,16 +17,13 @@ import (
 // initPid is the file in which containerd's shims leave the pid of init, for `delete` to find.
 const initPid = "init.pid"
 
-// engineLock is held, in a bundle of containerd's, by the supervisor and by each engine that works there.
-const engineLock = "engine.lock"
-
-// adopt reads the task's record and takes its shim.lock, which its engines inherit: a task whose supervisor was killed has
-// somebody until they have ended. A task without a record is containerd's.
+// adopt reads the task's record and takes its locks: shim.lock, and the one that its engines inherit, so that what the
+// engines of a supervisor that was killed still work on can be told. A task without a record is containerd's.
 func (t *task) adopt() error {
 	var r taskdir.Task
 	known, err := taskdir.Read(t.bundle, taskdir.Record, &r)
 	if err == nil && !known {
-		t.held, err = lock.Hold(t.path(engineLock))
+		t.engines, err = lock.Hold(t.path(taskdir.EngineLock))
 		return err
 	}
 	if err != nil {
@@ -39,7 +36,8 @@ func (t *task) adopt() error {
 		return err
 	}
 	t.record = &r
-	return nil
+	t.engines, err = lock.Hold(t.path(taskdir.EngineLock))
+	return err
 }
 
 // announce tells where the task's supervisor is.
@@ -134,11 +132,13 @@ func (t *task) recordExit(e taskdir.Exit) {
 
 // release lets go of the task: from here on others may start or remove the container.
 func (t *task) release() {
-	if t.held == nil {
-		return
+	for _, l := range []**lock.Held{&t.engines, &t.held} {
+		if *l == nil {
+			continue
+		}
+		if err := (*l).Release(); err != nil {
+			t.logf("%v", err)
+		}
+		*l = nil
 	}
-	if err := t.held.Release(); err != nil {
-		t.logf("%v", err)
-	}
-	t.held = nil
 }

@@ -25,7 +25,8 @@ type task struct {
 	id      string
 	bundle  string        // the task directory, absolute
 	record  *taskdir.Task // nil for a task of containerd's
-	held    *lock.Held    // shim.lock, or engineLock of a task that has no record
+	held    *lock.Held    // shim.lock of a task that has a record
+	engines *lock.Held    // what the engines inherit
 	log     logs
 	hello   ask.Hello // what the engine read in config.json
 	options taskapi.Options

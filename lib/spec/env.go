@@ -13,6 +13,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"ctrd.dev/ctrd/lib/tail"
 )
 
 // defaultPath is the PATH of a container whose image sets none.
@@ -68,30 +70,20 @@ func ParseEnvFile(r io.Reader, lookup func(string) (string, bool)) ([]string, er
 	return env, nil
 }
 
-// readEnvFile takes /dev/stdin and pipes (<(...) of a shell) too. A FIFO may have no writer yet: when ctx ends first, what
-// waits for one is left behind.
+// readEnvFile takes /dev/stdin and pipes (<(...) of a shell) too.
 func readEnvFile(ctx context.Context, name string) ([]string, error) {
-	var env []string
-	read := make(chan error, 1)
-	go func() {
-		f, err := os.Open(name)
-		if err != nil {
-			read <- errOnly(err)
-			return
-		}
-		defer f.Close()
-		env, err = ParseEnvFile(io.LimitReader(f, maxEnvFile), os.LookupEnv)
-		read <- err
-	}()
-	select {
-	case err := <-read:
-		if err != nil {
-			return nil, invalid("env-file", name, "%v", err)
-		}
-		return env, nil
-	case <-ctx.Done():
+	text, err := tail.ReadFile(ctx, name, maxEnvFile)
+	if ctx.Err() != nil {
 		return nil, fmt.Errorf("read env-file %q: %w", name, context.Cause(ctx))
 	}
+	var env []string
+	if err == nil {
+		env, err = ParseEnvFile(bytes.NewReader(text), os.LookupEnv)
+	}
+	if err != nil {
+		return nil, invalid("env-file", name, "%v", errOnly(err))
+	}
+	return env, nil
 }
 
 // Env is the environment of a process: base, then what the files say, then the values of --env. KEY

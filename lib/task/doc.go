@@ -27,7 +27,7 @@
 //	running    started.json; paused when its cgroup is frozen
 //	stopped    exit.json: nothing of it is left but the directory and the log
 //	restarting the same, and its supervisor waits to have it started again
-//	orphaned   starter and supervisor were killed: no lock is held and no exit is recorded
+//	orphaned   starter and supervisor were killed: neither holds its lock, and no exit is recorded
 //
 // taskdir.Look is the one place that answers what a task is doing. It reads files and asks nobody.
 //

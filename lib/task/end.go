@@ -205,7 +205,7 @@ func (t *Task) End(ctx context.Context) error {
 		err = t.awaitEndFor(ctx, answerWithin)
 	}
 	if err != nil && ctx.Err() == nil {
-		if v, e := taskdir.Look(t.Dir()); e == nil && v.Abandoned() {
+		if v, e := taskdir.Look(t.Dir()); e == nil && v.Abandoned {
 			t.endStrays() // an engine that hangs
 		}
 		err = t.awaitEndFor(ctx, endWithin)
@@ -252,6 +252,9 @@ const supervisorDied = "supervisor died"
 
 // rest ends an orphan under the container's lock.
 func (t *Task) rest(ctx context.Context) error {
+	if err := t.awaitSupervisor(ctx, false); err != nil {
+		return err
+	}
 	l, err := t.lock(ctx)
 	if err != nil {
 		return err
@@ -264,10 +267,10 @@ func (t *Task) rest(ctx context.Context) error {
 
 // settle brings the task that is meant to rest if it is an orphan, and gives what it is then. What is left in
 // its cgroup is killed and the exit recorded; a directory in which nothing ever ran goes to the trash. A task
-// that has anybody is left alone. The caller holds the container's lock.
+// that has anybody, an engine among them, is left alone. The caller holds the container's lock.
 func (t *Task) settle() (taskdir.View, error) {
 	v, err := taskdir.Look(t.Dir())
-	if err != nil || v.State != taskdir.Orphaned && v.State != taskdir.Stopped || v.Supervised {
+	if err != nil || v.State != taskdir.Orphaned && v.State != taskdir.Stopped || v.Supervised || v.Abandoned {
 		return v, err
 	}
 	t.removeSocket(v.Supervisor)

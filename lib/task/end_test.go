@@ -52,8 +52,8 @@ func TestEngineOfKilledSupervisor(t *testing.T) {
 	recorded(t, d, "c", false)
 	c := found(t, d, "c")
 	reserved(t, c, StartOptions{})()
-	write(t, c, taskdir.Shim, taskdir.Supervisor{Process: taskdir.Process{PID: 1, StartTime: 1}})
-	engine, err := lock.Hold(filepath.Join(c.Dir(), taskdir.ShimLock))
+	write(t, c, taskdir.Init, taskdir.Process{PID: 1, StartTime: 1})
+	engine, err := lock.Hold(filepath.Join(c.Dir(), taskdir.EngineLock))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,13 +62,16 @@ func TestEngineOfKilledSupervisor(t *testing.T) {
 	if err := c.awaitSupervisor(ctx, true); !errors.Is(err, context.Canceled) {
 		t.Errorf("it does not wait for the engine: %v", err)
 	}
+	if v, err := c.settle(); err != nil || v.State != taskdir.Orphaned {
+		t.Errorf("beside the engine: %+v, %v", v, err)
+	}
 	if err := engine.Release(); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.awaitSupervisor(ctx, true); err != nil {
+	if err := c.rest(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if v, err := taskdir.Look(c.Dir()); err != nil || v.State != taskdir.Orphaned {
-		t.Errorf("%+v, %v", v, err)
+	if v, err := taskdir.Look(c.Dir()); err != nil || v.State != taskdir.Stopped {
+		t.Errorf("after it: %+v, %v", v, err)
 	}
 }

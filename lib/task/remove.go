@@ -191,7 +191,7 @@ func (t *Task) awaitSupervisor(ctx context.Context, end bool) error {
 	}
 	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
 		v, err := taskdir.Look(t.Dir())
-		if err != nil || !v.Supervised || v.State != taskdir.Stopped && !v.Abandoned() {
+		if err != nil || !v.Abandoned && (v.State != taskdir.Stopped || !v.Supervised) {
 			return err
 		}
 		if v.Supervisor.Foreign {
@@ -201,7 +201,7 @@ func (t *Task) awaitSupervisor(ctx context.Context, end bool) error {
 		}
 		if err := pause(ctx, wait); err != nil {
 			what := "supervisor"
-			if v.Abandoned() {
+			if v.Abandoned {
 				what = "an engine of the killed supervisor"
 			}
 			return fmt.Errorf("%s pid %d does not end: %w", what, v.Supervisor.PID, err)

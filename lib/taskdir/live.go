@@ -34,9 +34,12 @@ type View struct {
 	Init       Process    // zero before Created
 	Started    time.Time  // zero before Running
 	Exit       Exit       // of Stopped
-	Supervised bool       // the supervisor, or an engine of one that was killed, has not let go of the task
+	Supervised bool       // the supervisor has not let go of the task
 	Restarting bool       // Stopped, and its supervisor is about to have it started again by the restart policy
 	Starting   bool       // its starter is still at it
+	// Abandoned says of an Orphaned one that an engine of the supervisor that was killed still works on it. Nobody may touch
+	// the task until that has ended, which it does by itself.
+	Abandoned bool
 }
 
 // Look reads what the task in a directory is doing. It takes no lock, waits for nobody and changes nothing.
@@ -79,6 +82,10 @@ func Look(dir string) (v View, err error) {
 		v.State = Orphaned
 		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 			v.State = None // removed while it was looked at
+			return v, nil
+		}
+		if v.Abandoned, err = lock.IsHeld(filepath.Join(dir, EngineLock)); err != nil {
+			return v, err
 		}
 	case !created:
 		v.State = Creating
@@ -92,12 +99,6 @@ func Look(dir string) (v View, err error) {
 
 // InUse tells whether somebody has the task: its starter, its supervisor, or a program that was left by both.
 func (v View) InUse() bool { return v.Supervised || v.State != None && v.State != Stopped }
-
-// Abandoned tells whether the task's supervisor was killed and an engine of it still works: nobody may touch the task
-// until that has ended too, which it does by itself.
-func (v View) Abandoned() bool {
-	return v.Supervised && v.State != Stopped && v.Supervisor.PID > 0 && !v.Supervisor.Alive()
-}
 
 // IsStopping tells whether somebody ends the task in a directory on purpose, so that no restart policy applies.
 func IsStopping(dir string) bool {
@@ -128,7 +129,7 @@ func unlessMissing(err error) error {
 	return err
 }
 
-// Supervised tells whether the task's supervisor lives, from its first moment to its last, or an engine that it has left.
+// Supervised tells whether the task's supervisor lives, from its first moment to its last.
 func Supervised(dir string) (bool, error) {
 	for _, name := range []string{SpawnLock, ShimLock} {
 		held, err := lock.IsHeld(filepath.Join(dir, name))

@@ -30,7 +30,8 @@ const (
 	Record     = "task.json"    // Task; the first file of the directory
 	StartLock  = "start.lock"   // held by the starter until Create is answered
 	SpawnLock  = "spawn.lock"   // held by the supervisor from its first moment on, inherited from the starter
-	ShimLock   = "shim.lock"    // held by the supervisor as long as it has the task, and by its engines
+	ShimLock   = "shim.lock"    // held by the supervisor as long as it has the task
+	EngineLock = "engine.lock"  // held by the supervisor as well, and by each engine that it has started
 	ClientLock = "client.lock"  // held by a client that the task, or an exec, depends on
 	Config     = "config.json"  // the OCI bundle's
 	Stdin      = "stdin"        // FIFO

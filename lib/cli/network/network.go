@@ -6,6 +6,7 @@ package network
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/registry"
+	"ctrd.dev/ctrd/lib/tail"
 )
 
 // EnvHosts has the directories of hosts.toml files when --hosts-dir does not.
@@ -62,8 +64,9 @@ func (o *Flags) Add(cmd *cobra.Command) {
 	cmd.MarkFlagFilename("authfile")
 }
 
-// Read completes the options for images of these names, with the password that stdin has if one is to be read.
-func (o *Flags) Read(stdin *os.File, names ...string) error {
+// Read completes the options for images of these names, with the password that stdin has if one is to be read. It reads
+// the files that they name.
+func (o *Flags) Read(ctx context.Context, stdin *os.File, names ...string) error {
 	if o.CredsStdin {
 		for _, name := range names {
 			ref, err := image.Parse(name)
@@ -74,9 +77,12 @@ func (o *Flags) Read(stdin *os.File, names ...string) error {
 				return err
 			}
 		}
-		if err := o.readCreds(stdin); err != nil {
+		if err := o.readCreds(tail.Reader(ctx, stdin)); err != nil {
 			return err
 		}
+	}
+	if err := o.Registry.Read(ctx); err != nil {
+		return err
 	}
 	o.Registry.Insecure = !o.verify
 	return o.findHosts()
@@ -118,7 +124,7 @@ func (o *oneRegistry) check(ref image.Reference) error {
 	return nil
 }
 
-func (o *Flags) readCreds(stdin *os.File) error {
+func (o *Flags) readCreds(stdin io.Reader) error {
 	line, err := readLine(stdin)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("credentials from stdin: %w", err)
@@ -132,7 +138,7 @@ func (o *Flags) readCreds(stdin *os.File) error {
 }
 
 // readLine reads one line and no byte more, as names of images may follow.
-func readLine(f *os.File) (string, error) {
+func readLine(f io.Reader) (string, error) {
 	var line []byte
 	buf := make([]byte, 1)
 	for len(line) < 64<<10 {

@@ -20,8 +20,8 @@ import (
 const (
 	// Fd is the engine's end of the socket pair.
 	Fd = 3
-	// LockFd, which may be absent, is the open file of the lock that says that somebody has the task: an engine that
-	// outlives its supervisor for a moment still works on the container.
+	// LockFd, which may be absent, is the open file of a lock: as long as it is held, an engine may work on the container,
+	// also when its supervisor was killed.
 	LockFd = 4
 )
 
