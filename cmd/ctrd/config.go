@@ -26,7 +26,7 @@ func configVerb(g *cli.Global) *cobra.Command {
 		Files:   configFiles,
 		SeeAlso: []string{"ctrd-serve"},
 	})
-	for _, verb := range []func(*cli.Global) *cobra.Command{configCheckVerb, configDefaultVerb, configDumpVerb} {
+	for _, verb := range []func(*cli.Global) *cobra.Command{configCheckVerb, configDefaultVerb, configDumpVerb, configImportVerb} {
 		cmd.AddCommand(verb(g))
 	}
 	return cmd
@@ -94,4 +94,36 @@ func configCheckVerb(*cli.Global) *cobra.Command {
 	})
 	configOption(cmd, &file)
 	return cmd
+}
+
+func configImportVerb(*cli.Global) *cobra.Command {
+	return cli.New("import FILE", "make a configuration of containerd's", cli.About{
+		Long: "Reads containerd's config.toml, of version 2, 3 or 4, and prints what it says as ctrd has it. What has no equal is told on stderr, a " +
+			"setting a line, with file, line and name. What says only what ctrd does anyway is left out.\n\n" +
+			"A runtime of the type io.containerd.runc.v2 becomes ctrd's own supervisor, with the engine that BinaryName names; SystemdCgroup becomes " +
+			"cgroup_driver. Files that it imports are not read.",
+		Stdin:    "with the operand -, the file",
+		Stdout:   "TOML",
+		Examples: []cli.Example{{Note: "go on with what a node has", Text: "ctrd config import /etc/containerd/config.toml > " + config.File}},
+		Args:     cli.Count(1, 1),
+		Exit:     []int{cli.ExitNotFound},
+	}, func(_ *cobra.Command, args []string) error {
+		file := args[0]
+		if file == "-" {
+			file = "/dev/stdin"
+		}
+		data, err := config.Read(file)
+		if err != nil {
+			return err
+		}
+		text, left, err := config.Import(data, args[0])
+		if err != nil {
+			return err
+		}
+		for _, line := range left {
+			cli.Say("%s", line)
+		}
+		_, err = os.Stdout.Write(text)
+		return err
+	})
 }

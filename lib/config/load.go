@@ -47,7 +47,7 @@ func Load(file string) (*Config, error) {
 	c, w := Default(), where{}
 	var wrong Mistakes
 	for i, f := range append([]string{file}, drops...) {
-		data, err := readSmall(f)
+		data, err := Read(f)
 		if i == 0 && !required && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -92,15 +92,15 @@ func Parse(data []byte, file string) (*Config, error) {
 
 // Text writes the configuration as a file that Parse reads as the same.
 func (c *Config) Text() ([]byte, error) {
-	var b bytes.Buffer
-	if err := toml.NewEncoder(&b).Encode(c); err != nil {
+	text, err := toml.Marshal(c)
+	if err != nil {
 		return nil, fmt.Errorf("write the configuration: %w", err)
 	}
-	return b.Bytes(), nil
+	return text, nil
 }
 
-// readSmall reads a file, or a pipe to its end.
-func readSmall(path string) ([]byte, error) {
+// Read reads a file, or a pipe to its end, of at most a megabyte. One that is not there is errdefs.ErrNotFound.
+func Read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
