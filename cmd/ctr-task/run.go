@@ -84,6 +84,9 @@ func runVerb(g *cli.Global) *cobra.Command {
 				Client: !detach, ConsoleSize: consoleSize(o.Spec.TTY && !detach), Cgroups: where,
 			})
 		})
+		if ended, ok := errors.AsType[*task.EndedError](err); ok && !detach {
+			return cli.Exit(ended.Exit.Status)
+		}
 		if err != nil {
 			return programStatus(createHint(err, g, o))
 		}
@@ -252,6 +255,9 @@ func startVerb(g *cli.Global) *cobra.Command {
 		defer t.Close()
 		began := time.Now()
 		if err := t.Start(cmd.Context(), task.StartOptions{Client: true, ConsoleSize: consoleSize(true), Cgroups: where}); err != nil {
+			if ended, ok := errors.AsType[*task.EndedError](err); ok {
+				return cli.Exit(ended.Exit.Status)
+			}
 			return programStatus(err)
 		}
 		tellOutside(t)

@@ -58,7 +58,7 @@ func (t *Task) Start(ctx context.Context, o StartOptions) error {
 	if err != nil {
 		return fmt.Errorf("start container %q: %w", t.ID(), err)
 	}
-	if o.after != nil {
+	if o.after != nil || t.stopping() {
 		return nil
 	}
 	return t.meantToRun(ctx, true)
@@ -285,21 +285,77 @@ func (t *Task) begin(ctx context.Context) error {
 	return nil
 }
 
-// beginAfter starts a task that this handle has created, and takes it back when that fails.
+// beginAfter starts a task that this handle has created, and takes it back when that fails. One that somebody has ended
+// before the answer came has been started all the same; of one that was removed with its container the error is an
+// [*EndedError].
 func (t *Task) beginAfter(ctx context.Context, starting *lock.Held) error {
-	err := t.begin(ctx)
+	since, err := t.d.Journal().Last()
+	if err == nil {
+		err = t.begin(ctx)
+	}
+	ended := false
 	if err != nil {
-		err = t.whyEnded(err)
+		if ended, err = t.endedMeanwhile(ctx, since, err); !ended {
+			err = t.whyEnded(err)
+		}
 	}
 	if e := starting.Release(); err == nil {
 		return e
 	}
+	if ended {
+		return errors.Join(err, t.Close())
+	}
 	return errors.Join(err, t.discard(ctx))
+}
+
+// EndedError says that a container was removed, by somebody else, while it was being started. Its kind is
+// errdefs.ErrAborted.
+type EndedError struct {
+	Exit taskdir.Exit // of its task
+}
+
+// Error tells the status.
+func (e *EndedError) Error() string {
+	return fmt.Sprintf("somebody removed it while it was being started; it ended with status %d", e.Exit.Status)
+}
+
+// Unwrap gives the kind.
+func (e *EndedError) Unwrap() error { return errdefs.ErrAborted }
+
+// endedMeanwhile tells whether somebody has ended the task on purpose while it was being started, which failed with err,
+// and gives the error of the start then: none when its exit is recorded. since is the last event before.
+func (t *Task) endedMeanwhile(ctx context.Context, since uint64, err error) (bool, error) {
+	if t.stopping() {
+		if e := t.awaitEndFor(ctx, answerWithin); e != nil {
+			return false, err
+		}
+	}
+	v, e := taskdir.Look(t.Dir())
+	switch {
+	case e != nil:
+		return false, err
+	case v.State == taskdir.Stopped:
+		stopped := t.stopping()
+		if stopped {
+			err = nil
+		}
+		return stopped, err
+	case v.State != taskdir.None:
+		return false, err
+	}
+	exit, found := t.exitEvent(ctx, since)
+	if !found {
+		exit.Status = killedStatus // its event was lost; whoever removes a container kills it first
+	}
+	return true, &EndedError{exit}
 }
 
 // whyEnded gives the reason of a start that failed and is about to be taken back: that somebody has ended the task
 // meanwhile, which the engine knows nothing of; otherwise err.
 func (t *Task) whyEnded(err error) error {
+	if _, e := os.Lstat(t.Dir()); errors.Is(e, os.ErrNotExist) {
+		return fmt.Errorf("somebody removed it while it was being started: %w", errdefs.ErrAborted)
+	}
 	if !t.stopping() {
 		if silent, ok := errors.AsType[*SilentError](err); ok {
 			silent.Ended = true
