@@ -79,6 +79,18 @@ type (
 		Snapshotter string `json:"snapshotter"`
 	}
 
+	SandboxCreate struct {
+		SandboxID string `json:"sandbox_id"`
+	}
+	SandboxStart struct {
+		SandboxID string `json:"sandbox_id"`
+	}
+	SandboxExit struct {
+		SandboxID  string    `json:"sandbox_id"`
+		ExitStatus uint32    `json:"exit_status"`
+		ExitedAt   time.Time `json:"exited_at"`
+	}
+
 	// TaskIO is TaskCreate.IO.
 	TaskIO struct {
 		Stdin    string `json:"stdin,omitempty"`
@@ -162,6 +174,12 @@ func (SnapshotCommit) Topic() string   { return "/snapshot/commit" }
 func (SnapshotCommit) Type() string    { return "containerd.events.SnapshotCommit" }
 func (SnapshotRemove) Topic() string   { return "/snapshot/remove" }
 func (SnapshotRemove) Type() string    { return "containerd.events.SnapshotRemove" }
+func (SandboxCreate) Topic() string    { return "/sandboxes/create" }
+func (SandboxCreate) Type() string     { return "containerd.events.SandboxCreate" }
+func (SandboxStart) Topic() string     { return "/sandboxes/start" }
+func (SandboxStart) Type() string      { return "containerd.events.SandboxStart" }
+func (SandboxExit) Topic() string      { return "/sandboxes/exit" }
+func (SandboxExit) Type() string       { return "containerd.events.SandboxExit" }
 func (TaskCreate) Topic() string       { return "/tasks/create" }
 func (TaskCreate) Type() string        { return "containerd.events.TaskCreate" }
 func (TaskStart) Topic() string        { return "/tasks/start" }

@@ -32,6 +32,9 @@ var payloads = map[string]Payload{
 	"/snapshot/prepare":   SnapshotPrepare{},
 	"/snapshot/commit":    SnapshotCommit{},
 	"/snapshot/remove":    SnapshotRemove{},
+	"/sandboxes/create":   SandboxCreate{},
+	"/sandboxes/start":    SandboxStart{},
+	"/sandboxes/exit":     SandboxExit{},
 	"/tasks/create":       TaskCreate{},
 	"/tasks/start":        TaskStart{},
 	"/tasks/delete":       TaskDelete{},
@@ -144,7 +147,7 @@ func prune(m map[string]any) map[string]any {
 	return m
 }
 
-// Every message of containerd's has its payload, but those of sandboxes.
+// Every message of containerd's has its payload.
 func TestPayloadsAreAll(t *testing.T) {
 	have := map[string]bool{}
 	for _, p := range payloads {
@@ -152,7 +155,7 @@ func TestPayloadsAreAll(t *testing.T) {
 	}
 	files := []protoreflect.FileDescriptor{
 		events.File_events_container_proto, events.File_events_content_proto, events.File_events_image_proto,
-		events.File_events_namespace_proto, events.File_events_snapshot_proto, events.File_events_task_proto,
+		events.File_events_namespace_proto, events.File_events_sandbox_proto, events.File_events_snapshot_proto, events.File_events_task_proto,
 	}
 	for _, f := range files {
 		for i := range f.Messages().Len() {
