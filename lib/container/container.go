@@ -81,8 +81,12 @@ type Container struct {
 	// Extensions are what clients of the API keep with a container.
 	Extensions map[string]Any `json:"extensions,omitempty"`
 	Sandbox    string         `json:"sandbox,omitempty"` // id of the sandbox that it belongs to
-	Created    time.Time      `json:"created"`
-	Updated    time.Time      `json:"updated"`
+	// JoinSandbox lists the kinds of namespaces that are the sandbox's, as /proc/PID/ns calls them.
+	JoinSandbox []string `json:"join_sandbox,omitempty"`
+	// Pod is what lib/pod has made the container from, as it wrote it.
+	Pod     json.RawMessage `json:"pod,omitempty"`
+	Created time.Time       `json:"created"`
+	Updated time.Time       `json:"updated"`
 }
 
 // Any is a message of a client's, kept as it came.
@@ -282,6 +286,24 @@ func Find(tx *state.Tx, ns, query string) (Container, error) {
 	}
 	return Container{}, fmt.Errorf("container %q in namespace %q: %d ids begin with it, %s and %s among them: %w",
 		query, ns, len(found), found[0].ID, found[1].ID, errdefs.ErrInvalidArgument)
+}
+
+// Complete gives the only id that begins with text, whoever has given it. None is errdefs.ErrNotFound, several are
+// errdefs.ErrInvalidArgument.
+func Complete(tx *state.Tx, ns, text string) (string, error) {
+	var found []string
+	for c := range All(tx, ns) {
+		if text != "" && strings.HasPrefix(c.ID, text) {
+			found = append(found, c.ID)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", fmt.Errorf("container %q in namespace %q: %w", text, ns, errdefs.ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("container %q in namespace %q: %d ids begin with it: %w", text, ns, len(found), errdefs.ErrInvalidArgument)
 }
 
 // PutSpec rewrites a container's spec.

@@ -33,6 +33,7 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/sandbox"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -192,7 +193,7 @@ func All(tx *state.Tx) iter.Seq2[Namespace, error] {
 func namesOf(tx *state.Tx) ([]string, error) {
 	all := map[string]bool{}
 	for _, list := range []func(*state.Tx) ([]string, error){
-		records.Namespaces, image.Namespaces, content.Namespaces, snapshot.Namespaces, container.Namespaces, lease.Namespaces,
+		records.Namespaces, image.Namespaces, content.Namespaces, snapshot.Namespaces, container.Namespaces, sandbox.Namespaces, lease.Namespaces,
 	} {
 		names, err := list(tx)
 		if err != nil {
@@ -216,6 +217,7 @@ func contents(tx *state.Tx, name string, noLeases bool) (all []string, err error
 	}{
 		{"image", "images", func() (int, error) { return count(image.All(tx, name)) }},
 		{"container", "containers", func() (int, error) { return count(container.All(tx, name)) }},
+		{"sandbox", "sandboxes", func() (int, error) { return count(sandbox.All(tx, name)) }},
 		{"snapshot", "snapshots", func() (int, error) { return count(snapshot.All(tx, name)) }},
 		{"blob", "blobs", func() (int, error) { return count(content.All(tx, name)) }},
 		{"lease", "leases", func() (int, error) { return count(lease.All(tx, name)) }},

@@ -255,7 +255,7 @@ func (d *Dir) checkBoot(boot string) error {
 
 // bootNames is what ends with the boot in a state directory, beside the stamp and the temporary names
 // of WriteFile.
-var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "s", "seccomp", "uploads", reserveName}
+var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "pods", "s", "seccomp", "uploads", reserveName}
 
 // rootNames is what the root has.
 var rootNames = []string{"meta.db", "meta.db.new", reserveName, pairName, uuidName, "content", "snapshots", "containers", "locks", "trash"}
