@@ -13,6 +13,9 @@
 // takes signals for itself. A program that cannot be run is told on stderr, and the status is 127 when it is not
 // there and 126 otherwise, as a shell has it.
 //
+// NAME pid1 rest is the first process of a PID namespace that the containers of a pod share. It starts nothing, and
+// ends when the pipe that it has at descriptor 3 closes; the kernel then kills what is left in the namespace.
+//
 // The program is in a process group of its own, which is the foreground group of the terminal if there is one:
 // a signal that is typed reaches it once, from the kernel.
 package pid1

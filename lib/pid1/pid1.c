@@ -85,8 +85,25 @@ static void first(char **argv)
 	}
 }
 
+// rest keeps a PID namespace whose other processes are not its children: they come to it as orphans, and the kernel
+// reaps them. It ends when the pipe at descriptor 3 closes, and the namespace with it.
+static void rest(void)
+{
+	struct sigaction ignore = { .sa_handler = SIG_IGN, .sa_flags = SA_NOCLDWAIT };
+	char byte;
+	ssize_t n;
+
+	sigaction(SIGCHLD, &ignore, NULL);
+	do
+		n = read(3, &byte, 1);
+	while (n > 0 || (n < 0 && errno == EINTR));
+	_exit(0);
+}
+
 __attribute__((constructor)) static void pid1(int argc, char **argv)
 {
+	if (argc == 3 && strcmp(argv[1], "pid1") == 0 && strcmp(argv[2], "rest") == 0)
+		rest();
 	if (argc > 3 && strcmp(argv[1], "pid1") == 0 && strcmp(argv[2], "--") == 0)
 		first(argv + 3);
 }

@@ -62,6 +62,9 @@ func (s *server) reaped(pid int, end ending) {
 		}
 		close(s.helpers[pid])
 		delete(s.helpers, pid)
+	case s.podInit != 0 && s.podInit == pid:
+		s.podInit = 0
+		s.endAll("the first process of the pod has ended")
 	default:
 		if p := s.byPid(pid); p != nil {
 			p.reaped(end)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 )
 
@@ -29,6 +30,9 @@ type server struct {
 	mu       sync.Mutex
 	tasks    map[string]*task      // by container id
 	sandbox  *sandbox              // nil when there is none
+	podLock  *lock.Held            // shim.lock of a pod
+	podPipe  *os.File              // keeps podInit alive
+	podInit  int                   // pid of the first process of a pod's PID namespace; 0: there is none
 	prepared *engineProcess        // for the Create of the container that it was started for
 	engines  int                   // engines that were asked for a process and have not told its pid
 	early    map[int]ending        // children that ended before the engine told whose they are

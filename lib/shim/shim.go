@@ -93,6 +93,13 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 		s.events.send = appendTo(event.Journal{Dir: c.Events})
 	}
 	s.life, s.end = context.WithCancel(context.Background())
+	var pod taskdir.Pod
+	if known, err := taskdir.Read(c.Bundle, taskdir.PodRecord, &pod); err != nil {
+		return nil, nil, err
+	} else if known {
+		l, err := s.startPod(pod)
+		return s, l, err
+	}
 	t := s.newTask(c.ID, c.Bundle)
 	if err := t.adopt(); err != nil {
 		return nil, nil, err

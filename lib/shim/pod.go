@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// pinTime bounds how long the namespaces of a pod may take to be made.
+const pinTime = 30 * time.Second
+
+// startPod makes the namespaces of a pod, which this supervisor keeps until it ends, and listens. The supervisor has the
+// pod as its sandbox from the first moment on.
+func (s *server) startPod(pod taskdir.Pod) (_ net.Listener, err error) {
+	dir := s.config.Bundle
+	held, err := lock.Hold(filepath.Join(dir, taskdir.ShimLock))
+	if err != nil {
+		return nil, err
+	}
+	s.podLock = held // for as long as the process lives
+	s.watchChildren()
+	s.sandbox = &sandbox{id: pod.ID, started: true, done: make(chan struct{}), created: time.Now().UTC()}
+	self, err := taskdir.ProcessOf(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	pinned := taskdir.Pinned{Supervisor: self, Paths: map[string]string{}}
+	if len(pod.Namespaces) > 0 {
+		if err := s.pin(pod, &pinned); err != nil {
+			return nil, fmt.Errorf("namespaces of the pod: %w", err)
+		}
+	}
+	if err := taskdir.Write(dir, taskdir.PodPinned, pinned); err != nil {
+		return nil, err
+	}
+	crash.Point("shim.pod-pinned")
+	if err := os.MkdirAll(filepath.Dir(s.config.Socket), 0o700); err != nil {
+		return nil, err
+	}
+	l, err := taskapi.Listen("unix://" + s.config.Socket)
+	if err != nil {
+		return nil, err
+	}
+	err = taskdir.Write(dir, taskdir.Shim, taskdir.Supervisor{Process: self, Address: "unix://" + s.config.Socket, Version: Version})
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	go s.watchMaker()
+	return l, nil
+}
+
+// pin has a child make the namespaces, and opens them. The child ends unless it is the first process of a PID namespace.
+func (s *server) pin(pod taskdir.Pod, pinned *taskdir.Pinned) error {
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	said, w, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, ours.Close())
+	}
+	defer said.Close()
+	pid, gone, err := s.startPin(pod, theirs, w)
+	w.Close()
+	if err == nil {
+		err = json.NewEncoder(ours).Encode(pod)
+	}
+	if err == nil {
+		said.SetReadDeadline(time.Now().Add(pinTime))
+		err = pinAnswer(said)
+	}
+	if err == nil {
+		err = s.openPinned(pod, pid, pinned)
+	}
+	if err != nil || !pod.Has(taskdir.PIDNS) {
+		ours.Close() // the child ends
+		if gone != nil {
+			<-gone
+		}
+		return err
+	}
+	// It lives as long as our end of the pipe is open.
+	pinned.Init = pid
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.helpers, pid)
+	s.podInit, s.podPipe = pid, ours
+	return nil
+}
+
+// startPin starts the child in new namespaces.
+func (s *server) startPin(pod taskdir.Pod, request, answer *os.File) (pid int, gone chan struct{}, err error) {
+	attr := &syscall.SysProcAttr{Setsid: true}
+	for kind, flag := range map[string]uintptr{
+		taskdir.NetNS: unix.CLONE_NEWNET, taskdir.IPCNS: unix.CLONE_NEWIPC, taskdir.UTSNS: unix.CLONE_NEWUTS,
+		taskdir.PIDNS: unix.CLONE_NEWPID | unix.CLONE_NEWNS, taskdir.UserNS: unix.CLONE_NEWUSER,
+	} {
+		if pod.Has(kind) {
+			attr.Cloneflags |= flag
+		}
+	}
+	if pod.Has(taskdir.UserNS) {
+		for _, m := range pod.UIDs {
+			attr.UidMappings = append(attr.UidMappings, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
+		}
+		for _, m := range pod.GIDs {
+			attr.GidMappings = append(attr.GidMappings, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
+		}
+		attr.GidMappingsEnableSetgroups = true
+		attr.Credential = new(syscall.Credential)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pid, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "pin"}, &syscall.ProcAttr{
+		Dir: "/", Files: []uintptr{0, 2, 2, request.Fd(), answer.Fd()}, Sys: attr,
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("start a process in new namespaces: %w", err)
+	}
+	gone = make(chan struct{})
+	s.helpers[pid] = gone
+	return pid, gone, nil
+}
+
+// pinAnswer reads what the child says: a line "ok", or what went wrong.
+func pinAnswer(r io.Reader) error {
+	const longest = 4 << 10
+	line, err := bufio.NewReader(io.LimitReader(r, longest)).ReadString('\n')
+	line = strings.TrimSpace(line)
+	switch {
+	case line == pinned:
+		return nil
+	case line != "":
+		return errors.New(line)
+	}
+	return fmt.Errorf("its process ended: %w", err)
+}
+
+// openPinned opens the namespaces of the child, so that they stay when it ends.
+func (s *server) openPinned(pod taskdir.Pod, pid int, p *taskdir.Pinned) error {
+	for _, kind := range pod.Namespaces {
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, kind), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open namespace %s: %w", kind, err)
+		}
+		p.Paths[kind] = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
+	}
+	return nil
+}
+
+// watchMaker ends a pod whose maker died before the pod was whole.
+func (s *server) watchMaker() {
+	dir := s.config.Bundle
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.life.Done():
+			return
+		case <-tick.C:
+		}
+		held, err := lock.IsHeld(filepath.Join(dir, taskdir.StartLock))
+		if held || err != nil {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, taskdir.PodReady)); err == nil {
+			return
+		}
+		s.abandon("the maker of the pod died")
+		return
+	}
+}
