@@ -70,6 +70,9 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 		}
 	}
 	shared, err := t.join(ctx, s)
+	if err == nil {
+		err = t.joinSandbox(ctx, s)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -75,8 +76,10 @@ func (e *SilentError) Hint() string {
 }
 
 // patience is how long a supervisor may take for work: as long as a lock may be waited for.
-func (t *Task) patience() time.Duration {
-	wait := t.d.Locks().Wait
+func (t *Task) patience() time.Duration { return patience(t.d) }
+
+func patience(d *state.Dir) time.Duration {
+	wait := d.Locks().Wait
 	if wait < 0 {
 		return longest
 	}

@@ -104,8 +104,12 @@ func (t *Task) clearAfter(s taskdir.Supervisor) {
 	t.sweepAfter(s)
 }
 
-// lastSupervisor is the supervisor of the task that is meant, for sweepAfter: its record goes with the task.
+// lastSupervisor is the supervisor of the task that is meant, for sweepAfter: its record goes with the task. That of a
+// sandbox does not end with a task.
 func (t *Task) lastSupervisor() (s taskdir.Supervisor) {
+	if t.inSandbox() {
+		return s
+	}
 	if _, err := taskdir.Read(t.Dir(), taskdir.Shim, &s); err != nil {
 		return taskdir.Supervisor{}
 	}

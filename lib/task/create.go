@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -49,7 +50,15 @@ type CreateOptions struct {
 	LogMaxSize   int64  // bytes at which the log is rotated; 0: never
 	LogMaxFiles  int    // log files that are kept, the one that is written included
 	LogMaxLine   int    // bytes of output in one record of the log; 0: stdio.DefaultLine
-	LogPath      string // absolute; who asks for it rotates and removes the log; empty: the container's own place
+	// Sandbox is the id of the pod whose supervisor has the container's tasks, and JoinSandbox the kinds of namespaces
+	// that are the pod's, as /proc/PID/ns calls them; the spec must have each. Empty: it is in none.
+	Sandbox     string
+	JoinSandbox []string
+	Pod         json.RawMessage // kept with the record
+	// Amend, when set, changes what the spec says, before it is recorded. It is for what Spec has no option for. The opener
+	// reads files of the image.
+	Amend   func(*spec.Result, spec.Opener) error
+	LogPath string // absolute; who asks for it rotates and removes the log; empty: the container's own place
 }
 
 // Create makes a container from an image: a snapshot on top of the image's, a spec, a record. It is
@@ -151,7 +160,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, StdinOnce: o.StdinOnce, Transient: o.Transient,
 		CgroupParent: o.CgroupParent, CgroupDriver: o.CgroupDriver, LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
-		LogMaxLine: o.LogMaxLine, LogPath: o.LogPath,
+		LogMaxLine: o.LogMaxLine, LogPath: o.LogPath, Sandbox: o.Sandbox, JoinSandbox: o.JoinSandbox, Pod: o.Pod,
 	}
 	if restart := container.RestartLabels(o.Restart); restart != nil {
 		maps.Copy(restart, o.Labels)
@@ -300,6 +309,11 @@ func generate(ctx context.Context, d *state.Dir, ns string, o CreateOptions, src
 		return r, err
 	}
 	r.Spec.Root.Path = taskdir.Rootfs
+	if o.Amend != nil {
+		if err := o.Amend(&r, so.Open); err != nil {
+			return r, err
+		}
+	}
 	if err := spec.MakeDirs(r.Mkdir); err != nil {
 		return r, fmt.Errorf("volume: %w", err)
 	}

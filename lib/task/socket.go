@@ -37,7 +37,7 @@ func (t *Task) removeAddress(s taskdir.Supervisor) {
 
 // sweepSockets removes the sockets of supervisors that were killed when their last task had been removed, or was
 // never recorded. A supervisor makes its socket in the name of its first task, before it listens, so a socket whose
-// task is there is left alone; so is one at which somebody listens.
+// task is there, or whose pod is, is left alone; so is one at which somebody listens.
 func sweepSockets(ctx context.Context, d *state.Dir) error {
 	// The sockets first: the directory of a task is made before its socket.
 	sockets, err := os.ReadDir(d.Run("s"))
@@ -59,6 +59,12 @@ func sweepSockets(ctx context.Context, d *state.Dir) error {
 		for _, t := range tasks {
 			known[taskapi.SocketName(d.Run("tasks", name, t.Name()))] = true
 		}
+	}
+	for name, err := range twoLevels(d.Run("pods")) {
+		if err != nil {
+			return err
+		}
+		known[taskapi.SocketName(d.Run("pods", name))] = true
 	}
 	for _, s := range sockets {
 		path := d.Run("s", s.Name())

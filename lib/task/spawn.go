@@ -117,9 +117,14 @@ func (t *Task) startShim(ctx context.Context, r runtime, o *taskapi.Any, old boo
 	return t.run(ctx, cmd)
 }
 
-// run starts a supervisor and reads what it says before it closes its stdout.
+// run starts the supervisor of the task and reads what it says before it closes its stdout.
 func (t *Task) run(ctx context.Context, cmd *exec.Cmd) (*supervisor, []byte, error) {
-	log, err := os.OpenFile(filepath.Join(t.Dir(), taskdir.ShimLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	return runSupervisor(ctx, cmd, t.Dir(), t.patience(), t.startOut)
+}
+
+// runSupervisor starts the supervisor of what has the directory dir, for which it may take so long as patience says.
+func runSupervisor(ctx context.Context, cmd *exec.Cmd, dir string, patience time.Duration, start func(*exec.Cmd) error) (*supervisor, []byte, error) {
+	log, err := os.OpenFile(filepath.Join(dir, taskdir.ShimLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -132,13 +137,13 @@ func (t *Task) run(ctx context.Context, cmd *exec.Cmd) (*supervisor, []byte, err
 	// The supervisor is alive from the fork on, not only when it has come to take its own lock: it inherits
 	// one. Without that a task could be taken for dead, and its directory away, under a supervisor that
 	// has just been started by a command that was killed.
-	alive, err := lock.Hold(filepath.Join(t.Dir(), taskdir.SpawnLock))
+	alive, err := lock.Hold(filepath.Join(dir, taskdir.SpawnLock))
 	if err != nil {
 		w.Close()
 		return nil, nil, err
 	}
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = w, log, []*os.File{alive.File()}
-	err = t.startOut(cmd)
+	err = start(cmd)
 	w.Close()
 	alive.File().Close() // not Release, which would let go for the supervisor, too
 	if err != nil {
@@ -151,7 +156,7 @@ func (t *Task) run(ctx context.Context, cmd *exec.Cmd) (*supervisor, []byte, err
 	}()
 	stop := context.AfterFunc(ctx, func() { said.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	said.SetReadDeadline(time.Now().Add(t.patience()))
+	said.SetReadDeadline(time.Now().Add(patience))
 	answer, err := io.ReadAll(io.LimitReader(said, 1<<20))
 	if err != nil {
 		s.kill()

@@ -211,19 +211,18 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		return err
 	}
 	crash.Point("task.bundle")
-	if shim, err = t.spawn(ctx, r, req.Options); err != nil {
-		return err
-	}
-	crash.Point("task.spawned")
-	if err := t.dial(ctx, shim.Address); err != nil {
-		return fmt.Errorf("shim %s: %w", r.shim, err)
-	}
-	if r.foreign {
-		if err := t.introduce(ctx, shim.Bootstrap); err != nil {
-			return fmt.Errorf("shim %s: %w", r.shim, err)
+	adopted := func() error { return nil }
+	if t.inSandbox() {
+		err = t.enterSandbox(ctx, r)
+	} else if shim, err = t.spawn(ctx, r, req.Options); err == nil {
+		crash.Point("task.spawned")
+		if err = t.meet(ctx, r, shim); err == nil {
+			adopted = t.adopt(ctx, r, shim.pid(t.Dir()))
 		}
 	}
-	adopted := t.adopt(ctx, r, shim.pid(t.Dir()))
+	if err != nil {
+		return err
+	}
 	var made *taskapi.CreateTaskResponse
 	err = t.bounded(ctx, t.patience(), func(ctx context.Context) error {
 		made, err = t.api.Create(ctx, req)
@@ -250,6 +249,18 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		}
 	}
 	crash.Point("task.created")
+	return nil
+}
+
+// meet connects to a supervisor that this process has started.
+func (t *Task) meet(ctx context.Context, r runtime, shim *supervisor) error {
+	err := t.dial(ctx, shim.Address)
+	if err == nil && r.foreign {
+		err = t.introduce(ctx, shim.Bootstrap)
+	}
+	if err != nil {
+		return fmt.Errorf("shim %s: %w", r.shim, err)
+	}
 	return nil
 }
 

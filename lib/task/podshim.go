@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// StartPod starts the supervisor of a pod, whose directory has a taskdir.Pod, and returns when it has the pod's namespaces and
+// listens. shim is the path of ctr-shim; empty: beside this program, else on PATH. When it fails, no process is left.
+func StartPod(ctx context.Context, d *state.Dir, p taskdir.Pod, dir, shim string) error {
+	r, err := findRuntime("", shim)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(r.shim, "-namespace", p.Namespace, "-id", p.ID, "-bundle", dir, "-sockets", d.Run("s"),
+		"-events", d.Journal().Dir, "-root", d.Path(), "-state", d.Run(), "serve")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOMAXPROCS=1")
+	s, answer, err := runSupervisor(ctx, cmd, dir, patience(d), func(cmd *exec.Cmd) error {
+		defer func() { go cgroup.Hasten() }()
+		return cgroup.Start(cmd, supervisors(d))
+	})
+	if err != nil {
+		return err
+	}
+	if _, err = taskapi.ParseBootstrap(answer); err == nil {
+		return nil
+	}
+	s.kill()
+	if text, _ := os.ReadFile(filepath.Join(dir, taskdir.ShimLog)); len(bytes.TrimSpace(text)) > 0 {
+		err = errors.New(string(bytes.TrimPrefix(bytes.TrimSpace(text), []byte("ctr-shim: "))))
+	}
+	return fmt.Errorf("shim %s: %w", r.shim, err)
+}
+
+// EndPod ends the supervisor of the pod in a directory with all containers that it has, and returns when it is gone. One that
+// does not end by itself is killed; its containers are orphans then.
+func EndPod(ctx context.Context, d *state.Dir, dir string) error {
+	v, err := taskdir.LookPod(dir)
+	if err != nil || !v.Supervised {
+		return errors.Join(err, endPodSocket(d, dir))
+	}
+	pid := v.Supervisor.Process
+	if pid.PID == 0 {
+		pid = v.Pinned.Supervisor
+	}
+	if address := v.Supervisor.Address; address != "" {
+		short, cancel := context.WithTimeout(ctx, answerWithin)
+		if c, err := taskapi.Dial(short, address); err == nil {
+			c.Namespace = v.Pod.Namespace
+			_ = c.ShutdownSandbox(short, &taskapi.ShutdownSandboxRequest{SandboxID: v.Pod.ID}) // how it went shows in whether it ends
+			c.Close()
+		}
+		cancel()
+	}
+	for _, sig := range []unix.Signal{0, unix.SIGCONT, unix.SIGKILL} {
+		if sig != 0 && pid.PID != 0 {
+			if fd := pid.Open(); fd >= 0 {
+				unix.PidfdSendSignal(fd, sig, nil, 0)
+				unix.Close(fd)
+			}
+		}
+		if err = awaitUnsupervised(ctx, dir); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("supervisor pid %d does not end: %w", pid.PID, err)
+	}
+	return endPodSocket(d, dir)
+}
+
+// awaitUnsupervised waits for the end of a supervisor.
+func awaitUnsupervised(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
+		if there, err := taskdir.Supervised(dir); err != nil || !there {
+			return err
+		}
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// endPodSocket removes the socket that a supervisor that was killed has left, and the cgroup of the supervisors if none is
+// left.
+func endPodSocket(d *state.Dir, dir string) error {
+	err := os.Remove(d.Run("s", taskapi.SocketName(dir)))
+	sweep(d)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
