@@ -11,6 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"ctrd.dev/ctrd/lib/config"
+	"ctrd.dev/ctrd/lib/pod"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -50,6 +51,7 @@ type Server struct {
 	d       *state.Dir
 	version string
 	log     *slog.Logger
+	pods    pod.Host
 
 	config      func() *config.Config
 	hostDirs    []string
@@ -65,7 +67,7 @@ type Server struct {
 // New makes a server.
 func New(o Options) *Server {
 	s := &Server{
-		d: o.Dir, version: o.Version, log: o.Log, config: o.Config,
+		d: o.Dir, version: o.Version, log: o.Log, config: o.Config, pods: pod.Host{Dir: o.Dir, Namespace: Namespace},
 		hostDirs: o.HostDirs, pinned: o.Pinned, pullTimeout: cmp.Or(o.PullTimeout, defaultPullTimeout), handlers: o.Snapshotter, collect: o.Collect,
 	}
 	if s.config == nil {

@@ -35,6 +35,7 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/pod"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
@@ -94,7 +95,7 @@ func Run(ctx context.Context, d *state.Dir, o Options) (Removed, error) {
 	}
 	crash.Point("gc.collected")
 	_, err := d.Locks().Sweep()
-	err = errors.Join(err, snapshot.SweepAliases(d), task.Tidy(ctx, d))
+	err = errors.Join(err, snapshot.SweepAliases(d), pod.Tidy(ctx, d), task.Tidy(ctx, d))
 	d.SweepTrash()
 	return c.removed, err
 }

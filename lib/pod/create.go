@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pod
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/sandbox"
+	"ctrd.dev/ctrd/lib/spec"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// maxLine is how many bytes of output a record of a container's log has, as containerd has it.
+const maxLine = 16 << 10
+
+// containerID is the id of a container, which follows from its pod, its name and its attempt: the same call makes the same
+// container.
+func containerID(pod, name string, attempt uint32) string {
+	h := sha256.Sum256([]byte(strings.Join([]string{pod, name, strconv.FormatUint(uint64(attempt), 10)}, "\x00")))
+	return hex.EncodeToString(h[:])
+}
+
+// CreateContainer makes a container of a pod that is ready, and gives its id. It does not run. The same container once more
+// is that container.
+func (h Host) CreateContainer(ctx context.Context, pod string, c ContainerConfig) (string, error) {
+	id, err := h.createContainer(ctx, pod, c)
+	if err != nil {
+		return "", fmt.Errorf("create container %q in pod %q: %w", c.Name, pod, err)
+	}
+	return id, nil
+}
+
+func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig) (id string, err error) {
+	if err := c.check(); err != nil {
+		return "", err
+	}
+	s, p, l, err := h.locked(ctx, pod)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	st, err := h.status(s, p)
+	if err != nil {
+		return "", err
+	}
+	if !st.Ready {
+		return "", fmt.Errorf("the pod is not ready: %w", errdefs.ErrFailedPrecondition)
+	}
+	id = containerID(s.ID, c.Name, c.Attempt)
+	if _, err := task.Open(ctx, h.Dir, h.Namespace, id); err == nil || !errdefs.IsNotFound(err) {
+		return id, err // an earlier call has made it
+	}
+	o, err := h.options(ctx, l, s, p, c)
+	if err != nil {
+		return "", err
+	}
+	o.ID = id
+	if o.LogPath != "" {
+		if err := os.MkdirAll(filepath.Dir(o.LogPath), 0o755); err != nil {
+			return "", fmt.Errorf("log_path: %w", err)
+		}
+	}
+	if _, err := task.Create(ctx, h.Dir, h.Namespace, o); err != nil {
+		return "", err
+	}
+	crash.Point("pod.container-created")
+	return id, nil
+}
+
+// options translates the configuration of a container.
+func (h Host) options(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, p Config, c ContainerConfig) (o task.CreateOptions, err error) {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return o, err
+	}
+	driver, parent := p.parent()
+	o = task.CreateOptions{
+		Image: c.ImageName, Labels: labels(s, c), StopSignal: c.StopSignal, Stdin: c.Stdin,
+		CgroupDriver: driver, CgroupParent: parent, LogMaxLine: maxLine,
+		Sandbox: s.ID, JoinSandbox: joins(p, c), Pod: data,
+		Spec: spec.Options{
+			Args: c.Args, Env: c.Env, Workdir: c.Dir, User: c.Security.user(), TTY: c.TTY,
+			ReadOnly: c.Security.ReadOnlyRoot, Privileged: c.Security.Privileged,
+			CapAdd: c.Security.AddCaps, CapDrop: c.Security.DropCaps,
+			UserNS: spec.UserNS{UIDs: p.Namespaces.UIDs, GIDs: p.Namespaces.GIDs},
+		},
+	}
+	if len(c.Command) > 0 {
+		none := ""
+		o.Spec.Entrypoint, o.Spec.Args = &none, append(append([]string(nil), c.Command...), c.Args...)
+	}
+	if c.LogPath != "" && p.LogDirectory != "" {
+		o.LogPath = filepath.Join(p.LogDirectory, c.LogPath)
+	}
+	for _, d := range c.Devices {
+		if strings.Contains(d.Source+d.Destination, ":") {
+			return o, bad("devices.host_path", "%q: a colon is not supported", d.Source)
+		}
+		o.Spec.Devices = append(o.Spec.Devices, d.Source+":"+d.Destination+":"+d.Permissions)
+	}
+	n := c.Security.Namespaces
+	if p.Namespaces.Network == Node {
+		o.Spec.Net, o.Spec.UTS = "host", "host"
+	} else {
+		o.Spec.Hostname = p.Hostname // for the variable HOSTNAME; the name itself is the pod's
+	}
+	if p.Namespaces.IPC == Node {
+		o.Spec.IPC = "host"
+	}
+	switch n.PID {
+	case Node:
+		o.Spec.PID = "host"
+	case Target:
+		o.Spec.PID = "container:" + n.Target
+		if err := h.checkTarget(ctx, s, n.Target); err != nil {
+			return o, err
+		}
+	}
+	if o.Spec.SecurityOpt, err = securityOptions(c.Security); err != nil {
+		return o, err
+	}
+	a := amendment{p: p, c: c}
+	if a.images, err = h.imageVolumes(ctx, c.Mounts, o.Labels); err != nil {
+		return o, err
+	}
+	o.Amend = a.amend
+	return o, nil
+}
+
+// checkTarget refuses a target of the PID namespace that is no container of the pod.
+func (h Host) checkTarget(ctx context.Context, s sandbox.Sandbox, id string) error {
+	var c container.Container
+	err := h.Dir.View(ctx, func(tx *state.Tx) (err error) {
+		c, err = container.Get(tx, h.Namespace, id)
+		return err
+	})
+	if err == nil && c.Sandbox != s.ID {
+		err = bad("namespace_options.target_id", "%q is a container of another pod", id)
+	}
+	return err
+}
+
+// Labels that containerd gives to the containers of pods.
+const (
+	labelKind = "io.cri-containerd.kind"
+	kindValue = "container"
+)
+
+// labels are those of the record: the container's, and what says that it is one of a pod.
+func labels(_ sandbox.Sandbox, c ContainerConfig) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, c.Labels)
+	all[labelKind] = kindValue
+	return all
+}
+
+// joins lists the kinds of namespaces that the container has of the pod.
+func joins(p Config, c ContainerConfig) (all []string) {
+	for _, kind := range p.pinned().Namespaces {
+		if kind != taskdir.PIDNS || c.Security.Namespaces.PID == Pod {
+			all = append(all, kind)
+		}
+	}
+	return all
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pod
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/sandbox"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Run makes a pod: its namespaces and its network, with no container in it. The same pod once more, when it is ready, is
+// that pod; while another call makes it, that one is waited for. A pod that is not ready, as a killed call or a dead
+// supervisor has left it, is removed with its containers, and made anew. When Run fails nothing is left.
+func (h Host) Run(ctx context.Context, c Config) (Status, error) {
+	if err := c.check(); err != nil {
+		return Status{}, err
+	}
+	defer h.Dir.EmptyTrash()
+	l, err := h.lockKey(ctx, c.key())
+	if err != nil {
+		return Status{}, fmt.Errorf("run pod %q: %w", c.Name, err)
+	}
+	st, err := h.run(ctx, l, c)
+	if err = errors.Join(err, l.Release()); err != nil {
+		return Status{}, fmt.Errorf("run pod %q: %w", c.Name, err)
+	}
+	return st, nil
+}
+
+// run is Run under the pod's lock.
+func (h Host) run(ctx context.Context, l *lock.Lock, c Config) (Status, error) {
+	old, err := h.named(ctx, sandbox.LockName(c.key()))
+	switch {
+	case err == nil:
+		st, err := h.status(old, c)
+		if err == nil && st.Ready {
+			return st, nil
+		}
+		if err == nil {
+			err = h.remove(ctx, l, old, c)
+		}
+		if err != nil {
+			return Status{}, fmt.Errorf("replace pod %q, which is not ready: %w", old.ID, err)
+		}
+	case !errdefs.IsNotFound(err):
+		return Status{}, err
+	}
+	s, err := h.record(ctx, l, c)
+	if err != nil {
+		return Status{}, err
+	}
+	crash.Point("pod.recorded")
+	if err := h.make(ctx, s, c); err != nil {
+		return Status{}, errors.Join(err, h.remove(context.WithoutCancel(ctx), l, s, c))
+	}
+	crash.Point("pod.ready")
+	// An event that is lost is told by the journal's gap.
+	_ = h.Dir.Journal().Append(h.Namespace, event.SandboxStart{SandboxID: s.ID})
+	return h.status(s, c)
+}
+
+// named reads the record of a pod by its name in the table.
+func (h Host) named(ctx context.Context, name string) (s sandbox.Sandbox, err error) {
+	err = h.Dir.View(ctx, func(tx *state.Tx) error {
+		s, err = sandbox.ByName(tx, h.Namespace, name)
+		return err
+	})
+	return s, err
+}
+
+// record makes the record of a new pod.
+func (h Host) record(ctx context.Context, l *lock.Lock, c Config) (s sandbox.Sandbox, err error) {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return s, err
+	}
+	err = h.Dir.Update(ctx, l, func(tx *state.Tx) error {
+		s, err = sandbox.Create(tx, h.Namespace, sandbox.Sandbox{
+			ID: newID(), Name: sandbox.LockName(c.key()), Sandboxer: Sandboxer, Labels: maps.Clone(c.Labels),
+			Runtime: container.Runtime{Name: container.DefaultRuntime}, Pod: data,
+		})
+		return err
+	})
+	return s, err
+}
+
+// make makes all of a pod that has a record, and marks it as ready. What it has made when it fails is for the caller to
+// take away.
+func (h Host) make(ctx context.Context, s sandbox.Sandbox, c Config) (err error) {
+	dir := h.dir(s)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	making, err := lock.Hold(filepath.Join(dir, taskdir.StartLock))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, making.Release()) }()
+	p := c.pinned()
+	p.Namespace, p.ID, p.UID, p.Created = h.Namespace, s.ID, s.UID, s.Created
+	if p.Cgroup, err = c.cgroup(); err != nil {
+		return err
+	}
+	if err := taskdir.Write(dir, taskdir.PodRecord, p); err != nil {
+		return err
+	}
+	crash.Point("pod.directory")
+	if err := makeShm(dir, c); err != nil {
+		return err
+	}
+	crash.Point("pod.shm")
+	if err := task.StartPod(ctx, h.Dir, p, dir, h.Shim); err != nil {
+		return err
+	}
+	crash.Point("pod.started")
+	ips, err := h.connect(ctx, s, c)
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	crash.Point("pod.connected")
+	if err := writeFiles(dir, c, ips); err != nil {
+		return err
+	}
+	return taskdir.Write(dir, taskdir.PodReady, ready{At: time.Now().UTC(), IPs: ips})
+}
+
+// connect gives the pod its network.
+func (h Host) connect(context.Context, sandbox.Sandbox, Config) (ips []string, err error) {
+	return nil, nil
+}
+
+// disconnect takes the network of a pod away. A pod that has none is success.
+func (h Host) disconnect(context.Context, sandbox.Sandbox, Config) error { return nil }
+
+// cgroup gives the parent of the containers' cgroups as a path below the hierarchies; empty: the root.
+func (c Config) cgroup() (string, error) {
+	if c.CgroupParent == "" {
+		return "", nil
+	}
+	driver, parent := c.parent()
+	if driver == "systemd" && !cgroup.Booted() {
+		return "", bad("linux.cgroup_parent", "%q is a slice, and systemd does not run this machine", c.CgroupParent)
+	}
+	spec, err := cgroup.Spec(cgroup.Driver(driver), parent, "x", "x")
+	if err == nil {
+		spec, err = cgroup.Path(spec)
+	}
+	if err != nil {
+		return "", fmt.Errorf("linux.cgroup_parent: %w", err)
+	}
+	return filepath.Dir(spec), nil
+}
+
+// pinned says which namespaces the pod's supervisor makes.
+func (c Config) pinned() taskdir.Pod {
+	p := taskdir.Pod{Sysctls: maps.Clone(c.Sysctls)}
+	n := c.Namespaces
+	if len(n.UIDs) > 0 {
+		p.Namespaces = append(p.Namespaces, taskdir.UserNS)
+		p.UIDs, p.GIDs = n.UIDs, n.GIDs
+	}
+	if n.Network != Node {
+		p.Namespaces = append(p.Namespaces, taskdir.NetNS, taskdir.UTSNS)
+		p.Hostname = c.Hostname
+		// A program without privileges may bind low ports and send pings, as containerd has it.
+		if p.Sysctls == nil {
+			p.Sysctls = map[string]string{}
+		}
+		for name, value := range defaultSysctls(n) {
+			if _, given := p.Sysctls[name]; !given {
+				p.Sysctls[name] = value
+			}
+		}
+	}
+	if n.IPC != Node {
+		p.Namespaces = append(p.Namespaces, taskdir.IPCNS)
+	}
+	if n.PID == Pod {
+		p.Namespaces = append(p.Namespaces, taskdir.PIDNS)
+	}
+	return p
+}
+
+// defaultSysctls are those of a network that is the pod's own.
+func defaultSysctls(n Namespaces) map[string]string {
+	all := map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
+	if len(n.UIDs) == 0 {
+		all["net.ipv4.ping_group_range"] = "0 2147483647"
+	}
+	return all
+}

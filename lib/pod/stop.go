@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/sandbox"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Stop ends a pod: kills what runs in it, takes its network away and gives its namespaces up. Its record and those of its
+// containers stay, with their exits and logs. A pod that is stopped, or is not there, is success.
+func (h Host) Stop(ctx context.Context, id string) error {
+	defer h.Dir.EmptyTrash()
+	s, c, l, err := h.locked(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(h.stop(ctx, s, c), l.Release())
+	}
+	if err != nil {
+		return fmt.Errorf("stop pod %q: %w", id, err)
+	}
+	return nil
+}
+
+// stop is Stop under the pod's lock. Each step may have been done before.
+func (h Host) stop(ctx context.Context, s sandbox.Sandbox, c Config) error {
+	dir := h.dir(s)
+	v, err := taskdir.LookPod(dir)
+	if err != nil {
+		return err
+	}
+	if err := task.EndPod(ctx, h.Dir, dir); err != nil {
+		return err
+	}
+	containers, err := h.containersOf(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	for _, one := range containers {
+		// The supervisor has recorded the exits, unless it was killed.
+		t, err := task.Open(ctx, h.Dir, h.Namespace, one.ID)
+		if err == nil && t.Container.UID == one.UID {
+			err = t.End(ctx)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("container %q: %w", one.ID, err)
+		}
+	}
+	crash.Point("pod.ended")
+	if err := h.disconnect(ctx, s, c); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	crash.Point("pod.disconnected")
+	if err := endShm(dir); err != nil {
+		return err
+	}
+	if err := h.Dir.Trash(dir); err != nil {
+		return err
+	}
+	crash.Point("pod.stopped")
+	if v.Known {
+		_ = h.Dir.Journal().Append(h.Namespace, event.SandboxExit{SandboxID: s.ID, ExitedAt: time.Now().UTC()})
+	}
+	return nil
+}
+
+// Remove removes a pod with its containers; one that runs is stopped first. A pod that is not there is success.
+func (h Host) Remove(ctx context.Context, id string) error {
+	defer h.Dir.EmptyTrash()
+	s, c, l, err := h.locked(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(h.remove(ctx, l, s, c), l.Release())
+	}
+	if err != nil {
+		return fmt.Errorf("remove pod %q: %w", id, err)
+	}
+	return nil
+}
+
+// remove is Remove under the pod's lock.
+func (h Host) remove(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Config) error {
+	if err := h.stop(ctx, s, c); err != nil {
+		return err
+	}
+	containers, err := h.containersOf(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	for _, one := range containers {
+		t, err := task.Open(ctx, h.Dir, h.Namespace, one.ID)
+		if err == nil && t.Container.UID == one.UID {
+			err = t.Remove(ctx, true)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	crash.Point("pod.emptied")
+	err = h.Dir.Update(ctx, l, func(tx *state.Tx) error { return sandbox.Remove(tx, h.Namespace, s.ID) })
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/sandbox"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Tidy removes, in every namespace, the pods that were never whole and whose makers were killed, and the directories of pods
+// that have no record. Whoever is at a pod keeps it: a lock that is not free is not waited for.
+func Tidy(ctx context.Context, d *state.Dir) error {
+	now, err := state.Open(state.Config{Root: d.Path(), State: d.Run(), Wait: 0})
+	if err != nil {
+		return err
+	}
+	// The directories first: each was made after its record.
+	dirs, err := filepath.Glob(d.Run("pods", "*", "*"))
+	if err != nil || len(dirs) == 0 {
+		return err
+	}
+	var broken []func()
+	known, unsure := map[string]bool{}, false
+	err = d.View(ctx, func(tx *state.Tx) error {
+		names, err := sandbox.Namespaces(tx)
+		if err != nil {
+			return err
+		}
+		for _, ns := range names {
+			for s, err := range sandbox.All(tx, ns) {
+				if errdefs.IsDataLoss(err) {
+					unsure = true
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				known[s.Dir(d, ns)] = true
+				if v, err := taskdir.LookPod(s.Dir(d, ns)); err == nil && v.Broken() {
+					broken = append(broken, func() { Host{Dir: now, Namespace: ns}.tidy(ctx, s) })
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("tidy pods: %w", err)
+	}
+	for _, fn := range broken {
+		fn()
+	}
+	for _, dir := range dirs {
+		if v, err := taskdir.LookPod(dir); known[dir] || unsure || err != nil || v.Starting || v.Supervised {
+			continue
+		}
+		if err := errors.Join(endShm(dir), now.Trash(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("tidy pods: %w", err)
+		}
+	}
+	return nil
+}
+
+// tidy removes a pod that was never whole, unless somebody is at it by now.
+func (h Host) tidy(ctx context.Context, s sandbox.Sandbox) {
+	now, c, l, err := h.locked(ctx, s.ID)
+	if err != nil {
+		return
+	}
+	if v, err := taskdir.LookPod(h.dir(now)); err == nil && v.Broken() && now.UID == s.UID {
+		_ = h.remove(ctx, l, now, c) // the next collection tries again
+	}
+	_ = l.Release()
+}
