@@ -9,11 +9,11 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
@@ -251,35 +251,23 @@ func (p *puller) bringDocument(ctx context.Context, i *content.Ingest, desc ocis
 // bringLayers works on several layers at once, beginning with the largest, so that none is left alone at the
 // end. The first error ends the others.
 func (p *puller) bringLayers(ctx context.Context) error {
-	n := p.opt.Layers
-	if n <= 0 {
-		n = defaultLayers
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var running sync.WaitGroup
 	p.layers = make([]unpacked, len(p.image.Manifest.Layers))
-	places := make(chan struct{}, n)
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(cmp.Or(max(p.opt.Layers, 0), defaultLayers))
 	for _, same := range p.order() {
-		select {
-		case places <- struct{}{}:
-		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		running.Go(func() {
-			defer func() { <-places }()
+		all.Go(func() error {
 			for _, i := range same {
 				if err := blame(ctx, p.layer(ctx, i)); err != nil {
-					cancel(fmt.Errorf("layer %.12s: %w", p.image.Manifest.Layers[i].Digest.Encoded(), err))
-					return
+					return fmt.Errorf("layer %.12s: %w", p.image.Manifest.Layers[i].Digest.Encoded(), err)
 				}
 			}
+			return nil
 		})
 	}
-	running.Wait()
-	return context.Cause(ctx)
+	if all.Wait() != nil {
+		return context.Cause(ctx) // the first error, or why all were to end
+	}
+	return nil
 }
 
 // order gives the layers by number, the largest first. Those with one blob come together, to be worked on

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
@@ -129,46 +130,39 @@ func (p *pusher) sendBlobs(ctx context.Context) error {
 }
 
 func (p *pusher) sideBySide(ctx context.Context, all []*blob) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	n := p.opt.Blobs
-	if n <= 0 {
-		n = defaultBlobs
-	}
-	places := make(chan struct{}, n)
-	var running sync.WaitGroup
+	running, ctx := errgroup.WithContext(ctx)
+	running.SetLimit(cmp.Or(max(p.opt.Blobs, 0), defaultBlobs))
 	var mu sync.Mutex
 	for _, b := range all {
-		select {
-		case places <- struct{}{}:
-		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		running.Go(func() {
-			defer func() { <-places }()
+		running.Go(func() error {
 			how, err := p.sendBlob(ctx, b)
 			if err != nil {
-				cancel(fmt.Errorf("blob %.12s: %w", b.desc.Digest.Encoded(), err))
-				return
+				return fmt.Errorf("blob %.12s: %w", b.desc.Digest.Encoded(), err)
 			}
 			p.report.Send(b.desc, how, b.desc.Size)
 			mu.Lock()
 			defer mu.Unlock()
-			switch how {
-			case progress.Exists:
-				p.result.Existing++
-			case progress.Mounted:
-				p.result.Mounted++
-			default:
-				p.result.Uploaded++
-				p.result.Sent += b.desc.Size
-			}
+			p.result.count(how, b.desc.Size)
+			return nil
 		})
 	}
-	running.Wait()
-	return context.Cause(ctx)
+	if running.Wait() != nil {
+		return context.Cause(ctx) // the first error, or why all were to end
+	}
+	return nil
+}
+
+// count adds a blob that is at the registry.
+func (r *Result) count(how progress.Status, size int64) {
+	switch how {
+	case progress.Exists:
+		r.Existing++
+	case progress.Mounted:
+		r.Mounted++
+	default:
+		r.Uploaded++
+		r.Sent += size
+	}
 }
 
 // sendBlob brings one blob to the registry.
