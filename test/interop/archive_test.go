@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,4 +70,53 @@ func TestArchives(t *testing.T) {
 		}
 		w.Must(t, "ctrd", "fsck", "--deep")
 	})
+}
+
+// podman runs podman with a storage of its own, below dir, and with the runc of the peers: the engine that it has may not
+// know the cgroups of this machine. It gives the output.
+func podman(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	all := append([]string{
+		"--root", filepath.Join(dir, "podman"), "--runroot", filepath.Join(dir, "podman-run"), "--storage-driver", "vfs",
+		"--cgroup-manager", "cgroupfs", "--runtime", filepath.Join(peers, "runc"),
+	}, args...)
+	cmd := exec.Command("podman", all...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("podman %q: %v\n%s", args, err, errs.String())
+	}
+	return string(out)
+}
+
+// TestPodmanRuns: what was committed here and pushed, podman pulls with the same digest and runs.
+func TestPodmanRuns(t *testing.T) {
+	if _, err := exec.LookPath("podman"); err != nil {
+		t.Skip("podman is not installed")
+	}
+	w := world.New(t, bin)
+	w.Must(t, "ctr-pull", "-q", busybox)
+	w.Must(t, "ctr-task", "run", "--name", "c", busybox, "sh", "-c", "echo made >/etc/made; rm /bin/sleep; mkdir /d; ln /etc/made /d/also; chmod 4711 /d/also; chown 5:6 /d")
+	made := strings.Replace(busybox, "busybox:1", "podman:1", 1)
+	committed := strings.TrimSpace(w.Must(t, "ctr-image", "commit", "--change", `CMD ["cat", "/etc/made"]`, "c", made))
+	w.Must(t, "ctr-task", "rm", "c")
+	if got := strings.TrimSpace(w.Must(t, "ctr-push", "-q", made)); got != committed {
+		t.Errorf("pushed %q, committed %q", got, committed)
+	}
+	podman(t, w.Dir, "pull", "-q", "--tls-verify=false", made)
+	if got := podman(t, w.Dir, "image", "inspect", "--format", "{{.Digest}}", made); !strings.HasSuffix(committed, "@"+strings.TrimSpace(got)) {
+		t.Errorf("podman has %q, committed %q", got, committed)
+	}
+	// Limits that are no higher than those here, which a test may not raise.
+	run := []string{"run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", made}
+	if got := podman(t, w.Dir, run...); got != "made\n" {
+		t.Errorf("podman runs it, and it prints %q", got)
+	}
+	script := "test ! -e /bin/sleep; echo $?; stat -c '%a %h' /d/also; stat -c %u:%g /d"
+	if got := podman(t, w.Dir, append(run, "sh", "-c", script)...); got != "0\n4711 2\n5:6\n" {
+		t.Errorf("podman shows %q of what was changed", got)
+	}
+	podman(t, w.Dir, "rmi", "-fa")
+	w.Must(t, "ctrd", "fsck", "--deep")
 }
