@@ -13,7 +13,7 @@ func main() {
 	root, g := cli.Root("ctr-image VERB [OPTION]... [OPERAND]...", "list, show, name, move and remove images", cli.About{
 		Long: "An image is a name for what ctr-pull has brought: a manifest, or an index of manifests for several platforms.\n\n" +
 			"An image is named as it is listed, or in the short form that docker users know (redis:7 is " +
-			"docker.io/library/redis:7), by its digest, or by the beginning of its digest where only one begins so. The " +
+			"docker.io/library/redis:7), by its digest, or by four or more digits that only its digest begins with. The " +
 			"operand - reads names from stdin, one a line.",
 		SeeAlso: []string{"ctr-pull", "ctr-snap", "ctr-task", "ctrd"},
 	}, nil)

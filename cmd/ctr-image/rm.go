@@ -3,8 +3,10 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
@@ -17,7 +19,9 @@ func rmVerb(g *cli.Global) *cobra.Command {
 	var force bool
 	cmd := cli.New("rm [OPTION]... IMAGE...", "remove images", cli.About{
 		Long: "Removes the names, and then what nothing needs any more: blobs and layers that neither another name nor a " +
-			"container refers to. An image that is given by its digest loses all its names. Containers go on with their layers.",
+			"container refers to. Containers go on with their layers.\n\n" +
+			"An image that is given by its digest, or by four or more digits that it begins with, is removed when it has one name, with -f all its names. " +
+			"Each name that goes and was not given in full is printed, one a line.",
 		Stdin: operands,
 		Examples: []cli.Example{
 			{Note: "remove one image", Text: "ctr-image rm redis:7"},
@@ -31,7 +35,7 @@ func rmVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		removed, err := cli.Remove(cli.Operands(args, os.Stdin), force, func(name string) error {
-			return d.Update(cmd.Context(), nil, func(tx *state.Tx) error { return remove(tx, g.Namespace, name) })
+			return remove(cmd, d, g.Namespace, name, force)
 		})
 		// Also after a run that was killed between the two there is something to collect.
 		if !removed && !force {
@@ -40,15 +44,28 @@ func rmVerb(g *cli.Global) *cobra.Command {
 		_, collected := gc.Run(cmd.Context(), d, gc.Options{Damaged: cli.Warn})
 		return cli.After(err, collected)
 	})
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "an image that is not here is no failure")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "remove all names of a digest; an image that is not here is no failure")
 	return cmd
 }
 
-func remove(tx *state.Tx, ns, name string) error {
-	all, err := image.FindAll(tx, ns, name)
-	for _, img := range all {
-		if err == nil {
-			err = image.Remove(tx, ns, img.Name)
+// remove removes what a name or a digest stands for, and tells what that was.
+func remove(cmd *cobra.Command, d *state.Dir, ns, query string, several bool) error {
+	var gone []image.Image
+	err := d.Update(cmd.Context(), nil, func(tx *state.Tx) (err error) {
+		gone, err = image.FindAll(tx, ns, query, several)
+		for _, img := range gone {
+			if err == nil {
+				err = image.Remove(tx, ns, img.Name)
+			}
+		}
+		return err
+	})
+	if errdefs.IsFailedPrecondition(err) {
+		err = cli.Hint(err, "ctr-image rm -f %s removes all of them", query)
+	}
+	for _, img := range gone {
+		if err == nil && img.Name != query {
+			_, err = fmt.Fprintln(os.Stdout, img.Name)
 		}
 	}
 	return err

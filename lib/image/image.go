@@ -108,8 +108,8 @@ func All(tx *state.Tx, ns string) iter.Seq2[Image, error] {
 func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }
 
 // Find gives the image that a user means by query: a name, in full or as docker users shorten it, which
-// may have a digest behind it as ctr-pull prints it; the digest of its target; or the beginning of that
-// digest's hexadecimal part if it leads to one target only. Of several names of one target the first is
+// may have a digest behind it as ctr-pull prints it; the digest of its target; or four or more of the digits that its
+// hexadecimal part begins with, if they lead to one target only. Of several names of one target the first is
 // given. Nothing found is errdefs.ErrNotFound, several targets are errdefs.ErrInvalidArgument; both
 // name candidates.
 func Find(tx *state.Tx, ns, query string) (Image, error) {
@@ -121,9 +121,13 @@ func Find(tx *state.Tx, ns, query string) (Image, error) {
 }
 
 // FindAll gives what is to be removed for a query: as Find, but every name of the target where the query
-// is a digest or its beginning. A record that cannot be decoded is found by its name, and has only that.
-func FindAll(tx *state.Tx, ns, query string) ([]Image, error) {
+// is a digest or its beginning. Several names are errdefs.ErrFailedPrecondition unless they are asked for. A record that
+// cannot be decoded is found by its name, and has only that.
+func FindAll(tx *state.Tx, ns, query string, several bool) ([]Image, error) {
 	all, err := find(tx, ns, query)
+	if len(all) > 1 && !several {
+		return nil, fmt.Errorf("image %q in namespace %q has several names%s: %w", query, ns, names(": ", all, ""), errdefs.ErrFailedPrecondition)
+	}
 	if len(all) == 1 && errdefs.IsDataLoss(err) {
 		if ok, _ := records.Has(tx, tx.Durable(), ns, all[0].Name); ok {
 			return []Image{{Name: all[0].Name}}, nil
@@ -189,9 +193,12 @@ func byName(tx *state.Tx, ns string, ref Reference) (Image, error) {
 	return img, err
 }
 
+// leastDigits is how many digits stand for a digest: fewer would make an image of a word that was typed wrongly.
+const leastDigits = 4
+
 // isPrefix tells whether query is the digest or begins its hexadecimal part.
 func isPrefix(d digest.Digest, query string) bool {
-	if query == "" || d.Validate() != nil {
+	if _, hex, _ := strings.Cut(query, ":"); len(query) < leastDigits || strings.Contains(query, ":") && len(hex) < leastDigits || d.Validate() != nil {
 		return false
 	}
 	return strings.HasPrefix(d.String(), query) && strings.Contains(query, ":") || strings.HasPrefix(d.Encoded(), query)

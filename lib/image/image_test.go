@@ -50,23 +50,23 @@ func put(t *testing.T, d *state.Dir, images ...Image) {
 func TestFind(t *testing.T) {
 	d := openDir(t)
 	put(t, d,
-		Image{Name: "docker.io/library/redis:7", Target: target("abc1")},
-		Image{Name: "docker.io/library/redis:alpine", Target: target("abc2")},
-		Image{Name: "quay.io/x/y:1", Target: target("abc1")},
+		Image{Name: "docker.io/library/redis:7", Target: target("abcd1")},
+		Image{Name: "docker.io/library/redis:alpine", Target: target("abcd2")},
+		Image{Name: "quay.io/x/y:1", Target: target("abcd1")},
 		Image{Name: "not a reference", Target: target("ffff")})
 	d.View(ctx, func(tx *state.Tx) error {
 		for query, want := range map[string]string{
 			"docker.io/library/redis:7": "docker.io/library/redis:7", "redis:7": "docker.io/library/redis:7", "quay.io/x/y:1": "quay.io/x/y:1",
-			"not a reference": "not a reference", target("abc2").Digest.String(): "docker.io/library/redis:alpine",
-			"redis:7@" + target("abc1").Digest.String(): "docker.io/library/redis:7", "redis@" + target("abc2").Digest.String(): "docker.io/library/redis:alpine",
-			"redis:7@" + target("abc2").Digest.String(): "docker.io/library/redis:alpine",
-			"abc1": "docker.io/library/redis:7", "sha256:abc2": "docker.io/library/redis:alpine", "f": "not a reference",
+			"not a reference": "not a reference", target("abcd2").Digest.String(): "docker.io/library/redis:alpine",
+			"redis:7@" + target("abcd1").Digest.String(): "docker.io/library/redis:7", "redis@" + target("abcd2").Digest.String(): "docker.io/library/redis:alpine",
+			"redis:7@" + target("abcd2").Digest.String(): "docker.io/library/redis:alpine",
+			"abcd1": "docker.io/library/redis:7", "sha256:abcd2": "docker.io/library/redis:alpine", "ffff": "not a reference",
 		} {
 			if img, err := Find(tx, "ns", query); err != nil || img.Name != want {
 				t.Errorf("%q: %q, %v", query, img.Name, err)
 			}
 		}
-		for query, want := range map[string]string{"redis": "redis:7, redis:alpine", "redis:8": "redis:alpine", "nothing": `"nothing"`, "sha256": "", "": ""} {
+		for query, want := range map[string]string{"redis": "redis:7, redis:alpine", "redis:8": "redis:alpine", "nothing": `"nothing"`, "sha256": "", "": "", "f": `"f"`, "fff": "", "sha256:": "", "sha256:fff": ""} {
 			if _, err := Find(tx, "ns", query); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), want) {
 				t.Errorf("%q: %v", query, err)
 			}
@@ -74,10 +74,16 @@ func TestFind(t *testing.T) {
 		if _, err := Find(tx, "ns", "redis@"+target("ffff").Digest.String()); !errdefs.IsNotFound(err) {
 			t.Errorf("another repository's digest: %v", err)
 		}
-		if all, err := FindAll(tx, "ns", "abc1"); err != nil || len(all) != 2 {
+		if _, err := FindAll(tx, "ns", "abcd1", false); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "quay.io/x/y:1, redis:7") {
+			t.Errorf("several names of a digest: %v", err)
+		}
+		if all, err := FindAll(tx, "ns", "redis:7", false); err != nil || len(all) != 1 {
+			t.Errorf("one of several names: %v, %v", all, err)
+		}
+		if all, err := FindAll(tx, "ns", "abcd1", true); err != nil || len(all) != 2 {
 			t.Errorf("all names of a digest: %v, %v", all, err)
 		}
-		if _, err := Find(tx, "ns", "abc"); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "redis:7, redis:alpine") {
+		if _, err := Find(tx, "ns", "abcd"); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "redis:7, redis:alpine") {
 			t.Errorf("ambiguous: %v", err)
 		}
 		if _, err := Find(tx, "other", "redis:7"); !errdefs.IsNotFound(err) {
@@ -151,7 +157,7 @@ func TestDamagedRecord(t *testing.T) {
 			if _, err := Find(tx, "ns", query); !errdefs.IsDataLoss(err) {
 				t.Errorf("Find %q: %v", query, err)
 			}
-			found, err := FindAll(tx, "ns", query)
+			found, err := FindAll(tx, "ns", query, false)
 			if err != nil || len(found) != 1 || found[0].Name != name {
 				t.Errorf("FindAll %q: %v, %v", query, found, err)
 			}
@@ -171,7 +177,7 @@ func TestFindAllInDamagedDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.View(ctx, func(tx *state.Tx) error {
-		if found, err := FindAll(tx, "ns", "a"); !errdefs.IsDataLoss(err) {
+		if found, err := FindAll(tx, "ns", "a", false); !errdefs.IsDataLoss(err) {
 			t.Errorf("%v, %v", found, err)
 		}
 		return nil
