@@ -168,7 +168,10 @@ func RawSpec(tx *state.Tx, ns, id string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), maxSpec))
+	data, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), maxSpec+1))
+	if err == nil && len(data) > maxSpec {
+		err = fmt.Errorf("more than %d bytes", maxSpec)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("spec of container %q: %w: %w", id, err, errdefs.ErrDataLoss)
 	}

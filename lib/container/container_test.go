@@ -3,6 +3,8 @@
 package container_test
 
 import (
+	"bytes"
+	"compress/flate"
 	"context"
 	"fmt"
 	"reflect"
@@ -402,4 +404,30 @@ func TestDamage(t *testing.T) {
 	})
 	// What is damaged can still be removed.
 	durable(t, d, func(tx *state.Tx) error { return container.Remove(tx, "default", "b") })
+}
+
+// TestSpecTooLarge: a spec that unpacks to more than one may have is told as damaged, and not cut short.
+func TestSpecTooLarge(t *testing.T) {
+	d := fresh(t)
+	durable(t, d, create("a"))
+	var packed bytes.Buffer
+	w, err := flate.NewWriter(&packed, flate.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(bytes.Repeat([]byte(" "), 16<<20+1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	durable(t, d, func(tx *state.Tx) error {
+		return state.Table[[]byte]{Name: "container-specs"}.Put(tx, "default", "a", packed.Bytes())
+	})
+	view(t, d, func(tx *state.Tx) error {
+		if _, err := container.RawSpec(tx, "default", "a"); !errdefs.IsDataLoss(err) {
+			t.Errorf("%v", err)
+		}
+		return nil
+	})
 }

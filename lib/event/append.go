@@ -173,14 +173,14 @@ func (j Journal) Append(ns string, payloads ...Payload) error {
 // that has not come is waited for as long as the journal's patience lasts. Entries that cannot be added are
 // lost: they are counted, and the next event that is added says so.
 func (t *Turn) Append(entries ...Entry) (err error) {
-	j := t.journal
+	j, added := t.journal, 0
 	defer func() {
 		if t.held != nil {
 			err = errors.Join(err, t.held.Release())
 		}
-		if err != nil {
-			err = fmt.Errorf("event journal: events are lost (%d): %w", len(entries), err)
-			j.lose(len(entries), err)
+		if n := len(entries) - added; err != nil && n > 0 {
+			err = fmt.Errorf("event journal: events are lost (%d): %w", n, err)
+			j.lose(n, err)
 		}
 	}()
 	if len(entries) == 0 {
@@ -197,7 +197,9 @@ func (t *Turn) Append(entries ...Entry) (err error) {
 	}
 	lines, err := format(entries, next, lost)
 	if err == nil {
-		_, err = f.Write(lines)
+		var n int
+		n, err = f.Write(lines)
+		added = bytes.Count(lines[:n], []byte("\n")) // of a disk that became full, the rest is lost
 	}
 	return errors.Join(err, f.Close())
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 func add(t *testing.T, j Journal, ids ...string) {
@@ -453,4 +455,45 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q: %+v, again %+v, %v", line, e, same, err)
 		}
 	})
+}
+
+// TestDiskFullInTheMiddle: of events that are appended together on a disk that becomes full, those that are written are not
+// counted as lost.
+func TestDiskFullInTheMiddle(t *testing.T) {
+	j := Journal{Dir: t.TempDir()}
+	add(t, j, "a")
+	st, err := os.Stat(segment(t, j))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As large as a file may be, instead of as full as a disk.
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	limit := before
+	limit.Cur = uint64(2*st.Size() + 10)
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	err = j.Append("default", ContainerDelete{ID: "b"}, ContainerDelete{ID: "c"})
+	if e := unix.Setrlimit(unix.RLIMIT_FSIZE, &before); e != nil {
+		t.Fatal(e)
+	}
+	if !errors.Is(err, unix.EFBIG) {
+		t.Fatalf("%v", err)
+	}
+	add(t, j, "d")
+	var got []string
+	for e, err := range j.Read(t.Context(), 0, false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprint(e.Seq, e.Field("id"), e.Lost))
+	}
+	if want := []string{"1a0", "2b0", "4d1"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }

@@ -158,11 +158,12 @@ func addVolumes(img ocispec.ImageConfig, volumes []Volume) ([]Volume, []string, 
 }
 
 // SetVolumes gives the anonymous volumes of s their sources: the directory dir/N for the one that is at N in
-// Result.Volumes.
+// Result.Volumes. Any other source, which a client of the API may have given, stays as it is.
 func SetVolumes(s *specs.Spec, dir string) {
 	for i, m := range s.Mounts {
-		if n, ok := strings.CutPrefix(m.Source, volumesDir+"/"); ok && m.Type == "bind" {
-			s.Mounts[i].Source = filepath.Join(dir, n)
+		name, ok := strings.CutPrefix(m.Source, volumesDir+"/")
+		if n, err := strconv.Atoi(name); ok && err == nil && n >= 0 && strconv.Itoa(n) == name && m.Type == "bind" {
+			s.Mounts[i].Source = filepath.Join(dir, name)
 		}
 	}
 }

@@ -929,3 +929,22 @@ func TestAnonymousVolumes(t *testing.T) {
 		t.Errorf("a volume at /: %v", err)
 	}
 }
+
+// TestVolumesOfAClient: only a source that Generate has named is an anonymous volume's.
+func TestVolumesOfAClient(t *testing.T) {
+	s := &specs.Spec{Mounts: []specs.Mount{{Type: "bind", Source: "volumes/0"}}}
+	others := []string{"volumes/../../secret", "volumes/00", "volumes/-1", "volumes/+1", "volumes/0/x", "volumes/data", "volumes/", "volumes", "volumes/99999999999999999999"}
+	for _, source := range others {
+		s.Mounts = append(s.Mounts, specs.Mount{Type: "bind", Source: source})
+	}
+	s.Mounts = append(s.Mounts, specs.Mount{Type: "ext4", Source: "volumes/1"})
+	SetVolumes(s, "/of")
+	if s.Mounts[0].Source != "/of/0" {
+		t.Errorf("the volume has the source %q", s.Mounts[0].Source)
+	}
+	for i, source := range append(others, "volumes/1") {
+		if got := s.Mounts[i+1].Source; got != source {
+			t.Errorf("%q becomes %q", source, got)
+		}
+	}
+}

@@ -370,8 +370,31 @@ func findShim(path string) (r runtime, err error) {
 	return r, err
 }
 
-// maxInfo bounds what a shim tells of itself, in bytes.
-const maxInfo = 4 << 20
+const (
+	maxInfo = 4 << 20  // what a shim tells of itself, in bytes
+	maxSaid = 64 << 10 // what of its stderr is looked at
+)
+
+// bounded keeps what is written to it, but no more than most bytes. What comes after that is dropped or, with refuse, an
+// error of the write.
+type bounded struct {
+	kept   []byte
+	most   int
+	refuse bool
+	over   bool // it was not all
+}
+
+// Write keeps what fits.
+func (b *bounded) Write(p []byte) (int, error) {
+	fits := min(len(p), b.most-len(b.kept))
+	b.kept = append(b.kept, p[:fits]...)
+	if b.over = b.over || fits < len(p); b.over && b.refuse {
+		return fits, errTooMuch
+	}
+	return len(p), nil
+}
+
+var errTooMuch = fmt.Errorf("it says more than %d bytes: %w", maxInfo, errdefs.ErrResourceExhausted)
 
 // RuntimeInfo asks the shim of a runtime, which is named as in a container's record and is containerd's default when name is
 // empty, what it can do. The answer is an encoded containerd.types.RuntimeInfo. options may be nil.
@@ -389,14 +412,14 @@ func RuntimeInfo(ctx context.Context, name string, options *taskapi.Any) ([]byte
 	if options != nil {
 		cmd.Stdin = bytes.NewReader(taskapi.Marshal(options))
 	}
-	var said bytes.Buffer
-	cmd.Stderr, cmd.WaitDelay = &said, time.Second
-	answer, err := cmd.Output()
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("shim %s: tell what it can do: %w: %.1000s", r.shim, err, bytes.TrimSpace(said.Bytes()))
-	case len(answer) > maxInfo:
-		return nil, fmt.Errorf("shim %s: its answer has %d bytes: %w", r.shim, len(answer), errdefs.ErrResourceExhausted)
+	answer, said := &bounded{most: maxInfo, refuse: true}, &bounded{most: maxSaid}
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = answer, said, time.Second
+	err = cmd.Run()
+	if answer.over {
+		err = errTooMuch // and not the signal that this has ended it by
 	}
-	return answer, nil
+	if err != nil {
+		return nil, fmt.Errorf("shim %s: tell what it can do: %w: %.1000s", r.shim, err, bytes.TrimSpace(said.kept))
+	}
+	return answer.kept, nil
 }

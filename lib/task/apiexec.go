@@ -55,6 +55,9 @@ func (t *Task) shimIsForeign() bool {
 // StartExec runs an exec that was added, and gives its pid. When that fails, and when the task has ended, which is
 // errdefs.ErrFailedPrecondition, the exec stays as it was.
 func (t *Task) StartExec(ctx context.Context, id string) (pid int, err error) {
+	if id == "" { // as for DeleteExec
+		return 0, t.noExec(id)
+	}
 	err = t.ask(ctx, func(ctx context.Context, c *taskapi.Client) error {
 		started, err := c.Start(ctx, &taskapi.StartRequest{ID: t.ID(), ExecID: id})
 		if err == nil {
@@ -149,7 +152,7 @@ func (t *Task) waitExec(ctx context.Context, id string) (taskdir.Exit, error) {
 		if err == nil {
 			var w *taskapi.WaitResponse
 			if w, err = api.Wait(ctx, &taskapi.WaitRequest{ID: t.ID(), ExecID: id}); err == nil {
-				return taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt}, nil
+				return told(w.ExitStatus, w.ExitedAt), nil
 			}
 		}
 		if ctx.Err() != nil {
@@ -170,6 +173,9 @@ func (t *Task) waitExec(ctx context.Context, id string) (taskdir.Exit, error) {
 
 // DeleteExec forgets an exec that does not run, and tells how it ended.
 func (t *Task) DeleteExec(ctx context.Context, id string) (ProcessState, error) {
+	if id == "" { // a shim would take that for the task
+		return ProcessState{}, t.noExec(id)
+	}
 	s, err := t.State(ctx, id)
 	if err != nil {
 		return s, err

@@ -248,7 +248,15 @@ func (t *Task) awaitForeign(ctx context.Context) error {
 		t.api = nil
 		return pause(ctx, pollEvery)
 	}
-	return t.recordExit(ctx, taskdir.Exit{Status: int(w.ExitStatus), ExitedAt: w.ExitedAt})
+	return t.recordExit(ctx, told(w.ExitStatus, w.ExitedAt))
+}
+
+// told is the exit that a shim tells. A time that no JSON can have is taken for none, which is now.
+func told(status uint32, at time.Time) taskdir.Exit {
+	if at.IsZero() || at.Year() < 1 || at.Year() > 9999 {
+		at = time.Now().UTC()
+	}
+	return taskdir.Exit{Status: int(status), ExitedAt: at}
 }
 
 // askExit asks a foreign shim, by its address, whether the task has ended.
@@ -266,7 +274,7 @@ func (t *Task) askExit(ctx context.Context, address string, within time.Duration
 	if err != nil || s.Status != taskapi.StatusStopped {
 		return exit, false
 	}
-	return taskdir.Exit{Status: int(s.ExitStatus), ExitedAt: s.ExitedAt}, true
+	return told(s.ExitStatus, s.ExitedAt), true
 }
 
 // seeOff is called for a task that has ended: of a foreign shim it records the exit and lets the shim go.

@@ -31,13 +31,18 @@ func volumesPath(d *state.Dir, ns string, c container.Container) string {
 	return d.Path("containers", ns, c.Files(), "volumes")
 }
 
-// readSpec reads the container's OCI spec, with its volumes where they are.
+// readSpec reads the container's OCI spec, with its volumes where they are. A container of a client of the API has none: a
+// source of its spec is what the client says.
 func (t *Task) readSpec(tx *state.Tx) (*specs.Spec, error) {
 	s, err := container.Spec(tx, t.Namespace, t.ID())
-	if err == nil {
-		spec.SetVolumes(s, volumesPath(t.d, t.Namespace, t.Container))
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	dir := volumesPath(t.d, t.Namespace, t.Container)
+	if _, err := os.Lstat(dir); err == nil {
+		spec.SetVolumes(s, dir)
+	}
+	return s, nil
 }
 
 // makeVolumes makes the anonymous volumes of a container that has no record yet, each with what the image has at its
