@@ -23,6 +23,7 @@ const (
 func (t *task) after(e taskdir.Exit) {
 	verb := t.next(e)
 	t.s.events.wait()
+	again := t.holdRestart(verb)
 	t.release()
 	if len(verb) == 0 && t.outlivesClient() {
 		verb = t.command("rm", "-f")
@@ -30,15 +31,34 @@ func (t *task) after(e taskdir.Exit) {
 	if len(verb) > 0 {
 		crash.Point("shim.remove")
 		argv := append(append([]string(nil), t.s.config.Command...), verb...)
-		if err := startDetached(argv); err != nil {
+		if err := startDetached(argv, again...); err != nil {
 			t.logf("%v", err)
 		}
+	}
+	for _, f := range again {
+		f.Close() // not released: it is the program's
 	}
 	t.s.mu.Lock()
 	t.over = true
 	t.s.mu.Unlock()
 	t.s.leave()
 }
+
+// holdRestart takes the lock that says, from before the supervisor lets go of the task until the program that starts it
+// again has ended, that this is about to happen. The program is to inherit what is given.
+func (t *task) holdRestart(verb []string) []*os.File {
+	if len(verb) == 0 || verb[0] != verbStart {
+		return nil
+	}
+	l, err := lock.Hold(t.path(taskdir.RestartLock))
+	if err != nil {
+		t.logf("%v", err) // it looks stopped for a moment
+		return nil
+	}
+	return []*os.File{l.File()}
+}
+
+const verbStart = "start"
 
 // next gives the verb of ctr-task, with its operands, that follows the end of the task: its restart, which it
 // waits for, its removal, or nothing.
@@ -50,7 +70,7 @@ func (t *task) next(e taskdir.Exit) []string {
 	if delay, ok := again(t.policy(), e, t.started); ok && !t.stopping() {
 		if t.rest(delay) {
 			if _, ok := again(t.policy(), e, t.started); ok {
-				return t.command("start")
+				return t.command(verbStart)
 			}
 		}
 	}

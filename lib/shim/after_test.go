@@ -277,3 +277,34 @@ func TestSignalBeforeProgram(t *testing.T) {
 	}
 	k.nothingLeft()
 }
+
+// TestRestartIsToldOf: from the exit until the program that starts the task again has ended, the task is one that waits for
+// its restart, also when its supervisor has let go of it.
+func TestRestartIsToldOf(t *testing.T) {
+	k := newTask(t, "sh", "-c", "exit 1")
+	marker := k.successor()
+	done := filepath.Join(k.state, "done")
+	text := "#!/bin/sh\n>" + marker + "\nuntil test -e " + done + "; do sleep 0.01; done\n"
+	must(t, os.WriteFile(filepath.Join(k.state, "bin", "ctr-task"), []byte(text), 0o755))
+	k.record.Restart = taskdir.Restart{Policy: "always"}
+	k.start()
+	look := func() taskdir.View {
+		v, err := taskdir.Look(k.dir)
+		must(t, err)
+		return v
+	}
+	k.until("the exit", func() bool { return look().State == taskdir.Stopped })
+	k.until("the successor", func() bool {
+		if !look().Restarting {
+			t.Fatal("before the successor runs, the task does not wait for its restart")
+		}
+		_, err := os.Stat(marker)
+		return err == nil
+	})
+	<-k.gone
+	if v := look(); !v.Restarting || v.Supervised {
+		t.Errorf("while the successor runs, the task is %+v", v)
+	}
+	must(t, os.WriteFile(done, nil, 0o600))
+	k.until("the successor's end", func() bool { return !look().Restarting })
+}

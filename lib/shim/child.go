@@ -101,11 +101,15 @@ func (s *server) startLogger(argv []string, attr *syscall.ProcAttr) (pid int, go
 }
 
 // startDetached starts a program in a session of its own, in the root directory, and outside of the cgroup that
-// supervisors share, which the program may have to remove.
-func startDetached(argv []string) error {
+// supervisors share, which the program may have to remove. It inherits the files.
+func startDetached(argv []string, inherits ...*os.File) error {
+	files := []uintptr{0, 2, 2}
+	for _, f := range inherits {
+		files = append(files, f.Fd())
+	}
 	err := cgroup.StartAbove(func(sys *syscall.SysProcAttr) error {
 		sys.Setsid = true
-		_, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Dir: "/", Env: os.Environ(), Files: []uintptr{0, 2, 2}, Sys: sys})
+		_, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Dir: "/", Env: os.Environ(), Files: files, Sys: sys})
 		return err
 	})
 	if err != nil {

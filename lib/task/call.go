@@ -98,7 +98,8 @@ func (t *Task) connect(ctx context.Context) (*taskapi.Client, error) {
 	}
 	switch {
 	case v.State != taskdir.Created && v.State != taskdir.Running && v.State != taskdir.Creating:
-		info, err := t.Info(ctx)
+		seen := *t // Info may come to mean another task of the container
+		info, err := seen.Info(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -26,7 +26,7 @@
 //	created    no task yet, or the init process waits (init.json): as long as it must, whoever lives
 //	running    started.json; paused when its cgroup is frozen
 //	stopped    exit.json: nothing of it is left but the directory and the log
-//	restarting the same, and its supervisor waits to have it started again
+//	restarting the same, and it is about to be started again by its policy
 //	orphaned   starter and supervisor were killed: neither holds its lock, and no exit is recorded
 //
 // taskdir.Look is the one place that answers what a task is doing. It reads files and asks nobody.

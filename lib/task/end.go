@@ -30,14 +30,30 @@ func (t *Task) Kill(ctx context.Context, sig unix.Signal, all bool) error {
 }
 
 func (t *Task) kill(ctx context.Context, sig unix.Signal, all bool) error {
-	if sig == unix.SIGKILL {
+	if sig != unix.SIGKILL {
+		return t.deliver(ctx, sig, all)
+	}
+	for {
 		v, err := taskdir.Look(t.Dir())
 		t.markStopping()
-		if err == nil && v.Restarting {
+		waits := err == nil && v.Restarting
+		if !waits {
+			if err = t.deliver(ctx, sig, all); err == nil {
+				return nil
+			}
+		}
+		// The mark may have come too late: then the next task runs.
+		again, e := t.restartedMeanwhile(ctx)
+		switch {
+		case e != nil:
+			return e
+		case again:
+			continue
+		case waits:
 			return nil
 		}
+		return err
 	}
-	return t.deliver(ctx, sig, all)
 }
 
 // deliver sends a signal and says nothing of what it is meant for.
@@ -315,6 +331,21 @@ func (t *Task) discardDir() error {
 	os.Remove(t.base()) // when nothing else is in it
 	t.inc = ""
 	return nil
+}
+
+// trashOthers moves what there is of the container's tasks, but for the directory made, to the trash. None runs, and the
+// caller holds the container's lock.
+func (t *Task) trashOthers(made string) error {
+	entries, err := os.ReadDir(t.base())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if path := filepath.Join(t.base(), e.Name()); path != made {
+			err = errors.Join(err, t.d.Trash(path))
+		}
+	}
+	return err
 }
 
 // trashTasks moves all that there is of the container's tasks to the trash. None runs, and the caller holds the

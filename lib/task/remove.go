@@ -183,11 +183,13 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 func (t *Task) awaitSupervisor(ctx context.Context, end bool) error {
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
 	defer cancel()
-	if v, err := taskdir.Look(t.Dir()); err == nil && v.State == taskdir.Stopped && v.Supervised {
+	if v, err := taskdir.Look(t.Dir()); err == nil && v.State == taskdir.Stopped {
 		if v.Restarting && !end {
 			return &RunningError{ID: t.ID(), Restarts: true}
 		}
-		t.markStopping() // it may be waiting, for a policy that has been changed since
+		if v.Supervised {
+			t.markStopping() // it may be waiting, for a policy that has been changed since
+		}
 	}
 	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
 		v, err := taskdir.Look(t.Dir())

@@ -5,6 +5,8 @@ package task
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -119,4 +121,84 @@ func TestStopEndsARestart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// SIGKILL, too, also ends the task that the supervisor of the one that is meant has just begun to start, and leaves alone
+// what a person has started since.
+func TestKillEndsARestart(t *testing.T) {
+	for name, byPolicy := range map[string]bool{"restarted": true, "started": false} {
+		t.Run(name, func(t *testing.T) {
+			d := openDir(t)
+			c := keptRunning(t, d)
+			meant := found(t, d, "c")
+			var o StartOptions
+			if byPolicy {
+				v, err := taskdir.Look(c.Dir())
+				if err != nil {
+					t.Fatal(err)
+				}
+				o.after = &v
+			}
+			defer reserved(t, c, o)()
+			write(t, c, taskdir.Init, taskdir.Process{PID: 1, StartTime: 1})
+			write(t, c, taskdir.Begun, taskdir.Started{At: time.Now()})
+			if err := meant.Kill(t.Context(), unix.SIGKILL, true); (err == nil) != byPolicy {
+				t.Error(err)
+			}
+			if c.stopping() != byPolicy {
+				t.Errorf("the new task is ended on purpose: %v", c.stopping())
+			}
+		})
+	}
+}
+
+// TestRestartUnderWay: a task that its supervisor has let go of, for a program to start it again, waits for that: it is not
+// removed, and a kill ends the wait. While that program makes the new task, the container is starting.
+func TestRestartUnderWay(t *testing.T) {
+	d := openDir(t)
+	c := keptRunning(t, d)
+	again, err := lock.Hold(filepath.Join(c.Dir(), taskdir.RestartLock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Release()
+	status := func(want Status) {
+		t.Helper()
+		if i, err := found(t, d, "c").Info(t.Context()); err != nil || i.Status != want {
+			t.Errorf("%s, %v; want %s", i.Status, err, want)
+		}
+	}
+	status(Restarting)
+	if r, ok := errors.AsType[*RunningError](found(t, d, "c").Remove(t.Context(), false)); !ok || !r.Restarts {
+		t.Errorf("remove: %+v", r)
+	}
+	made := filepath.Join(c.base(), ".new")
+	if err := os.Mkdir(made, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	starting, err := lock.Hold(filepath.Join(made, taskdir.StartLock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.trashOthers(made); err != nil {
+		t.Fatal(err)
+	}
+	status(Starting)
+	starting.Release()
+	status(Created)
+
+	c = found(t, d, "c")
+	reserved(t, c, StartOptions{})()
+	write(t, c, taskdir.Begun, taskdir.Started{At: time.Now()})
+	write(t, c, taskdir.End, taskdir.Exit{Status: 3, ExitedAt: time.Now()})
+	next, err := lock.Hold(filepath.Join(c.Dir(), taskdir.RestartLock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Release()
+	status(Restarting)
+	if err := found(t, d, "c").Kill(t.Context(), unix.SIGKILL, false); err != nil {
+		t.Errorf("kill: %v", err)
+	}
+	status(Stopped)
 }

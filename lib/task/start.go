@@ -122,10 +122,6 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 			return nil, err
 		}
 	}
-	if err := now.trashTasks(); err != nil {
-		return nil, err
-	}
-	crash.Point("task.cleared")
 	inc := taskdir.NewIncarnation()
 	// Under another name until it is marked: whoever looks never sees a task that nobody has.
 	made := filepath.Join(t.base(), "."+string(inc))
@@ -137,6 +133,11 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	if err != nil {
 		return nil, errors.Join(err, t.unmake(made))
 	}
+	// With a start that is on its way in it: in between there is no task.
+	if err := now.trashOthers(made); err != nil {
+		return nil, errors.Join(err, starting.Release(), t.unmake(made))
+	}
+	crash.Point("task.cleared")
 	owner := taskdir.Kept
 	switch {
 	case t.Container.Transient && o.Client:

@@ -99,7 +99,11 @@ func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 	info = Info{Container: t.Container, Status: Created}
 	if t.inc == "" {
-		return info, true, nil
+		starting, err := taskdir.BeingMade(t.base())
+		if starting {
+			info.Status = Starting
+		}
+		return info, true, err
 	}
 	v, err := t.viewWithin(ctx, pollEvery)
 	if err != nil {

@@ -35,7 +35,7 @@ type View struct {
 	Started    time.Time  // zero before Running
 	Exit       Exit       // of Stopped
 	Supervised bool       // the supervisor has not let go of the task
-	Restarting bool       // Stopped, and its supervisor is about to have it started again by the restart policy
+	Restarting bool       // Stopped, and about to be started again by the restart policy
 	Starting   bool       // its starter is still at it
 	// Abandoned says of an Orphaned one that an engine of the supervisor that was killed still works on it. Nobody may touch
 	// the task until that has ended, which it does by itself.
@@ -76,8 +76,13 @@ func Look(dir string) (v View, err error) {
 		return v, err
 	case ended:
 		v.State = Stopped
-		_, again := v.Task.Restart.Again(v.Exit, v.Started)
-		v.Restarting = again && v.Supervised && !IsStopping(dir)
+		if _, again := v.Task.Restart.Again(v.Exit, v.Started); !again || IsStopping(dir) {
+			return v, nil
+		}
+		if v.Restarting = v.Supervised; !v.Restarting {
+			v.Restarting, err = lock.IsHeld(filepath.Join(dir, RestartLock))
+		}
+		return v, err
 	case !v.Starting && !v.Supervised:
 		v.State = Orphaned
 		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {

@@ -23,29 +23,33 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"ctrd.dev/ctrd/lib/lock"
 )
 
 // Names in the directory.
 const (
-	Record     = "task.json"    // Task; the first file of the directory
-	StartLock  = "start.lock"   // held by the starter until Create is answered
-	SpawnLock  = "spawn.lock"   // held by the supervisor from its first moment on, inherited from the starter
-	ShimLock   = "shim.lock"    // held by the supervisor as long as it has the task
-	EngineLock = "engine.lock"  // held by the supervisor as well, and by each engine that it has started
-	ClientLock = "client.lock"  // held by a client that the task, or an exec, depends on
-	Config     = "config.json"  // the OCI bundle's
-	Stdin      = "stdin"        // FIFO
-	Shim       = "shim.json"    // Supervisor
-	Init       = "init.json"    // Process, once it exists: the task is created
-	Begun      = "started.json" // Started: the program runs
-	End        = "exit.json"    // Exit
-	Lost       = "lost.json"    // Dropped, once output could not be written
-	Stopping   = "stopping"     // somebody ends the task on purpose: no restart policy applies
-	Rootfs     = "rootfs"       // where the engine mounts
-	Engine     = "engine"       // the engine's own
-	Execs      = "execs"        // a directory for each exec
-	ExecIO     = "io.json"      // IO, in the directory of an exec that a client of the API has added
-	ShimLog    = "shim.log"     // what the supervisor has to say
+	Record     = "task.json"   // Task; the first file of the directory
+	StartLock  = "start.lock"  // held by the starter until Create is answered
+	SpawnLock  = "spawn.lock"  // held by the supervisor from its first moment on, inherited from the starter
+	ShimLock   = "shim.lock"   // held by the supervisor as long as it has the task
+	EngineLock = "engine.lock" // held by the supervisor as well, and by each engine that it has started
+	// RestartLock is held by the supervisor, and then by the command that it has start the task again.
+	RestartLock = "restart.lock"
+	ClientLock  = "client.lock"  // held by a client that the task, or an exec, depends on
+	Config      = "config.json"  // the OCI bundle's
+	Stdin       = "stdin"        // FIFO
+	Shim        = "shim.json"    // Supervisor
+	Init        = "init.json"    // Process, once it exists: the task is created
+	Begun       = "started.json" // Started: the program runs
+	End         = "exit.json"    // Exit
+	Lost        = "lost.json"    // Dropped, once output could not be written
+	Stopping    = "stopping"     // somebody ends the task on purpose: no restart policy applies
+	Rootfs      = "rootfs"       // where the engine mounts
+	Engine      = "engine"       // the engine's own
+	Execs       = "execs"        // a directory for each exec
+	ExecIO      = "io.json"      // IO, in the directory of an exec that a client of the API has added
+	ShimLog     = "shim.log"     // what the supervisor has to say
 )
 
 // Incarnation names one start of a container: 13 lower-case letters and digits.
@@ -171,6 +175,23 @@ func Current(base string) (Incarnation, error) {
 		}
 	}
 	return "", nil
+}
+
+// BeingMade tells whether somebody is making a task in the directory base, which has none yet.
+func BeingMade(base string) (bool, error) {
+	entries, err := os.ReadDir(base)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if held, err := lock.IsHeld(filepath.Join(base, e.Name(), StartLock)); held || err != nil {
+			return held, err
+		}
+	}
+	return false, err
 }
 
 // Read reads a file of the directory into v; it reports false when the file is not there.
