@@ -6,8 +6,7 @@ import "ctrd.dev/ctrd/lib/cli"
 
 // Why there are no options of a kind.
 const (
-	noPorts   = "there are no ports to publish: a container has the host's network (--net host), another container's, or none"
-	noAddress = "a container has no address of its own: it has the host's network (--net host), another container's, or none"
+	noAliases = "there is no name server in a network: --add-host names an address, ctr-task inspect shows a container's"
 	noHealth  = "health checks are not run; a program outside can use ctr-task exec"
 	noVolumes = "named volumes do not exist: -v and --mount take directories of the host"
 	noDriver  = "the log is a file that its supervisor keeps, see ctr-task-logs(1); --log-max-size and --log-max-files rotate it"
@@ -16,9 +15,9 @@ const (
 
 // absentOptions are options of docker run, podman run and nerdctl run.
 var absentOptions = cli.Absent{
-	"publish": noPorts, "p": noPorts, "publish-all": noPorts, "P": noPorts, "expose": noPorts,
-	"ip": noAddress, "ip6": noAddress, "mac-address": noAddress, "network-alias": noAddress, "net-alias": noAddress, "link": noAddress, "link-local-ip": noAddress,
-	"health-cmd": noHealth, "health-interval": noHealth, "health-retries": noHealth, "health-start-period": noHealth,
+	"network-alias": noAliases, "net-alias": noAliases, "link": noAliases,
+	"link-local-ip": "--ip gives one address of each family",
+	"health-cmd":    noHealth, "health-interval": noHealth, "health-retries": noHealth, "health-start-period": noHealth,
 	"health-start-interval": noHealth, "health-timeout": noHealth, "healthcheck-command": noHealth,
 	"no-healthcheck": "leave it out: " + noHealth,
 	"volumes-from":   noVolumes, "volume-driver": noVolumes,

@@ -71,7 +71,7 @@ func (c *containerFlags) add(cmd *cobra.Command) {
 }
 
 // dockerNames are further names of options.
-var dockerNames = map[string]string{"network": "net", "dns-opt": "dns-option"}
+var dockerNames = map[string]string{"network": "net", "ip6": "ip", "dns-opt": "dns-option"}
 
 // addProgram declares what the program gets.
 func (c *containerFlags) addProgram(f *pflag.FlagSet) {
@@ -104,7 +104,7 @@ func (c *containerFlags) addFiles(f *pflag.FlagSet) {
 // addNamespaces declares what the container shares with others, and its names.
 func (c *containerFlags) addNamespaces(f *pflag.FlagSet) {
 	s := &c.Spec
-	f.StringVar(&s.Net, "net", "none", "network: `host` shares the host's, container:NAME another container's, none has only a loopback")
+	c.addNetworks(f)
 	f.StringVarP(&s.Hostname, "hostname", "h", "", "set the host `NAME` (default: the container's id)")
 	f.StringVar(&s.Domainname, "domainname", "", "set the domain `NAME`")
 	f.StringArrayVar(&s.AddHosts, "add-host", nil, "add a line to /etc/hosts: `NAME:ADDRESS`")
@@ -118,6 +118,16 @@ func (c *containerFlags) addNamespaces(f *pflag.FlagSet) {
 	f.StringVar(&c.userns, "userns", "", "map its users to others of the host: `host|auto|FIRST-LAST[:FIRST-LAST]`, users and groups")
 	f.StringArrayVar(&c.uidMaps, "uidmap", nil, "map users: `CONTAINER:HOST:SIZE`")
 	f.StringArrayVar(&c.gidMaps, "gidmap", nil, "map groups: `CONTAINER:HOST:SIZE` (default: as the users)")
+}
+
+// addNetworks declares what it is attached to.
+func (c *containerFlags) addNetworks(f *pflag.FlagSet) {
+	f.StringArrayVar(&c.Networks, "net", nil, "attach it to the `NETWORK`, more than one in turn; bridge is the default one, host shares the host's, container:NAME another container's, none has only a loopback (default: none)")
+	f.StringArrayVarP(&c.Publish, "publish", "p", nil, "publish a port on the host: `[[IP:][HOSTPORT]:]PORT[/PROTOCOL]`, ranges too; without --net on the network bridge")
+	f.BoolVarP(&c.PublishAll, "publish-all", "P", false, "publish each port that the image or --expose names, on a free port of the host")
+	f.StringArrayVar(&c.Expose, "expose", nil, "name a `PORT[/PROTOCOL]` for --publish-all")
+	f.StringArrayVar(&c.IPs, "ip", nil, "give it this `ADDRESS` in the first network; one IPv4 and one IPv6 address")
+	f.StringVar(&c.MAC, "mac-address", "", "give its first interface this `ADDRESS`")
 }
 
 // addSecurity declares what the program may do.
@@ -174,14 +184,15 @@ func (x *limitFlags) finish(f *pflag.FlagSet, l *spec.Limits) {
 }
 
 func (c *containerFlags) complete(cmd *cobra.Command) {
+	cli.CompleteOption(cmd, "net", completeNetworks)
 	none := []string{"name", "env", "workdir", "user", "group-add", "mount", "tmpfs", "shm-size", "hostname", "domainname", "add-host", "dns", "dns-search",
-		"dns-option", "cap-add", "cap-drop", "sysctl", "ulimit", "oom-score-adj", "label", "annotation", "cgroup-parent", "log-max-size", "log-max-files",
+		"dns-option", "cap-add", "cap-drop", "sysctl", "ulimit", "oom-score-adj", "publish", "expose", "ip", "mac-address", "label", "annotation", "cgroup-parent", "log-max-size", "log-max-files",
 		"entrypoint", "stop-timeout", "uidmap", "gidmap", "device-cgroup-rule"}
 	for _, name := range append(none, limitNames...) {
 		cli.CompleteOption(cmd, name, cobra.NoFileCompletions)
 	}
 	for name, values := range map[string][]string{
-		"net": {"host", "none", "container:"}, "pid": {"host", "private", "container:"}, "ipc": {"host", "private", "none", "container:"},
+		"pid": {"host", "private", "container:"}, "ipc": {"host", "private", "none", "container:"},
 		"uts": {"host", "private", "container:"}, "cgroupns": {"host", "private"}, "userns": {"host", "auto"},
 		"cgroup-driver": {"cgroupfs", "systemd"},
 		"platform":      {"linux/amd64", "linux/arm64"}, "stop-signal": signalNames, "runtime": {"ctr", "runc", "crun", "youki", "io.containerd.runc.v2"},

@@ -40,16 +40,17 @@ func runVerb(g *cli.Global) *cobra.Command {
 			"When IMAGE is -, it is the first field of the first line of stdin, as ctr-pull prints it; what follows that line " +
 			"is the container's stdin.\n\n" +
 			"With --rm the container is transient: it costs no write to the disk but its own, and it is removed when it ends, " +
-			"also when this command has been killed.",
+			"also when this command has been killed.\n\n" + aboutNetworks,
 		Stdin: "with -i, the container's input; with IMAGE -, first a line that names the image", Stdout: "the container's output; with -d, its id",
 		Examples: []cli.Example{
 			{Note: "pull an image and run it in the background", Text: "ctr-pull docker.io/library/redis:7 | ctr-task run -d --name r -"},
 			{Note: "a throw-away shell", Text: "ctr-task run --rm -it alpine"},
 			{Note: "a filter in a pipe", Text: "{ ctr-pull -q alpine; cat data; } | ctr-task run --rm -i - wc -c"},
+			{Note: "a server on port 8080 of the host", Text: "ctr-task run -d -p 8080:80 nginx"},
 			{Note: "limits and a volume", Text: "ctr-task run -d -m 256m --cpus 0.5 -v /srv/www:/usr/share/nginx/html:ro nginx"},
 		},
 		Args: cli.Count(1, -1), Complete: cli.InTurn(cli.Images(g)), Program: true, Failure: 125, Status: programStatuses,
-		SeeAlso: []string{"ctr-pull", "ctr-task-create", "ctr-task-start", "ctr-task-attach", "ctr-task-logs"}, Env: []cli.Note{cli.SnapshotterNote},
+		SeeAlso: []string{"ctr-pull", "ctr-task-create", "ctr-task-start", "ctr-task-attach", "ctr-task-logs"}, Env: append([]cli.Note{cli.SnapshotterNote}, networkEnv...), Files: networkFiles,
 	}, func(cmd *cobra.Command, args []string) error {
 		o, err := c.options(cmd, args)
 		if err != nil {
@@ -121,7 +122,7 @@ func createVerb(g *cli.Global) *cobra.Command {
 			{Note: "make now, run later", Text: "id=$(ctr-task create --name db redis:7) && ctr-task start $id"},
 		},
 		Args: cli.Count(1, -1), Complete: cli.InTurn(cli.Images(g)), Program: true,
-		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitRegistry}, SeeAlso: []string{"ctr-pull", "ctr-task-run", "ctr-task-start"}, Env: []cli.Note{cli.SnapshotterNote},
+		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitRegistry}, SeeAlso: []string{"ctr-pull", "ctr-task-run", "ctr-task-start"}, Env: append([]cli.Note{cli.SnapshotterNote}, networkEnv...), Files: networkFiles,
 	}, func(cmd *cobra.Command, args []string) error {
 		o, err := c.options(cmd, args)
 		if err == nil {

@@ -37,7 +37,7 @@ func killVerb(g *cli.Global) *cobra.Command {
 }
 
 func stopVerb(g *cli.Global) *cobra.Command {
-	var signal string
+	var signal, incarnation string
 	var grace graceFlag
 	cmd := simple(g, "stop", "end running containers", cli.About{
 		Long: "Sends the container's stop signal (that of the image, or TERM) and waits until the container has ended; after the time that --time gives, or that the container was made with (--stop-timeout), it is killed. A container that does not run is stopped already.",
@@ -47,6 +47,12 @@ func stopVerb(g *cli.Global) *cobra.Command {
 		},
 		SeeAlso: []string{"ctr-task-kill", "ctr-task-wait"},
 	}, cli.Tasks, func(cmd *cobra.Command, t *task.Task) error {
+		if incarnation != "" {
+			if string(t.Incarnation()) != incarnation {
+				return nil
+			}
+			return t.Detach(cmd.Context())
+		}
 		var sig unix.Signal
 		if signal != "" {
 			var err error
@@ -58,6 +64,8 @@ func stopVerb(g *cli.Global) *cobra.Command {
 	})
 	grace.add(cmd)
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "send the signal `NAME` instead of the container's stop signal")
+	cmd.Flags().StringVar(&incarnation, "incarnation", "", "take the container off its networks if `TASK` was its last task and has ended; for ctr-shim")
+	cli.HideOption(cmd, "incarnation")
 	cli.CompleteOption(cmd, "signal", cobra.FixedCompletions(signalNames, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

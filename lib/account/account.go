@@ -49,12 +49,12 @@ type Piece struct {
 // parts are the names below the two directories, and how many levels below each the pieces are.
 var (
 	rootParts = []part{
-		{"meta.db", 0}, {"content/blobs", 2}, {"content/ingest", 1}, {"snapshots", 2}, {"containers", 2}, {"trash", 1}, {"reserve", 0}, {"locks", 0}, {"pair", 0},
+		{"meta.db", 0}, {"content/blobs", 2}, {"content/ingest", 1}, {"snapshots", 2}, {"containers", 2}, {"networks", 2}, {"trash", 1}, {"reserve", 0}, {"locks", 0}, {"pair", 0},
 		{"meta.db.new", 0},
 	}
 	stateParts = []part{
 		{"run.db", 0}, {"tasks", 2}, {"pods", 2}, {"events", 0}, {"leases", 0}, {"uploads", 0}, {"locks", 0}, {"trash", 1}, {"reserve", 0}, {"s", 0}, {"boot", 0}, {"pair", 0},
-		{"pairing", 0}, {"run.db.new", 0},
+		{"pairing", 0}, {"run.db.new", 0}, {"netns", 2}, {"ipam", 0},
 	}
 )
 

@@ -59,6 +59,8 @@ type Container struct {
 	UserNS spec.UserNS `json:"userns,omitzero"`
 	// Join names the containers whose namespaces are shared, by "net", "pid", "ipc" and "uts"; see spec.Join.
 	Join map[string]Ref `json:"join,omitempty"`
+	// Network is what it is attached to when a task starts; nil: to nothing.
+	Network *Network `json:"network,omitempty"`
 	// Etc is what the files in /etc say that are made at each start.
 	Etc        spec.Etc `json:"etc,omitzero"`
 	StopSignal string   `json:"stop_signal,omitempty"`

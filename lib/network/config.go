@@ -228,7 +228,7 @@ func (e *MissingError) Unwrap() error { return errdefs.ErrNotFound }
 
 // Hint names the next step.
 func (e *MissingError) Hint() string {
-	return "put a CNI configuration there, see ctr-task-run(1), NETWORKS"
+	return "put a CNI configuration there, see ctr-task-run(1)"
 }
 
 // Find gives the network of that name. BridgeName is, where no configuration has that name, the default network.

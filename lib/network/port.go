@@ -6,161 +6,17 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/network/port"
 )
 
-// Port publishes a port of the container on the host. Its JSON is that of the portmap plugin's portMappings.
-type Port struct {
-	HostPort      uint16 `json:"hostPort"` // 0: one is chosen
-	ContainerPort uint16 `json:"containerPort"`
-	Protocol      string `json:"protocol"`         // tcp, udp or sctp
-	HostIP        string `json:"hostIP,omitempty"` // empty: every address of the host
-}
+// Port publishes a port of the container on the host.
+type Port = port.Port
 
-// String is the port as ParsePorts takes it.
-func (p Port) String() string {
-	text := fmt.Sprintf("%d:%d/%s", p.HostPort, p.ContainerPort, p.Protocol)
-	if strings.Contains(p.HostIP, ":") {
-		return "[" + p.HostIP + "]:" + text
-	}
-	if p.HostIP != "" {
-		return p.HostIP + ":" + text
-	}
-	return text
-}
-
-// maxPorts bounds the ports of one attachment.
-const maxPorts = 4096
-
-func invalidPort(text, format string, args ...any) error {
-	return fmt.Errorf("port %.100q: %s: %w", text, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
-}
-
-// ParsePorts reads docker's -p: [[IP:][HOSTPORT]:]PORT[/PROTOCOL]. Each port may be a range FIRST-LAST; both ranges have
-// one length, or the host's is longer for a single port, of which the first that is free is meant: that form is
-// errdefs.ErrInvalidArgument here. An IPv6 address stands in brackets. Without HOSTPORT one is chosen at the start.
-func ParsePorts(text string) ([]Port, error) {
-	rest, proto, found := strings.Cut(text, "/")
-	if !found {
-		proto = "tcp"
-	}
-	if proto = strings.ToLower(proto); !slices.Contains([]string{"tcp", "udp", "sctp"}, proto) {
-		return nil, invalidPort(text, "the protocol is none of tcp, udp and sctp")
-	}
-	ip := ""
-	if strings.HasPrefix(rest, "[") {
-		end := strings.Index(rest, "]:")
-		if end < 0 {
-			return nil, invalidPort(text, "want [ADDRESS]:PORT:PORT")
-		}
-		ip, rest = rest[1:end], rest[end+2:]
-		if !strings.Contains(rest, ":") {
-			return nil, invalidPort(text, "want [ADDRESS]:PORT:PORT")
-		}
-	} else if parts := strings.Split(rest, ":"); len(parts) == 3 {
-		ip, rest = parts[0], parts[1]+":"+parts[2]
-	}
-	if ip != "" {
-		addr, err := netip.ParseAddr(ip)
-		if err != nil || addr.Zone() != "" {
-			return nil, invalidPort(text, "%.50q is no IP address", ip)
-		}
-		ip = addr.Unmap().String()
-	}
-	host, inside, both := strings.Cut(rest, ":")
-	if !both {
-		host, inside = "", rest
-	}
-	first, n, err := parseRange(inside)
-	if err != nil {
-		return nil, invalidPort(text, "%v", err)
-	}
-	at, hosts := 0, n
-	if host != "" {
-		if at, hosts, err = parseRange(host); err != nil {
-			return nil, invalidPort(text, "%v", err)
-		}
-	}
-	if hosts != n {
-		return nil, invalidPort(text, "the ranges have %d and %d ports", hosts, n)
-	}
-	var all []Port
-	for i := range n {
-		p := Port{ContainerPort: uint16(first + i), Protocol: proto, HostIP: ip}
-		if at > 0 {
-			p.HostPort = uint16(at + i)
-		}
-		all = append(all, p)
-	}
-	return all, nil
-}
-
-// parseRange reads PORT or FIRST-LAST.
-func parseRange(text string) (first, n int, err error) {
-	a, b, two := strings.Cut(text, "-")
-	if first, err = parsePort(a); err != nil {
-		return 0, 0, err
-	}
-	last := first
-	if two {
-		if last, err = parsePort(b); err != nil {
-			return 0, 0, err
-		}
-	}
-	if n = last - first + 1; n < 1 || n > maxPorts {
-		return 0, 0, fmt.Errorf("%.50q is no range of at most %d ports", text, maxPorts)
-	}
-	return first, n, nil
-}
-
-func parsePort(text string) (int, error) {
-	n, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || n == 0 || text[0] == '+' {
-		return 0, fmt.Errorf("%.50q is no port from 1 to 65535", text)
-	}
-	return int(n), nil
-}
-
-// checkPorts refuses ports that no plugin can publish, and two on one port of the host.
-func checkPorts(ports []Port) error {
-	if len(ports) > maxPorts {
-		return fmt.Errorf("%d ports: at most %d can be published: %w", len(ports), maxPorts, errdefs.ErrInvalidArgument)
-	}
-	for i, p := range ports {
-		if p.ContainerPort == 0 {
-			return invalidPort(p.String(), "the container's port is missing")
-		}
-		if !slices.Contains([]string{"tcp", "udp", "sctp"}, p.Protocol) {
-			return invalidPort(p.String(), "the protocol is none of tcp, udp and sctp")
-		}
-		if _, err := netip.ParseAddr(p.HostIP); p.HostIP != "" && err != nil {
-			return invalidPort(p.String(), "%.50q is no IP address", p.HostIP)
-		}
-		for _, o := range ports[:i] {
-			if p.HostPort > 0 && p.meets(o) {
-				return invalidPort(p.String(), "it is published twice")
-			}
-		}
-	}
-	return nil
-}
-
-// meets tells whether two ports are, or may be, the same one of the host.
-func (p Port) meets(o Port) bool {
-	return p.HostPort == o.HostPort && p.Protocol == o.Protocol && (p.HostIP == o.HostIP || isAny(p.HostIP) || isAny(o.HostIP))
-}
-
-// isAny tells whether an address stands for all of the host.
-func isAny(ip string) bool {
-	addr, err := netip.ParseAddr(ip)
-	return err != nil || addr.IsUnspecified()
-}
-
-// PortError says that a port of the host is taken. Its kind is errdefs.ErrAlreadyExists.
+// PortError says that a port of the host is taken. Its kind is errdefs.ErrFailedPrecondition.
 type PortError struct {
 	Port Port
 	By   string // what has it
@@ -172,7 +28,7 @@ func (e *PortError) Error() string {
 }
 
 // Unwrap gives the kind.
-func (e *PortError) Unwrap() error { return errdefs.ErrAlreadyExists }
+func (e *PortError) Unwrap() error { return errdefs.ErrFailedPrecondition }
 
 // choosePorts sees that nobody has a port of a request, and chooses those that are 0. The lock "ports" is held.
 func (h Host) choosePorts(r Request) ([]Port, error) {
@@ -193,7 +49,7 @@ func (h Host) choosePorts(r Request) ([]Port, error) {
 			continue
 		}
 		for o, by := range taken {
-			if p.meets(o) {
+			if p.Meets(o) {
 				return nil, &PortError{p, by}
 			}
 		}
@@ -235,7 +91,7 @@ func freePort(p Port, taken map[Port]string) (uint16, error) {
 		for o := range taken {
 			c := p
 			c.HostPort = n
-			free = free && !c.meets(o)
+			free = free && !c.Meets(o)
 		}
 		if free {
 			return n, nil

@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/network/port"
 )
 
 // Request is what [Host.Setup] is to attach.
@@ -170,7 +172,7 @@ func (r Request) check(all []Network) error {
 			return fmt.Errorf("label %.100q=%.100q: CNI_ARGS allow no ';', '=' or control character: %w", k, v, errdefs.ErrInvalidArgument)
 		}
 	}
-	if err := checkPorts(r.Ports); err != nil {
+	if err := port.Check(r.Ports); err != nil {
 		return err
 	}
 	if r.Lenient {

@@ -105,6 +105,13 @@ func (h Host) choose(r Request) (all []Network, err error) {
 	return all, r.check(all)
 }
 
+// Usable tells whether the networks of a request are there with their plugins, and do what it asks for. It makes nothing.
+func (h Host) Usable(r Request) error {
+	r.ID = "usable"
+	_, err := h.choose(r)
+	return err
+}
+
 // record writes down what is going to be attached, and chooses host ports.
 func (h Host) record(ctx context.Context, outer *lock.Lock, r Request, all []Network) (rec record, err error) {
 	rec = record{ID: r.ID, Boot: h.Boot, Owner: r.Owner}

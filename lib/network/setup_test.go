@@ -165,7 +165,7 @@ func TestPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = w.Setup(t.Context(), nil, Request{ID: "other", Ports: []Port{{HostPort: 5353, ContainerPort: 1, Protocol: "udp", HostIP: "127.0.0.1"}}})
-	if !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), `port 5353/udp of the host is in use by container "web"`) {
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), `port 5353/udp of the host is in use by container "web"`) {
 		t.Errorf("a port twice: %v", err)
 	}
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -174,7 +174,7 @@ func TestPorts(t *testing.T) {
 	}
 	defer l.Close()
 	busy := Port{HostPort: uint16(l.Addr().(*net.TCPAddr).Port), ContainerPort: 1, Protocol: "tcp"}
-	if _, err = w.Setup(t.Context(), nil, Request{ID: "other", Ports: []Port{busy}, CheckPorts: true}); !errdefs.IsAlreadyExists(err) {
+	if _, err = w.Setup(t.Context(), nil, Request{ID: "other", Ports: []Port{busy}, CheckPorts: true}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a port of a process: %v", err)
 	}
 }

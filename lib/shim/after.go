@@ -61,7 +61,7 @@ func (t *task) holdRestart(verb []string) []*os.File {
 const verbStart = "start"
 
 // next gives the verb of ctr-task, with its operands, that follows the end of the task: its restart, which it
-// waits for, its removal, or nothing.
+// waits for, its removal, that it is taken off its networks, or nothing.
 func (t *task) next(e taskdir.Exit) []string {
 	if t.record == nil || len(t.s.config.Command) == 0 {
 		return nil
@@ -74,8 +74,11 @@ func (t *task) next(e taskdir.Exit) []string {
 			}
 		}
 	}
-	if t.removes() {
+	switch {
+	case t.removes():
 		return t.command("rm", "-f")
+	case t.record.Networked && t.record.Owner != taskdir.Client:
+		return t.command("stop") // takes it off its networks
 	}
 	return nil
 }

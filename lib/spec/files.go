@@ -33,9 +33,12 @@ type Etc struct {
 	Servers []string `json:"servers,omitempty"` // addresses of name servers; empty: the host's
 	Search  []string `json:"search,omitempty"`  // search domains; empty: the host's, "." alone: none
 	Options []string `json:"options,omitempty"` // options of resolv.conf(5); empty: the host's
+	// Networked says that the container's name stands for addresses that networks give it.
+	Networked bool `json:"networked,omitempty"`
 }
 
 func parseEtc(o Options) (e Etc, err error) {
+	e.Networked = o.Networked
 	for _, text := range o.AddHosts {
 		name, addr, err := ParseAddHost(text)
 		if err != nil {
@@ -107,7 +110,7 @@ func etcMounts(o Options, e Etc) []specs.Mount {
 	}
 	add("/etc/hosts", hostsFile)
 	resolv := len(e.Servers)+len(e.Search)+len(e.Options) > 0
-	if o.Net == "host" && !resolv {
+	if (o.Net == "host" || o.Networked) && !resolv {
 		_, err := os.Stat(hostResolv)
 		resolv = err == nil
 	}
@@ -135,7 +138,7 @@ func contents(s *specs.Spec, e Etc) (map[string]string, error) {
 		case hostnameFile:
 			text = hostname(s) + "\n"
 		case resolvFile:
-			text, err = hostFile(hostResolv)
+			text, err = hostServers(e.Networked)
 			text = resolv(text, e)
 		default:
 			continue
@@ -235,16 +238,21 @@ func hosts(s *specs.Spec, e Etc) (string, error) {
 		if text, err = hostFile(hostHosts); err != nil {
 			return "", err
 		}
-	} else if name := hostname(s); name != "localhost" {
-		if s.Domainname != "" {
-			name = name + "." + s.Domainname + " " + name
-		}
-		text += "127.0.0.1\t" + name + "\n"
+	} else if name := hostname(s); name != "localhost" && !e.Networked {
+		text += "127.0.0.1\t" + allNames(s, name) + "\n"
 	}
 	for _, line := range e.Hosts {
 		text += line + "\n"
 	}
 	return text, nil
+}
+
+// allNames is the line of /etc/hosts for a name, without the address.
+func allNames(s *specs.Spec, name string) string {
+	if s.Domainname != "" {
+		return name + "." + s.Domainname + " " + name
+	}
+	return name
 }
 
 // hostFile reads a file of the host that ends with a line break; one that is absent is empty.

@@ -35,6 +35,7 @@ type Options struct {
 
 	// The kinds of sharing: "host" shares the host's, "container:ID" another container's (see Result.Join).
 	Net        string // --net: "host", "container:ID", "none" or "" (none)
+	Networked  bool   // with Net "none": it is attached to networks after its creation, see [WriteAddresses]
 	Hostname   string // --hostname; "" is the ID, or the host's own name with --net host
 	Domainname string // --domainname, the NIS name
 	PID        string // --pid: "host", "container:ID", "private" or ""

@@ -81,7 +81,7 @@ func Open(c Config) (*Dir, error) {
 		}
 		*p = abs
 	}
-	if r, s := resolve(d.root), resolve(d.state); lies(r, s, slices.Concat(bootNames, []string{"boot", pairName, pairingName, "locks", "trash"})) || lies(s, r, rootNames) {
+	if r, s := resolve(d.root), resolve(d.state); lies(r, s, slices.Concat(bootNames, []string{"boot", netnsName, pairName, pairingName, "locks", "trash"})) || lies(s, r, rootNames) {
 		return nil, fmt.Errorf("root %s and state directory %s: neither can be the other or lie where the other keeps its own: %w", d.root, d.state, errdefs.ErrInvalidArgument)
 	}
 	d.locks = lock.Dir{Path: filepath.Join(d.state, "locks"), Wait: c.Wait, Waiting: c.Waiting, Room: func() bool { return d.giveUpReserve(false) }}
@@ -255,10 +255,14 @@ func (d *Dir) checkBoot(boot string) error {
 
 // bootNames is what ends with the boot in a state directory, beside the stamp and the temporary names
 // of WriteFile.
-var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "pods", "s", "seccomp", "uploads", reserveName}
+var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "pods", "s", "seccomp", "uploads", "ipam", reserveName}
+
+// netnsName is where network namespaces are pinned. It is not in bootNames: a mount cannot be thrown away. A boot leaves
+// empty files there, which lib/network removes.
+const netnsName = "netns"
 
 // rootNames is what the root has.
-var rootNames = []string{"meta.db", "meta.db.new", reserveName, pairName, uuidName, "content", "snapshots", "containers", "locks", "trash"}
+var rootNames = []string{"meta.db", "meta.db.new", reserveName, pairName, uuidName, "content", "snapshots", "containers", "networks", "locks", "trash"}
 
 // newPrefix begins the temporary names of WriteFile.
 const newPrefix = ".new-"

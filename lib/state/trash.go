@@ -110,6 +110,13 @@ func isTrash(name string) bool {
 	return len(name) == 26 && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
 }
 
+// Warn tells Config.Warn what went wrong beside a deed that was done; nil is nothing.
+func (d *Dir) Warn(err error) {
+	if err != nil {
+		d.warn(err)
+	}
+}
+
 func noRoom(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }

@@ -300,6 +300,7 @@ func (t *Task) delete(ctx context.Context) (s ProcessState, err error) {
 		err = t.discardDir()
 	}
 	err = errors.Join(err, l.Release())
+	t.detached(ctx)
 	t.clearAfter(last)
 	return s, err
 }

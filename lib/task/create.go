@@ -35,6 +35,7 @@ type CreateOptions struct {
 	Platform    string // empty: this machine's
 	Snapshotter string // keeps the image's layers and the container's root; empty: overlayfs
 	Spec        spec.Options
+	NetworkOptions
 	Labels      map[string]string
 	StopSignal  string // empty: the image's, else TERM
 	Stdin       bool   // keep stdin open for clients
@@ -144,6 +145,14 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 			return nil, nil, err
 		}
 	}
+	nets, mode, err := o.settle(src.config)
+	if err == nil {
+		err = checkNetworks(d, nets)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	o.Spec.Net, o.Spec.Networked = cmp.Or(mode, o.Spec.Net), nets != nil
 	made, err := generate(ctx, d, ns, o, src)
 	if err != nil {
 		return nil, nil, err
@@ -157,7 +166,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		Runtime:     container.Runtime{Name: cmp.Or(o.Runtime, container.DefaultRuntime)},
 		Snapshotter: src.sn.Name(), SnapshotKey: o.ID,
 		DefaultSeccomp: made.DefaultSeccomp,
-		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc,
+		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc, Network: nets,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Stdin: o.Stdin, StdinOnce: o.StdinOnce, Transient: o.Transient,
 		CgroupParent: o.CgroupParent, CgroupDriver: o.CgroupDriver, LogMaxSize: o.LogMaxSize, LogMaxFiles: o.LogMaxFiles,
 		LogMaxLine: o.LogMaxLine, LogPath: o.LogPath, Sandbox: o.Sandbox, JoinSandbox: o.JoinSandbox, Pod: o.Pod,

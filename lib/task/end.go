@@ -117,6 +117,7 @@ func (t *Task) Stop(ctx context.Context, sig unix.Signal, grace time.Duration) e
 	if err != nil {
 		return fmt.Errorf("stop container %q: %w", t.ID(), err)
 	}
+	t.detached(ctx)
 	return nil
 }
 

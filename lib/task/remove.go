@@ -69,6 +69,7 @@ func (t *Task) remove(ctx context.Context, force, only bool) error {
 	if err := t.awaitSupervisor(ctx, force); err != nil {
 		return err
 	}
+	t.detached(ctx)
 	l, err := t.lock(ctx)
 	if err != nil {
 		return err
@@ -271,6 +272,9 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 		}
 	}
 	sweep(d)
+	if err := tidyNetworks(ctx, now); err != nil {
+		d.Warn(fmt.Errorf("tidy: %w", err))
+	}
 	for _, name := range logs {
 		if ns, _, _ := strings.Cut(name, "/"); !files[name] && !unsure[ns] {
 			// No lock: a uid is nobody else's, and its record was written before its lease ended.

@@ -148,7 +148,7 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	io, shim := t.givenIO(o)
 	err = errors.Join(taskdir.ReserveExit(made), taskdir.Write(made, taskdir.Record, taskdir.Task{
 		Incarnation: inc, Namespace: t.Namespace, ID: t.ID(), UID: t.Container.UID, Owner: owner,
-		Cgroup: t.ownCgroup(), Restart: t.restart(o.after), IO: io, Shim: shim, Created: time.Now().UTC(),
+		Cgroup: t.ownCgroup(), Restart: t.restart(o.after), Networked: t.Container.Network != nil, IO: io, Shim: shim, Created: time.Now().UTC(),
 	}))
 	if o.Client && (t.Container.Transient || t.Container.Stdin) && err == nil {
 		t.client, err = lock.Hold(filepath.Join(made, taskdir.ClientLock))
@@ -248,6 +248,9 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 				return err
 			}
 		}
+	}
+	if err := t.attach(ctx); err != nil {
+		return err
 	}
 	crash.Point("task.created")
 	return nil
@@ -408,6 +411,7 @@ func (t *Task) discardEnded(ctx context.Context) error {
 		err = t.discardDir()
 	}
 	err = errors.Join(err, l.Release())
+	t.detached(ctx)
 	t.clearAfter(last)
 	return err
 }

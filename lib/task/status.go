@@ -10,6 +10,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/network"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -42,6 +43,7 @@ type Info struct {
 	Restarts    int                 `json:"restarts,omitempty"` // by the restart policy, in a row
 	Exit        *taskdir.Exit       `json:"exit,omitempty"`     // the last one, once it has stopped
 	Lost        *taskdir.Dropped    `json:"lost,omitempty"`     // output that did not reach the log
+	Attached    *network.Result     `json:"attached,omitempty"` // to networks, with addresses and ports
 }
 
 // Info tells what the container is doing. It changes nothing, and waits for nobody but a foreign shim whose program
@@ -116,6 +118,9 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 	var lost taskdir.Dropped
 	if dropped, err := taskdir.Read(t.Dir(), taskdir.Lost, &lost); err == nil && dropped {
 		info.Lost = &lost
+	}
+	if info.Attached, err = t.attached(); err != nil {
+		return info, false, err
 	}
 	switch v.State {
 	case taskdir.None:

@@ -81,6 +81,8 @@ type Task struct {
 	Owner       Owner       `json:"owner"`
 	Cgroup      string      `json:"cgroup,omitempty"` // path below the hierarchies
 	Restart     Restart     `json:"restart,omitzero"`
+	// Networked says that the task is attached to networks, and must be taken off them when it has ended.
+	Networked bool `json:"networked,omitempty"`
 	// IO is where the streams go that a client of the API has given; nil: to the container's log.
 	IO *IO `json:"io,omitempty"`
 	// Shim is the program that a client has asked for in place of the container's runtime.
