@@ -60,6 +60,7 @@ func EndPod(ctx context.Context, d *state.Dir, dir string) error {
 	if pid.PID == 0 {
 		pid = v.Pinned.Supervisor
 	}
+	defer sweepAfterPod(d, pid, v.Pinned.Init)()
 	if address := v.Supervisor.Address; address != "" {
 		short, cancel := context.WithTimeout(ctx, answerWithin)
 		if c, err := taskapi.Dial(short, address); err == nil {
@@ -84,6 +85,26 @@ func EndPod(ctx context.Context, d *state.Dir, dir string) error {
 		return fmt.Errorf("supervisor pid %d does not end: %w", pid.PID, err)
 	}
 	return endPodSocket(d, dir)
+}
+
+// sweepAfterPod is sweep once the processes of a pod are gone that are in the cgroup of the supervisors: the supervisor lets go
+// of the pod a moment before it ends, and its init ends a moment after it. What it gives is to be called when they end.
+func sweepAfterPod(d *state.Dir, supervisor taskdir.Process, init int) func() {
+	fds := []int{supervisor.Open(), -1}
+	if fd, err := unix.PidfdOpen(init, 0); init > 0 && err == nil {
+		fds[1] = fd
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), sweepWithin)
+		defer cancel()
+		for _, fd := range fds {
+			if fd >= 0 {
+				_ = poll(ctx, fd)
+				unix.Close(fd)
+			}
+		}
+		sweep(d)
+	}
 }
 
 // awaitUnsupervised waits for the end of a supervisor.
