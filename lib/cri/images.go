@@ -167,10 +167,16 @@ func pickImage(all []criImage, ref string) (criImage, error) {
 		return byID[0], nil
 	case len(byID) > 1:
 		return criImage{}, fmt.Errorf("image: %q begins the ids of %d images: %w", ref, len(byID), errdefs.ErrInvalidArgument)
-	case parseErr != nil && digest.Digest(ref).Validate() != nil:
+	case parseErr != nil && !isID(ref):
 		return criImage{}, parseErr
 	}
 	return criImage{}, fmt.Errorf("image %q: %w", ref, errdefs.ErrNotFound)
+}
+
+// isID tells whether ref is an id, with or without its algorithm, or the beginning of one.
+func isID(ref string) bool {
+	digits := strings.TrimPrefix(ref, string(digest.SHA256)+":")
+	return len(digits) <= 64 && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
 // parseImage reads a name. As in a pull, a digest decides alone what a tag beside it would.

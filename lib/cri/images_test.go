@@ -248,8 +248,10 @@ func TestBadImageRequests(t *testing.T) {
 	if !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), "runtime_handler: ") {
 		t.Error(err)
 	}
-	if _, err := w.images.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: "sha256:" + strings.Repeat("0", 64)}}); err != nil {
-		t.Error(err)
+	for _, id := range []string{"sha256:" + strings.Repeat("0", 64), strings.Repeat("0", 64), "0123"} {
+		if _, err := w.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id}}); err != nil {
+			t.Errorf("an id that there is not: %v", err)
+		}
 	}
 }
 

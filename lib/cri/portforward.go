@@ -37,7 +37,9 @@ func (r runtimeService) PortForward(ctx context.Context, req *runtimeapi.PortFor
 	if _, err := r.s.podNetwork(ctx, req.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
-	url, err := r.s.streams.issue("portforward", forwarding{r.s, req.GetPodSandboxId(), req.GetPort()})
+	id := req.GetPodSandboxId()
+	network := func(ctx context.Context) (string, error) { return r.s.podNetwork(ctx, id) }
+	url, err := r.s.streams.issue("portforward", forwarding{id, req.GetPort(), network})
 	if err != nil {
 		return nil, err
 	}
@@ -46,15 +48,15 @@ func (r runtimeService) PortForward(ctx context.Context, req *runtimeapi.PortFor
 
 // forwarding is what a client does with the ports of a pod.
 type forwarding struct {
-	s     *Server
-	pod   string
-	ports []int32 // for clients that name no port themselves
+	pod     string
+	ports   []int32                               // for clients that name no port themselves
+	network func(context.Context) (string, error) // the path of its network namespace
 }
 
 // PortForward implements portforward.PortForwarder: it connects one stream to a port on the pod's loopback interface.
 func (f forwarding) PortForward(ctx context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
 	defer stream.Close()
-	path, err := f.s.podNetwork(ctx, f.pod)
+	path, err := f.network(ctx)
 	if err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ type Server struct {
 	documents   documents
 	sizes       treeSizes
 	streams     streams
+	rates       rates
 }
 
 // New makes a server.

@@ -43,6 +43,9 @@ type ContainerStatus struct {
 	Signal   string        // the signal that asks it to stop; empty: TERM
 	Resource *specs.LinuxResources
 	User     specs.User // of its first process
+	Cgroup   string     // of its task, below the hierarchies; empty: it has not been started
+	// Snapshotter and SnapshotKey name its writable layer.
+	Snapshotter, SnapshotKey string
 }
 
 // lostStatus is the exit status of a container whose exit nobody has seen, as containerd has it.
@@ -228,7 +231,7 @@ func (h Host) containerStatus(ctx context.Context, info task.Info, known map[str
 	}
 	st := ContainerStatus{
 		ContainerConfig: c, ID: info.ID, Pod: info.Sandbox, PID: info.PID, LogFile: info.LogPath, Signal: info.StopSignal,
-		Created: info.Created, Started: info.Started, Exit: info.Exit,
+		Created: info.Created, Started: info.Started, Exit: info.Exit, Cgroup: info.Cgroup, Snapshotter: info.Snapshotter, SnapshotKey: info.SnapshotKey,
 	}
 	switch info.Status {
 	case task.Created, task.Starting:

@@ -92,7 +92,7 @@ func (h Host) options(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, p Co
 	}
 	driver, parent := p.parent()
 	o = task.CreateOptions{
-		Image: c.ImageName, Labels: labels(s, c), StopSignal: c.StopSignal, Stdin: c.Stdin,
+		Image: c.ImageName, Labels: labels(s, c), StopSignal: c.StopSignal, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
 		CgroupDriver: driver, CgroupParent: parent, LogMaxLine: maxLine,
 		Sandbox: s.ID, JoinSandbox: joins(p, c), Pod: data,
 		Spec: spec.Options{

@@ -35,6 +35,7 @@ type Status struct {
 	Ready   bool
 	IPs     []string // the first is the one that the pod is known by; none with the host's network
 	PID     int      // of the supervisor; 0: there is none
+	Cgroup  string   // the parent of the containers' cgroups, below the hierarchies; empty: none
 	// Paths are where the pod's namespaces are, by kind, as long as the supervisor lives.
 	Paths map[string]string
 }
@@ -112,7 +113,7 @@ func (h Host) status(s sandbox.Sandbox, c Config) (Status, error) {
 	if err != nil {
 		return st, err
 	}
-	st.Ready, st.Paths = v.Ready, v.Pinned.Paths
+	st.Ready, st.Paths, st.Cgroup = v.Ready, v.Pinned.Paths, v.Pod.Cgroup
 	if v.Supervised {
 		st.PID = v.Supervisor.PID
 	}

@@ -42,6 +42,7 @@ type Info struct {
 	Started     time.Time           `json:"started,omitzero"`
 	Restarts    int                 `json:"restarts,omitempty"` // by the restart policy, in a row
 	Exit        *taskdir.Exit       `json:"exit,omitempty"`     // the last one, once it has stopped
+	Cgroup      string              `json:"-"`                  // of its task, below the hierarchies
 	Lost        *taskdir.Dropped    `json:"lost,omitempty"`     // output that did not reach the log
 	Attached    *network.Result     `json:"attached,omitempty"` // to networks, with addresses and ports
 }
@@ -112,6 +113,7 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 		return info, false, err
 	}
 	info.Incarnation, info.Started, info.Restarts = t.inc, v.Started, v.Task.Restart.Count
+	info.Cgroup = t.cgroup(v)
 	if v.Supervised {
 		info.Supervisor = v.Supervisor.PID
 	}

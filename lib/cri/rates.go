@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// rateOver is the least time over which a rate of processor time is taken.
+	rateOver = time.Second
+	// rateFor is how long a sample is kept for the next one.
+	rateFor = 2 * time.Minute
+)
+
+// rates are what containers and pods use of the processors at the moment: the difference between two questions about them.
+// Nothing runs between the questions. The zero value is ready for use.
+type rates struct {
+	mu  sync.Mutex
+	all map[string]sample
+}
+
+type sample struct {
+	at   time.Time
+	used uint64 // nanoseconds
+	rate uint64 // nanoseconds in a second, over the time before at
+	has  bool   // there is a rate
+}
+
+// of gives the rate of what is called key, which has used so much by now. The first question has no answer.
+func (r *rates) of(key string, now time.Time, used uint64) (rate uint64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, known := r.all[key]
+	passed := now.Sub(last.at)
+	if known && passed < rateOver && used >= last.used {
+		return last.rate, last.has
+	}
+	next := sample{at: now, used: used}
+	if known && used >= last.used && passed < rateFor {
+		next.rate, next.has = uint64(float64(used-last.used)/passed.Seconds()), true
+	}
+	if r.all == nil {
+		r.all = map[string]sample{}
+	}
+	r.all[key] = next
+	if !known {
+		for other, s := range r.all {
+			if now.Sub(s.at) > rateFor {
+				delete(r.all, other)
+			}
+		}
+	}
+	return next.rate, next.has
+}
