@@ -202,6 +202,7 @@ func TestModel(t *testing.T) {
 }
 
 func FuzzModel(f *testing.F) {
+	inMemory(f)
 	f.Add([]byte{3, 0, 1, 1, 3, 0, 10, 0, 0})
 	f.Add([]byte{3, 11, 1, 0, 0, 0, 11, 11, 0})
 	f.Fuzz(check)

@@ -242,6 +242,46 @@ func TestCompressions(t *testing.T) {
 	}
 }
 
+// A list and a manifest of docker's schema 2 keep their types and digests, and the image is unpacked.
+func TestDockerSchema2(t *testing.T) {
+	s := newServer(t)
+	tarball := files("f", "x")
+	p, _ := image.ParsePlatform("")
+	config, err := json.Marshal(ocispec.Image{Platform: p, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(tarball)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	type document struct {
+		SchemaVersion int    `json:"schemaVersion"`
+		MediaType     string `json:"mediaType"`
+	}
+	m := s.manifest("test/docker", "one", image.DockerManifest, struct {
+		document
+		Config ocispec.Descriptor   `json:"config"`
+		Layers []ocispec.Descriptor `json:"layers"`
+	}{
+		document{2, image.DockerManifest}, s.blob("test/docker", image.DockerConfig, config),
+		[]ocispec.Descriptor{s.blob("test/docker", "application/vnd.docker.image.rootfs.diff.tar.gzip", zipped(tarball))},
+	})
+	entry := m
+	entry.Platform = &p
+	list := s.manifest("test/docker", "all", image.DockerList, struct {
+		document
+		Manifests []ocispec.Descriptor `json:"manifests"`
+	}{document{2, image.DockerList}, []ocispec.Descriptor{entry}})
+	for tag, want := range map[string]ocispec.Descriptor{"one": m, "all": list} {
+		d := openDir(t, t.TempDir())
+		img, err := pullText(ctx, d, s.host+"/test/docker:"+tag, options())
+		if err != nil || img.Target.Digest != want.Digest || img.Target.MediaType != want.MediaType {
+			t.Errorf("%s: %+v, %v", tag, img.Target, err)
+			continue
+		}
+		if data, err := os.ReadFile(trees(t, d, img)[0] + "/f"); err != nil || string(data) != "x" {
+			t.Errorf("%s: %q, %v", tag, data, err)
+		}
+	}
+}
+
 // An image of 128 layers.
 func TestManyLayers(t *testing.T) {
 	s := newServer(t)
