@@ -36,7 +36,7 @@ func main() {
 		Long: "Sends the image to the registry of TO and gives it that name there; without TO the name that the image has here. A name " +
 			"without a registry is one of docker.io, a name without a tag has the tag latest, and a name with a digest gives no tag. " +
 			"What the registry has is not sent again; what another of its repositories has is taken from there. A transfer that " +
-			"breaks goes on where it stopped. The name is given last, so it never stands for something incomplete.\n\n" +
+			"breaks goes on where it stopped, and one of a ctr-push that was killed in the next ctr-push, if the registry has kept it. The name is given last, so it never stands for something incomplete.\n\n" +
 			"Of an index all manifests are pushed that are here. When the others are at the registry, the index is pushed as it is; " +
 			"otherwise an index of those that are here takes its place, or the manifest alone when there is one. Anything that has a " +
 			"manifest can be pushed: charts, signatures and other artifacts, too. Layers that may not be passed on, and say where " +

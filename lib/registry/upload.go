@@ -42,7 +42,16 @@ func (d *Destination) Upload(desc ocispec.Descriptor) *Upload { return &Upload{d
 // Note has fn hear where the registry takes the rest of the blob, each time that it says so: with that address
 // another process can go on, see [Upload.Resume]. Who knows the address may write to the upload, so it is a secret.
 // A blob that is sent with one request has none.
-func (u *Upload) Note(fn func(address string)) { u.note = fn }
+func (u *Upload) Note(fn func(address string)) {
+	u.note = fn
+	u.tell()
+}
+
+func (u *Upload) tell() {
+	if u.note != nil && u.session != nil && u.desc.Size > atOnce {
+		u.note(u.session.String())
+	}
+}
 
 // Resume takes over an upload of the same blob that another process has begun, and left at this address. It reports
 // whether the registry still has bytes of it; if so, Send goes on behind them. Otherwise it changes nothing.
@@ -109,9 +118,7 @@ func (u *Upload) adopt(resp *http.Response) error {
 		return err
 	}
 	u.session = session
-	if u.note != nil && u.desc.Size > atOnce {
-		u.note(session.String())
-	}
+	u.tell()
 	if n, err := strconv.ParseInt(resp.Header.Get("OCI-Chunk-Min-Length"), 10, 63); err == nil && n > 0 {
 		u.least = min(n, 1<<40)
 	}

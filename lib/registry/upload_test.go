@@ -507,6 +507,59 @@ func TestMountRefused(t *testing.T) {
 	}
 }
 
+// Another process goes on where an upload stands, at the address that was noted last, also of one that was begun in place
+// of a mount. An upload that the registry has not, or knows to be complete or empty, changes nothing.
+func TestUploadResumed(t *testing.T) {
+	for _, mount := range []bool{false, true} {
+		u := newUploads()
+		host := serve(t, u)
+		data := noise(3 << 20)
+		u.fault = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+			if r.Method == "PATCH" {
+				r.Body = io.NopCloser(io.LimitReader(r.Body, 2<<20))
+				u.upload(nowhere{}, r, r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
+				w.WriteHeader(http.StatusForbidden) // which ends it
+				return true
+			}
+			return false
+		}
+		first := openPush(t, host+"/test/repo:1", Options{}).Upload(describe(data))
+		if mount {
+			if ok, err := first.Mount(context.Background(), "other/repo"); ok || err != nil {
+				t.Fatal(ok, err)
+			}
+		}
+		var noted []string
+		first.Note(func(address string) { noted = append(noted, address) })
+		if err := first.Send(context.Background(), bytes.NewReader(data), nil); !errdefs.IsPermissionDenied(err) || len(noted) == 0 {
+			t.Fatalf("mount %v: %v, noted %q", mount, err, noted)
+		}
+		u.fault = nil
+		second := openPush(t, host+"/test/repo:1", Options{})
+		for _, address := range []string{"", "x", "http://user:pass@" + host + "/v2/", "http://" + host + "/v2/test/repo/blobs/uploads/none", "http://127.0.0.1:1/x"} {
+			if second.Upload(describe(data)).Resume(context.Background(), address) {
+				t.Errorf("resumed at %q", address)
+			}
+		}
+		if second.Upload(describe(data[:1<<20])).Resume(context.Background(), noted[len(noted)-1]) {
+			t.Error("an upload with more bytes than the blob is taken for its own")
+		}
+		up := second.Upload(describe(data))
+		if !up.Resume(context.Background(), noted[len(noted)-1]) {
+			t.Fatal("it does not go on")
+		}
+		var began int64 = -1
+		err := up.Send(context.Background(), bytes.NewReader(data), func(at int64) {
+			if began < 0 {
+				began = at
+			}
+		})
+		if err != nil || !u.has(data) || began != 2<<20 || u.count("POST") != 1 {
+			t.Errorf("mount %v: %v; it went on at byte %d after %q", mount, err, began, u.seen)
+		}
+	}
+}
+
 // A peer that takes nothing is given up.
 func TestUploadStalls(t *testing.T) {
 	u := newUploads()
