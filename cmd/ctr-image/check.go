@@ -80,6 +80,7 @@ func checkVerb(g *cli.Global) *cobra.Command {
 
 func allImages(ctx context.Context, d *state.Dir, ns string) (names []string, err error) {
 	err = d.View(ctx, func(tx *state.Tx) error {
+		names = nil
 		for img, err := range image.All(tx, ns) {
 			if err != nil {
 				return err

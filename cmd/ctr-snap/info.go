@@ -53,8 +53,8 @@ func infoVerb(g *cli.Global) *cobra.Command {
 }
 
 func inspect(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, name string) (i inspection, err error) {
-	i = inspection{Namespace: ns, Chain: []string{}, Children: []string{}, Containers: []string{}, Mounted: []string{}}
 	err = d.View(ctx, func(tx *state.Tx) error {
+		i = inspection{Namespace: ns, Chain: []string{}, Children: []string{}, Containers: []string{}, Mounted: []string{}}
 		if i.Info, err = sn.Find(tx, ns, name); err != nil {
 			return err
 		}

@@ -80,6 +80,7 @@ func list(cmd *cobra.Command, g *cli.Global) (all []snapshot.Info, err error) {
 		return nil, err
 	}
 	err = d.View(cmd.Context(), func(tx *state.Tx) error {
+		all = nil
 		for s, err := range sn.All(tx, g.Namespace) {
 			if err != nil {
 				return err

@@ -111,11 +111,11 @@ func (w *walk) records(d *state.Dir) error {
 	if err != nil {
 		return err
 	}
-	w.files, w.tasks = map[string]gc.Holder{}, map[string]gc.Holder{}
-	for name := range held[lease.Files] {
-		w.files[name] = gc.Holder{Kind: gc.Process}
-	}
 	return d.View(w.ctx, func(tx *state.Tx) error {
+		w.files, w.tasks = map[string]gc.Holder{}, map[string]gc.Holder{}
+		for name := range held[lease.Files] {
+			w.files[name] = gc.Holder{Kind: gc.Process}
+		}
 		if w.holders, err = gc.FindHolders(tx, held); err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ func Names(g *Global, list func(tx *state.Tx, ns string) iter.Seq2[string, strin
 		}
 		var all []cobra.Completion
 		view(g, func(tx *state.Tx) {
+			all = nil
 			for name, text := range list(tx, g.Namespace) {
 				if !given[name] {
 					all = append(all, cobra.CompletionWithDesc(name, text))

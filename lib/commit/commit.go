@@ -143,6 +143,7 @@ func findBase(ctx context.Context, d *state.Dir, ns string, c container.Containe
 	var top string
 	var all []image.Image
 	err = d.View(ctx, func(tx *state.Tx) error {
+		all = nil
 		sn, err := snapshot.Named(c.Snapshotter)
 		if err != nil {
 			return err

@@ -102,10 +102,9 @@ func Check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 }
 
 func check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
-	c := &checker{ctx: ctx, d: d, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}, containers: map[string]bool{}, logs: map[string]bool{}}
+	var c *checker
 	err := d.View(ctx, func(tx *state.Tx) error {
-		c.found = nil
-		c.tx = tx
+		c = &checker{ctx: ctx, d: d, tx: tx, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}, containers: map[string]bool{}, logs: map[string]bool{}}
 		return errors.Join(c.content(), c.snapshot(), c.image(), c.container(), c.lease(), c.namespace())
 	})
 	var damaged *state.DamagedError

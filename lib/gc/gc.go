@@ -13,7 +13,7 @@
 //
 // # Locks
 //
-// What is to be removed is found in a copy of the databases, without a lock. It is removed in steps of some hundred
+// What is to be removed is found in a view of the databases, without a lock. It is removed in steps of some hundred
 // records or files. A step holds the lock collect exclusively, so that nothing is taken into use meanwhile (see
 // lib/lease), and goes by what was found only while neither database nor the process leases have changed since; otherwise
 // it looks again. Process leases are read before the records: unfinished work writes its records before it lets
@@ -137,10 +137,16 @@ func (c *collection) look() error {
 	if err != nil {
 		return err
 	}
-	return c.d.View(c.ctx, func(tx *state.Tx) error {
-		c.plan, err = makePlan(tx, held)
-		return err
-	})
+	return c.d.View(c.ctx, func(tx *state.Tx) error { return c.makePlan(tx, held) })
+}
+
+// makePlan replaces the plan, unless there is an error.
+func (c *collection) makePlan(tx *state.Tx, held lease.Held) error {
+	p, err := makePlan(tx, held)
+	if err == nil {
+		c.plan = p
+	}
+	return err
 }
 
 const (
@@ -206,7 +212,7 @@ func (c *collection) recordStep(durable, force bool) (removed []dead, err error)
 			return errStale
 		}
 		if !ok {
-			if c.plan, err = makePlan(tx, held); err != nil {
+			if err := c.makePlan(tx, held); err != nil {
 				return err
 			}
 		}

@@ -149,8 +149,7 @@ func (c *collection) fileStep(some []file) (err error) {
 		if ok, err := c.plan.validFiles(tx, held); ok || err != nil {
 			return err
 		}
-		c.plan, err = makePlan(tx, held)
-		return err
+		return c.makePlan(tx, held)
 	})
 	if err != nil {
 		return err

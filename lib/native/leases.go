@@ -86,6 +86,7 @@ func (l leaseService) ListResources(ctx context.Context, r *leasesapi.ListResour
 			return err
 		}
 		all, err := one.Resources(tx, ns)
+		answer.Resources = nil
 		for _, r := range all {
 			answer.Resources = append(answer.Resources, &leasesapi.Resource{ID: r.ID, Type: r.Type})
 		}

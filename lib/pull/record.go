@@ -93,6 +93,7 @@ func (p *puller) blobs() []ocispec.Descriptor {
 // present tells whether the names stand for the target already, and which of the manifests are not recorded in
 // the namespace with all that they consist of.
 func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image, named bool, missing []*puller, err error) {
+	var exist []ocispec.Descriptor
 	err = p.d.View(ctx, func(tx *state.Tx) error {
 		img, err = image.Get(tx, p.opt.Namespace, p.name())
 		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
@@ -103,7 +104,7 @@ func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image,
 			other, err := image.Get(tx, p.opt.Namespace, name)
 			named = named && err == nil && p.stands(other)
 		}
-		missing = nil
+		missing, exist = nil, nil
 		for _, q := range parts {
 			whole, err := q.recorded(tx)
 			if err != nil {
@@ -113,12 +114,13 @@ func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image,
 				missing = append(missing, q)
 				continue
 			}
-			for _, l := range q.image.Manifest.Layers {
-				p.report.Send(l, progress.Exists, l.Size)
-			}
+			exist = append(exist, q.image.Manifest.Layers...)
 		}
 		return nil
 	})
+	for _, l := range exist {
+		p.report.Send(l, progress.Exists, l.Size)
+	}
 	return img, named, missing, err
 }
 

@@ -41,6 +41,7 @@ func (p *puller) leaveRoom(ctx context.Context, failed error) error {
 	named := map[snapshot.ID]bool{}
 	if err == nil {
 		err = p.d.View(context.WithoutCancel(ctx), func(tx *state.Tx) error {
+			clear(named)
 			names, err := p.sn().Namespaces(tx)
 			if err != nil {
 				return err

@@ -63,8 +63,9 @@ func (p *puller) lockLayer(ctx context.Context, n int) (l *lock.Lock, err error)
 func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	chain := p.image.ChainIDs[n]
 	id := snapshot.LayerID(chain)
-	found, damaged := false, false
+	var found, damaged bool
 	err := p.d.View(ctx, func(tx *state.Tx) error {
+		found, damaged = false, false
 		names, err := p.sn().Namespaces(tx)
 		if err != nil {
 			return err

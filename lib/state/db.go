@@ -31,19 +31,37 @@ var (
 	schemaKey  = []byte("schema")
 )
 
-// View calls fn with a consistent copy of both databases. It takes no lock and waits for nobody. The
-// two copies are of different moments, a few microseconds apart.
+// View calls fn with a consistent view of both databases. It takes no lock and waits for nobody. The
+// views of the two begin with their first use, at different moments.
+//
+// fn is called again, from its beginning, when a database has changed before fn has read all that it wants. The last
+// call counts: fn sets what it gives out, and adds to nothing that it did not begin itself.
 func (d *Dir) View(ctx context.Context, fn func(*Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	tx := &Tx{d: d}
+	moved, err := d.view(fn, false)
+	if moved {
+		_, err = d.view(fn, true)
+	}
+	return err
+}
+
+// view calls fn once, and tells whether it must be called again. With whole, it need not.
+func (d *Dir) view(fn func(*Tx) error, whole bool) (moved bool, err error) {
+	tx := &Tx{d: d, whole: whole}
 	defer tx.close()
-	return guard(d.root, func() error { return fn(tx) })
+	twice := false
+	if !whole {
+		twice, tx.early = interrupt()
+	}
+	err = fn(tx)
+	return twice || tx.moved(), err
 }
 
 // Update calls fn with a transaction that writes the durable database, and commits it when fn returns
-// nil. outer is the innermost lock the caller holds, or nil. fn may be called again after a full disk.
+// nil. outer is the innermost lock the caller holds, or nil. fn may be called again, as by [Dir.View]; what an
+// earlier call has written is undone.
 func (d *Dir) Update(ctx context.Context, outer *lock.Lock, fn func(*Tx) error) error {
 	return d.updateOrMakeRoom(ctx, outer, true, fn)
 }
@@ -68,13 +86,17 @@ func (d *Dir) dbPath(durable bool) string {
 	return d.Run("run.db")
 }
 
+// lockName is what the lock of a database is called.
+func lockName(durable bool) string {
+	if durable {
+		return "meta"
+	}
+	return "run"
+}
+
 func (d *Dir) update(ctx context.Context, outer *lock.Lock, durable bool, fn func(*Tx) error) (err error) {
 	path := d.dbPath(durable)
-	name := "run"
-	if durable {
-		name = "meta"
-	}
-	l, err := d.Lock(ctx, outer, lock.Database, name, lock.Exclusive)
+	l, err := d.Lock(ctx, outer, lock.Database, lockName(durable), lock.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -85,10 +107,17 @@ func (d *Dir) update(ctx context.Context, outer *lock.Lock, durable bool, fn fun
 		err = errors.Join(err, l.Release())
 		publish()
 	}()
-	return guard(path, func() (err error) {
-		events, err = d.commit(path, durable, fn)
-		return err
-	})
+	for _, whole := range []bool{false, true} {
+		var moved bool
+		err = guard(path, func() (err error) {
+			events, moved, err = d.commit(path, durable, whole, fn)
+			return err
+		})
+		if !moved {
+			break
+		}
+	}
+	return err
 }
 
 // publisher takes the next place in the journal, and returns what appends the events there. They tell of a
@@ -104,40 +133,41 @@ func (d *Dir) publisher(events []event.Entry) func() {
 	}
 }
 
-// commit opens, changes and closes one database under its lock. It returns the events of what is committed.
-func (d *Dir) commit(path string, durable bool, fn func(*Tx) error) (events []event.Entry, err error) {
+// commit opens, changes and closes one database under its lock. It returns the events of what is committed, and tells
+// when nothing is, because the other database has changed while fn read it.
+func (d *Dir) commit(path string, durable, whole bool, fn func(*Tx) error) (events []event.Entry, moved bool, err error) {
 	db, err := openWrite(path, durable)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	w, err := db.Begin(true)
 	if err != nil {
-		return nil, fmt.Errorf("database %s: %w", path, err)
+		return nil, false, fmt.Errorf("database %s: %w", path, err)
 	}
 	defer w.Rollback()
-	tx := &Tx{d: d, write: w, durable: durable}
+	tx := &Tx{d: d, write: w, durable: durable, whole: whole}
 	defer tx.close()
-	if err := checkSchema(w, path); err != nil {
-		return nil, err
+	if err := checkWritable(w, path); err != nil {
+		return nil, false, err
 	}
-	if err := fn(tx); err != nil {
-		return nil, err
+	if err := fn(tx); err != nil || tx.moved() {
+		return nil, tx.moved(), err
 	}
 	if tx.writes == 0 && tx.removes == 0 {
-		return nil, nil
+		return nil, false, nil
 	}
 	crash.Point("state.before-commit")
 	if err := w.Commit(); err != nil {
 		err = fmt.Errorf("database %s: commit: %w", path, err)
 		if noRoom(err) && tx.writes == 0 {
-			return nil, fmt.Errorf("%w: %w", errReserve, err)
+			return nil, false, fmt.Errorf("%w: %w", errReserve, err)
 		}
-		return nil, err
+		return nil, false, err
 	}
 	crash.Point("state.after-commit")
 	d.keepReserve(durable)
-	return tx.events, nil
+	return tx.events, false, nil
 }
 
 // errReserve is the failure of a removal for which there was no room.
@@ -252,14 +282,23 @@ func openWrite(path string, durable bool) (*bolt.DB, error) {
 	return db, nil
 }
 
-func checkSchema(tx *bolt.Tx, path string) error {
+// checkWritable refuses to write a database of a newer program.
+func checkWritable(tx *bolt.Tx, path string) error {
 	b := tx.Bucket(rootBucket)
 	if b == nil {
+		return checkSchema(false, nil, path)
+	}
+	return checkSchema(true, b.Get(schemaKey), path)
+}
+
+// checkSchema judges the schema number of a database, if it has any.
+func checkSchema(named bool, text []byte, path string) error {
+	if !named {
 		return damaged(path, errors.New("it names no schema"))
 	}
-	n, err := strconv.Atoi(string(b.Get(schemaKey)))
+	n, err := strconv.Atoi(string(text))
 	if err != nil {
-		return damaged(path, fmt.Errorf("its schema is %q", b.Get(schemaKey)))
+		return damaged(path, fmt.Errorf("its schema is %q", text))
 	}
 	if n > Schema {
 		return fmt.Errorf("database %s has schema %d, written by a newer ctrd; this one knows up to %d: %w", path, n, Schema, errdefs.ErrFailedPrecondition)

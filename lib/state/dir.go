@@ -40,12 +40,11 @@ type Config struct {
 	Warn func(error)
 }
 
-// Dir is an open state directory. It holds no lock and no file of the directory open; copies of the
-// databases that it has read are kept in memory.
+// Dir is an open state directory. It holds no lock and no file of the directory open.
 type Dir struct {
 	root, state string
 	locks       lock.Dir
-	snapshots   snapshots
+	copies      [2]copies // by side
 	patience    event.Patience
 	warn        func(error)
 	trashed     trashed

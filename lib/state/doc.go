@@ -20,8 +20,8 @@
 // # Locks
 //
 // A writer queues on our own lock (rank database, one a file), then opens, commits and closes. bbolt's
-// file lock, which polls, is always free by then. A reader takes no lock: it copies the file and knows
-// by the two meta pages, read before and after, that the copy is one commit's state. So a stopped
+// file lock, which polls, is always free by then. A reader takes no lock: it reads the pages that it needs and knows
+// by the two meta pages, read before and after, that they are of one commit. So a stopped
 // writer stops no reader, and a stopped reader stops nobody.
 //
 // # After a crash

@@ -101,3 +101,34 @@ func SyncTree(path string) error { return syncTree(path) }
 
 // AtLeast is atLeast.
 func AtLeast(release string, major, minor int) bool { return atLeast(release, major, minor) }
+
+// ReadAll reads what can be read of the bytes of a database with pages of 4 KiB.
+func ReadAll(data []byte, root int64, fn func(table, ns string, value []byte)) {
+	c := &wholeCopy{commit: commit{pageSize: newPageSize}, data: data}
+	copy(c.commit.raw[0][:], data)
+	copy(c.commit.raw[1][:], data[newPageSize:])
+	m, err := c.commit.meta("fuzz")
+	if err != nil {
+		m = meta{root: uint64(root), pages: uint64(len(data) / newPageSize)}
+	}
+	t := tree{fetch: c.page, pages: m.pages, root: m.root}
+	tables, _ := t.walk()
+	for _, table := range tables {
+		top, ok, err := t.bucket(table.key)
+		if err != nil || !ok {
+			continue
+		}
+		spaces, _ := top.walk()
+		for _, ns := range spaces {
+			b, ok, err := top.bucket(ns.key)
+			if err != nil || !ok {
+				continue
+			}
+			all, _ := b.walk()
+			for _, e := range all {
+				v, _, _ := b.find(e.key)
+				fn(string(table.key), string(ns.key), v)
+			}
+		}
+	}
+}

@@ -17,10 +17,7 @@ func (tx *Tx) Generation(durable bool) (int, error) {
 	if err != nil || db == nil {
 		return 0, err
 	}
-	if db.Writable() {
-		return db.ID() - 1, nil
-	}
-	return db.ID(), nil
+	return db.generation(), nil
 }
 
 // RecordError says that a record cannot be decoded. Its kind is errdefs.ErrDataLoss.

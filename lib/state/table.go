@@ -29,10 +29,10 @@ func (t Table[T]) Get(tx *Tx, ns, key string) (T, error) {
 		return zero, err
 	}
 	for _, db := range dbs {
-		if b := t.bucket(db, ns); b != nil {
-			if data := b.Get([]byte(key)); data != nil {
-				return t.decode(ns, key, data)
-			}
+		if data, err := db.get(t.Name, ns, key); err != nil {
+			return zero, err
+		} else if data != nil {
+			return t.decode(ns, key, data)
 		}
 	}
 	return zero, fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, errdefs.ErrNotFound)
@@ -76,7 +76,7 @@ func (t Table[T]) put(tx *Tx, b *bolt.Bucket, key string, data []byte) error {
 // Both are in the database that tx writes. It is errdefs.ErrNotFound when there is no from, and
 // errdefs.ErrAlreadyExists when there is a to in either database.
 func (t Table[T]) Move(tx *Tx, ns, from, to string, v T) error {
-	b := t.bucket(tx.write, ns)
+	b := t.bucket(tx, ns)
 	if b == nil || b.Get([]byte(from)) == nil {
 		return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), from, ns, errdefs.ErrNotFound)
 	}
@@ -106,7 +106,7 @@ func (t Table[T]) Move(tx *Tx, ns, from, to string, v T) error {
 // Delete removes one record from the database that tx writes. It is errdefs.ErrNotFound when that
 // database has none.
 func (t Table[T]) Delete(tx *Tx, ns, key string) error {
-	b := t.bucket(tx.write, ns)
+	b := t.bucket(tx, ns)
 	if b == nil || b.Get([]byte(key)) == nil {
 		return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, errdefs.ErrNotFound)
 	}
@@ -126,8 +126,8 @@ func (t Table[T]) Has(tx *Tx, durable bool, ns, key string) (bool, error) {
 	if err != nil || db == nil {
 		return false, err
 	}
-	b := t.bucket(db, ns)
-	return b != nil && b.Get([]byte(key)) != nil, nil
+	data, err := db.get(t.Name, ns, key)
+	return data != nil, err
 }
 
 // All yields the records of a namespace from both databases, in the order of their keys. A record that
@@ -139,21 +139,21 @@ func (t Table[T]) All(tx *Tx, ns string) iter.Seq2[Row[T], error] {
 			yield(Row[T]{}, err)
 			return
 		}
-		type raw struct{ key, data []byte }
-		var rows []raw
+		var rows []entry
 		for _, db := range dbs {
-			if b := t.bucket(db, ns); b != nil {
-				b.ForEach(func(k, v []byte) error {
-					if v != nil {
-						rows = append(rows, raw{bytes.Clone(k), bytes.Clone(v)})
-					}
-					return nil
-				})
+			some, err := db.all(t.Name, ns)
+			if err != nil {
+				yield(Row[T]{}, err)
+				return
 			}
+			rows = append(rows, some...)
 		}
-		slices.SortFunc(rows, func(a, b raw) int { return bytes.Compare(a.key, b.key) })
+		slices.SortFunc(rows, func(a, b entry) int { return bytes.Compare(a.key, b.key) })
 		for _, r := range rows {
-			v, err := t.decode(ns, string(r.key), r.data)
+			if r.bucket {
+				continue
+			}
+			v, err := t.decode(ns, string(r.key), r.value)
 			if !yield(Row[T]{string(r.key), v}, err) {
 				return
 			}
@@ -175,24 +175,18 @@ func (t Table[T]) Namespaces(tx *Tx) ([]string, error) {
 	}
 	var names []string
 	for _, db := range dbs {
-		if top := db.Bucket([]byte(t.Name)); top != nil {
-			top.ForEachBucket(func(k []byte) error {
-				names = append(names, string(k))
-				return nil
-			})
+		some, err := db.namespaces(t.Name)
+		if err != nil {
+			return nil, err
 		}
+		names = append(names, some...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }
 
-func (t Table[T]) bucket(db *bolt.Tx, ns string) *bolt.Bucket {
-	top := db.Bucket([]byte(t.Name))
-	if top == nil || ns == "" {
-		return nil
-	}
-	return top.Bucket([]byte(ns))
-}
+// bucket is where the database that tx writes has the records of a namespace; nil where it has none.
+func (t Table[T]) bucket(tx *Tx, ns string) *bolt.Bucket { return writing{tx.write}.bucket(t.Name, ns) }
 
 func (t Table[T]) decode(ns, key string, data []byte) (T, error) {
 	var v T

@@ -14,9 +14,10 @@ type Tx struct {
 	d       *Dir
 	write   *bolt.Tx // nil in a View
 	durable bool     // write is meta.db
-	copies  [2]struct {
-		tx     *bolt.Tx
-		end    func()
+	whole   bool     // read copies
+	early   bool     // the views move when something was read of them
+	views   [2]struct {
+		*view
 		opened bool
 	}
 	writes, removes int
@@ -34,43 +35,59 @@ func (tx *Tx) Emit(ns string, p event.Payload) {
 	tx.events = append(tx.events, event.Entry{Namespace: ns, Payload: p})
 }
 
-// db gives the transaction on meta.db (durable) or run.db: the writing one, or a copy opened at the
-// first use. It is nil when that database does not exist yet.
-func (tx *Tx) db(durable bool) (*bolt.Tx, error) {
+// db gives meta.db (durable) or run.db: what is written, or a view that begins with its first use. It is nil when
+// that database does not exist yet.
+func (tx *Tx) db(durable bool) (records, error) {
 	if tx.write != nil && tx.durable == durable {
-		return tx.write, nil
+		return writing{tx.write}, nil
 	}
-	i := side(durable)
-	c := &tx.copies[i]
-	if !c.opened {
-		t, end, err := tx.d.snapshots.begin(i, tx.d.dbPath(durable))
+	v := &tx.views[side(durable)]
+	if !v.opened {
+		opened, err := tx.d.openView(durable, tx.whole)
 		if err != nil {
 			return nil, err
 		}
-		c.tx, c.end, c.opened = t, end, true
+		if opened != nil {
+			opened.early = tx.early
+		}
+		v.view, v.opened = opened, true
 	}
-	return c.tx, nil
+	if v.view == nil {
+		return nil, nil
+	}
+	return v.view, nil
 }
 
-// readable lists the transactions to look things up in, the one that writes first.
-func (tx *Tx) readable() ([]*bolt.Tx, error) {
-	var all []*bolt.Tx
+// readable lists the databases to look things up in, the one that is written first.
+func (tx *Tx) readable() ([]records, error) {
+	var all []records
 	for _, durable := range []bool{tx.durable, !tx.durable} {
-		t, err := tx.db(durable)
+		db, err := tx.db(durable)
 		if err != nil {
 			return nil, err
 		}
-		if t != nil {
-			all = append(all, t)
+		if db != nil {
+			all = append(all, db)
 		}
 	}
 	return all, nil
 }
 
+// moved tells whether a database has changed while it was read, so that the transaction must begin again.
+func (tx *Tx) moved() bool {
+	for _, v := range tx.views {
+		if v.view != nil && v.view.moved {
+			return true
+		}
+	}
+	return false
+}
+
+// close ends the views.
 func (tx *Tx) close() {
-	for _, c := range tx.copies {
-		if c.end != nil {
-			c.end()
+	for _, v := range tx.views {
+		if v.view != nil {
+			v.view.close()
 		}
 	}
 }

@@ -164,6 +164,7 @@ func (t *Task) initState(v taskdir.View) ProcessState {
 func States(ctx context.Context, d *state.Dir, ns string, want func(id string) bool) (all []ProcessState, err error) {
 	var tasks []*Task
 	err = d.View(ctx, func(tx *state.Tx) error {
+		tasks = nil
 		for c, err := range container.All(tx, ns) {
 			if err != nil {
 				return err

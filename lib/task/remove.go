@@ -240,6 +240,7 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 	unsure := map[string]bool{}
 	var all []*Task
 	err = d.View(ctx, func(tx *state.Tx) error {
+		all = nil // of the others more is no harm: it is left alone
 		namespaces, err := container.Namespaces(tx)
 		if err != nil {
 			return err

@@ -69,6 +69,7 @@ func (t *Task) Info(ctx context.Context) (Info, error) {
 func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 	var records []container.Container
 	err := d.View(ctx, func(tx *state.Tx) error {
+		records = nil
 		for c, err := range container.All(tx, ns) {
 			if err != nil {
 				return err
