@@ -53,7 +53,7 @@ var (
 		{"meta.db.new", 0},
 	}
 	stateParts = []part{
-		{"run.db", 0}, {"tasks", 2}, {"pods", 2}, {"events", 0}, {"leases", 0}, {"uploads", 0}, {"locks", 0}, {"trash", 1}, {"reserve", 0}, {"s", 0}, {"boot", 0}, {"pair", 0},
+		{"run.db", 0}, {"tasks", 2}, {"pods", 2}, {"events", 0}, {"leases", 0}, {"mounts", 0}, {"uploads", 0}, {"locks", 0}, {"trash", 1}, {"reserve", 0}, {"s", 0}, {"boot", 0}, {"pair", 0},
 		{"pairing", 0}, {"run.db.new", 0}, {"netns", 2}, {"ipam", 0},
 	}
 )

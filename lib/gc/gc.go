@@ -4,7 +4,8 @@
 //
 // Roots are images and leases that have not expired, containers, snapshots that are being written (active) or looked at
 // (view), content and snapshots with the label containerd.io/gc.root, ingests that a writer has open or that are younger
-// than a day and have no lease, and what the process leases hold. References are followed as containerd follows them: an
+// than a day and have no lease, and what the process leases hold. Activations of mounts are kept by their lease and by what their
+// labels refer back to alone. References are followed as containerd follows them: an
 // image to its target, a container to its snapshot, a snapshot to its parent, an ingest to the blob that it shares, and
 // the labels containerd.io/gc.ref.*, gc.bref.* and gc.cond.* (labels.go).
 //
@@ -47,13 +48,14 @@ type Removed struct {
 	Snapshots int   `json:"snapshots"` // records
 	Images    int   `json:"images"`    // records that had expired
 	Leases    int   `json:"leases"`    // records that had expired
+	Mounts    int   `json:"mounts"`    // records of activations
 	Files     int   `json:"files"`     // blob files, ingests and snapshot directories
 	Bytes     int64 `json:"bytes"`     // of blob files and ingests
 }
 
 // Item is one thing that a collection removes.
 type Item struct {
-	Kind      string `json:"kind"`                // content, images, leases, snapshots/DRIVER: a record; blob, ingest, directory: a file
+	Kind      string `json:"kind"`                // content, images, leases, mounts, snapshots/DRIVER: a record; blob, ingest, directory, mounted: a file
 	Namespace string `json:"namespace,omitempty"` // of a record
 	Name      string `json:"name"`
 	Bytes     int64  `json:"bytes"` // of files; of a directory only where Options.DryRun is set
@@ -64,6 +66,7 @@ const (
 	BlobFile  = "blob"
 	Ingest    = "ingest"
 	Directory = "directory"
+	Mounts    = "mounted" // the directory of an activation, with what is mounted in it
 	LeaseKind = "leases"
 )
 

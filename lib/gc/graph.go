@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"ctrd.dev/ctrd/lib/activation"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
@@ -27,6 +28,7 @@ type graph struct {
 
 	snapshots map[node]snapshot.Info
 	sizes     map[digest.Digest]int64
+	mounts    map[node]string // ids of activations
 	ingests   map[string]content.RefIngest
 
 	conds   map[node][]kept // by the snapshot that they are about
@@ -51,9 +53,9 @@ type kept struct {
 func newGraph(tx *state.Tx, ns string, now time.Time, held lease.Held, ingests []content.RefIngest) (*graph, error) {
 	g := &graph{
 		ns: ns, now: now, own: map[node][]node{}, label: map[node][]node{}, snapshots: map[node]snapshot.Info{},
-		sizes: map[digest.Digest]int64{}, ingests: map[string]content.RefIngest{}, conds: map[node][]kept{}, used: map[node][]time.Time{},
+		sizes: map[digest.Digest]int64{}, mounts: map[node]string{}, ingests: map[string]content.RefIngest{}, conds: map[node][]kept{}, used: map[node][]time.Time{},
 	}
-	err := errors.Join(g.images(tx), g.containers(tx), g.blobs(tx, held), g.layers(tx, held), g.leases(tx))
+	err := errors.Join(g.images(tx), g.containers(tx), g.blobs(tx, held), g.layers(tx, held), g.leases(tx), g.activations(tx))
 	if err != nil {
 		return nil, err
 	}
@@ -228,6 +230,31 @@ func (g *graph) leases(tx *state.Tx) error {
 		g.root(r, Holder{Kind: Damaged, Namespace: g.ns})
 	}
 	return err
+}
+
+// activations are kept by their lease, and by what their labels refer back to.
+func (g *graph) activations(tx *state.Tx) error {
+	for a, err := range activation.All(tx, g.ns) {
+		n := node{Type: activation.Type, ID: a.Name}
+		g.all = append(g.all, n)
+		g.mounts[n] = a.ID
+		if err != nil {
+			if err := g.broken(err); err != nil {
+				return err
+			}
+			g.root(n, g.self(n))
+			continue
+		}
+		g.add(n, a.Labels)
+		held, err := a.Held(tx, g.ns, g.now)
+		if err != nil {
+			return err
+		}
+		if held {
+			g.root(n, Holder{Kind: LeaseKind, Namespace: g.ns, Name: a.Lease})
+		}
+	}
+	return nil
 }
 
 func (g *graph) ingest(i content.RefIngest) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"ctrd.dev/ctrd/lib/activation"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
@@ -32,9 +33,12 @@ type plan struct {
 	blobs     map[digest.Digest]bool
 	dirs      map[dir]bool
 	ingests   map[string]bool        // directories
+	mounts    map[string]bool        // directories of activations
 	shared    map[digest.Digest]bool // what some ingest takes over from another namespace
 	damaged   []*state.RecordError
 	snapshots []string // the bytes of damaged records of snapshots, which may name any directory
+
+	activations []string // those of damaged records of activations
 }
 
 // dir names the directory of a snapshot.
@@ -63,7 +67,7 @@ type dead struct {
 
 // makePlan reads all records. held must have been read before tx began.
 func makePlan(tx *state.Tx, held lease.Held) (*plan, error) {
-	p := &plan{held: held, shared: map[digest.Digest]bool{}, blobs: map[digest.Digest]bool{}, dirs: map[dir]bool{}, ingests: map[string]bool{}}
+	p := &plan{held: held, shared: map[digest.Digest]bool{}, blobs: map[digest.Digest]bool{}, dirs: map[dir]bool{}, ingests: map[string]bool{}, mounts: map[string]bool{}}
 	for i := range p.at {
 		var err error
 		if p.at[i], err = tx.Generation(i == 1); err != nil {
@@ -111,7 +115,7 @@ func refIngests(d *state.Dir, shared map[digest.Digest]bool) (all []content.RefI
 // namespaces lists every namespace that has anything to collect or to refer with.
 func namespaces(tx *state.Tx, refs []content.RefIngest) ([]string, error) {
 	all := map[string]bool{}
-	for _, list := range []func(*state.Tx) ([]string, error){content.Namespaces, snapshot.Namespaces, image.Namespaces, container.Namespaces, lease.Namespaces} {
+	for _, list := range []func(*state.Tx) ([]string, error){content.Namespaces, snapshot.Namespaces, image.Namespaces, container.Namespaces, lease.Namespaces, activation.Namespaces} {
 		names, err := list(tx)
 		if err != nil {
 			return nil, err
@@ -136,6 +140,9 @@ func (p *plan) add(tx *state.Tx, g *graph) error {
 		if r.Kind == "snapshot" {
 			p.snapshots = append(p.snapshots, string(r.Raw))
 		}
+		if r.Kind == "mount" {
+			p.activations = append(p.activations, string(r.Raw))
+		}
 	}
 	var layers []dead
 	for _, n := range g.all {
@@ -152,6 +159,8 @@ func (p *plan) add(tx *state.Tx, g *graph) error {
 			d.bytes = g.sizes[digest.Digest(n.ID)]
 			d.durable, err = isDurable(tx, content.Transient, g.ns, n.ID)
 		case LeaseKind, lease.ImageType:
+		case activation.Type:
+			d.durable = false
 		default:
 			d.bytes = g.snapshots[n].Size
 			if d.durable, err = isDurable(tx, snapshotterOf(n).Transient, g.ns, n.ID); err == nil {
@@ -187,6 +196,8 @@ func (p *plan) keep(g *graph, n node) {
 		p.blobs[digest.Digest(n.ID)] = true
 	case lease.IngestType:
 		p.ingests[g.ingests[n.ID].Path] = true
+	case activation.Type:
+		p.mounts[g.mounts[n]] = true
 	case LeaseKind, lease.ImageType:
 	default:
 		if s, ok := g.snapshots[n]; ok {
@@ -253,6 +264,9 @@ func (p *plan) validFiles(tx *state.Tx, held lease.Held) (bool, error) {
 func (p *plan) needsBlob(dg digest.Digest) bool {
 	return p.blobs[dg] || p.shared[dg] || p.held.Has(lease.Content, dg.String())
 }
+
+// needsMounts tells whether the mounts of a directory are needed, or may be.
+func (p *plan) needsMounts(id string) bool { return p.mounts[id] || len(p.activations) > 0 }
 
 // needsDir tells whether the directory of a snapshot is needed. all are those that there are: a damaged record of a
 // snapshot that names none of them may mean any.

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"ctrd.dev/ctrd/lib/activation"
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/image"
@@ -74,6 +75,8 @@ func (x dead) remove(tx *state.Tx) (err error) {
 		err = image.Remove(tx, x.ns, x.ID)
 	case LeaseKind:
 		err = lease.Remove(tx, x.ns, x.ID)
+	case activation.Type:
+		err = activation.Forget(tx, x.ns, x.ID)
 	default:
 		err = snapshotterOf(x.node).Forget(tx, x.ns, x.ID)
 	}
@@ -92,6 +95,8 @@ func (c *collection) count(x dead) {
 		c.removed.Images++
 	case LeaseKind:
 		c.removed.Leases++
+	case activation.Type:
+		c.removed.Mounts++
 	default:
 		c.removed.Snapshots++
 	}
@@ -216,6 +221,16 @@ func (c *collection) garbage() (all []file, err error) {
 			Item: Item{Kind: Ingest, Name: r.Path, Bytes: r.Size},
 			dead: func(p *plan) bool { return !p.ingests[r.Path] && isOver(r.Path) },
 			drop: func() error { return c.d.Trash(r.Path) },
+		})
+	}
+	for id, err := range activation.Dirs(c.d) {
+		if err != nil {
+			return nil, err
+		}
+		add(file{
+			Item: Item{Kind: Mounts, Name: id},
+			dead: func(p *plan) bool { return !p.needsMounts(id) && !activation.Live(c.d, id) },
+			drop: func() error { return activation.Drop(c.d, id) },
 		})
 	}
 	dirs, err := c.dirs()

@@ -54,6 +54,14 @@ func one(m Mount, target string) error {
 			p.flags |= unix.MS_REC
 		}
 	}
+	if p.loop && p.flags&unix.MS_BIND == 0 {
+		l, err := OpenLoop(m.Source, p.flags&unix.MS_RDONLY != 0, "")
+		if err != nil {
+			return fmt.Errorf("mount %s at %s: %w", m.Type, at.Name(), err)
+		}
+		defer l.Close() // the mount keeps it
+		m.Source = l.Path()
+	}
 	switch {
 	case m.Type != "overlay" && !p.ids.none():
 		err = fmt.Errorf("uidmap and gidmap of what is no overlay: %w", errdefs.ErrNotImplemented)

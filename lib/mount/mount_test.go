@@ -179,7 +179,7 @@ func TestFailureUndoes(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	is(t, to, false)
-	if err := All([]Mount{{Type: "ext4", Source: "/x", Options: []string{"loop"}}}, to); !errdefs.IsNotImplemented(err) {
+	if err := All([]Mount{{Type: "ext4", Source: "/x", Options: []string{"loop=/dev/loop0"}}}, to); !errdefs.IsNotImplemented(err) {
 		t.Errorf("loop: %v", err)
 	}
 }

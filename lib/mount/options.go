@@ -15,6 +15,7 @@ type parsed struct {
 	flags       uintptr
 	propagation uintptr
 	recursiveRO bool // rro
+	loop        bool // the source is a file, and is mounted by way of a loop device
 	data        []string
 	ids         idMaps
 }
@@ -91,7 +92,9 @@ func parse(options []string) (p parsed, err error) {
 			if p.ids.gids, err = parseIDMaps(o[len("gidmap="):]); err != nil {
 				return p, err
 			}
-		case o == "loop" || strings.HasPrefix(o, "loop="):
+		case o == "loop":
+			p.loop = true
+		case strings.HasPrefix(o, "loop="):
 			return p, fmt.Errorf("mount option %q: %w", o, errdefs.ErrNotImplemented)
 		default:
 			p.data = append(p.data, o)

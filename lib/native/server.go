@@ -19,6 +19,7 @@ import (
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	mountsapi "github.com/containerd/containerd/api/services/mounts/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
@@ -90,6 +91,7 @@ func New(o Options) *Server {
 	s := Bare(o)
 	versionapi.RegisterVersionServer(s.grpc, versionService{s: s})
 	introspectionapi.RegisterIntrospectionServer(s.grpc, introspectionService{s: s})
+	mountsapi.RegisterMountsServer(s.grpc, mountService{s: s})
 	namespacesapi.RegisterNamespacesServer(s.grpc, namespaceService{s: s})
 	leasesapi.RegisterLeasesServer(s.grpc, leaseService{s: s})
 	tasksapi.RegisterTasksServer(s.grpc, taskService{s: s})

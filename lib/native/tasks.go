@@ -67,10 +67,14 @@ func (s taskService) Create(ctx context.Context, r *tasksapi.CreateTaskRequest) 
 		IO:      taskdir.IO{Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr},
 		Options: shimAny(r.Options), Shim: r.RuntimePath,
 	}
-	for _, m := range r.Rootfs {
-		given.Rootfs = append(given.Rootfs, taskapi.Mount{Type: m.GetType(), Source: m.GetSource(), Target: m.GetTarget(), Options: m.GetOptions()})
+	made := false
+	if given.Rootfs, made, err = s.s.rootfs(ctx, ns, r.ContainerID, r.Rootfs); err != nil {
+		return nil, err
 	}
 	if err := t.CreateGiven(ctx, given); err != nil {
+		if made {
+			s.s.unmountRoot(ctx, ns, r.ContainerID)
+		}
 		return nil, err
 	}
 	return &tasksapi.CreateTaskResponse{ContainerID: r.ContainerID, Pid: uint32(t.PID())}, nil
@@ -99,6 +103,9 @@ func (s taskService) Delete(ctx context.Context, r *tasksapi.DeleteTaskRequest) 
 	err = s.on(ctx, r.ContainerID, func(t *task.Task) error {
 		p, err := t.Delete(ctx)
 		m = deletedMessage(p)
+		if err == nil {
+			s.s.unmountRoot(ctx, t.Namespace, r.ContainerID)
+		}
 		return err
 	})
 	if err != nil {
