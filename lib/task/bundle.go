@@ -79,7 +79,7 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 	if s.Process.Terminal {
 		s.Process.ConsoleSize = o.ConsoleSize
 	}
-	if err := t.place(s, o); err != nil {
+	if err := t.place(ctx, s, o); err != nil {
 		return nil, nil, err
 	}
 	data, err := json.Marshal(s)

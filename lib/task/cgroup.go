@@ -140,7 +140,7 @@ func (e *UnitError) Hint() string {
 
 // place decides where the task lives: it sets the cgroup of its spec, writes it into the task's record, and makes
 // what must be there first.
-func (t *Task) place(s *specs.Spec, o StartOptions) error {
+func (t *Task) place(ctx context.Context, s *specs.Spec, o StartOptions) error {
 	if s.Linux == nil {
 		s.Linux = new(specs.Linux)
 	}
@@ -154,12 +154,7 @@ func (t *Task) place(s *specs.Spec, o StartOptions) error {
 		return err
 	}
 	if p != t.ownCgroup() {
-		var r taskdir.Task
-		if _, err := taskdir.Read(t.Dir(), taskdir.Record, &r); err != nil {
-			return err
-		}
-		r.Cgroup = p
-		if err := taskdir.Write(t.Dir(), taskdir.Record, r); err != nil {
+		if err := t.recordCgroup(ctx, p); err != nil {
 			return err
 		}
 	}
@@ -169,6 +164,20 @@ func (t *Task) place(s *specs.Spec, o StartOptions) error {
 	// Before the engine does: so the parent is known to be ours, and is never removed between its making and that of
 	// the container's.
 	return cgroup.Make(p)
+}
+
+// recordCgroup writes the task's cgroup into its record, under the container's lock: SetRestart writes the same file.
+func (t *Task) recordCgroup(ctx context.Context, p string) error {
+	l, err := t.lock(ctx)
+	if err != nil {
+		return err
+	}
+	var r taskdir.Task
+	if _, err = taskdir.Read(t.Dir(), taskdir.Record, &r); err == nil {
+		r.Cgroup = p
+		err = taskdir.Write(t.Dir(), taskdir.Record, r)
+	}
+	return errors.Join(err, l.Release())
 }
 
 // split gives the task a place in the caller's unit where that is asked for.

@@ -12,12 +12,14 @@ import (
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 )
 
 // Rename gives a container that does not run another id, and its snapshot with it. One that runs is
 // errdefs.ErrFailedPrecondition: its supervisor, its cgroup and its hostname have the id. So is one
-// that waits for its next restart, which its supervisor would not find. An id that is taken is errdefs.ErrAlreadyExists.
+// that waits for its next restart, which its supervisor would not find. An id that is taken is errdefs.ErrAlreadyExists,
+// and one at which another command is a [*lock.BusyError].
 func (t *Task) Rename(ctx context.Context, id string) error {
 	err := t.rename(ctx, id)
 	t.d.EmptyTrash()
@@ -25,6 +27,14 @@ func (t *Task) Rename(ctx context.Context, id string) error {
 		return fmt.Errorf("rename container %q: %w", t.ID(), err)
 	}
 	return nil
+}
+
+// reserveID takes the lock of the id that the container is to have, so that nobody makes a container of that id in the other
+// database. It is not waited for: whoever has it may wait for the lock that is held already.
+func (t *Task) reserveID(ctx context.Context, id string) (*lock.Lock, error) {
+	now := t.d.Locks()
+	now.Wait = 0
+	return now.Acquire(ctx, nil, lock.Container, t.Namespace+"/"+id, lock.Exclusive)
 }
 
 func (t *Task) rename(ctx context.Context, id string) (err error) {
@@ -39,6 +49,11 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
+	other, err := t.reserveID(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, other.Release()) }()
 	now, err := t.present()
 	if err != nil {
 		return err

@@ -111,11 +111,15 @@ func (t *Task) change(ctx context.Context, fn func(*container.Container, *specs.
 		return err
 	}
 	err = t.commit(ctx, l, func(tx *state.Tx) error {
+		// Read again: a client of the API changes labels without the container's lock.
+		c, err := container.Get(tx, t.Namespace, t.ID())
+		if err != nil {
+			return err
+		}
 		s, err := container.Spec(tx, t.Namespace, t.ID())
 		if err != nil {
 			return err
 		}
-		c := t.Container
 		if err := fn(&c, s); err != nil {
 			return err
 		}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Leaks lists what there is of the world on this machine: processes, mounts in any namespace, cgroups, task directories,
@@ -153,6 +155,21 @@ func (w *World) Processes() []int {
 		}
 	}
 	return pids
+}
+
+// end kills a process if it still works in the world: its pid may be another's by now.
+func (w *World) end(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	for _, p := range lookAt(filepath.Join("/proc", strconv.Itoa(pid))) {
+		if w.has(p) {
+			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
+		}
+	}
 }
 
 // Prefix begins the names of this world's cgroups and units.

@@ -200,8 +200,7 @@ func (w *World) destroy() error {
 			break
 		}
 		for _, pid := range pids {
-			syscall.Kill(pid, syscall.SIGKILL)
-			syscall.Kill(pid, syscall.SIGCONT)
+			w.end(pid)
 		}
 		w.thaw()
 	}
