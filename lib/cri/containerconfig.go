@@ -90,7 +90,7 @@ func mountMessages(all []pod.Mount) (list []*runtimeapi.Mount) {
 			}
 		}
 		if m.Image != "" {
-			one.Image = &runtimeapi.ImageSpec{Image: m.ImageRef}
+			one.Image = &runtimeapi.ImageSpec{Image: m.Asked, ImageRef: m.ImageRef}
 		}
 		list = append(list, one)
 	}

@@ -26,7 +26,7 @@ func (r runtimeService) CreateContainer(ctx context.Context, q *runtimeapi.Creat
 	if err := r.s.resolveImages(ctx, &c, q.GetConfig()); err != nil {
 		return nil, err
 	}
-	id, err := r.s.pods.CreateContainer(ctx, q.GetPodSandboxId(), c)
+	id, err := r.s.pods().CreateContainer(ctx, q.GetPodSandboxId(), c)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (s *Server) resolveImages(ctx context.Context, c *pod.ContainerConfig, m *r
 		if err != nil {
 			return err
 		}
-		c.Mounts[i].ImageRef, c.Mounts[i].Image = one.GetImage().GetImage(), img.names[0]
+		c.Mounts[i].Asked, c.Mounts[i].ImageRef, c.Mounts[i].Image = one.GetImage().GetImage(), img.id.String(), img.names[0]
 	}
 	return nil
 }
@@ -66,7 +66,7 @@ func (r runtimeService) StartContainer(ctx context.Context, q *runtimeapi.StartC
 	if err := required("container_id", q.GetContainerId()); err != nil {
 		return nil, err
 	}
-	return &runtimeapi.StartContainerResponse{}, r.s.pods.StartContainer(ctx, q.GetContainerId())
+	return &runtimeapi.StartContainerResponse{}, r.s.pods().StartContainer(ctx, q.GetContainerId())
 }
 
 // StopContainer ends a container.
@@ -76,7 +76,7 @@ func (r runtimeService) StopContainer(ctx context.Context, q *runtimeapi.StopCon
 	}
 	const longest = int64(1<<63-1) / int64(time.Second)
 	grace := time.Duration(min(max(q.GetTimeout(), 0), longest)) * time.Second
-	return &runtimeapi.StopContainerResponse{}, r.s.pods.StopContainer(ctx, q.GetContainerId(), grace)
+	return &runtimeapi.StopContainerResponse{}, r.s.pods().StopContainer(ctx, q.GetContainerId(), grace)
 }
 
 // RemoveContainer removes a container.
@@ -84,7 +84,7 @@ func (r runtimeService) RemoveContainer(ctx context.Context, q *runtimeapi.Remov
 	if err := required("container_id", q.GetContainerId()); err != nil {
 		return nil, err
 	}
-	return &runtimeapi.RemoveContainerResponse{}, r.s.pods.RemoveContainer(ctx, q.GetContainerId())
+	return &runtimeapi.RemoveContainerResponse{}, r.s.pods().RemoveContainer(ctx, q.GetContainerId())
 }
 
 // UpdateContainerResources changes the bounds that are given.
@@ -99,7 +99,7 @@ func (r runtimeService) UpdateContainerResources(ctx context.Context, q *runtime
 	if to == nil {
 		to = &pod.Resources{}
 	}
-	return &runtimeapi.UpdateContainerResourcesResponse{}, r.s.pods.UpdateContainer(ctx, q.GetContainerId(), *to)
+	return &runtimeapi.UpdateContainerResourcesResponse{}, r.s.pods().UpdateContainer(ctx, q.GetContainerId(), *to)
 }
 
 // ListContainers gives the containers that the filter fits.
@@ -123,7 +123,7 @@ func (r runtimeService) StreamContainers(q *runtimeapi.StreamContainersRequest, 
 }
 
 func (r runtimeService) listContainers(ctx context.Context, f *runtimeapi.ContainerFilter) (all []*runtimeapi.Container, err error) {
-	list, err := r.s.pods.ListContainers(ctx)
+	list, err := r.s.pods().ListContainers(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (r runtimeService) ContainerStatus(ctx context.Context, q *runtimeapi.Conta
 	if err := required("container_id", q.GetContainerId()); err != nil {
 		return nil, err
 	}
-	st, err := r.s.pods.ContainerStatus(ctx, q.GetContainerId())
+	st, err := r.s.pods().ContainerStatus(ctx, q.GetContainerId())
 	if err != nil {
 		return nil, err
 	}

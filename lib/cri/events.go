@@ -100,7 +100,7 @@ func (r runtimeService) eventMessage(ctx context.Context, c change, podOf map[st
 	m := &runtimeapi.ContainerEventResponse{ContainerId: c.id, ContainerEventType: c.kind}
 	podID := c.id
 	if !c.pod {
-		st, err := r.s.pods.ContainerStatus(ctx, c.id)
+		st, err := r.s.pods().ContainerStatus(ctx, c.id)
 		switch {
 		case err == nil:
 			podOf[c.id] = st.Pod
@@ -114,7 +114,7 @@ func (r runtimeService) eventMessage(ctx context.Context, c change, podOf map[st
 			delete(podOf, c.id)
 		}
 	}
-	st, err := r.s.pods.Status(ctx, podID)
+	st, err := r.s.pods().Status(ctx, podID)
 	if errdefs.IsNotFound(err) {
 		return m, nil
 	}
@@ -128,7 +128,7 @@ func (r runtimeService) eventMessage(ctx context.Context, c change, podOf map[st
 
 // statusesOf gives the containers of a pod.
 func (r runtimeService) statusesOf(ctx context.Context, podID string) (all []*runtimeapi.ContainerStatus, err error) {
-	list, err := r.s.pods.ListContainers(ctx)
+	list, err := r.s.pods().ListContainers(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (r runtimeService) statusesOf(ctx context.Context, podID string) (all []*ru
 		if one.Pod != podID {
 			continue
 		}
-		st, e := r.s.pods.ContainerStatus(ctx, one.ID)
+		st, e := r.s.pods().ContainerStatus(ctx, one.ID)
 		if errdefs.IsNotFound(e) {
 			continue
 		}

@@ -28,7 +28,7 @@ func (s *Server) running(ctx context.Context, id string) (*task.Task, error) {
 	if id == "" {
 		return nil, fmt.Errorf("container_id: missing: %w", errdefs.ErrInvalidArgument)
 	}
-	t, err := s.pods.Open(ctx, id)
+	t, err := s.pods().Open(ctx, id)
 	if err != nil {
 		return nil, err
 	}

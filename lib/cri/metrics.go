@@ -83,11 +83,11 @@ func (r runtimeService) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxMe
 }
 
 func (r runtimeService) listMetrics(ctx context.Context) (all []*runtimeapi.PodSandboxMetrics, err error) {
-	pods, err := r.s.pods.List(ctx)
+	pods, err := r.s.pods().List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	containers, err := r.s.pods.ListContainers(ctx)
+	containers, err := r.s.pods().ListContainers(ctx)
 	if err != nil {
 		return nil, err
 	}

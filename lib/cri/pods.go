@@ -21,7 +21,7 @@ func (r runtimeService) RunPodSandbox(ctx context.Context, q *runtimeapi.RunPodS
 	if err != nil {
 		return nil, err
 	}
-	st, err := r.s.pods.Run(ctx, c)
+	st, err := r.s.pods().Run(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func (r runtimeService) StopPodSandbox(ctx context.Context, q *runtimeapi.StopPo
 	if err := required("pod_sandbox_id", q.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
-	return &runtimeapi.StopPodSandboxResponse{}, r.s.pods.Stop(ctx, q.GetPodSandboxId())
+	return &runtimeapi.StopPodSandboxResponse{}, r.s.pods().Stop(ctx, q.GetPodSandboxId())
 }
 
 // RemovePodSandbox removes a pod with its containers.
@@ -41,7 +41,7 @@ func (r runtimeService) RemovePodSandbox(ctx context.Context, q *runtimeapi.Remo
 	if err := required("pod_sandbox_id", q.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
-	return &runtimeapi.RemovePodSandboxResponse{}, r.s.pods.Remove(ctx, q.GetPodSandboxId())
+	return &runtimeapi.RemovePodSandboxResponse{}, r.s.pods().Remove(ctx, q.GetPodSandboxId())
 }
 
 // required refuses a field without a value.
@@ -57,7 +57,7 @@ func (r runtimeService) PodSandboxStatus(ctx context.Context, q *runtimeapi.PodS
 	if err := required("pod_sandbox_id", q.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
-	st, err := r.s.pods.Status(ctx, q.GetPodSandboxId())
+	st, err := r.s.pods().Status(ctx, q.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (r runtimeService) StreamPodSandboxes(q *runtimeapi.StreamPodSandboxesReque
 }
 
 func (r runtimeService) listPods(ctx context.Context, f *runtimeapi.PodSandboxFilter) (all []*runtimeapi.PodSandbox, err error) {
-	pods, err := r.s.pods.List(ctx)
+	pods, err := r.s.pods().List(ctx)
 	if err != nil {
 		return nil, err
 	}

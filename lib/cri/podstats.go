@@ -25,7 +25,7 @@ func (r runtimeService) PodSandboxStats(ctx context.Context, q *runtimeapi.PodSa
 	if err := required("pod_sandbox_id", q.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
-	st, err := r.s.pods.Status(ctx, q.GetPodSandboxId())
+	st, err := r.s.pods().Status(ctx, q.GetPodSandboxId())
 	if err == nil && !st.Ready {
 		err = fmt.Errorf("pod %q is not ready: %w", st.ID, errdefs.ErrFailedPrecondition)
 	}
@@ -60,7 +60,7 @@ func (r runtimeService) StreamPodSandboxStats(q *runtimeapi.StreamPodSandboxStat
 }
 
 func (r runtimeService) listPodStats(ctx context.Context, f *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
-	list, err := r.s.pods.List(ctx)
+	list, err := r.s.pods().List(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (r runtimeService) podStats(ctx context.Context, pods []pod.Status) (all []
 
 // podsOfContainers gives the pod of each container, by id.
 func (r runtimeService) podsOfContainers(ctx context.Context) (map[string]string, error) {
-	list, err := r.s.pods.ListContainers(ctx)
+	list, err := r.s.pods().ListContainers(ctx)
 	all := map[string]string{}
 	for _, st := range list {
 		all[st.ID] = st.Pod

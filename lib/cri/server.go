@@ -39,6 +39,8 @@ type Options struct {
 	StreamAddress string
 	// Busy, when set, is called when a stream is asked for, and done when it has ended or nobody has come for it.
 	Busy func() (done func())
+	// ReadyMadeNetwork gives pods a bridge network of ctrd's own where none is configured.
+	ReadyMadeNetwork bool
 	// Collect, when set, has what nothing refers to any more removed, soon.
 	Collect func()
 }
@@ -48,10 +50,10 @@ const defaultPullTimeout = 5 * time.Minute
 
 // Server answers the CRI. It keeps nothing that the state directory does not hold.
 type Server struct {
-	d       *state.Dir
-	version string
-	log     *slog.Logger
-	pods    pod.Host
+	d         *state.Dir
+	version   string
+	log       *slog.Logger
+	readyMade bool
 
 	config      func() *config.Config
 	hostDirs    []string
@@ -68,7 +70,7 @@ type Server struct {
 // New makes a server.
 func New(o Options) *Server {
 	s := &Server{
-		d: o.Dir, version: o.Version, log: o.Log, config: o.Config, pods: pod.Host{Dir: o.Dir, Namespace: Namespace},
+		d: o.Dir, version: o.Version, log: o.Log, config: o.Config, readyMade: o.ReadyMadeNetwork,
 		hostDirs: o.HostDirs, pinned: o.Pinned, pullTimeout: cmp.Or(o.PullTimeout, defaultPullTimeout), handlers: o.Snapshotter, collect: o.Collect,
 	}
 	if s.config == nil {
@@ -82,6 +84,11 @@ func New(o Options) *Server {
 		s.streams.busy = func() func() { return func() {} }
 	}
 	return s
+}
+
+// pods is where pods are made, by the configuration as it is now.
+func (s *Server) pods() pod.Host {
+	return pod.Host{Dir: s.d, Namespace: Namespace, Config: s.config(), ReadyMade: s.readyMade}
 }
 
 // Close takes no more clients of streams. Those that are under way go on as long as the process.

@@ -22,7 +22,7 @@ func (r runtimeService) ContainerStats(ctx context.Context, q *runtimeapi.Contai
 	if err := required("container_id", q.GetContainerId()); err != nil {
 		return nil, err
 	}
-	st, err := r.s.pods.ContainerStatus(ctx, q.GetContainerId())
+	st, err := r.s.pods().ContainerStatus(ctx, q.GetContainerId())
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (r runtimeService) StreamContainerStats(q *runtimeapi.StreamContainerStatsR
 }
 
 func (r runtimeService) listContainerStats(ctx context.Context, f *runtimeapi.ContainerStatsFilter) (all []*runtimeapi.ContainerStats, err error) {
-	list, err := r.s.pods.ListContainers(ctx)
+	list, err := r.s.pods().ListContainers(ctx)
 	if err != nil {
 		return nil, err
 	}

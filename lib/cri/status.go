@@ -8,20 +8,23 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"ctrd.dev/ctrd/lib/cgroup"
 )
 
 // Status tells whether pods can be made, and what their containers can have.
-func (r runtimeService) Status(_ context.Context, q *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+func (r runtimeService) Status(ctx context.Context, q *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	pods := r.s.pods()
+	network := &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
+	if err := pods.NetworkReady(ctx); err != nil {
+		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
+	}
 	answer := &runtimeapi.StatusResponse{
-		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-			{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Status: true},
-		}},
+		Status:   &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{{Type: runtimeapi.RuntimeReady, Status: true}, network}},
 		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{
-			{Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: recursiveReadOnly(), UserNamespaces: true}},
-		},
+	}
+	for _, name := range pods.Handlers() {
+		answer.RuntimeHandlers = append(answer.RuntimeHandlers, &runtimeapi.RuntimeHandler{
+			Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: recursiveReadOnly(), UserNamespaces: true},
+		})
 	}
 	if q.GetVerbose() {
 		config, err := json.Marshal(map[string]string{"root": r.s.d.Path(), "state": r.s.d.Run()})
@@ -36,7 +39,7 @@ func (r runtimeService) Status(_ context.Context, q *runtimeapi.StatusRequest) (
 // RuntimeConfig tells which of the two makes cgroups, so that the kubelet names their parents in its way.
 func (r runtimeService) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
 	driver := runtimeapi.CgroupDriver_CGROUPFS
-	if cgroup.Booted() {
+	if r.s.pods().SystemdCgroups() {
 		driver = runtimeapi.CgroupDriver_SYSTEMD
 	}
 	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil

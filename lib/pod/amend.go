@@ -4,6 +4,7 @@ package pod
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/task"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -23,6 +25,8 @@ import (
 type amendment struct {
 	p      Config
 	c      ContainerConfig
+	run    config.Runtime
+	conf   config.CRI
 	images map[int]specs.Mount // of Config.Mounts, by their index: those of images
 }
 
@@ -40,7 +44,7 @@ func (a amendment) amend(r *spec.Result, open spec.Opener) error {
 		return err
 	}
 	if a.c.Resources != nil {
-		if err := a.c.Resources.set(s); err != nil {
+		if err := a.c.Resources.set(s, a.conf); err != nil {
 			return err
 		}
 	}
@@ -139,9 +143,18 @@ func (a amendment) ambient(s *specs.Spec) error {
 }
 
 // securityOptions are those that lib/spec has words for.
-func securityOptions(s Security) ([]string, error) {
+func securityOptions(s Security, unset string) ([]string, error) {
 	if s.Privileged {
 		return nil, nil
+	}
+	if s.Seccomp.Kind == ProfileUnset {
+		local, isLocal := strings.CutPrefix(unset, "localhost/")
+		switch {
+		case unset == "runtime/default" || unset == "docker/default":
+			s.Seccomp.Kind = ProfileDefault
+		case isLocal:
+			s.Seccomp = Profile{Kind: ProfileLocal, Name: local}
+		}
 	}
 	switch s.Seccomp.Kind {
 	case ProfileUnset, ProfileUnconfined:
@@ -170,6 +183,8 @@ func (a amendment) annotate(s *specs.Spec) {
 	if s.Annotations == nil {
 		s.Annotations = map[string]string{}
 	}
+	maps.Copy(s.Annotations, pick(a.c.Annotations, a.run.ContainerAnnotations))
+	maps.Copy(s.Annotations, pick(a.p.Annotations, a.run.PodAnnotations))
 	for key, value := range map[string]string{
 		annotationType: "container", annotationName: a.c.Name, annotationImage: a.c.Image,
 		annotationPod: a.p.Name, annotationNamespace: a.p.Namespace, annotationUID: a.p.UID,
@@ -179,13 +194,21 @@ func (a amendment) annotate(s *specs.Spec) {
 }
 
 // set fills bounds into a spec.
-func (r Resources) set(s *specs.Spec) error {
+func (r Resources) set(s *specs.Spec, c config.CRI) error {
 	if s.Linux.Resources == nil {
 		s.Linux.Resources = &specs.LinuxResources{}
 	}
+	if c.DisableHugetlbController {
+		r.HugePages = nil
+	}
+	for size := range r.HugePages {
+		if !hugePages(size) && !c.TolerateMissingHugetlbController {
+			return bad("resources.hugepage_limits", "the kernel bounds no pages of %s", size)
+		}
+	}
 	r.fill(s.Linux.Resources)
 	score := int(r.OOMScoreAdj)
-	if least, bound := leastScore(); bound {
+	if least, bound := leastScore(c.RestrictOOMScoreAdj); bound {
 		score = max(score, least)
 	}
 	s.Process.OOMScoreAdj = &score
@@ -256,7 +279,7 @@ func swapLimited() bool {
 	return err == nil
 }
 
-// hugePages tells whether the kernel bounds pages of a size; a bound of others is passed over, as containerd does.
+// hugePages tells whether the kernel bounds pages of a size.
 func hugePages(size string) bool {
 	for _, pattern := range []string{
 		"/sys/fs/cgroup/hugetlb/hugetlb." + size + ".limit_in_bytes", "/sys/fs/cgroup/hugetlb." + size + ".max",
@@ -269,9 +292,10 @@ func hugePages(size string) bool {
 	return false
 }
 
-// leastScore gives the least OOM score that this process may give to another; it reports false when there is no such bound.
-func leastScore() (score int, bound bool) {
-	if set, err := capability.NewPid2(0); err == nil && set.Load() == nil && set.Get(capability.EFFECTIVE, capability.CAP_SYS_RESOURCE) {
+// leastScore gives the least OOM score that this process may give to another, or with restrict its own; it reports false when
+// there is no such bound.
+func leastScore(restrict bool) (score int, bound bool) {
+	if set, err := capability.NewPid2(0); !restrict && err == nil && set.Load() == nil && set.Get(capability.EFFECTIVE, capability.CAP_SYS_RESOURCE) {
 		return 0, false
 	}
 	text, err := os.ReadFile("/proc/self/oom_score_adj")

@@ -43,10 +43,11 @@ type ContainerConfig struct {
 // Mount is a directory or a file of the host, or the files of an image, at a place in a container.
 type Mount struct {
 	Destination       string                 `json:"destination"`
-	Source            string                 `json:"source,omitempty"` // of the host; a directory that is not there is made
-	Image             string                 `json:"image,omitempty"`  // in place of Source; it is read-only
-	ImageRef          string                 `json:"image_ref,omitempty"`
-	SubPath           string                 `json:"sub_path,omitempty"` // in the image
+	Source            string                 `json:"source,omitempty"`    // of the host; a directory that is not there is made
+	Image             string                 `json:"image,omitempty"`     // in place of Source, the name of a record; it is read-only
+	Asked             string                 `json:"asked,omitempty"`     // what the client calls that image
+	ImageRef          string                 `json:"image_ref,omitempty"` // by which the client is told of it
+	SubPath           string                 `json:"sub_path,omitempty"`  // in the image
 	ReadOnly          bool                   `json:"read_only,omitempty"`
 	RecursiveReadOnly bool                   `json:"recursive_read_only,omitempty"`
 	Propagation       string                 `json:"propagation,omitempty"` // "", rslave, rshared

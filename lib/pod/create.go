@@ -19,6 +19,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/sandbox"
 	"ctrd.dev/ctrd/lib/spec"
@@ -27,8 +28,17 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// maxLine is how many bytes of output a record of a container's log has, as containerd has it.
-const maxLine = 16 << 10
+// longestLine stands for any length of a line of a log, in bytes.
+const longestLine = 512 << 10
+
+// maxLine is how many bytes of output a record of a container's log has.
+func (h Host) maxLine() int {
+	n := h.config().CRI.MaxContainerLogLineSize
+	if n <= 0 || n > longestLine {
+		return longestLine
+	}
+	return n
+}
 
 // containerID is the id of a container, which follows from its pod, its name and its attempt: the same call makes the same
 // container.
@@ -67,7 +77,12 @@ func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig
 	if _, err := task.Open(ctx, h.Dir, h.Namespace, id); err == nil || !errdefs.IsNotFound(err) {
 		return id, err // an earlier call has made it
 	}
-	o, err := h.options(ctx, l, s, p, c)
+	le, err := lease.Take(h.Dir)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, le.Release()) }()
+	o, err := h.options(ctx, l, le, s, p, c)
 	if err != nil {
 		return "", err
 	}
@@ -85,15 +100,23 @@ func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig
 }
 
 // options translates the configuration of a container.
-func (h Host) options(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, p Config, c ContainerConfig) (o task.CreateOptions, err error) {
+func (h Host) options(ctx context.Context, l *lock.Lock, le *lease.Lease, s sandbox.Sandbox, p Config, c ContainerConfig) (o task.CreateOptions, err error) {
 	data, err := json.Marshal(c)
+	if err != nil {
+		return o, err
+	}
+	run, err := h.handler(p.Handler)
+	if err != nil {
+		return o, err
+	}
+	runtime, err := runtimeOf(run)
 	if err != nil {
 		return o, err
 	}
 	driver, parent := p.parent()
 	o = task.CreateOptions{
-		Image: c.ImageName, Labels: labels(s, c), StopSignal: c.StopSignal, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
-		CgroupDriver: driver, CgroupParent: parent, LogMaxLine: maxLine,
+		Image: c.ImageName, Runtime: runtime, Snapshotter: run.Snapshotter, Labels: labels(s, c), StopSignal: c.StopSignal, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
+		CgroupDriver: driver, CgroupParent: parent, LogMaxLine: h.maxLine(),
 		Sandbox: s.ID, JoinSandbox: joins(p, c), Pod: data,
 		Spec: spec.Options{
 			Args: c.Args, Env: c.Env, Workdir: c.Dir, User: c.Security.user(), TTY: c.TTY,
@@ -133,11 +156,11 @@ func (h Host) options(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, p Co
 			return o, err
 		}
 	}
-	if o.Spec.SecurityOpt, err = securityOptions(c.Security); err != nil {
+	if o.Spec.SecurityOpt, err = securityOptions(c.Security, h.config().CRI.UnsetSeccompProfile); err != nil {
 		return o, err
 	}
-	a := amendment{p: p, c: c}
-	if a.images, err = h.imageVolumes(ctx, c.Mounts, o.Labels); err != nil {
+	a := amendment{p: p, c: c, run: run, conf: h.config().CRI}
+	if a.images, err = h.imageVolumes(ctx, l, le, c.Mounts, run.Snapshotter, o.Labels); err != nil {
 		return o, err
 	}
 	o.Amend = a.amend
@@ -173,7 +196,7 @@ func labels(_ sandbox.Sandbox, c ContainerConfig) map[string]string {
 
 // joins lists the kinds of namespaces that the container has of the pod.
 func joins(p Config, c ContainerConfig) (all []string) {
-	for _, kind := range p.pinned().Namespaces {
+	for _, kind := range p.kinds() {
 		if kind != taskdir.PIDNS || c.Security.Namespaces.PID == Pod {
 			all = append(all, kind)
 		}

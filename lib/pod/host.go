@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/sandbox"
@@ -25,6 +26,11 @@ type Host struct {
 	Dir       *state.Dir
 	Namespace string // of the state directory
 	Shim      string // path of ctr-shim; empty: beside this program, else on PATH
+	// Config is what pods are made by; nil: the default configuration.
+	Config *config.Config
+	// ReadyMade gives pods a bridge network of ctrd's own where no network is configured. A kubelet's host is given one
+	// later, by whoever installs it.
+	ReadyMade bool
 }
 
 // Status is a pod and what it is doing.

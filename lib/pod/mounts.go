@@ -16,7 +16,12 @@ import (
 	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
+	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
@@ -134,12 +139,61 @@ func checkPropagation(path, propagation string) error {
 	return bad("mounts.propagation", "%q is on the mount %s, which is private: nothing propagates", path, on.Mountpoint)
 }
 
-// imageVolumes gives the mounts of images by the index of the mount that asks for it, and adds labels that keep their layers.
-func (h Host) imageVolumes(_ context.Context, all []Mount, _ map[string]string) (map[int]specs.Mount, error) {
-	for _, m := range all {
-		if m.Image != "" {
-			return nil, fmt.Errorf("mounts.image %q: %w", m.Image, errdefs.ErrNotImplemented)
-		}
+// imageVolumes gives the mounts of images by the index of the mount that asks for it, adds labels that keep their layers as
+// long as the container is there, and has a lease keep them until then.
+func (h Host) imageVolumes(ctx context.Context, outer *lock.Lock, le *lease.Lease, all []Mount, driver string, labels map[string]string) (map[int]specs.Mount, error) {
+	sn, err := snapshot.Named(driver)
+	if err != nil {
+		return nil, err
 	}
-	return nil, nil
+	made := map[int]specs.Mount{}
+	for i, m := range all {
+		if m.Image == "" {
+			continue
+		}
+		key, err := h.topLayer(ctx, m.Image)
+		if err == nil {
+			err = le.Hold(ctx, outer, lease.Snapshot, h.Namespace+"/"+key)
+		}
+		var layers []string
+		if err == nil {
+			err = h.Dir.View(ctx, func(tx *state.Tx) (err error) {
+				layers, err = sn.Layers(tx, h.Dir, h.Namespace, key)
+				return err
+			})
+		}
+		if err == nil {
+			err = task.CheckImagePath(layers, m.SubPath)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mounts.image %q: %w", m.Image, err)
+		}
+		labels[fmt.Sprintf("containerd.io/gc.ref.snapshot.%s/volume-%d", sn.Name(), i)] = key
+		made[i] = specs.Mount{Type: "bind", Source: task.ImageSource(sn, key, m.SubPath)}
+	}
+	return made, nil
+}
+
+// topLayer gives the name of the snapshot that has all layers of an image.
+func (h Host) topLayer(ctx context.Context, name string) (string, error) {
+	platform, err := image.ParsePlatform("")
+	if err != nil {
+		return "", err
+	}
+	var img image.Image
+	err = h.Dir.View(ctx, func(tx *state.Tx) (err error) {
+		img, err = image.Find(tx, h.Namespace, name)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	m, err := image.Resolve(h.Dir, img.Target, platform)
+	if err != nil {
+		return "", err
+	}
+	if len(m.ChainIDs) == 0 {
+		return "", fmt.Errorf("it has no layers: %w", errdefs.ErrInvalidArgument)
+	}
+	return m.ChainIDs[len(m.ChainIDs)-1].String(), nil
 }

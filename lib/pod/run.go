@@ -29,7 +29,11 @@ import (
 // that pod; while another call makes it, that one is waited for. A pod that is not ready, as a killed call or a dead
 // supervisor has left it, is removed with its containers, and made anew. When Run fails nothing is left.
 func (h Host) Run(ctx context.Context, c Config) (Status, error) {
-	if err := c.check(); err != nil {
+	err := c.check()
+	if err == nil {
+		err = h.checkHandler(c.Handler)
+	}
+	if err != nil {
 		return Status{}, err
 	}
 	defer h.Dir.EmptyTrash()
@@ -54,7 +58,7 @@ func (h Host) run(ctx context.Context, l *lock.Lock, c Config) (Status, error) {
 			return st, nil
 		}
 		if err == nil {
-			err = h.remove(ctx, l, old, c)
+			err = h.remove(ctx, l, old)
 		}
 		if err != nil {
 			return Status{}, fmt.Errorf("replace pod %q, which is not ready: %w", old.ID, err)
@@ -67,8 +71,8 @@ func (h Host) run(ctx context.Context, l *lock.Lock, c Config) (Status, error) {
 		return Status{}, err
 	}
 	crash.Point("pod.recorded")
-	if err := h.make(ctx, s, c); err != nil {
-		return Status{}, errors.Join(err, h.remove(context.WithoutCancel(ctx), l, s, c))
+	if err := h.make(ctx, l, s, c); err != nil {
+		return Status{}, errors.Join(err, h.remove(context.WithoutCancel(ctx), l, s))
 	}
 	crash.Point("pod.ready")
 	// An event that is lost is told by the journal's gap.
@@ -103,7 +107,7 @@ func (h Host) record(ctx context.Context, l *lock.Lock, c Config) (s sandbox.San
 
 // make makes all of a pod that has a record, and marks it as ready. What it has made when it fails is for the caller to
 // take away.
-func (h Host) make(ctx context.Context, s sandbox.Sandbox, c Config) (err error) {
+func (h Host) make(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Config) (err error) {
 	dir := h.dir(s)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return err
@@ -113,7 +117,7 @@ func (h Host) make(ctx context.Context, s sandbox.Sandbox, c Config) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, making.Release()) }()
-	p := c.pinned()
+	p := h.pinned(c)
 	p.Namespace, p.ID, p.UID, p.Created = h.Namespace, s.ID, s.UID, s.Created
 	if p.Cgroup, err = c.cgroup(); err != nil {
 		return err
@@ -130,9 +134,13 @@ func (h Host) make(ctx context.Context, s sandbox.Sandbox, c Config) (err error)
 		return err
 	}
 	crash.Point("pod.started")
-	ips, err := h.connect(ctx, s, c)
+	var pinned taskdir.Pinned
+	if _, err := taskdir.Read(dir, taskdir.PodPinned, &pinned); err != nil {
+		return err
+	}
+	ips, err := h.connect(ctx, l, s, c, pinned.Paths[taskdir.NetNS])
 	if err != nil {
-		return fmt.Errorf("network: %w", err)
+		return err
 	}
 	crash.Point("pod.connected")
 	if err := writeFiles(dir, c, ips); err != nil {
@@ -140,14 +148,6 @@ func (h Host) make(ctx context.Context, s sandbox.Sandbox, c Config) (err error)
 	}
 	return taskdir.Write(dir, taskdir.PodReady, ready{At: time.Now().UTC(), IPs: ips})
 }
-
-// connect gives the pod its network.
-func (h Host) connect(context.Context, sandbox.Sandbox, Config) (ips []string, err error) {
-	return nil, nil
-}
-
-// disconnect takes the network of a pod away. A pod that has none is success.
-func (h Host) disconnect(context.Context, sandbox.Sandbox, Config) error { return nil }
 
 // cgroup gives the parent of the containers' cgroups as a path below the hierarchies; empty: the root.
 func (c Config) cgroup() (string, error) {
@@ -168,41 +168,43 @@ func (c Config) cgroup() (string, error) {
 	return filepath.Dir(spec), nil
 }
 
-// pinned says which namespaces the pod's supervisor makes.
-func (c Config) pinned() taskdir.Pod {
-	p := taskdir.Pod{Sysctls: maps.Clone(c.Sysctls)}
-	n := c.Namespaces
-	if len(n.UIDs) > 0 {
-		p.Namespaces = append(p.Namespaces, taskdir.UserNS)
-		p.UIDs, p.GIDs = n.UIDs, n.GIDs
+// pinned says what the pod's supervisor makes.
+func (h Host) pinned(c Config) taskdir.Pod {
+	p := taskdir.Pod{Sysctls: maps.Clone(c.Sysctls), Hostname: c.Hostname, Namespaces: c.kinds(), UIDs: c.Namespaces.UIDs, GIDs: c.Namespaces.GIDs}
+	if c.Namespaces.Network == Node {
+		return p
 	}
-	if n.Network != Node {
-		p.Namespaces = append(p.Namespaces, taskdir.NetNS, taskdir.UTSNS)
-		p.Hostname = c.Hostname
-		// A program without privileges may bind low ports and send pings, as containerd has it.
-		if p.Sysctls == nil {
-			p.Sysctls = map[string]string{}
-		}
-		for name, value := range defaultSysctls(n) {
-			if _, given := p.Sysctls[name]; !given {
-				p.Sysctls[name] = value
-			}
+	if p.Sysctls == nil {
+		p.Sysctls = map[string]string{}
+	}
+	set := func(name, value string) {
+		if _, given := p.Sysctls[name]; !given {
+			p.Sysctls[name] = value
 		}
 	}
-	if n.IPC != Node {
-		p.Namespaces = append(p.Namespaces, taskdir.IPCNS)
+	if h.config().CRI.EnableUnprivilegedPorts {
+		set("net.ipv4.ip_unprivileged_port_start", "0")
 	}
-	if n.PID == Pod {
-		p.Namespaces = append(p.Namespaces, taskdir.PIDNS)
+	if h.config().CRI.EnableUnprivilegedICMP && len(c.Namespaces.UIDs) == 0 {
+		set("net.ipv4.ping_group_range", "0 2147483647")
 	}
 	return p
 }
 
-// defaultSysctls are those of a network that is the pod's own.
-func defaultSysctls(n Namespaces) map[string]string {
-	all := map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
-	if len(n.UIDs) == 0 {
-		all["net.ipv4.ping_group_range"] = "0 2147483647"
+// kinds lists the namespaces that the pod has.
+func (c Config) kinds() (all []string) {
+	n := c.Namespaces
+	if len(n.UIDs) > 0 {
+		all = append(all, taskdir.UserNS)
+	}
+	if n.Network != Node {
+		all = append(all, taskdir.NetNS, taskdir.UTSNS)
+	}
+	if n.IPC != Node {
+		all = append(all, taskdir.IPCNS)
+	}
+	if n.PID == Pod {
+		all = append(all, taskdir.PIDNS)
 	}
 	return all
 }

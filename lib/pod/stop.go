@@ -23,12 +23,12 @@ import (
 // containers stay, with their exits and logs. A pod that is stopped, or is not there, is success.
 func (h Host) Stop(ctx context.Context, id string) error {
 	defer h.Dir.EmptyTrash()
-	s, c, l, err := h.locked(ctx, id)
+	s, _, l, err := h.locked(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
 	if err == nil {
-		err = errors.Join(h.stop(ctx, s, c), l.Release())
+		err = errors.Join(h.stop(ctx, l, s), l.Release())
 	}
 	if err != nil {
 		return fmt.Errorf("stop pod %q: %w", id, err)
@@ -37,7 +37,7 @@ func (h Host) Stop(ctx context.Context, id string) error {
 }
 
 // stop is Stop under the pod's lock. Each step may have been done before.
-func (h Host) stop(ctx context.Context, s sandbox.Sandbox, c Config) error {
+func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 	dir := h.dir(s)
 	v, err := taskdir.LookPod(dir)
 	if err != nil {
@@ -61,8 +61,8 @@ func (h Host) stop(ctx context.Context, s sandbox.Sandbox, c Config) error {
 		}
 	}
 	crash.Point("pod.ended")
-	if err := h.disconnect(ctx, s, c); err != nil {
-		return fmt.Errorf("network: %w", err)
+	if err := h.disconnect(ctx, l, s); err != nil {
+		return err
 	}
 	crash.Point("pod.disconnected")
 	if err := endShm(dir); err != nil {
@@ -81,12 +81,12 @@ func (h Host) stop(ctx context.Context, s sandbox.Sandbox, c Config) error {
 // Remove removes a pod with its containers; one that runs is stopped first. A pod that is not there is success.
 func (h Host) Remove(ctx context.Context, id string) error {
 	defer h.Dir.EmptyTrash()
-	s, c, l, err := h.locked(ctx, id)
+	s, _, l, err := h.locked(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
 	if err == nil {
-		err = errors.Join(h.remove(ctx, l, s, c), l.Release())
+		err = errors.Join(h.remove(ctx, l, s), l.Release())
 	}
 	if err != nil {
 		return fmt.Errorf("remove pod %q: %w", id, err)
@@ -95,8 +95,8 @@ func (h Host) Remove(ctx context.Context, id string) error {
 }
 
 // remove is Remove under the pod's lock.
-func (h Host) remove(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Config) error {
-	if err := h.stop(ctx, s, c); err != nil {
+func (h Host) remove(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
+	if err := h.stop(ctx, l, s); err != nil {
 		return err
 	}
 	containers, err := h.containersOf(ctx, s.ID)

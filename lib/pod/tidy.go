@@ -25,11 +25,15 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 	}
 	// The directories first: each was made after its record.
 	dirs, err := filepath.Glob(d.Run("pods", "*", "*"))
-	if err != nil || len(dirs) == 0 {
+	if err != nil {
 		return err
 	}
+	_, err = os.Lstat(d.Path("networks"))
+	if connected := err == nil; len(dirs) == 0 && !connected {
+		return nil
+	}
 	var broken []func()
-	known, unsure := map[string]bool{}, false
+	known, uids, unsure := map[string]bool{}, map[string]bool{}, false
 	err = d.View(ctx, func(tx *state.Tx) error {
 		names, err := sandbox.Namespaces(tx)
 		if err != nil {
@@ -44,7 +48,7 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 				if err != nil {
 					return err
 				}
-				known[s.Dir(d, ns)] = true
+				known[s.Dir(d, ns)], uids[s.UID] = true, true
 				if v, err := taskdir.LookPod(s.Dir(d, ns)); err == nil && v.Broken() {
 					broken = append(broken, func() { Host{Dir: now, Namespace: ns}.tidy(ctx, s) })
 				}
@@ -66,17 +70,35 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 			return fmt.Errorf("tidy pods: %w", err)
 		}
 	}
-	return nil
+	// An attachment is seen before the look above can miss its record: a pod has its record first.
+	return tidyNetworks(ctx, now, func(uid string) bool { return uids[uid] || unsure || hasRecord(ctx, d, uid) })
+}
+
+// hasRecord tells whether a pod has a record by now; when that cannot be read it has.
+func hasRecord(ctx context.Context, d *state.Dir, uid string) (found bool) {
+	err := d.View(ctx, func(tx *state.Tx) error {
+		names, err := sandbox.Namespaces(tx)
+		if err != nil {
+			return err
+		}
+		for _, ns := range names {
+			for s, err := range sandbox.All(tx, ns) {
+				found = found || err != nil || s.UID == uid
+			}
+		}
+		return nil
+	})
+	return found || err != nil
 }
 
 // tidy removes a pod that was never whole, unless somebody is at it by now.
 func (h Host) tidy(ctx context.Context, s sandbox.Sandbox) {
-	now, c, l, err := h.locked(ctx, s.ID)
+	now, _, l, err := h.locked(ctx, s.ID)
 	if err != nil {
 		return
 	}
 	if v, err := taskdir.LookPod(h.dir(now)); err == nil && v.Broken() && now.UID == s.UID {
-		_ = h.remove(ctx, l, now, c) // the next collection tries again
+		_ = h.remove(ctx, l, now) // the next collection tries again
 	}
 	_ = l.Release()
 }

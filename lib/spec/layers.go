@@ -144,6 +144,16 @@ func (l *Layers) Dirs(name string) (dirs []string, err error) {
 	return dirs, nil
 }
 
+// File gives where on the host name is, a regular file. Links are followed and errors are those of Open.
+func (l *Layers) File(name string) (string, error) {
+	f, err := l.open(name)
+	if err != nil {
+		return "", &fs.PathError{Op: "open in image", Path: name, Err: err}
+	}
+	defer f.Close()
+	return os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+}
+
 // split gives the parts of a path without empty ones and ".".
 func split(name string) []string {
 	var parts []string

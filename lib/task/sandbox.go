@@ -74,7 +74,7 @@ func (t *Task) joinSandbox(ctx context.Context, s *specs.Spec) error {
 			s.Mounts[i].Source = filepath.Join(dir, name)
 		}
 	}
-	return nil
+	return t.d.View(ctx, func(tx *state.Tx) error { return t.joinImages(tx, s) })
 }
 
 // joinKind has the container share the namespace at path; it reports false when the spec asks for none of the kind.
@@ -87,8 +87,12 @@ func joinKind(s *specs.Spec, kind, path string) bool {
 		return false
 	}
 	i := slices.IndexFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == types[kind] })
-	if i >= 0 {
-		s.Linux.Namespaces[i].Path = path
+	if i < 0 {
+		return false
 	}
-	return i >= 0
+	s.Linux.Namespaces[i].Path = path
+	if kind == taskdir.UserNS {
+		s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil // they are the namespace's
+	}
+	return true
 }
