@@ -23,7 +23,7 @@ var floors = []struct {
 	{"tools", []string{"cgroup", "config", "crash", "diff", "engine", "filter", "label", "layer", "lock", "mount", "network", "pid1", "progress", "reference", "registry", "shim", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"activation", "container", "content", "event", "image", "lease", "namespace", "sandbox", "snapshot", "state"}},
 	{"deeds", []string{"account", "archive", "commit", "fsck", "gc", "pod", "prune", "pull", "push", "task"}},
-	{"doors", []string{"cli", "cri", "native"}},
+	{"doors", []string{"cli", "cri", "manifest", "native"}},
 }
 
 // toolsThatPublish may import the event journal: the supervisor writes what it sees.
@@ -32,17 +32,17 @@ var exceptions = map[string][]string{"shim": {"event"}}
 // only lists imports that belong to few packages; a name that ends in / stands for all below it.
 var only = map[string][]string{
 	"go.etcd.io/bbolt": {"state"},
-	"net/http":         {"cri", "registry"},
-	"regexp":           {"container", "filter"},
+	"net/http":         {"cri", "manifest", "registry"},
+	"regexp":           {"container", "filter", "manifest"},
 	"github.com/google/go-containerregistry/": {"registry"},
 	"github.com/opencontainers/runc/":         {"engine"},
 	"github.com/containerd/go-runc":           {"engine"},
 	"github.com/coreos/go-systemd/v22/dbus":   {"cgroup"}, // lib/cgroup/scope
 	"github.com/godbus/":                      {"cgroup"},
-	"google.golang.org/grpc/":                 {"cri", "native"},
+	"google.golang.org/grpc/":                 {"cri", "manifest", "native"},
 	"github.com/containerd/ttrpc":             {},
 	"github.com/containerd/containerd/":       {"native"},
-	"k8s.io/":                                 {"cri"},
+	"k8s.io/":                                 {"cri", "manifest"},
 	"github.com/containernetworking/":         {"network"},
 	"github.com/spf13/cobra":                  {"cli"},
 }

@@ -47,26 +47,35 @@ const maxConfig = 4 << 20
 // readConfig reads a message of the protocol from a file, JSON or YAML. Fields have the names of the protocol
 // (log_directory) or of its JSON form (logDirectory); an unknown one is an error.
 func readConfig(path string, m proto.Message) error {
+	data, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	if err := parseConfig(data, m); err != nil {
+		return fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// readFile reads a file of bounded size; - is stdin.
+func readFile(path string) ([]byte, error) {
 	in := os.Stdin
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer f.Close()
 		in = f
 	}
 	data, err := io.ReadAll(io.LimitReader(in, maxConfig+1))
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(data) > maxConfig {
-		return fmt.Errorf("%s: longer than %d bytes: %w", path, maxConfig, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("%s: longer than %d bytes: %w", path, maxConfig, errdefs.ErrInvalidArgument)
 	}
-	if err := parseConfig(data, m); err != nil {
-		return fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
-	}
-	return nil
+	return data, nil
 }
 
 func parseConfig(data []byte, m proto.Message) error {

@@ -54,7 +54,7 @@ func imagesVerb(o *options) *cobra.Command {
 	listOptions(cmd, &quiet, &verbose, &whole)
 	cmd.Flags().BoolVar(&digests, "digests", false, "print digests too")
 	cmd.Flags().BoolVar(&pinned, "pinned", false, "print whether an image is pinned: the kubelet does not collect it")
-	out.add(cmd, asTable, asJSON, asYAML)
+	out.add(cmd, asTable, asJSON, asYAML, asTemplate)
 	return cmd
 }
 

@@ -27,7 +27,7 @@ func main() {
 	o.add(root)
 	for _, verb := range []func(*options) *cobra.Command{
 		podsVerb, runpVerb, stoppVerb, rmpVerb, inspectpVerb,
-		psVerb, createVerb, startVerb, stopVerb, rmVerb, inspectVerb, updateVerb, checkpointVerb, runVerb,
+		psVerb, createVerb, startVerb, stopVerb, rmVerb, inspectVerb, updateVerb, checkpointVerb, runVerb, downVerb, keepVerb,
 		execVerb, attachVerb, portForwardVerb, logsVerb,
 		imagesVerb, pullVerb, rmiVerb, inspectiVerb, imagefsinfoVerb,
 		statsVerb, statspVerb, metricspVerb, metricdescsVerb,

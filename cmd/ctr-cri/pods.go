@@ -110,7 +110,7 @@ func podsVerb(o *options) *cobra.Command {
 	cli.CompleteOption(cmd, "id", cobra.NoFileCompletions)
 	p.add(cmd)
 	listOptions(cmd, &quiet, &verbose, &whole)
-	out.add(cmd, asTable, asJSON, asYAML)
+	out.add(cmd, asTable, asJSON, asYAML, asTemplate)
 	return cmd
 }
 

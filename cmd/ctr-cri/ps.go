@@ -199,7 +199,7 @@ func psVerb(o *options) *cobra.Command {
 	c.add(cmd)
 	c.addList(cmd)
 	listOptions(cmd, &quiet, &verbose, &whole)
-	out.add(cmd, asTable, asJSON, asYAML)
+	out.add(cmd, asTable, asJSON, asYAML, asTemplate)
 	return cmd
 }
 

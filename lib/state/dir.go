@@ -261,7 +261,7 @@ var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "p
 const netnsName = "netns"
 
 // rootNames is what the root has.
-var rootNames = []string{"meta.db", "meta.db.new", reserveName, pairName, uuidName, "content", "snapshots", "containers", "networks", "locks", "trash"}
+var rootNames = []string{"meta.db", "meta.db.new", reserveName, pairName, uuidName, "content", "snapshots", "containers", "networks", "manifests", "locks", "trash"}
 
 // newPrefix begins the temporary names of WriteFile.
 const newPrefix = ".new-"

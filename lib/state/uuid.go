@@ -24,10 +24,7 @@ func (d *Dir) UUID() (string, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("read the root's identity: %w", err)
 		}
-		var b [16]byte
-		rand.Read(b[:])
-		b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-		made := fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+		made := NewUUID()
 		if err == nil { // what is there is none
 			if err := WriteFile(path, []byte(made), true); err != nil {
 				return "", err
@@ -44,4 +41,12 @@ func (d *Dir) UUID() (string, error) {
 			return "", fmt.Errorf("make the root's identity: %w", err)
 		}
 	}
+}
+
+// NewUUID makes a random identity (RFC 9562, version 4).
+func NewUUID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -224,9 +224,14 @@ func (t *Task) startOut(cmd *exec.Cmd) error {
 	if t.inUnit {
 		return cmd.Start()
 	}
+	return StartOut(t.d, cmd)
+}
+
+// StartOut starts a command beside the supervisors of the state directory: the end of our unit or session does not end it.
+func StartOut(d *state.Dir, cmd *exec.Cmd) error {
 	// Not earlier: Start would wait for it.
 	defer func() { go cgroup.Hasten() }()
-	return cgroup.Start(cmd, supervisors(t.d))
+	return cgroup.Start(cmd, supervisors(d))
 }
 
 // adopt has systemd make a scope for the supervisor, with the systemd driver, and gives what waits for that.
