@@ -20,6 +20,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/layer"
+	"ctrd.dev/ctrd/lib/mount"
 )
 
 // item is one entry of a layer of the corpus.
@@ -163,7 +164,7 @@ var corpus = []hardCase{
 	{name: "hard links to a symbolic link", layer: []item{symbolic("a", "none"), mode(0o777, hard("b", "a"))}},
 	{name: "hard links to a FIFO and a device", layer: []item{fifo("a"), hard("b", "a"), device(tar.TypeBlock, "c", 8, 1), hard("d", "c")}},
 	{name: "hard links to a long name", layer: []item{folder(hundred + "/"), regular(hundred+"/"+most, "x"), hard("z", hundred+"/"+most)}},
-	{name: "hard link, the file below is another one", lower: []item{regular("a", "old"), hard("b", "a")}, layer: []item{regular("a", "new"), hard("b", "a")}},
+	{name: "hard link of a name that is another file below", lower: []item{regular("a", "old"), hard("b", "a")}, layer: []item{regular("a", "new"), hard("b", "a")}},
 	{name: "one of two links is replaced", lower: []item{regular("a", "old"), hard("b", "a")}, layer: []item{regular("b", "new")}},
 
 	{name: "capabilities", layer: []item{attr(mode(0o755, regular("v2", "x")), "security.capability", caps), attr(regular("v3", ""), "security.capability",
@@ -182,7 +183,7 @@ var corpus = []hardCase{
 
 	{name: "times", layer: []item{at(time.Unix(0, 0), regular("epoch", "")), at(time.Unix(1<<33, 999_999_999), regular("far", "")), at(time.Unix(1, 1), folder("folder/")),
 		at(time.Unix(-5, 500_000_000), regular("negative", "")), at(time.Unix(9, 100), symbolic("symbolic", "x"))}},
-	{name: "time alone, by a nanosecond", lower: []item{regular("f", "x"), folder("d/")}, layer: []item{at(then.Add(1), folder("d/")), at(then.Add(-1), regular("f", "x"))}},
+	{name: "time alone by a nanosecond", lower: []item{regular("f", "x"), folder("d/")}, layer: []item{at(then.Add(1), folder("d/")), at(then.Add(-1), regular("f", "x"))}},
 
 	{name: "names of 100 bytes and more", layer: []item{regular(hundred[:99], ""), regular(hundred, ""), regular(hundred+"h", "")}},
 	{name: "names of 255 bytes and more", layer: []item{folder(most + "/"), folder(most + "/" + most + "/"), regular(most+"/"+most+"/"+most, "x")}},
@@ -293,13 +294,32 @@ func (c hardCase) ofOverlay(t *testing.T) []byte {
 	if c.act == nil {
 		upper, err := unpack(t, pack(t, c.layer), from...)
 		must(t, err)
-		return write(t, from, append(diff.Tree{upper}, from...), diff.Options{})
+		to := append(diff.Tree{upper}, from...)
+		all := write(t, from, to, diff.Options{})
+		var mounted bytes.Buffer
+		_, err = diff.Compare(t.Context(), &mounted, shows(from), shows(to), diff.Options{})
+		must(t, err)
+		if !bytes.Equal(all, mounted.Bytes()) {
+			t.Error("the mounts of the two differ by something else")
+		}
+		return all
 	}
 	d := dirs(t, "upper", "work")
 	at, undo := overlay(t, append(diff.Tree{d[0]}, from...), d[1])
 	c.act(at)
 	undo()
 	return write(t, from, append(diff.Tree{d[0]}, from...), diff.Options{Latest: then})
+}
+
+// shows is the mount of a view of layers, as a snapshotter gives it.
+func shows(tree diff.Tree) []mount.Mount {
+	switch len(tree) {
+	case 0:
+		return nil
+	case 1:
+		return []mount.Mount{{Type: "bind", Source: tree[0], Options: []string{"ro", "rbind"}}}
+	}
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(tree, ":")}}}
 }
 
 // ofTrees puts the layers onto copies, and compares these.
