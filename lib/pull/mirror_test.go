@@ -4,6 +4,7 @@ package pull
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -61,6 +62,51 @@ func TestMirrorLies(t *testing.T) {
 			t.Error("the layer did not come from the registry")
 		}
 		checkTree(t, d, trees(t, d, img)[0])
+	}
+}
+
+// A mirror that is down, or turns all down, costs a few questions, and the image is that of the registry.
+func TestMirrorIsOfNoUse(t *testing.T) {
+	status := func(code int, header ...string) func(w http.ResponseWriter, r *http.Request) bool {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			for n := 0; n < len(header); n += 2 {
+				w.Header().Set(header[n], header[n+1])
+			}
+			w.WriteHeader(code)
+			return true
+		}
+	}
+	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
+		"down":     nil,
+		"limit":    status(429, "Retry-After", "3600"),
+		"gone":     status(503),
+		"denied":   status(403),
+		"no login": status(401, "WWW-Authenticate", `Bearer realm="http://127.0.0.1:1/token"`),
+		"empty":    status(404),
+	} {
+		d := openDir(t, t.TempDir())
+		up, mirror := newServer(t), newServer(t)
+		b := up.build("test/app", "1", files("f", "x"), largeTar())
+		mirror.set(answer)
+		if answer == nil {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			mirror.host = l.Addr().String()
+			l.Close()
+		}
+		img, err := pullText(ctx, d, b.ref, through(t, up, mirror))
+		if err != nil || img.Target.Digest != b.manifest.Digest {
+			t.Errorf("%s: %+v, %v", name, img.Target, err)
+			continue
+		}
+		checkTree(t, d, trees(t, d, img)[1])
+		mirror.mu.Lock()
+		if most := 8; mirror.all > most {
+			t.Errorf("%s: the mirror was asked %d times", name, mirror.all)
+		}
+		mirror.mu.Unlock()
 	}
 }
 

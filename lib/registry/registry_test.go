@@ -426,3 +426,21 @@ func hint(err error) string {
 	}
 	return ""
 }
+
+func FuzzRetryAfter(f *testing.F) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, s := range []string{"0", "120", "4294967296", "-1", now.Add(time.Hour).Format(http.TimeFormat), "Fri, 02 Jan 1970 03:04:05 GMT", "x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d := retryAfter(s, now)
+		if d < 0 {
+			t.Errorf("%q is %s", s, d)
+		}
+		if at := now.Add(d); d > 0 && d%time.Second == 0 && d < 1000*time.Hour {
+			if got := retryAfter(at.Format(http.TimeFormat), now); got != d {
+				t.Errorf("%q is %s, as a date %s", s, d, got)
+			}
+		}
+	})
+}
