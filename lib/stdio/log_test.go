@@ -253,6 +253,10 @@ func TestFullDisk(t *testing.T) {
 	if !strings.HasPrefix(out, line+line) || !strings.HasSuffix(out, "room again\n") {
 		t.Errorf("%q", out)
 	}
+	// The reader ends the line that was cut short.
+	if all, kept := 1000*len(line), len(out)-len("room again\n"); kept+int(n) != all && kept+int(n) != all+1 {
+		t.Errorf("%d bytes kept and %d dropped of %d", kept, n, all)
+	}
 	if n2, _ := w.Dropped(); n2 != n {
 		t.Errorf("dropped %d more", n2-n)
 	}

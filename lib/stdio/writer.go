@@ -25,6 +25,7 @@ type Writer struct {
 	id      fileID // of the file, when others rotate it
 	size    int64
 	buf     []byte
+	heads   int     // length of what begins each record in buf
 	open    [2]bool // the stream's last record was partial
 	torn    bool    // the last write ended in the middle of a record
 	dropped uint64
@@ -78,6 +79,7 @@ func (w *Writer) Write(s Stream, p []byte) {
 	h = append(h, ' ')
 	h = append(h, s.String()...)
 	h = append(h, " F "...)
+	w.heads = len(h)
 	for len(p) > 0 {
 		piece, rest := p, []byte(nil)
 		whole := false
@@ -114,7 +116,7 @@ func (w *Writer) flush() {
 	w.follow()
 	if w.torn {
 		if _, err := w.file.Write([]byte{'\n'}); err != nil {
-			w.drop(len(w.buf), err)
+			w.drop(0, err)
 			w.buf = w.buf[:0]
 			return
 		}
@@ -125,13 +127,21 @@ func (w *Writer) flush() {
 	w.size += int64(n)
 	if err != nil {
 		w.torn = n > 0 && w.buf[n-1] != '\n'
-		w.drop(len(w.buf)-n, err)
+		w.drop(n, err)
 	}
 	w.buf = w.buf[:0]
 }
 
+// drop counts the output in buf of which no more than the first n bytes of buf were written.
 func (w *Writer) drop(n int, err error) {
-	w.dropped += uint64(n)
+	for record := range bytes.Lines(w.buf) {
+		output := record[w.heads:]
+		if record[w.heads-2] == 'P' {
+			output = output[:len(output)-1] // the newline is ours
+		}
+		w.dropped += uint64(len(output) - min(max(n-w.heads, 0), len(output)))
+		n -= len(record)
+	}
 	w.failure = err
 }
 
@@ -179,7 +189,7 @@ func (w *Writer) shift() error {
 	return nil
 }
 
-// Dropped tells how many bytes of the log could not be written so far, and the last reason.
+// Dropped tells how many bytes of output could not be written so far, and the last reason.
 func (w *Writer) Dropped() (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
