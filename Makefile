@@ -22,7 +22,7 @@ export CTRD_ENGINES ?= $(CURDIR)/build/engines
 export CGO_ENABLED
 export GOFLAGS += -buildvcs=false
 
-.PHONY: all build deps deps-test install uninstall test unit e2e interop vet lint docs check-docs demo images fuzz crash bench size clean
+.PHONY: all build deps deps-test install uninstall test unit e2e interop test-kubelet vet lint docs check-docs demo images fuzz crash bench size clean
 
 all: deps build
 
@@ -72,6 +72,14 @@ e2e: build
 # With containerd, its shim and runc, which it builds the first time. One test alone: make interop RUN=TestPod
 interop: build
 	cd test/interop && CGO_ENABLED=1 GOWORK=off $(GO) vet . && CGO_ENABLED=1 GOWORK=off $(GO) test -count=1 -trimpath -timeout 20m $(if $(RUN),-run '^$(RUN)$$' -v) .
+
+# A real kubelet on the activated CRI socket, in a systemd of its own. It builds the kubelet, some ten minutes the first time; KUBELET names
+# one that is there.
+KUBELET ?= $(CURDIR)/build/kubelet/kubelet
+test-kubelet: build
+	@test -x $(KUBELET) || (cd test/kubelet && CGO_ENABLED=0 GOWORK=off $(GO) build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2' -o $(KUBELET) k8s.io/kubernetes/cmd/kubelet)
+	$(GO) build -o build/mkimages ./scripts/mkimages
+	cd test/kubelet && GOWORK=off $(GO) vet . && KUBELET=$(KUBELET) GOWORK=off $(GO) test -count=1 -timeout 40m -v $(if $(RUN),-run '$(RUN)') .
 
 vet:
 	@test -z "$$(gofmt -l cmd lib scripts test)" || { gofmt -d cmd lib scripts test; exit 1; }
