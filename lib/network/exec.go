@@ -41,8 +41,9 @@ type chain struct {
 // nobody knows.
 type plugins struct {
 	version.PluginDecoder
-	held  *lock.Lock
+	held  *lock.Lock // is inherited
 	bin   []string
+	enter string // the network namespace that plays the host; empty: the caller's
 	chain *chain
 }
 
@@ -115,7 +116,7 @@ func (p *plugins) run(path string, conf []byte, env []string) ([]byte, error) {
 		if p.held != nil {
 			cmd.ExtraFiles = []*os.File{p.held.File()}
 		}
-		err := cmd.Start()
+		err := in(p.enter, cmd.Start)
 		if err == nil {
 			break
 		}

@@ -73,9 +73,10 @@ func (h Host) lock(ctx context.Context, outer *lock.Lock, name string) (*lock.Lo
 	return h.Locks.Acquire(ctx, outer, lock.Network, name, lock.Exclusive)
 }
 
-// cni is libcni for one attachment; held is what its plugins inherit.
-func (h Host) cni(id string, held *lock.Lock, results *chain) *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(h.bin(), h.kept(id), &plugins{held: held, bin: h.bin(), chain: results})
+// cni is libcni for one attachment.
+func (h Host) cni(id string, p plugins) *libcni.CNIConfig {
+	p.bin = h.bin()
+	return libcni.NewCNIConfigWithCacheDir(h.bin(), h.kept(id), &p)
 }
 
 // kept is the directory of an attachment.

@@ -109,8 +109,14 @@ func IsNetns(path string) (bool, error) {
 func inNewThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		done <- fn()
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread never ends, and what it has is taken for the process's. It is kept from the next goroutine.
+			done <- inNewThread(fn)
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- fn() // never unlocked: the thread ends with the goroutine
 	}()
 	return <-done
 }

@@ -22,6 +22,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
 )
 
@@ -130,6 +131,25 @@ func (h Host) ownConf(o own) any {
 		plugins = append(plugins, object{"type": "bandwidth", "capabilities": object{"bandwidth": true}})
 	}
 	return object{"cniVersion": "0.4.0", "name": OwnName, "plugins": plugins}
+}
+
+// trimmed is the ready-made network without the plugins that have nothing to do for a request: each costs the start of some
+// programs, at ADD and at DEL. Another network is as its configuration says.
+func (n Network) trimmed(r Request, first bool) (Network, error) {
+	if n.File != "" {
+		return n, nil
+	}
+	list := *n.list
+	list.Plugins = slices.DeleteFunc(slices.Clone(list.Plugins), func(p *libcni.PluginConfig) bool {
+		switch p.Network.Type {
+		case "portmap":
+			return !first || len(r.Ports) == 0
+		case "bandwidth":
+			return r.Bandwidth == Bandwidth{}
+		}
+		return false
+	})
+	return describe(&list)
 }
 
 // ToolError says that a program is not installed that a plugin runs. Its kind is errdefs.ErrFailedPrecondition.

@@ -23,6 +23,7 @@ const (
 type record struct {
 	ID       string   `json:"id"`
 	Boot     string   `json:"boot"`
+	Host     string   `json:"host,omitempty"` // the network namespace that it was attached from, see thisNetns
 	Owner    Owner    `json:"owner,omitzero"`
 	Ports    []Port   `json:"ports,omitempty"`
 	Networks []joined `json:"networks"`

@@ -115,6 +115,9 @@ func (h Host) Usable(r Request) error {
 // record writes down what is going to be attached, and chooses host ports.
 func (h Host) record(ctx context.Context, outer *lock.Lock, r Request, all []Network) (rec record, err error) {
 	rec = record{ID: r.ID, Boot: h.Boot, Owner: r.Owner}
+	if rec.Host, err = thisNetns(); err != nil {
+		return rec, err
+	}
 	if err := h.makeDirs(r.ID); err != nil {
 		return rec, err
 	}
@@ -133,6 +136,9 @@ func (h Host) record(ctx context.Context, outer *lock.Lock, r Request, all []Net
 		r.Ports = nil
 	}
 	for i, n := range all {
+		if n, err = n.trimmed(r, i == 0); err != nil {
+			return rec, err
+		}
 		caps, args := r.capabilities(n, i == 0)
 		rec.Networks = append(rec.Networks, joined{
 			Name: n.Name, Interface: "eth" + strconv.Itoa(i), Config: n.list.Bytes, Args: args, Capabilities: caps,
@@ -167,7 +173,7 @@ func (h Host) add(ctx context.Context, outer *lock.Lock, rec *record, i int) (er
 		crash.Point("network.plugin-added")
 		return h.write(*rec, false)
 	}}
-	result, err := h.cni(rec.ID, l, results).AddNetworkList(ctx, list, h.runtimeConf(rec.ID, *j, h.Netns(rec.ID)))
+	result, err := h.cni(rec.ID, plugins{held: l, chain: results}).AddNetworkList(ctx, list, h.runtimeConf(rec.ID, *j, h.Netns(rec.ID)))
 	if err != nil {
 		return named(j.Name, err)
 	}
@@ -327,12 +333,16 @@ func (h Host) del(ctx context.Context, outer *lock.Lock, id string, i int) (err 
 	if err != nil {
 		return named(j.Name, err)
 	}
+	enter, gone, err := h.place(rec)
+	if err != nil {
+		return err
+	}
 	netns := h.Netns(id)
-	if pinned, err := IsNetns(netns); err != nil || !pinned || rec.Boot != h.Boot {
+	if pinned, err := IsNetns(netns); err != nil || !pinned || gone {
 		netns = "" // as the specification wants it for one that is gone
 	}
 	conf := h.runtimeConf(id, j, netns)
-	cni := h.cni(id, l, &chain{last: j.Result})
+	cni := h.cni(id, plugins{held: l, enter: enter, chain: &chain{last: j.Result}})
 	if err := cni.DelNetworkList(ctx, list, conf); err != nil {
 		return named(j.Name, err)
 	}
@@ -352,14 +362,22 @@ func (h Host) Check(ctx context.Context, outer *lock.Lock, id string) error {
 		return fmt.Errorf("network attachment %q is not whole: %w", id, errdefs.ErrFailedPrecondition)
 	}
 	for _, j := range rec.Networks {
-		if err := h.check(ctx, outer, id, j); err != nil {
+		if err := h.check(ctx, outer, rec, j); err != nil {
 			return fmt.Errorf("check attachment %q: %w", id, named(j.Name, err))
 		}
 	}
 	return nil
 }
 
-func (h Host) check(ctx context.Context, outer *lock.Lock, id string, j joined) (err error) {
+func (h Host) check(ctx context.Context, outer *lock.Lock, rec record, j joined) (err error) {
+	id := rec.ID
+	enter, gone, err := h.place(rec)
+	if err == nil && gone {
+		err = fmt.Errorf("the network namespace that it was attached from has ended: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return err
+	}
 	l, err := h.lock(ctx, outer, j.Name)
 	if err != nil {
 		return err
@@ -369,7 +387,7 @@ func (h Host) check(ctx context.Context, outer *lock.Lock, id string, j joined) 
 	if err != nil {
 		return err
 	}
-	err = h.cni(id, l, nil).CheckNetworkList(ctx, list, h.runtimeConf(id, j, h.Netns(id)))
+	err = h.cni(id, plugins{held: l, enter: enter}).CheckNetworkList(ctx, list, h.runtimeConf(id, j, h.Netns(id)))
 	if errors.Is(err, libcni.ErrorCheckNotSupp) {
 		return nil // a configuration of before there was CHECK
 	}

@@ -7,17 +7,23 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/lock"
 )
 
 var noCtx = context.Background()
@@ -28,6 +34,7 @@ func randomMark() string { return rand.Text()[:6] }
 func play(role string) int {
 	h := hostOf(os.Getenv("NETWORK_TEST_DIR"))
 	id := os.Getenv("NETWORK_TEST_ID")
+	h.Bin = append([]string{filepath.Join(os.Getenv("NETWORK_TEST_DIR"), "bin")}, h.Bin...)
 	var err error
 	switch role {
 	case "setup":
@@ -306,5 +313,84 @@ func TestFailing(t *testing.T) {
 	w.teardown(t, "x")
 	if left := w.left(t); len(left) > 0 {
 		t.Errorf("left: %q", left)
+	}
+}
+
+// A plugin runs in the network namespace that the attachment was made from, whoever takes it off.
+func TestElsewhere(t *testing.T) {
+	w := newWorld(t)
+	w.setup(t, Request{ID: "a"})
+	w.setup(t, Request{ID: "b", Ports: []Port{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}})
+	if err := w.CreateNetns("other"); err != nil {
+		t.Fatal(err)
+	}
+	err := inNetns(w.Netns("other"), func() error {
+		return errors.Join(w.Check(t.Context(), nil, "a"), w.Teardown(t.Context(), nil, "a"), w.Teardown(t.Context(), nil, "b"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.RemoveNetns("other"); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.left(t); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// A setup that is killed while a plugin runs: the plugin runs on and keeps the network's lock, and a teardown waits for it.
+func TestKilledInPlugin(t *testing.T) {
+	for _, role := range []string{"setup", "teardown"} {
+		t.Run(role, func(t *testing.T) {
+			w := newWorld(t)
+			bin := filepath.Join(w.dir, "bin")
+			command := map[string]string{"setup": "ADD", "teardown": "DEL"}[role]
+			script := "#!/bin/sh\n[ \"$CNI_COMMAND\" != " + command + " ] || [ -e " + w.dir + "/began ] || { : >" + w.dir + "/began; read x <" + w.dir + "/go; }\nexec /usr/lib/cni/firewall\n"
+			if err := errors.Join(os.MkdirAll(bin, 0o755), os.WriteFile(filepath.Join(bin, "firewall"), []byte(script), 0o755), unix.Mkfifo(filepath.Join(w.dir, "go"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			w.Bin = append([]string{bin}, w.Bin...)
+			if role == "teardown" {
+				w.setup(t, Request{ID: "x"})
+			}
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), inside+"=1", "NETWORK_TEST_ROLE="+role, "NETWORK_TEST_DIR="+w.dir, "NETWORK_TEST_ID=x", "NETWORK_TEST_MARK="+w.Mark)
+			cmd.Stderr = os.Stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the plugin runs", func() bool { _, err := os.Stat(filepath.Join(w.dir, "began")); return err == nil })
+			cmd.Process.Kill()
+			cmd.Wait()
+			done := make(chan error, 1)
+			go func() { done <- w.Teardown(t.Context(), nil, "x") }()
+			until(t, "the teardown waits", func() bool {
+				all, err := w.Locks.All()
+				return err == nil && slices.ContainsFunc(all, func(s lock.State) bool { return s.Name == OwnName && len(s.Waiters) > 0 })
+			})
+			select {
+			case err := <-done:
+				t.Fatalf("it did not wait: %v", err)
+			default:
+			}
+			if err := os.WriteFile(filepath.Join(w.dir, "go"), []byte("\n"), 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if left := w.left(t); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+		})
+	}
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
 	}
 }

@@ -38,6 +38,7 @@ func in(w *world.World, args []string) []string {
 	args = slices.Clone(args)
 	for i := range args {
 		args[i] = strings.ReplaceAll(args[i], "WORLD", filepath.Base(w.Dir))
+		args[i] = strings.ReplaceAll(args[i], "NETNS", hostNetns(w))
 	}
 	return args
 }
@@ -94,7 +95,7 @@ func pull(image string) step { return do("ctr-pull -q " + image) }
 
 func scenarios() []scenario {
 	runs := do("ctr-task run --rm " + small + " true")
-	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots())
+	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks())
 }
 
 func concat(all ...[]scenario) (s []scenario) {

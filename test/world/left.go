@@ -237,8 +237,8 @@ func hostMounts(dir string) []string {
 func (w *World) Residue() []string {
 	var left []string
 	for dir, own := range map[string][]string{
-		w.Root:  {"meta.db", "reserve", "pair", "locks", "uuid"},
-		w.State: {"run.db", "reserve", "boot", "pair", "events", "locks", "seccomp"},
+		w.Root:  {"meta.db", "reserve", "pair", "locks", "uuid", "networks/own.json", "networks/boot"},
+		w.State: {"run.db", "reserve", "boot", "pair", "events", "locks", "seccomp", "ipam"},
 	} {
 		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {

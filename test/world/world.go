@@ -88,9 +88,13 @@ func (r Result) String() string {
 // Patience is how long a command may take. One that takes longer hangs, and the test fails.
 const Patience = 90 * time.Second
 
-// Command prepares a command of the world; env is added to its environment.
+// Command prepares a command of the world, or by an absolute path another program; env is added to its environment.
 func (w *World) Command(ctx context.Context, env []string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(w.Bin, args[0]), args[1:]...)
+	path := args[0]
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(w.Bin, path)
+	}
+	cmd := exec.CommandContext(ctx, path, args[1:]...)
 	cmd.Env = w.Environ(env...)
 	cmd.WaitDelay = time.Second
 	return cmd
