@@ -88,7 +88,20 @@ func loopbackUp() error {
 // becomeInit makes this process the first one of its PID namespace, and returns only when that fails. A container that
 // may trace processes sees its root and its program: so the root is empty, and the program a read-only mount.
 func becomeInit(out *os.File) error {
-	const root, program = "/tmp", "init"
+	const program = "init"
+	root, err := os.Getwd() // the pod's directory; here it serves as a place to mount at
+	if err != nil {
+		return err
+	}
+	// By its path: only what is on a mount of this namespace can be bound. Opened, as the new root may lie over the path.
+	name, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	self, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
 	for _, m := range []struct {
 		source, target, kind string
 		flags                uintptr
@@ -107,12 +120,8 @@ func becomeInit(out *os.File) error {
 		return err
 	}
 	f.Close()
-	self, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return err
-	}
 	err = errors.Join(
-		unix.Mount(self, path, "", unix.MS_BIND, ""),
+		unix.Mount(fmt.Sprintf("/proc/self/fd/%d", self), path, "", unix.MS_BIND, ""),
 		unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""),
 		unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""),
 		os.Chdir(root),

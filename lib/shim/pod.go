@@ -130,7 +130,7 @@ func (s *server) startPin(pod taskdir.Pod, request, answer *os.File) (pid int, g
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pid, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "pin"}, &syscall.ProcAttr{
-		Dir: "/", Files: []uintptr{0, 2, 2, request.Fd(), answer.Fd()}, Sys: attr,
+		Dir: s.config.Bundle, Files: []uintptr{0, 2, 2, request.Fd(), answer.Fd()}, Sys: attr,
 	})
 	if err != nil {
 		return 0, nil, fmt.Errorf("start a process in new namespaces: %w", err)

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// many calls fn so many times at once, and wants one answer of all.
+func many(t *testing.T, n int, fn func() (string, error)) string {
+	t.Helper()
+	answers := make([]string, n)
+	var calls sync.WaitGroup
+	for i := range n {
+		calls.Go(func() {
+			var err error
+			if answers[i], err = fn(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	calls.Wait()
+	for _, a := range answers {
+		if a != answers[0] {
+			t.Fatalf("one call, several answers: %v", answers)
+		}
+	}
+	return answers[0]
+}
+
+// Each call may be made again at any time, and at the same time: one pod, one container.
+func TestAgain(t *testing.T) {
+	h := newHost(t)
+	h.pull(t)
+	_, config := h.pod(t, "p")
+	run := func() (string, error) {
+		r, err := h.RunPodSandbox(h.ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+		return r.GetPodSandboxId(), err
+	}
+	pod := many(t, 5, run)
+	c := &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: busybox()}, Command: []string{"sleep", "1000"}, LogPath: "c.log",
+	}
+	id := many(t, 5, func() (string, error) {
+		r, err := h.CreateContainer(h.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: config})
+		return r.GetContainerId(), err
+	})
+	many(t, 5, func() (string, error) {
+		_, err := h.StartContainer(h.ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+		return "", err
+	})
+	if st := h.status(t, id); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING || st.StartedAt == 0 {
+		t.Errorf("it is %v", st)
+	}
+	many(t, 3, func() (string, error) {
+		_, err := h.StopContainer(h.ctx, &runtimeapi.StopContainerRequest{ContainerId: id})
+		return "", err
+	})
+	if st := h.status(t, id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 137 || st.Reason != "Error" || st.FinishedAt == 0 {
+		t.Errorf("after it was stopped: %v", st)
+	}
+	if _, err := h.StartContainer(h.ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("start of one that has ended: %v", err)
+	}
+	many(t, 3, func() (string, error) {
+		_, err := h.StopPodSandbox(h.ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod})
+		return "", err
+	})
+	if st, err := h.PodSandboxStatus(h.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod}); err != nil || st.Status.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		t.Errorf("a stopped pod: %v, %v", st, err)
+	}
+	if _, err := h.CreateContainer(h.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: config}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a container in a stopped pod: %v", err)
+	}
+	// The same pod anew: nothing is reserved.
+	again, err := run()
+	if err != nil || again == pod {
+		t.Errorf("the same pod anew: %s, %v", again, err)
+	}
+	for _, gone := range []string{pod, again, "no-such-pod"} {
+		many(t, 3, func() (string, error) {
+			_, err := h.RemovePodSandbox(h.ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: gone})
+			return "", err
+		})
+	}
+	for _, gone := range []string{id, "no-such-container"} {
+		if _, err := h.RemoveContainer(h.ctx, &runtimeapi.RemoveContainerRequest{ContainerId: gone}); err != nil {
+			t.Error(err)
+		}
+		if _, err := h.StopContainer(h.ctx, &runtimeapi.StopContainerRequest{ContainerId: gone}); err != nil {
+			t.Error(err)
+		}
+		if _, err := h.ContainerStatus(h.ctx, &runtimeapi.ContainerStatusRequest{ContainerId: gone}); status.Code(err) != codes.NotFound {
+			t.Errorf("status of %q: %v", gone, err)
+		}
+	}
+	pods, err := h.ListPodSandbox(h.ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil || len(pods.Items) > 0 {
+		t.Errorf("pods that are left: %v, %v", pods, err)
+	}
+}
+
+func (h *host) status(t *testing.T, id string) *runtimeapi.ContainerStatus {
+	t.Helper()
+	r, err := h.ContainerStatus(h.ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Status
+}
+
+// A field that makes no sense is refused by its name, and nothing is made.
+func TestBadPods(t *testing.T) {
+	h := newHost(t)
+	for field, change := range map[string]func(*runtimeapi.PodSandboxConfig){
+		"metadata":           func(c *runtimeapi.PodSandboxConfig) { c.Metadata = nil },
+		"metadata.name":      func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "" },
+		"metadata.uid":       func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "" },
+		"metadata.namespace": func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = strings.Repeat("x", 300) },
+		"hostname":           func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "a b" },
+		"log_directory":      func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "logs" },
+		"dns_config.servers": func(c *runtimeapi.PodSandboxConfig) {
+			c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"1.1.1.1\nx"}}
+		},
+		"port_mappings.host_port":     func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70000}} },
+		"port_mappings.protocol":      func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{Protocol: 9}} },
+		"linux.sysctls":               func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"vm.swappiness": "1"} },
+		"linux.cgroup_parent":         func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../../b" },
+		"namespace_options.network":   func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Network = runtimeapi.NamespaceMode_CONTAINER },
+		"namespace_options.ipc":       func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Ipc = 77 },
+		"namespace_options.target_id": func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Pid = runtimeapi.NamespaceMode_TARGET },
+		"userns_options.mode": func(c *runtimeapi.PodSandboxConfig) {
+			namespaceOf(c).UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_CONTAINER}
+		},
+		"userns_options": func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).UsernsOptions = &runtimeapi.UserNamespace{} },
+		"security_context.run_as_group": func(c *runtimeapi.PodSandboxConfig) {
+			namespaceOf(c)
+			c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1}
+		},
+	} {
+		c := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Uid: "u", Namespace: "n"}, Linux: &runtimeapi.LinuxPodSandboxConfig{}}
+		change(c)
+		r, err := h.RunPodSandbox(h.ctx, &runtimeapi.RunPodSandboxRequest{Config: c})
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), field+":") {
+			t.Errorf("%s: %v, %v", field, r, err)
+		}
+	}
+	if _, err := h.RunPodSandbox(h.ctx, &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Uid: "u", Namespace: "n"}}, RuntimeHandler: "no-such"}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a handler that there is not: %v", err)
+	}
+	pods, err := h.ListPodSandbox(h.ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil || len(pods.Items) > 0 {
+		t.Errorf("pods that are left: %v, %v", pods, err)
+	}
+}
+
+func namespaceOf(c *runtimeapi.PodSandboxConfig) *runtimeapi.NamespaceOption {
+	c.Linux.SecurityContext = &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{}}
+	return c.Linux.SecurityContext.NamespaceOptions
+}
+
+// The same of containers.
+func TestBadContainers(t *testing.T) {
+	h := newHost(t)
+	h.pull(t)
+	pod, config := h.pod(t, "p")
+	type security = runtimeapi.LinuxContainerSecurityContext
+	secure := func(s *security) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext = s }
+	}
+	limit := func(r *runtimeapi.LinuxContainerResources) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { c.Linux.Resources = r }
+	}
+	mount := func(m *runtimeapi.Mount) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{m} }
+	}
+	one := &runtimeapi.Int64Value{Value: 1}
+	for field, change := range map[string]func(*runtimeapi.ContainerConfig){
+		"metadata.name": func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = "" },
+		"image":         func(c *runtimeapi.ContainerConfig) { c.Image = nil },
+		"working_dir":   func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "relative" },
+		"log_path":      func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../x" },
+		"stdin_once":    func(c *runtimeapi.ContainerConfig) { c.StdinOnce = true },
+		"stop_signal":   func(c *runtimeapi.ContainerConfig) { c.StopSignal = 99 },
+		"envs.key":      func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "a=b"}} },
+		"devices.permissions": func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/x", Permissions: "q"}}
+		},
+		"mounts.container_path":      mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/"}),
+		"mounts.host_path":           mount(&runtimeapi.Mount{HostPath: "tmp", ContainerPath: "/x"}),
+		"mounts":                     mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: busybox()}}),
+		"mounts.image_sub_path":      mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", ImageSubPath: "x"}),
+		"mounts.recursive_read_only": mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", RecursiveReadOnly: true}),
+		"mounts.propagation":         mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", Propagation: 12}),
+		"mounts.mount_options":       mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", MountOptions: []string{"suid"}}),
+
+		"resources.cpu_quota":                    limit(&runtimeapi.LinuxContainerResources{CpuQuota: -5}),
+		"resources.memory_limit_in_bytes":        limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 5}),
+		"resources.memory_swap_limit_in_bytes":   limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30, MemorySwapLimitInBytes: 1 << 20}),
+		"resources.oom_score_adj":                limit(&runtimeapi.LinuxContainerResources{OomScoreAdj: 5000}),
+		"resources.cpuset_cpus":                  limit(&runtimeapi.LinuxContainerResources{CpusetCpus: "all"}),
+		"resources.unified":                      limit(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"../x": "1"}}),
+		"resources.hugepage_limits.page_size":    limit(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../x"}}}),
+		"security_context.run_as_username":       secure(&security{RunAsUser: one, RunAsUsername: "root"}),
+		"security_context.run_as_group":          secure(&security{RunAsGroup: one}),
+		"security_context.supplemental_groups":   secure(&security{SupplementalGroups: []int64{-1}}),
+		"security_context.seccomp":               secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/no/such"}}),
+		"security_context.seccomp.localhost_ref": secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}}),
+		"capabilities.add_ambient_capabilities":  secure(&security{Capabilities: &runtimeapi.Capability{AddAmbientCapabilities: []string{"NO_SUCH"}}}),
+	} {
+		c := &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: busybox()}, Command: []string{"true"},
+			Linux: &runtimeapi.LinuxContainerConfig{},
+		}
+		change(c)
+		r, err := h.CreateContainer(h.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: config})
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), field+":") {
+			t.Errorf("%s: %v, %v", field, r, err)
+		}
+	}
+	left, err := h.ListContainers(h.ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil || len(left.Containers) > 0 {
+		t.Errorf("containers that are left: %v, %v", left, err)
+	}
+}
