@@ -3,17 +3,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
-	"maps"
 	"math"
-	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -26,7 +21,6 @@ import (
 	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/cri"
 	"ctrd.dev/ctrd/lib/native"
-	"ctrd.dev/ctrd/lib/registry"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -130,14 +124,10 @@ type servers map[string]*native.Server
 func newServers(d *state.Dir, log *slog.Logger, conf func() *config.Config) servers {
 	o := native.Options{Dir: d, Version: cli.Version, Log: log, Config: conf}
 	var all servers
-	c := conf().CRI
 	k8s := cri.New(cri.Options{
 		Dir: d, Version: cli.Version, Log: log, Config: conf,
-		HostDirs:      registry.HostDirs(cmp.Or(os.Getenv(network.EnvHosts), c.Registry.ConfigPath)),
-		PullTimeout:   cmp.Or(time.Duration(c.ImagePullProgressTimeout), -1), // 0 is for ever here
-		Pinned:        slices.Collect(maps.Values(c.PinnedImages)),
-		StreamAddress: net.JoinHostPort(c.StreamServerAddress, strconv.Itoa(int(c.StreamServerPort))),
-		Collect:       func() { all["native"].Collect() }, Busy: func() func() { return all["cri"].Busy() },
+		Hosts:   os.Getenv(network.EnvHosts),
+		Collect: func() { all["native"].Collect() }, Busy: func() func() { return all["cri"].Busy() },
 	})
 	o.Also = k8s.Register
 	all = servers{"native": native.New(o), "cri": native.Bare(o)}

@@ -14,9 +14,6 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 )
 
-// measureEvery is how old the size of a writable layer may be in an answer: to measure one is to walk through it.
-const measureEvery = 10 * time.Second
-
 // measured is the size of a tree at a time.
 type measured struct {
 	at           time.Time
@@ -29,12 +26,16 @@ type treeSizes struct {
 	all map[snapshot.ID]measured
 }
 
-// of measures the tree of a snapshot, unless it was measured a short time ago. A tree that is gone is empty.
-func (t *treeSizes) of(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, id snapshot.ID) measured {
+// keepSizes is how long the sizes of trees that nobody asks for are remembered.
+const keepSizes = 5 * time.Minute
+
+// of measures the tree of a snapshot, unless it was measured within a time: to measure one is to walk through it. A tree
+// that is gone is empty.
+func (t *treeSizes) of(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, id snapshot.ID, within time.Duration) measured {
 	t.mu.Lock()
 	m, ok := t.all[id]
 	t.mu.Unlock()
-	if ok && time.Since(m.at) < measureEvery {
+	if ok && time.Since(m.at) < within {
 		return m
 	}
 	m = measured{at: time.Now()}
@@ -49,7 +50,7 @@ func (t *treeSizes) of(ctx context.Context, d *state.Dir, sn *snapshot.Snapshott
 	}
 	t.all[id] = m
 	for old, was := range t.all {
-		if m.at.Sub(was.at) > 6*measureEvery {
+		if m.at.Sub(was.at) > max(keepSizes, within) {
 			delete(t.all, old)
 		}
 	}
@@ -94,11 +95,16 @@ func (s *Server) snapshotUsage(ctx context.Context, sn *snapshot.Snapshotter) (l
 	})
 	writable.at = layers.at
 	for _, id := range active {
-		m := s.sizes.of(ctx, s.d, sn, id)
+		m := s.sizeOf(ctx, sn, id)
 		writable.size += m.size
 		writable.inodes += m.inodes
 	}
 	return layers, writable, err
+}
+
+// sizeOf measures a writable layer, or gives a measurement that is as old as the configuration allows.
+func (s *Server) sizeOf(ctx context.Context, sn *snapshot.Snapshotter, id snapshot.ID) measured {
+	return s.sizes.of(ctx, s.d, sn, id, time.Duration(s.config().CRI.ImageStatsCollectPeriod))
 }
 
 // filesystem tells of what is on the file system of a snapshotter.

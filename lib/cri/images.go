@@ -113,6 +113,7 @@ func (s *Server) images(ctx context.Context) ([]criImage, error) {
 		return nil, err
 	}
 	byID := map[digest.Digest]*criImage{}
+	keep := s.pinnedNames()
 	targets := map[digest.Digest]bool{}
 	for _, r := range records {
 		targets[r.Target.Digest] = true
@@ -127,7 +128,7 @@ func (s *Server) images(ctx context.Context) ([]criImage, error) {
 			byID[a.id] = one
 		}
 		one.names = append(one.names, r.Name)
-		one.pinned = one.pinned || r.Labels[labelPinned] == pinned || slices.Contains(s.pinned, r.Name)
+		one.pinned = one.pinned || r.Labels[labelPinned] == pinned || slices.Contains(keep, r.Name)
 	}
 	s.documents.keep(targets)
 	all := make([]criImage, 0, len(byID))
@@ -135,6 +136,17 @@ func (s *Server) images(ctx context.Context) ([]criImage, error) {
 		all = append(all, *byID[id])
 	}
 	return all, nil
+}
+
+// pinnedNames are the names of images that the configuration has the kubelet keep.
+func (s *Server) pinnedNames() (names []string) {
+	c := s.config().CRI
+	for _, text := range append(slices.Collect(maps.Values(c.PinnedImages)), c.SandboxImage) {
+		if name, err := parseImage(text); err == nil {
+			names = append(names, name.String())
+		}
+	}
+	return names
 }
 
 // findImage gives the image that a client means: by a name, as docker users shorten it, or by an id or the beginning of

@@ -29,6 +29,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -39,6 +40,13 @@ type world struct {
 	host   string
 	stall  chan struct{} // not nil: blobs wait for its end
 	log    bytes.Buffer
+}
+
+// configured gives the defaults with a change.
+func configured(change func(*config.Config)) func() *config.Config {
+	c := config.Default()
+	change(c)
+	return func() *config.Config { return c }
 }
 
 func newWorld(t *testing.T, o Options) *world {
@@ -201,7 +209,7 @@ func TestCredentials(t *testing.T) {
 }
 
 func TestPullTimeout(t *testing.T) {
-	w := newWorld(t, Options{PullTimeout: 100 * time.Millisecond})
+	w := newWorld(t, Options{Config: configured(func(c *config.Config) { c.CRI.ImagePullProgressTimeout = config.Duration(100 * time.Millisecond) })})
 	w.push(t, "", "app:1")
 	w.stall = make(chan struct{})
 	if _, err := w.pull(t.Context(), w.host+"/app:1", good); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no progress") {
@@ -216,24 +224,21 @@ func TestPullTimeout(t *testing.T) {
 
 func TestPinned(t *testing.T) {
 	w := newWorld(t, Options{})
-	w.pinned = []string{w.host + "/pause:3"}
+	c := config.Default()
+	w.config = func() *config.Config { return c }
+	c.CRI.PinnedImages = map[string]string{"sandbox": w.host + "/pause:3"}
 	_, id := w.push(t, "", "pause:3")
 	if _, err := w.pull(t.Context(), w.host+"/pause:3", good); err != nil {
 		t.Fatal(err)
 	}
-	w.pinned = nil // the label stays
+	c.CRI.PinnedImages = nil // the label stays
 	if one := w.status(t, id); !one.GetPinned() {
 		t.Errorf("%v", one)
 	}
 }
 
 func TestBadImageRequests(t *testing.T) {
-	w := newWorld(t, Options{Snapshotter: func(handler string) (string, error) {
-		if handler != "" {
-			return "", fmt.Errorf("%q: %w", handler, errdefs.ErrInvalidArgument)
-		}
-		return "", nil
-	}})
+	w := newWorld(t, Options{})
 	for _, spec := range []*runtimeapi.ImageSpec{nil, {}, {Image: "UPPER case"}, {Image: "a@sha256:1"}, {Image: strings.Repeat("a/", 400)}} {
 		_, err1 := w.images.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: spec})
 		_, err2 := w.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: spec})

@@ -147,7 +147,7 @@ func (s *Server) measure(ctx context.Context, c pod.ContainerStatus, layers map[
 	}
 	x.procs = countProcesses(pids, c.PID)
 	if l, ok := layers[[2]string{c.Snapshotter, c.SnapshotKey}]; ok {
-		x.layer = s.sizes.of(ctx, s.d, l.sn, l.id)
+		x.layer = s.sizeOf(ctx, l.sn, l.id)
 		dir := s.snapshotDir(l.sn)
 		if err := unix.Statfs(dir, &x.fs); err == nil {
 			x.device = deviceOf(dir)

@@ -3,6 +3,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -45,16 +46,17 @@ func (i imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageRequ
 		return nil, fmt.Errorf("runtime_handler: %w", err)
 	}
 	warn := func(text string) { s.log.Warn("pull", "image", name.String(), "message", text) }
-	ctx, alive, stop := whileAlive(ctx, s.pullTimeout)
+	conf := s.config().CRI
+	ctx, alive, stop := whileAlive(ctx, time.Duration(conf.ImagePullProgressTimeout))
 	defer stop()
 	var id digest.Digest
 	labels := map[string]string{labelManaged: managed}
-	if slices.Contains(s.pinned, name.String()) {
+	if slices.Contains(s.pinnedNames(), name.String()) {
 		labels[labelPinned] = pinned
 	}
 	opt := pull.Options{
-		Namespace: Namespace, Labels: labels, Snapshotter: sn, Patient: true, Warn: warn,
-		Open:     remote.Open(registry.Options{HostDirs: s.hostDirs, Ask: ask, Warn: warn}, warn),
+		Namespace: Namespace, Labels: labels, Snapshotter: sn, Patient: true, Warn: warn, Layers: conf.MaxConcurrentDownloads, Discard: conf.DiscardUnpackedLayers,
+		Open:     remote.Open(registry.Options{HostDirs: registry.HostDirs(cmp.Or(s.hosts, conf.Registry.ConfigPath)), Header: headers(conf.Registry.Headers), Ask: ask, Warn: warn}, warn),
 		Progress: func(progress.Event) { alive() },
 		Also: func(target ocispec.Descriptor, m image.Manifest) []string {
 			id = m.Manifest.Config.Digest
@@ -68,6 +70,15 @@ func (i imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageRequ
 		return nil, err
 	}
 	return &runtimeapi.PullImageResponse{ImageRef: id.String()}, nil
+}
+
+// headers joins the values of each header, as HTTP allows.
+func headers(all map[string][]string) map[string]string {
+	joined := map[string]string{}
+	for name, values := range all {
+		joined[name] = strings.Join(values, ", ")
+	}
+	return joined
 }
 
 // whileAlive gives a context that ends when alive has not been called for this time; 0 is never.

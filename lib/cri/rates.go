@@ -7,13 +7,6 @@ import (
 	"time"
 )
 
-const (
-	// rateOver is the least time over which a rate of processor time is taken.
-	rateOver = time.Second
-	// rateFor is how long a sample is kept for the next one.
-	rateFor = 2 * time.Minute
-)
-
 // rates are what containers and pods use of the processors at the moment: the difference between two questions about them.
 // Nothing runs between the questions. The zero value is ready for use.
 type rates struct {
@@ -28,17 +21,18 @@ type sample struct {
 	has  bool   // there is a rate
 }
 
-// of gives the rate of what is called key, which has used so much by now. The first question has no answer.
-func (r *rates) of(key string, now time.Time, used uint64) (rate uint64, ok bool) {
+// of gives the rate of what is called key, which has used so much by now. The first question has no answer. A rate is taken
+// over the time least at least; a sample is kept for the next one for the time most.
+func (r *rates) of(key string, now time.Time, used uint64, least, most time.Duration) (rate uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last, known := r.all[key]
 	passed := now.Sub(last.at)
-	if known && passed < rateOver && used >= last.used {
+	if known && passed < least && used >= last.used {
 		return last.rate, last.has
 	}
 	next := sample{at: now, used: used}
-	if known && used >= last.used && passed < rateFor {
+	if known && used >= last.used && passed < most && passed > 0 {
 		next.rate, next.has = uint64(float64(used-last.used)/passed.Seconds()), true
 	}
 	if r.all == nil {
@@ -47,7 +41,7 @@ func (r *rates) of(key string, now time.Time, used uint64) (rate uint64, ok bool
 	r.all[key] = next
 	if !known {
 		for other, s := range r.all {
-			if now.Sub(s.at) > rateFor {
+			if now.Sub(s.at) > most {
 				delete(r.all, other)
 			}
 		}

@@ -4,9 +4,10 @@ package cri
 
 import (
 	"cmp"
+	"fmt"
 	"log/slog"
-	"time"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -27,16 +28,8 @@ type Options struct {
 
 	// Config gives the configuration that is in force, which changes when it is reloaded; nil: the defaults.
 	Config func() *config.Config
-	// HostDirs are where hosts.toml files are looked for; see registry.Options.
-	HostDirs []string
-	// Pinned are normalised names of images that the kubelet is to keep.
-	Pinned []string
-	// PullTimeout is how long a pull may make no progress; 0 is 5 minutes, negative is for ever.
-	PullTimeout time.Duration
-	// Snapshotter names the one that keeps the images of a runtime handler; nil: the default one, whatever the handler.
-	Snapshotter func(handler string) (string, error)
-	// StreamAddress is where exec, attach and port-forward are served; empty: DefaultStreamAddress.
-	StreamAddress string
+	// Hosts has the directories of hosts.toml files, separated by colons; empty: the configuration says.
+	Hosts string
 	// Busy, when set, is called when a stream is asked for, and done when it has ended or nobody has come for it.
 	Busy func() (done func())
 	// ReadyMadeNetwork gives pods a bridge network of ctrd's own where none is configured.
@@ -45,9 +38,6 @@ type Options struct {
 	Collect func()
 }
 
-// defaultPullTimeout is containerd's image_pull_progress_timeout.
-const defaultPullTimeout = 5 * time.Minute
-
 // Server answers the CRI. It keeps nothing that the state directory does not hold.
 type Server struct {
 	d         *state.Dir
@@ -55,31 +45,28 @@ type Server struct {
 	log       *slog.Logger
 	readyMade bool
 
-	config      func() *config.Config
-	hostDirs    []string
-	pinned      []string
-	pullTimeout time.Duration
-	handlers    func(handler string) (string, error)
-	collect     func()
-	documents   documents
-	sizes       treeSizes
-	streams     streams
-	rates       rates
+	config    func() *config.Config
+	hosts     string
+	collect   func()
+	documents documents
+	sizes     treeSizes
+	streams   streams
+	rates     rates
 }
 
 // New makes a server.
 func New(o Options) *Server {
 	s := &Server{
-		d: o.Dir, version: o.Version, log: o.Log, config: o.Config, readyMade: o.ReadyMadeNetwork,
-		hostDirs: o.HostDirs, pinned: o.Pinned, pullTimeout: cmp.Or(o.PullTimeout, defaultPullTimeout), handlers: o.Snapshotter, collect: o.Collect,
+		d: o.Dir, version: o.Version, log: o.Log, config: o.Config, readyMade: o.ReadyMadeNetwork, hosts: o.Hosts, collect: o.Collect,
 	}
 	if s.config == nil {
-		s.config = config.Default
+		c := config.Default()
+		s.config = func() *config.Config { return c }
 	}
 	if s.collect == nil {
 		s.collect = func() {}
 	}
-	s.streams = streams{s: s, addr: cmp.Or(o.StreamAddress, DefaultStreamAddress), busy: o.Busy}
+	s.streams = streams{s: s, busy: o.Busy}
 	if s.streams.busy == nil {
 		s.streams.busy = func() func() { return func() {} }
 	}
@@ -97,14 +84,12 @@ func (s *Server) Close() { s.streams.close() }
 // snapshotter gives the one that keeps the images of a runtime handler. A handler that there is not is
 // errdefs.ErrInvalidArgument.
 func (s *Server) snapshotter(handler string) (*snapshot.Snapshotter, error) {
-	if s.handlers == nil {
-		return snapshot.Overlay, nil
+	c := s.config()
+	r, ok := c.Runtimes[cmp.Or(handler, c.DefaultRuntime)]
+	if !ok && handler != "" {
+		return nil, fmt.Errorf("%q: there is no such runtime: %w", handler, errdefs.ErrInvalidArgument)
 	}
-	name, err := s.handlers(handler)
-	if err != nil {
-		return nil, err
-	}
-	return snapshot.Named(name)
+	return snapshot.Named(cmp.Or(r.Snapshotter, c.Snapshotter))
 }
 
 // Register adds both services of the CRI to a gRPC server, which makes a status of the errors that they return.

@@ -111,7 +111,7 @@ func (s *Server) containerStats(ctx context.Context, st pod.ContainerStatus, lay
 		Id: st.ID, Metadata: &runtimeapi.ContainerMetadata{Name: st.Name, Attempt: st.Attempt}, Labels: st.Labels, Annotations: st.Annotations,
 	}}
 	if l, ok := layers[[2]string{st.Snapshotter, st.SnapshotKey}]; ok {
-		m.WritableLayer = s.filesystem(l.sn, s.sizes.of(ctx, s.d, l.sn, l.id))
+		m.WritableLayer = s.filesystem(l.sn, s.sizeOf(ctx, l.sn, l.id))
 	}
 	if st.State != pod.Running {
 		return m, nil
@@ -133,7 +133,8 @@ func value(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Va
 
 func (s *Server) cpuMessage(key string, now time.Time, d cgroup.Detail) *runtimeapi.CpuUsage {
 	m := &runtimeapi.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: value(d.CPU.Total), Psi: psiMessage(d, d.CPUPressure)}
-	if rate, ok := s.rates.of(key, now, d.CPU.Total); ok {
+	c := s.config().CRI
+	if rate, ok := s.rates.of(key, now, d.CPU.Total, time.Duration(c.StatsCollectPeriod), time.Duration(c.StatsRetentionPeriod)); ok {
 		m.UsageNanoCores = value(rate)
 	}
 	return m

@@ -33,12 +33,12 @@ func TestRates(t *testing.T) {
 		{5 * time.Second, 1e9, 0, false},           // another cgroup of the same name
 		{5 * time.Minute, 2e9, 0, false},           // too late
 	} {
-		rate, ok := r.of("a", now.Add(step.after), step.used)
+		rate, ok := r.of("a", now.Add(step.after), step.used, time.Second, 2*time.Minute)
 		if rate != step.rate || ok != step.ok {
 			t.Errorf("after %s: %d, %v; want %d, %v", step.after, rate, ok, step.rate, step.ok)
 		}
 	}
-	r.of("b", now.Add(time.Hour), 1)
+	r.of("b", now.Add(time.Hour), 1, time.Second, 2*time.Minute)
 	if len(r.all) != 1 {
 		t.Errorf("%v is kept", r.all)
 	}

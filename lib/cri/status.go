@@ -3,31 +3,35 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"ctrd.dev/ctrd/lib/config"
 )
 
 // Status tells whether pods can be made, and what their containers can have.
 func (r runtimeService) Status(ctx context.Context, q *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
-	pods := r.s.pods()
 	network := &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
-	if err := pods.NetworkReady(ctx); err != nil {
+	if err := r.s.pods().NetworkReady(ctx); err != nil {
 		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
 	}
 	answer := &runtimeapi.StatusResponse{
-		Status:   &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{{Type: runtimeapi.RuntimeReady, Status: true}, network}},
-		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
-	}
-	for _, name := range pods.Handlers() {
-		answer.RuntimeHandlers = append(answer.RuntimeHandlers, &runtimeapi.RuntimeHandler{
-			Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: recursiveReadOnly(), UserNamespaces: true},
-		})
+		Status:          &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{{Type: runtimeapi.RuntimeReady, Status: true}, network}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		RuntimeHandlers: r.s.handlers(),
 	}
 	if q.GetVerbose() {
-		config, err := json.Marshal(map[string]string{"root": r.s.d.Path(), "state": r.s.d.Run()})
+		conf := *r.s.config()
+		conf.CRI.Registry.Headers = nil // they may log in
+		config, err := json.Marshal(struct {
+			Root   string        `json:"root"`
+			State  string        `json:"state"`
+			Config config.Config `json:"config"`
+		}{r.s.d.Path(), r.s.d.Run(), conf})
 		if err != nil {
 			return nil, err
 		}
@@ -36,13 +40,18 @@ func (r runtimeService) Status(ctx context.Context, q *runtimeapi.StatusRequest)
 	return answer, nil
 }
 
-// RuntimeConfig tells which of the two makes cgroups, so that the kubelet names their parents in its way.
-func (r runtimeService) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
-	driver := runtimeapi.CgroupDriver_CGROUPFS
-	if r.s.pods().SystemdCgroups() {
-		driver = runtimeapi.CgroupDriver_SYSTEMD
+// handlers lists what can run pods.
+func (s *Server) handlers() (all []*runtimeapi.RuntimeHandler) {
+	c := s.config()
+	for _, name := range s.pods().Handlers() {
+		f := &runtimeapi.RuntimeHandlerFeatures{}
+		if r := c.Runtimes[cmp.Or(name, c.DefaultRuntime)]; r.Type == "" && r.Path == "" {
+			// What another shim can do, nobody tells.
+			f.RecursiveReadOnlyMounts, f.UserNamespaces = recursiveReadOnly(), true
+		}
+		all = append(all, &runtimeapi.RuntimeHandler{Name: name, Features: f})
 	}
-	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
+	return all
 }
 
 // recursiveReadOnly tells whether the kernel has mount_setattr(2), from Linux 5.12 on.

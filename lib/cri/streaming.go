@@ -5,12 +5,15 @@ package cri
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,11 +25,7 @@ import (
 )
 
 const (
-	// DefaultStreamAddress is where streams are served when the options name no other address.
-	DefaultStreamAddress = "127.0.0.1:0"
-
-	ticketFor   = time.Minute   // how long a client may take to come
-	idleFor     = 4 * time.Hour // after so much silence a stream is closed, as kubelet and containerd do
+	ticketFor   = time.Minute // how long a client may take to come
 	creationFor = remotecommand.DefaultStreamCreationTimeout
 	maxTickets  = 1000 // that nobody has come for yet
 	headerFor   = 10 * time.Second
@@ -36,7 +35,6 @@ const (
 // opened with the first URL. From then on, and as long as a stream lasts, the server is busy.
 type streams struct {
 	s    *Server
-	addr string
 	busy func() (done func())
 
 	mu      sync.Mutex
@@ -58,7 +56,7 @@ func (st *streams) issue(kind string, what any) (string, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if err := st.listen(); err != nil {
-		return "", fmt.Errorf("serve streams at %s: %w", st.addr, err)
+		return "", fmt.Errorf("serve streams: %w", err)
 	}
 	if len(st.tickets) >= maxTickets {
 		return "", fmt.Errorf("%d streams were asked for and nobody came for them: %w", len(st.tickets), errdefs.ErrResourceExhausted)
@@ -92,9 +90,19 @@ func (st *streams) listen() error {
 	if st.base != "" {
 		return nil
 	}
-	l, err := net.Listen("tcp", st.addr)
+	c := st.s.config().CRI
+	address := net.JoinHostPort(c.StreamServerAddress, strconv.Itoa(int(c.StreamServerPort)))
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
+	}
+	scheme := "http"
+	if c.EnableTLSStreaming {
+		conf, err := tlsConfig(c.X509KeyPairStreaming, c.StreamServerAddress)
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		l, scheme = tls.NewListener(l, conf), "https"
 	}
 	klog.SetSlogLogger(slog.New(asDebug{st.s.log.Handler()}))
 	st.tickets = map[string]*ticket{}
@@ -102,9 +110,12 @@ func (st *streams) listen() error {
 	mux.HandleFunc("/{kind}/{token}", st.serve)
 	st.server = &http.Server{Handler: mux, ReadHeaderTimeout: headerFor}
 	go st.server.Serve(l)
-	st.base = (&url.URL{Scheme: "http", Host: l.Addr().String(), Path: "/"}).String()
+	st.base = (&url.URL{Scheme: scheme, Host: l.Addr().String(), Path: "/"}).String()
 	return nil
 }
+
+// idle is after how much silence a stream is closed; 0: never.
+func (st *streams) idle() time.Duration { return time.Duration(st.s.config().CRI.StreamIdleTimeout) }
 
 // asDebug has all records be of the level debug. The streaming library calls it an error when a client goes.
 type asDebug struct{ slog.Handler }
@@ -160,9 +171,9 @@ func (st *streams) serveSession(w http.ResponseWriter, r *http.Request, kind str
 	o := &remotecommand.Options{Stdin: s.asked.GetStdin(), Stdout: s.asked.GetStdout(), Stderr: s.asked.GetStderr(), TTY: s.asked.GetTty()}
 	protocols := remotecommand.SupportedStreamingProtocols
 	if kind == "attach" {
-		remotecommand.ServeAttach(w, r, runner{s}, "", "", "", o, idleFor, creationFor, protocols)
+		remotecommand.ServeAttach(w, r, runner{s}, "", "", "", o, st.idle(), creationFor, protocols)
 	} else {
-		remotecommand.ServeExec(w, r, runner{s}, "", "", "", nil, o, idleFor, creationFor, protocols)
+		remotecommand.ServeExec(w, r, runner{s}, "", "", "", nil, o, st.idle(), creationFor, protocols)
 	}
 }
 
@@ -200,11 +211,11 @@ func (st *streams) serveForwarding(w http.ResponseWriter, r *http.Request, f for
 		st.serveTunnel(w, r, f)
 		return
 	}
-	f.serve(w, r)
+	f.serve(w, r, st.idle())
 }
 
-func (f forwarding) serve(w http.ResponseWriter, r *http.Request) {
-	portforward.ServePortForward(w, r, f, "", "", &portforward.V4Options{Ports: f.ports}, idleFor, creationFor, portforward.SupportedProtocols)
+func (f forwarding) serve(w http.ResponseWriter, r *http.Request, idle time.Duration) {
+	portforward.ServePortForward(w, r, f, "", "", &portforward.V4Options{Ports: f.ports}, idle, creationFor, portforward.SupportedProtocols)
 }
 
 // speaks tells whether a client asks for a WebSocket and offers a protocol for it.

@@ -4,8 +4,10 @@ package cri
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,6 +16,8 @@ import (
 	"golang.org/x/net/websocket"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	utilexec "k8s.io/utils/exec"
+
+	"ctrd.dev/ctrd/lib/config"
 )
 
 // A URL serves one client, of the kind that it was issued for, and the server is busy until that one has gone.
@@ -156,5 +160,30 @@ func TestBadStreamRequests(t *testing.T) {
 	}
 	if w.streams.base != "" {
 		t.Error("a port is open, and nobody was given a URL")
+	}
+}
+
+// With TLS the URL says so, and without a certificate in the configuration one is made for the address.
+func TestTLS(t *testing.T) {
+	w := newWorld(t, Options{Config: configured(func(c *config.Config) { c.CRI.EnableTLSStreaming = true })})
+	defer w.Close()
+	url, err := w.streams.issue("exec", session{})
+	if err != nil || !strings.HasPrefix(url, "https://127.0.0.1:") {
+		t.Fatal(url, err)
+	}
+	c, err := tls.Dial("tcp", strings.Split(strings.TrimPrefix(url, "https://"), "/")[0], &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.ConnectionState().PeerCertificates[0].VerifyHostname("127.0.0.1"); err != nil {
+		t.Error(err)
+	}
+	w = newWorld(t, Options{Config: configured(func(c *config.Config) {
+		c.CRI.EnableTLSStreaming = true
+		c.CRI.X509KeyPairStreaming = config.KeyPair{Cert: "/none", Key: "/none"}
+	})})
+	if _, err := w.streams.issue("exec", session{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a certificate that is not there: %v", err)
 	}
 }

@@ -40,7 +40,7 @@ func (st *streams) serveV5(w http.ResponseWriter, r *http.Request, s session) {
 	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
 		remotecommand.StreamProtocolV5Name: {Binary: true, Channels: channels},
 	})
-	conn.SetIdleTimeout(idleFor)
+	conn.SetIdleTimeout(st.idle())
 	_, ch, err := conn.Open(w, r)
 	if err != nil {
 		st.s.log.Warn("stream", "error", err)
@@ -125,7 +125,7 @@ func (st *streams) serveTunnel(w http.ResponseWriter, r *http.Request, f forward
 			httpstream.HeaderUpgrade:         {spdy.HeaderSpdy31},
 			httpstream.HeaderProtocolVersion: {portforward.ProtocolV1Name},
 		}
-		f.serve(&tunnel{ws: ws, header: http.Header{}}, inner)
+		f.serve(&tunnel{ws: ws, header: http.Header{}}, inner, st.idle())
 	}}.ServeHTTP(w, r)
 }
 

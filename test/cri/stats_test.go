@@ -6,9 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -76,6 +79,37 @@ func TestStats(t *testing.T) {
 	m, err := h.ListPodSandboxMetrics(h.ctx, &runtimeapi.ListPodSandboxMetricsRequest{})
 	if err != nil || len(m.PodMetrics) != 1 || len(m.PodMetrics[0].ContainerMetrics) != 1 || len(m.PodMetrics[0].ContainerMetrics[0].Metrics) < 30 {
 		t.Errorf("%v, %v", m, err)
+	}
+}
+
+// The kubelet tells what a pod may use as a whole; it is kept with the pod.
+func TestPodResources(t *testing.T) {
+	h := newHost(t)
+	pod, _ := h.pod(t, "a")
+	bounds := &runtimeapi.LinuxContainerResources{CpuShares: 77, MemoryLimitInBytes: 64 << 20}
+	if _, err := h.UpdatePodSandboxResources(h.ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: pod, Resources: bounds}); err != nil {
+		t.Fatal(err)
+	}
+	st, err := h.PodSandboxStatus(h.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true})
+	if err != nil || !strings.Contains(st.Info["info"], `"cpu_shares":77`) {
+		t.Errorf("%v, %v", st, err)
+	}
+	bounds.MemoryLimitInBytes = -1
+	_, err = h.UpdatePodSandboxResources(h.ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: pod, Resources: bounds})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "memory_limit_in_bytes") {
+		t.Error(err)
+	}
+	for _, call := range []func() error{
+		func() error {
+			_, err := h.CheckpointContainer(h.ctx, &runtimeapi.CheckpointContainerRequest{})
+			return err
+		},
+		func() error { _, err := h.CheckpointPod(h.ctx, &runtimeapi.CheckpointPodRequest{}); return err },
+		func() error { _, err := h.RestorePod(h.ctx, &runtimeapi.RestorePodRequest{}); return err },
+	} {
+		if err := call(); status.Code(err) != codes.Unimplemented {
+			t.Error(err)
+		}
 	}
 }
 
