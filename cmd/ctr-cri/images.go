@@ -321,7 +321,7 @@ func imagefsinfoVerb(o *options) *cobra.Command {
 	cmd := cli.New("imagefsinfo [OPTION]...", "show what images and containers take up", cli.About{
 		Long:     "Prints the file systems that hold images and the files of containers, and what these take up there.",
 		Stdout:   "the answer of the CRI",
-		Examples: []cli.Example{{Note: "print the bytes that images take up", Text: "ctr-cri imagefsinfo -o go-template --template '{{(index .imageFilesystems 0).usedBytes.value}}'"}},
+		Examples: []cli.Example{{Note: "print the bytes that images take up", Text: "ctr-cri imagefsinfo -o go-template --template '{{(index .status.imageFilesystems 0).usedBytes.value}}'"}},
 		SeeAlso:  []string{"ctrd-du", "ctr-cri-stats"},
 	}, func(cmd *cobra.Command, _ []string) error {
 		return o.do(cmd, &out, func(ctx context.Context, r *runtimeClient) error {
@@ -330,7 +330,15 @@ func imagefsinfoVerb(o *options) *cobra.Command {
 				return fmt.Errorf("file systems of images: %w", err)
 			}
 			if out.form != asTable {
-				return out.message(os.Stdout, answer)
+				status, err := messageJSON(answer)
+				if err != nil {
+					return err
+				}
+				value, err := inspection{status: status}.value()
+				if err != nil {
+					return err
+				}
+				return out.value(os.Stdout, value)
 			}
 			printUsage("Image", answer.ImageFilesystems)
 			printUsage("Container", answer.ContainerFilesystems)

@@ -38,25 +38,18 @@ func infoVerb(o *options) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(&b, `{"status":%s`, status)
-			handlers := []json.RawMessage{}
-			for _, h := range answer.RuntimeHandlers {
-				data, err := messageJSON(h)
+			// These two have the names of the protocol, as crictl prints them.
+			for _, part := range []struct {
+				name  string
+				value any
+			}{{"runtimeHandlers", answer.RuntimeHandlers}, {"features", answer.Features}} {
+				data, err := json.Marshal(part.value)
 				if err != nil {
 					return err
 				}
-				handlers = append(handlers, data)
-			}
-			list, err := json.Marshal(handlers)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(&b, `,"runtimeHandlers":%s`, list)
-			if answer.Features != nil {
-				features, err := messageJSON(answer.Features)
-				if err != nil {
-					return err
+				if string(data) != "null" {
+					fmt.Fprintf(&b, `,%q:%s`, part.name, data)
 				}
-				fmt.Fprintf(&b, `,"features":%s`, features)
 			}
 			if err := writeInfo(&b, answer.Info); err != nil {
 				return err
