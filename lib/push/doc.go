@@ -10,7 +10,8 @@
 //
 // # On disk
 //
-// <state>/uploads/HEX: the address at which the upload of one blob to one repository goes on; HEX.lock: the liveness
+// <state>/uploads/HEX: the address at which the upload of one blob to one repository goes on; HEX.new: one that is being
+// written; HEX.lock: the liveness
 // lock of the process that uploads it.
 //
 // # Locks

@@ -25,6 +25,7 @@ import (
 const (
 	uploadsDir = "uploads" // below the state directory
 	lockSuffix = ".lock"
+	newSuffix  = ".new" // of an address that is being written
 	// maxUploadAge is how long a registry is asked for an upload that somebody has left.
 	maxUploadAge = 24 * time.Hour
 )
@@ -66,7 +67,14 @@ func (k *kept) resume(ctx context.Context, up *registry.Upload) bool {
 
 // note keeps the address at which the upload goes on. Without it a killed push begins anew, so a failure is none.
 func (k *kept) note(address string) {
-	if k.held != nil && state.WriteFile(k.path, []byte(address), false) == nil {
+	if k.held == nil {
+		return
+	}
+	err := os.WriteFile(k.path+newSuffix, []byte(address), 0o600)
+	if err == nil {
+		err = os.Rename(k.path+newSuffix, k.path)
+	}
+	if err == nil {
 		crash.Point("push.upload-noted")
 	}
 }
@@ -75,6 +83,7 @@ func (k *kept) note(address string) {
 func (k *kept) done() {
 	if k.held != nil {
 		os.Remove(k.path)
+		os.Remove(k.path + newSuffix)
 	}
 }
 
@@ -113,7 +122,7 @@ func sweepUploads(d *state.Dir) error {
 		return nil
 	}
 	for _, e := range entries {
-		k := &kept{path: d.Run(uploadsDir, strings.TrimSuffix(e.Name(), lockSuffix))}
+		k := &kept{path: d.Run(uploadsDir, strings.TrimSuffix(strings.TrimSuffix(e.Name(), lockSuffix), newSuffix))}
 		if st, err := os.Lstat(k.path); err != nil || time.Since(st.ModTime()) > maxUploadAge {
 			k.forget()
 		}

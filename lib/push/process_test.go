@@ -223,6 +223,12 @@ func TestUploadOfOther(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// So is what a kill has left of the writing of an address, at once.
+	for _, name := range []string{"half.new", "bare.lock", "both.new", "both.lock"} {
+		if err := os.WriteFile(s.d.Run("uploads", name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := process(s, to).Run(); err != nil {
 		t.Error(err)
 	}
