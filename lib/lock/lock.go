@@ -114,6 +114,14 @@ func (d Dir) Acquire(ctx context.Context, outer *Lock, rank Rank, name string, m
 // both.
 func (l *Lock) File() *os.File { return l.file }
 
+// Rank is the lock's place in the order; that of no lock is 0.
+func (l *Lock) Rank() Rank {
+	if l == nil {
+		return 0
+	}
+	return l.rank
+}
+
 // Release gives the lock back. It may be called once.
 func (l *Lock) Release() error {
 	l.cleanup.Stop()

@@ -17,8 +17,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
-	"ctrd.dev/ctrd/lib/crash"
-	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/lock"
 )
 
@@ -61,22 +59,15 @@ func (d *Dir) view(fn func(*Tx) error, whole bool) (moved bool, err error) {
 
 // Update calls fn with a transaction that writes the durable database, and commits it when fn returns
 // nil. outer is the innermost lock the caller holds, or nil. fn may be called again, as by [Dir.View]; what an
-// earlier call has written is undone.
+// earlier call has written is undone. Updates that this process makes at the same time share a commit: fn sees what
+// those before it have written, which is committed with its own or not at all, and is undone where they fail.
 func (d *Dir) Update(ctx context.Context, outer *lock.Lock, fn func(*Tx) error) error {
-	return d.updateOrMakeRoom(ctx, outer, true, fn)
+	return d.change(ctx, outer, true, fn)
 }
 
 // UpdateRun is Update for the database of this boot. It costs no fsync.
 func (d *Dir) UpdateRun(ctx context.Context, outer *lock.Lock, fn func(*Tx) error) error {
-	return d.updateOrMakeRoom(ctx, outer, false, fn)
-}
-
-func (d *Dir) updateOrMakeRoom(ctx context.Context, outer *lock.Lock, durable bool, fn func(*Tx) error) error {
-	err := d.update(ctx, outer, durable, fn)
-	if errors.Is(err, errReserve) && d.giveUpReserve(durable) {
-		err = d.update(ctx, outer, durable, fn)
-	}
-	return err
+	return d.change(ctx, outer, false, fn)
 }
 
 func (d *Dir) dbPath(durable bool) string {
@@ -92,142 +83,6 @@ func lockName(durable bool) string {
 		return "meta"
 	}
 	return "run"
-}
-
-func (d *Dir) update(ctx context.Context, outer *lock.Lock, durable bool, fn func(*Tx) error) (err error) {
-	path := d.dbPath(durable)
-	l, err := d.Lock(ctx, outer, lock.Database, lockName(durable), lock.Exclusive)
-	if err != nil {
-		return err
-	}
-	var events []event.Entry
-	defer func() {
-		// The place in the journal is taken before the next commit can be made, and used after.
-		publish := d.publisher(events)
-		err = errors.Join(err, l.Release())
-		publish()
-	}()
-	for _, whole := range []bool{false, true} {
-		var moved bool
-		err = guard(path, func() (err error) {
-			events, moved, err = d.commit(path, durable, whole, fn)
-			return err
-		})
-		if !moved {
-			break
-		}
-	}
-	return err
-}
-
-// publisher takes the next place in the journal, and returns what appends the events there. They tell of a
-// change that is committed, so one that cannot be appended must not make the change look undone: see the
-// crash rules of lib/event.
-func (d *Dir) publisher(events []event.Entry) func() {
-	if len(events) == 0 {
-		return func() {}
-	}
-	turn := d.Journal().Turn()
-	return func() {
-		_ = turn.Append(events...) // Config.Warn is told
-	}
-}
-
-// commit opens, changes and closes one database under its lock. It returns the events of what is committed, and tells
-// when nothing is, because the other database has changed while fn read it.
-func (d *Dir) commit(path string, durable, whole bool, fn func(*Tx) error) (events []event.Entry, moved bool, err error) {
-	db, err := openWrite(path, durable)
-	if err != nil {
-		return nil, false, err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	w, err := db.Begin(true)
-	if err != nil {
-		return nil, false, fmt.Errorf("database %s: %w", path, err)
-	}
-	defer w.Rollback()
-	tx := &Tx{d: d, write: w, durable: durable, whole: whole}
-	defer tx.close()
-	if err := checkWritable(w, path); err != nil {
-		return nil, false, err
-	}
-	if err := fn(tx); err != nil || tx.moved() {
-		return nil, tx.moved(), err
-	}
-	if tx.writes == 0 && tx.removes == 0 {
-		return nil, false, nil
-	}
-	crash.Point("state.before-commit")
-	if err := w.Commit(); err != nil {
-		err = fmt.Errorf("database %s: commit: %w", path, err)
-		if noRoom(err) && tx.writes == 0 {
-			return nil, false, fmt.Errorf("%w: %w", errReserve, err)
-		}
-		return nil, false, err
-	}
-	crash.Point("state.after-commit")
-	d.keepReserve(durable)
-	return tx.events, false, nil
-}
-
-// errReserve is the failure of a removal for which there was no room.
-var errReserve = errors.New("disk full")
-
-// The reserve lets a removal commit on a full file system: some pages of a database, and an inode.
-const (
-	reserveName     = "reserve"
-	reserveSize     = 1 << 20
-	reserveSizeBoot = 256 << 10 // in the state directory, which is memory
-)
-
-func (d *Dir) reservePath(durable bool) string {
-	if durable {
-		return d.Path(reserveName)
-	}
-	return d.Run(reserveName)
-}
-
-// keepReserve sets the reserve aside, or as much of it as there is room for.
-func (d *Dir) keepReserve(durable bool) {
-	path, size := d.reservePath(durable), int64(reserveSizeBoot)
-	if durable {
-		size = reserveSize
-	}
-	if st, err := os.Stat(path); err == nil && st.Size() >= size {
-		return
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	for part := size; part >= 4<<10; part /= 2 {
-		if err = unix.Fallocate(int(f.Fd()), 0, 0, part); !noRoom(err) {
-			break
-		}
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		_, _ = f.Write(make([]byte, size)) // as much as there is room for
-	}
-}
-
-// giveUpReserve makes room. It reports false when there is none to give up. The next commit sets it aside
-// again, or restoreReserves.
-func (d *Dir) giveUpReserve(durable bool) bool {
-	if os.Remove(d.reservePath(durable)) != nil {
-		return false
-	}
-	d.gaveUp[side(durable)].Store(true)
-	return true
-}
-
-// restoreReserves sets aside again what this Dir has given up, once a removal has made room.
-func (d *Dir) restoreReserves() {
-	for _, durable := range []bool{true, false} {
-		if d.gaveUp[side(durable)].Swap(false) {
-			d.keepReserve(durable)
-		}
-	}
 }
 
 // side is an index: 1 for the root, 0 for the state directory.

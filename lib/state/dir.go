@@ -45,6 +45,7 @@ type Dir struct {
 	root, state string
 	locks       lock.Dir
 	copies      [2]copies // by side
+	groups      [2]group  // by side
 	patience    event.Patience
 	warn        func(error)
 	trashed     trashed

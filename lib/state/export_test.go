@@ -132,3 +132,11 @@ func ReadAll(data []byte, root int64, fn func(table, ns string, value []byte)) {
 		}
 	}
 }
+
+// Waiting tells how many updates wait to share a commit.
+func Waiting(d *Dir, durable bool) int {
+	g := &d.groups[side(durable)]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waiting)
+}

@@ -11,11 +11,17 @@ import (
 
 // Generation numbers the commits of a database: it is that of the last one that the transaction sees, of meta.db
 // (durable) or run.db. Two transactions that see the same number see the same records; a commit adds 1. It is 0 where
-// there is no database yet.
+// there is no database yet. A transaction that asks for that of the database which it writes shares its commit with no
+// other update.
 func (tx *Tx) Generation(durable bool) (int, error) {
 	db, err := tx.db(durable)
 	if err != nil || db == nil {
 		return 0, err
+	}
+	if tx.write != nil && tx.durable == durable {
+		if tx.alone = true; tx.shared {
+			return 0, errAlone
+		}
 	}
 	return db.generation(), nil
 }

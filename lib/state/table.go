@@ -48,26 +48,20 @@ func (t Table[T]) Put(tx *Tx, ns, key string, v T) error {
 	if err != nil {
 		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
 	}
-	top, err := tx.write.CreateBucketIfNotExists([]byte(t.Name))
-	if err != nil {
-		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
-	}
-	b, err := top.CreateBucketIfNotExists([]byte(ns))
-	if err != nil {
-		return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, err)
-	}
-	if old := b.Get([]byte(key)); old != nil {
-		if data, err = keepUnknown[T](old, data); err != nil {
-			return fmt.Errorf("%s %q: %w", t.singular(), key, err)
+	if b := t.bucket(tx, ns); b != nil {
+		if old := b.Get([]byte(key)); old != nil {
+			if data, err = keepUnknown[T](old, data); err != nil {
+				return fmt.Errorf("%s %q: %w", t.singular(), key, err)
+			}
 		}
 	}
-	return t.put(tx, b, key, data)
+	return t.put(tx, ns, key, data)
 }
 
-func (t Table[T]) put(tx *Tx, b *bolt.Bucket, key string, data []byte) error {
+func (t Table[T]) put(tx *Tx, ns, key string, data []byte) error {
 	tx.writes++
-	if err := b.Put([]byte(key), data); err != nil {
-		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
+	if err := tx.set(t.Name, ns, key, data); err != nil {
+		return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, err)
 	}
 	return nil
 }
@@ -97,10 +91,13 @@ func (t Table[T]) Move(tx *Tx, ns, from, to string, v T) error {
 	if err != nil {
 		return fmt.Errorf("%s %q: %w", t.singular(), to, err)
 	}
-	if err := b.Delete([]byte(from)); err != nil {
+	if err := t.put(tx, ns, to, data); err != nil {
+		return err
+	}
+	if err := tx.unset(t.Name, ns, from); err != nil {
 		return fmt.Errorf("%s %q: %w", t.singular(), from, err)
 	}
-	return t.put(tx, b, to, data)
+	return nil
 }
 
 // Delete removes one record from the database that tx writes. It is errdefs.ErrNotFound when that
@@ -111,11 +108,8 @@ func (t Table[T]) Delete(tx *Tx, ns, key string) error {
 		return fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, errdefs.ErrNotFound)
 	}
 	tx.removes++
-	if err := b.Delete([]byte(key)); err != nil {
+	if err := tx.unset(t.Name, ns, key); err != nil {
 		return fmt.Errorf("%s %q: %w", t.singular(), key, err)
-	}
-	if k, _ := b.Cursor().First(); k == nil {
-		return tx.write.Bucket([]byte(t.Name)).DeleteBucket([]byte(ns))
 	}
 	return nil
 }

@@ -3,6 +3,9 @@
 package state
 
 import (
+	"fmt"
+	"slices"
+
 	bolt "go.etcd.io/bbolt"
 
 	"ctrd.dev/ctrd/lib/event"
@@ -20,6 +23,9 @@ type Tx struct {
 		*view
 		opened bool
 	}
+	shared          bool // others have written in the same commit
+	alone           bool // no other may be in the same commit
+	changes         []change
 	writes, removes int
 	events          []event.Entry
 }
@@ -81,6 +87,56 @@ func (tx *Tx) moved() bool {
 		}
 	}
 	return false
+}
+
+// change is one that a transaction has made of its database; old is nil where there was no such record.
+type change struct {
+	table, ns, key string
+	old            []byte
+}
+
+// set writes a record.
+func (tx *Tx) set(table, ns, key string, data []byte) error {
+	top, err := tx.write.CreateBucketIfNotExists([]byte(table))
+	if err != nil {
+		return err
+	}
+	b, err := top.CreateBucketIfNotExists([]byte(ns))
+	if err != nil {
+		return err
+	}
+	tx.changes = append(tx.changes, change{table, ns, key, b.Get([]byte(key))})
+	return b.Put([]byte(key), data)
+}
+
+// unset removes a record that is there, and with the last one of a namespace its bucket.
+func (tx *Tx) unset(table, ns, key string) error {
+	b := writing{tx.write}.bucket(table, ns)
+	tx.changes = append(tx.changes, change{table, ns, key, b.Get([]byte(key))})
+	if err := b.Delete([]byte(key)); err != nil {
+		return err
+	}
+	if k, _ := b.Cursor().First(); k == nil {
+		return tx.write.Bucket([]byte(table)).DeleteBucket([]byte(ns))
+	}
+	return nil
+}
+
+// undo takes all changes back. Others may be in the same transaction.
+func (tx *Tx) undo() error {
+	all := tx.changes
+	for _, c := range slices.Backward(all) {
+		var err error
+		if c.old != nil {
+			err = tx.set(c.table, c.ns, c.key, c.old)
+		} else if b := (writing{tx.write}).bucket(c.table, c.ns); b != nil && b.Get([]byte(c.key)) != nil {
+			err = tx.unset(c.table, c.ns, c.key)
+		}
+		if err != nil {
+			return fmt.Errorf("undo: %s %q: %w", c.table, c.key, err)
+		}
+	}
+	return nil
 }
 
 // close ends the views.
