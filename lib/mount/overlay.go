@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -155,6 +156,23 @@ func splitLower(list string) []layer {
 			continue
 		}
 		all = append(all, layer{key: key, path: unescape(name)})
+	}
+	return all
+}
+
+// parameters has the defaults of the kernel's overlayfs.
+var parameters = "/sys/module/overlay/parameters"
+
+// Plain gives the options with which the upper directory of an overlay can be read as a layer, whatever the defaults of
+// the kernel are: a renamed directory is copied and not an empty one that says where the rest is (redirect_dir), and
+// so is a file of which only the owner was changed (metacopy). Options that say what the default is are left out,
+// because clients know few of them.
+func Plain() []string {
+	all := []string{"index=off"}
+	for _, name := range []string{"redirect_dir", "metacopy"} {
+		if set, err := os.ReadFile(filepath.Join(parameters, name)); err != nil || strings.TrimSpace(string(set)) != "N" {
+			all = append(all, name+"=off")
+		}
 	}
 	return all
 }

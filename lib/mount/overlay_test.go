@@ -260,3 +260,54 @@ func FuzzParseStack(f *testing.F) {
 		}
 	})
 }
+
+// Where the kernel's defaults are others, an upper directory still has whole directories and files.
+func TestPlain(t *testing.T) {
+	d := tmp(t)
+	lower, upper, work, at := mk(t, d+"/lower"), mk(t, d+"/upper"), mk(t, d+"/work"), mk(t, d+"/at")
+	put(t, lower+"/dir/file")
+	put(t, lower+"/large")
+	old := parameters
+	defer func() { parameters = old }()
+	parameters = mk(t, d+"/parameters")
+	for name, want := range map[string][]string{
+		"N": {"index=off"},
+		"Y": {"index=off", "redirect_dir=off", "metacopy=off"},
+	} {
+		for _, p := range []string{"redirect_dir", "metacopy"} {
+			if err := os.WriteFile(filepath.Join(parameters, p), []byte(name+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := Plain(); !slices.Equal(got, want) {
+			t.Errorf("default %s: %q", name, got)
+		}
+	}
+	parameters = d + "/none"
+	plain := Plain() // of a module that is not loaded nothing is known
+	dirs := []string{"lowerdir=" + lower, "upperdir=" + upper, "workdir=" + work}
+	for _, c := range []struct {
+		options []string
+		rename  error
+	}{{[]string{"redirect_dir=on", "metacopy=on"}, nil}, {plain, unix.EXDEV}} {
+		mountAll(t, at, Mount{Type: "overlay", Source: "overlay", Options: append(slices.Clone(dirs), c.options...)})
+		if err := os.Rename(at+"/dir", at+"/moved"); !errors.Is(err, c.rename) {
+			t.Errorf("%q: rename of a directory: %v", c.options, err)
+		}
+		if err := os.Chown(at+"/large", 1, 1); err != nil {
+			t.Error(err)
+		}
+		n, err := unix.Lgetxattr(upper+"/large", "trusted.overlay.metacopy", nil)
+		if meta := err == nil && n >= 0; meta != (c.rename == nil) {
+			t.Errorf("%q: a file that was given away has data: %v, %v", c.options, !meta, err)
+		}
+		if err := unix.Unmount(at, 0); err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range []string{upper, work} {
+			if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -129,7 +129,7 @@ func overlayOf(lower ...string) []mount.Mount {
 	for i, dir := range lower {
 		lower[i] = mount.Escape(dir)
 	}
-	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(lower, ":"), "index=off"}}}
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: append([]string{"lowerdir=" + strings.Join(lower, ":")}, mount.Plain()...)}}
 }
 
 func (o overlay) Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {

@@ -38,9 +38,9 @@ func TestOverlayMounts(t *testing.T) {
 		"rw0": {Type: "bind", Source: fs("rw0"), Options: []string{"rw", "rbind"}},
 		"ro0": {Type: "bind", Source: fs("ro0"), Options: []string{"ro", "rbind"}},
 		"ro1": {Type: "bind", Source: fs("base"), Options: []string{"ro", "rbind"}},
-		"rw1": {Type: "overlay", Source: "overlay", Options: []string{"workdir=" + work("rw1"), "upperdir=" + fs("rw1"), "lowerdir=" + fs("base"), "index=off"}},
-		"rw2": {Type: "overlay", Source: "overlay", Options: []string{"workdir=" + work("rw2"), "upperdir=" + fs("rw2"), "lowerdir=" + fs("top") + ":" + fs("base"), "index=off"}},
-		"ro2": {Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + fs("top") + ":" + fs("base"), "index=off"}},
+		"rw1": {Type: "overlay", Source: "overlay", Options: append([]string{"workdir=" + work("rw1"), "upperdir=" + fs("rw1"), "lowerdir=" + fs("base")}, mount.Plain()...)},
+		"rw2": {Type: "overlay", Source: "overlay", Options: append([]string{"workdir=" + work("rw2"), "upperdir=" + fs("rw2"), "lowerdir=" + fs("top") + ":" + fs("base")}, mount.Plain()...)},
+		"ro2": {Type: "overlay", Source: "overlay", Options: append([]string{"lowerdir=" + fs("top") + ":" + fs("base")}, mount.Plain()...)},
 	} {
 		b.view(func(tx *state.Tx) error {
 			got, err := snapshot.Overlay.Mounts(tx, b.d, "ns", key)
