@@ -101,12 +101,13 @@ func TestNamesakeKills(t *testing.T) {
 	for _, l := range n.w.Leaks() {
 		n.of[plain(l)] = true
 	}
+	defer n.tell()
 	stop := n.record.watch(t, n.w)
+	defer stop()
 	for i := range number("CTRD_KILL_ROUNDS", namesakeRounds) {
 		n.round(rand.New(rand.NewPCG(seed, uint64(i))), i, names[min(1, i%4)])
 	}
 	stop()
-	n.tell()
 	for _, s := range n.sentinels {
 		s.w.Must(t, "ctr-task", "rm", "-n", s.namespace, "-f", s.id)
 	}
@@ -127,7 +128,7 @@ func (n *namesakes) tell() {
 
 // guard starts a sentinel.
 func (n *namesakes) guard(w *world.World, namespace, id string) {
-	w.Must(n, "ctr-task", "run", "-n", namespace, "-d", "--name", id, small, "sleep", "1000")
+	w.Must(n, "ctr-task", "run", "-n", namespace, "-d", "--name", id, small, "sleep", "1000000") // longer than any test
 	var s struct{ PID, Supervisor int }
 	if err := json.Unmarshal([]byte(w.Must(n, "ctr-task", "inspect", "-n", namespace, "--json", id)), &s); err != nil {
 		n.Fatal(err)
