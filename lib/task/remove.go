@@ -179,8 +179,8 @@ func (t *Task) removeRecords(ctx context.Context, l *lock.Lock, v taskdir.View) 
 }
 
 // awaitSupervisor waits until the supervisor of a task that has ended has let go of it: it may still be at the
-// rootfs. It waits, too, for the engines of one that was killed. A task that runs is not waited for. One that waits for its next restart is a [*RunningError], or with end
-// is not started again.
+// rootfs. It waits, too, for the engines of one that was killed. A task that runs is not waited for. One that waits for
+// its next restart is a [*RunningError], or with end is not started again.
 func (t *Task) awaitSupervisor(ctx context.Context, end bool) error {
 	ctx, cancel := context.WithTimeout(ctx, endWithin)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -305,9 +306,10 @@ func (t *Task) begin(ctx context.Context) error {
 // [*EndedError].
 func (t *Task) beginAfter(ctx context.Context, starting *lock.Held) error {
 	since, err := t.d.Journal().Last()
-	if err == nil {
-		err = t.begin(ctx)
+	if err != nil {
+		since = math.MaxUint64 // a start does not depend on the journal
 	}
+	err = t.begin(ctx)
 	ended := false
 	if err != nil {
 		if ended, err = t.endedMeanwhile(ctx, since, err); !ended {
