@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -37,7 +38,8 @@ func (t *Task) removeAddress(s taskdir.Supervisor) {
 
 // sweepSockets removes the sockets of supervisors that were killed when their last task had been removed, or was
 // never recorded. A supervisor makes its socket in the name of its first task, before it listens, so a socket whose
-// task is there, or whose pod is, is left alone; so is one at which somebody listens.
+// task is there, or whose pod is, is left alone; so is one at which somebody listens. What a foreign shim calls its
+// socket is its own affair: as long as any task is being started, it may be about to listen.
 func sweepSockets(ctx context.Context, d *state.Dir) error {
 	// The sockets first: the directory of a task is made before its socket.
 	sockets, err := os.ReadDir(d.Run("s"))
@@ -47,7 +49,7 @@ func sweepSockets(ctx context.Context, d *state.Dir) error {
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{}
+	known, starting := map[string]bool{}, false
 	for name, err := range Dirs(d) {
 		if err != nil {
 			return err
@@ -57,7 +59,13 @@ func sweepSockets(ctx context.Context, d *state.Dir) error {
 			return err
 		}
 		for _, t := range tasks {
-			known[taskapi.SocketName(d.Run("tasks", name, t.Name()))] = true
+			dir := d.Run("tasks", name, t.Name())
+			known[taskapi.SocketName(dir)] = true
+			held, err := lock.IsHeld(filepath.Join(dir, taskdir.StartLock))
+			if err != nil {
+				return err
+			}
+			starting = starting || held
 		}
 	}
 	for name, err := range twoLevels(d.Run("pods")) {
@@ -68,7 +76,7 @@ func sweepSockets(ctx context.Context, d *state.Dir) error {
 	}
 	for _, s := range sockets {
 		path := d.Run("s", s.Name())
-		if known[s.Name()] {
+		if known[s.Name()] || starting && len(s.Name()) != len(taskapi.SocketName("")) {
 			continue
 		}
 		c, err := taskapi.Dial(ctx, "unix://"+path)

@@ -20,7 +20,6 @@ func TestSweepSockets(t *testing.T) {
 	recorded(t, d, "c", false)
 	c := found(t, d, "c")
 	starting := reserved(t, c, StartOptions{})
-	defer starting()
 	if err := os.MkdirAll(d.Run("s"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -33,26 +32,32 @@ func TestSweepSockets(t *testing.T) {
 		l.SetUnlinkOnClose(false)
 		return l
 	}
-	listen("dead").Close()
-	mine := taskapi.SocketName(c.Dir())
+	listen(taskapi.SocketName("dead")).Close()
+	mine, foreign := taskapi.SocketName(c.Dir()), "foreign"
 	listen(mine).Close()
+	listen(foreign).Close()
 	defer listen("living").Close()
-	if err := Tidy(t.Context(), d); err != nil {
-		t.Fatal(err)
+	left := func(when string, want ...string) {
+		t.Helper()
+		if err := sweepSockets(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := os.ReadDir(d.Run("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		slices.Sort(want)
+		if !slices.Equal(names, want) {
+			t.Errorf("%s there are the sockets %v, want %v", when, names, want)
+		}
 	}
-	left, err := os.ReadDir(d.Run("s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range left {
-		names = append(names, e.Name())
-	}
-	want := []string{"living", mine}
-	slices.Sort(want)
-	if !slices.Equal(names, want) {
-		t.Errorf("there are the sockets %v, want %v", names, want)
-	}
+	left("while a task is started", "living", mine, foreign)
+	starting()
+	left("then", "living", mine)
 }
 
 // The socket of a supervisor that was killed, and was still dying when its task was settled, goes too.

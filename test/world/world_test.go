@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestMain makes this binary the test that TestSweep cuts off, when WORLD_TEST_ROLE says so.
@@ -26,7 +27,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	fmt.Println(dir)
-	select {}
+	for {
+		time.Sleep(time.Hour) // with no goroutine at all the runtime would see a deadlock
+	}
 }
 
 // litter leaves in a world what a test may: a process, an empty cgroup, a socket.
