@@ -40,7 +40,7 @@ var only = map[string][]string{
 	"github.com/coreos/go-systemd/v22/dbus":   {"cgroup"}, // lib/cgroup/scope
 	"github.com/godbus/":                      {"cgroup"},
 	"google.golang.org/grpc/":                 {"cri", "manifest", "native"},
-	"github.com/containerd/ttrpc":             {},
+	"github.com/containerd/ttrpc":             {"native"},
 	"github.com/containerd/containerd/":       {"native"},
 	"k8s.io/":                                 {"cri", "manifest"},
 	"github.com/containernetworking/":         {"network"},

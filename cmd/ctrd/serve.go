@@ -5,11 +5,9 @@ package main
 import (
 	"context"
 	"log/slog"
-	"math"
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"sync"
 	"syscall"
 	"time"
 
@@ -17,11 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
-	"ctrd.dev/ctrd/lib/cli/network"
 	"ctrd.dev/ctrd/lib/config"
-	"ctrd.dev/ctrd/lib/cri"
-	"ctrd.dev/ctrd/lib/native"
-	"ctrd.dev/ctrd/lib/state"
 )
 
 // drainFor is how long calls that are under way may take to end after a signal.
@@ -103,10 +97,13 @@ func (s *server) run(cmd *cobra.Command) error {
 		defer release()
 		sockets = own
 	}
-	srv := newServers(d, log, s.get)
+	srv, err := newServers(d, log, s.get)
+	if err != nil {
+		return err
+	}
 	failed := make(chan error, len(sockets))
 	for _, l := range sockets {
-		go func() { failed <- srv[l.name].Serve(l.UnixListener) }()
+		go func() { failed <- srv.byName[l.name].Serve(l.UnixListener) }()
 		log.Info("serving", "address", l.Addr().String(), "api", l.name, "version", cli.Version, "pid", os.Getpid())
 	}
 	notify(daemon.SdNotifyReady)
@@ -118,42 +115,8 @@ func (s *server) run(cmd *cobra.Command) error {
 	return err
 }
 
-// servers are those of the kinds of sockets, by the names of the kinds.
-type servers map[string]*native.Server
-
-func newServers(d *state.Dir, log *slog.Logger, conf func() *config.Config) servers {
-	o := native.Options{Dir: d, Version: cli.Version, Log: log, Config: conf}
-	var all servers
-	k8s := cri.New(cri.Options{
-		Dir: d, Version: cli.Version, Log: log, Config: conf,
-		Hosts:   os.Getenv(network.EnvHosts),
-		Collect: func() { all["native"].Collect() }, Busy: func() func() { return all["cri"].Busy() },
-	})
-	o.Also = k8s.Register
-	all = servers{"native": native.New(o), "cri": native.Bare(o)}
-	return all
-}
-
-// idle tells for how long none of them has had a call; 0 while one has.
-func (all servers) idle() time.Duration {
-	since := time.Duration(math.MaxInt64)
-	for _, s := range all {
-		since = min(since, s.Idle())
-	}
-	return since
-}
-
-// stop is native.Server.Stop of all of them at once.
-func (all servers) stop(ctx context.Context) {
-	var stops sync.WaitGroup
-	for _, s := range all {
-		stops.Go(func() { s.Stop(ctx) })
-	}
-	stops.Wait()
-}
-
 // until returns when the server is to end: on a signal, after idling, or when a listener fails.
-func (s *server) until(ctx context.Context, srv servers, failed <-chan error, idle func() time.Duration, log *slog.Logger) error {
+func (s *server) until(ctx context.Context, srv *servers, failed <-chan error, idle func() time.Duration, log *slog.Logger) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -180,7 +143,7 @@ func (s *server) until(ctx context.Context, srv servers, failed <-chan error, id
 			srv.idle() // a server that hangs does not answer
 			notify(daemon.SdNotifyWatchdog)
 		case <-collect.C:
-			srv["native"].Collect()
+			srv.native.Collect()
 			collect.set(time.Duration(s.get().GC.Interval))
 		case <-sleep.C:
 			left := idle() - srv.idle()

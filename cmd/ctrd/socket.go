@@ -47,12 +47,10 @@ func socket(f *os.File) (l listener, err error) {
 	switch name := f.Name(); {
 	case name == "native", name == "unknown", strings.HasSuffix(name, ".socket"), strings.HasPrefix(name, "LISTEN_FD_"):
 		l.name = "native"
-	case name == "cri":
+	case name == "cri", name == "ttrpc":
 		l.name = name
-	case name == "ttrpc":
-		return l, fmt.Errorf("%s is not served yet; containerd's API is, on FileDescriptorName=native: %w", name, errdefs.ErrNotImplemented)
 	default:
-		return l, fmt.Errorf("want FileDescriptorName=native or cri: %w", errdefs.ErrInvalidArgument)
+		return l, fmt.Errorf("want FileDescriptorName=native, cri or ttrpc: %w", errdefs.ErrInvalidArgument)
 	}
 	any, err := net.FileListener(f)
 	if err != nil {
@@ -80,6 +78,7 @@ func makeSockets(d *state.Dir, c config.Sockets) (all []listener, release func()
 	}{
 		{"native", cmp.Or(c.Native.Address, d.Run("ctrd.sock")), c.Native},
 		{"cri", cmp.Or(c.CRI.Address, d.Run("cri.sock")), c.CRI},
+		{"ttrpc", cmp.Or(c.TTRPC.Address, d.Run("ctrd.sock.ttrpc")), c.TTRPC},
 	} {
 		l, h, err := makeSocket(s.path, s.Socket)
 		if err != nil {

@@ -134,15 +134,34 @@ func Bare(o Options) *Server {
 // Serve answers the connections of l until Stop, and closes it. It closes a connection of a peer that is not root, not the
 // server's own user and not in the group that owns the socket's file and may write to it.
 func (s *Server) Serve(l *net.UnixListener) error {
-	d := openDoor(l, &s.hall, s.log)
-	s.mu.Lock()
-	s.doors = append(s.doors, d)
-	s.mu.Unlock()
+	d := s.open(l)
 	defer d.end()
 	if err := s.grpc.Serve(d); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
 	return nil
+}
+
+// open makes a door of a listener, which shut closes.
+func (s *Server) open(l *net.UnixListener) *door {
+	d := openDoor(l, &s.hall, s.log)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doors = append(s.doors, d)
+	return d
+}
+
+// shut lets nobody in any more, and waits for the last who got in.
+func (s *Server) shut() {
+	s.mu.Lock()
+	doors := s.doors
+	s.mu.Unlock()
+	for _, d := range doors {
+		d.close()
+	}
+	for _, d := range doors {
+		<-d.last
+	}
 }
 
 // Stop takes no new connections and calls, ends those that last as long as their client likes with codes.Unavailable, and
@@ -154,16 +173,7 @@ func (s *Server) Stop(ctx context.Context) {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		s.mu.Lock()
-		doors := s.doors
-		s.mu.Unlock()
-		for _, d := range doors {
-			d.close()
-		}
-		for _, d := range doors {
-			<-d.last
-		}
-
+		s.shut()
 		s.hall.taken()
 		s.grpc.GracefulStop()
 	}()

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/cli/network"
+	"ctrd.dev/ctrd/lib/config"
+	"ctrd.dev/ctrd/lib/cri"
+	"ctrd.dev/ctrd/lib/native"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// api is what is served on a socket of a kind; see native.Server.
+type api interface {
+	Serve(*net.UnixListener) error
+	Stop(context.Context)
+	Idle() time.Duration
+}
+
+// servers are those of the kinds of sockets.
+type servers struct {
+	native, cri *native.Server
+	byName      map[string]api // by the names of the kinds
+}
+
+func newServers(d *state.Dir, log *slog.Logger, conf func() *config.Config) (*servers, error) {
+	o := native.Options{Dir: d, Version: cli.Version, Log: log, Config: conf}
+	all := &servers{}
+	k8s := cri.New(cri.Options{
+		Dir: d, Version: cli.Version, Log: log, Config: conf,
+		Hosts:   os.Getenv(network.EnvHosts),
+		Collect: func() { all.native.Collect() }, Busy: func() func() { return all.cri.Busy() },
+	})
+	shims, err := native.NewShims(o)
+	if err != nil {
+		return nil, err
+	}
+	o.Also = k8s.Register
+	all.native, all.cri = native.New(o), native.Bare(o)
+	all.byName = map[string]api{"native": all.native, "cri": all.cri, "ttrpc": shims}
+	return all, nil
+}
+
+// idle tells for how long none of them has had a call; 0 while one has.
+func (all *servers) idle() time.Duration {
+	since := time.Duration(math.MaxInt64)
+	for _, s := range all.byName {
+		since = min(since, s.Idle())
+	}
+	return since
+}
+
+// stop is native.Server.Stop of all of them at once.
+func (all *servers) stop(ctx context.Context) {
+	var stops sync.WaitGroup
+	for _, s := range all.byName {
+		stops.Go(func() { s.Stop(ctx) })
+	}
+	stops.Wait()
+}
