@@ -11,8 +11,7 @@
 // # On disk
 //
 // <state>/uploads/HEX: the address at which the upload of one blob to one repository goes on; HEX.new: one that is being
-// written; HEX.lock: the liveness
-// lock of the process that uploads it.
+// written; HEX.lock: the liveness lock of the process that uploads it.
 //
 // # Locks
 //
