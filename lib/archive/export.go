@@ -91,7 +91,7 @@ func export(ctx context.Context, d *state.Dir, names []string, opt ExportOptions
 			continue
 		}
 		seen[img.Name] = true
-		if err := s.add(ctx, named{img.Name, img.Target}); err != nil {
+		if err := s.add(ctx, named{name: img.Name, target: img.Target}); err != nil {
 			return fmt.Errorf("%s: %w", image.Familiar(img.Name), err)
 		}
 	}

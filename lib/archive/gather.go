@@ -50,6 +50,7 @@ type shelf interface {
 type gatherer struct {
 	from   shelf
 	warn   func(string) // may be nil
+	asIs   bool         // nothing is unpacked: a configuration that does not fit its manifest is kept like any other document
 	blobs  blobs
 	images []found
 	seen   map[digest.Digest]bool
@@ -211,7 +212,7 @@ func (g *gatherer) one(ctx context.Context, desc ocispec.Descriptor, above []oci
 		return 0, err
 	}
 	full, err := image.Complete(image.Manifest{Indexes: above, Descriptor: desc}, func(desc ocispec.Descriptor) ([]byte, error) { return g.from.read(ctx, desc) })
-	if errdefs.IsNotImplemented(err) {
+	if errdefs.IsNotImplemented(err) || g.asIs && errdefs.IsFailedPrecondition(err) {
 		return 1, nil
 	}
 	if err == nil && runnable(full) {

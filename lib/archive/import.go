@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -32,6 +33,9 @@ type ImportOptions struct {
 	IndexName string // records the archive's index.json as one more image
 	BaseName  string // repository of images that have a tag or nothing; empty: DefaultBase
 	Digests   bool   // records each image by its repository and digest as well
+	// Names, when set, says what each image is called, in place of the options above. It is asked for the archive's own
+	// index.json first. An image without a name is not recorded.
+	Names func(Item) []Name
 	// Platforms are those of each image that are taken and unpacked, and must be there. None: this machine's; of an
 	// image that has not that, all there is, and nothing is unpacked.
 	Platforms []ocispec.Platform
@@ -86,18 +90,12 @@ func (in *intake) run(ctx context.Context, all iter.Seq2[entry, error], opt Impo
 	if err != nil {
 		return nil, false, err
 	}
-	images, err := nameAll(items, opt)
+	images, err := in.name(ctx, items, opt)
 	if err != nil {
 		return nil, false, err
 	}
-	if opt.IndexName != "" {
-		whole, err := in.wholeIndex(ctx, opt.IndexName)
-		if err != nil {
-			return nil, false, err
-		}
-		images = append(images, whole)
-	}
 	g := newGatherer(in, opt.Warn)
+	g.asIs = opt.NoUnpack
 	for _, img := range images {
 		if err := choose(ctx, g, img, opt); err != nil {
 			return nil, false, err
@@ -122,6 +120,40 @@ func (in *intake) run(ctx context.Context, all iter.Seq2[entry, error], opt Impo
 	})
 	crash.Point("archive.recorded")
 	return done, spare, err
+}
+
+// name gives the images with the names under which they are recorded.
+func (in *intake) name(ctx context.Context, items []item, opt ImportOptions) ([]named, error) {
+	if opt.Names != nil {
+		return in.called(ctx, items, opt.Names)
+	}
+	images, err := nameAll(items, opt)
+	if err != nil || opt.IndexName == "" {
+		return images, err
+	}
+	whole, err := in.wholeIndex(ctx, opt.IndexName)
+	return append(images, whole), err
+}
+
+// called is name by a function. The archive's index is stored if it gets a name.
+func (in *intake) called(ctx context.Context, items []item, names func(Item) []Name) (all []named, err error) {
+	if data, ok := in.documents[indexFile]; ok {
+		desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(data), Size: int64(len(data))}
+		for _, n := range names(Item{Index: true, Target: desc}) {
+			all = append(all, named{n.Name, desc, n.Labels})
+		}
+		if len(all) > 0 {
+			if _, err := in.put(ctx, data); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, it := range items {
+		for _, n := range names(Item{Names: it.names, Whole: it.whole, Tag: it.tag, Target: it.target}) {
+			all = append(all, named{n.Name, it.target, n.Labels})
+		}
+	}
+	return all, nil
 }
 
 // choose takes of an image what the options say. Platforms that they do not name may be missing.
@@ -197,9 +229,12 @@ func putAll(tx *state.Tx, ns string, images []named) (done []image.Image, err er
 		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
 			return nil, err
 		}
-		if err != nil || old.Target.Digest != img.target.Digest {
+		if img.labels == nil {
+			img.labels = old.Labels
+		}
+		if err != nil || old.Target.Digest != img.target.Digest || !maps.Equal(old.Labels, img.labels) {
 			target := ocispec.Descriptor{MediaType: img.target.MediaType, Digest: img.target.Digest, Size: img.target.Size}
-			if err := image.Put(tx, ns, image.Image{Name: img.name, Target: target, Labels: old.Labels}); err != nil {
+			if err := image.Put(tx, ns, image.Image{Name: img.name, Target: target, Labels: img.labels}); err != nil {
 				return nil, err
 			}
 			if old, err = image.Get(tx, ns, img.name); err != nil {
@@ -261,7 +296,7 @@ func (in *intake) wholeIndex(ctx context.Context, name string) (named, error) {
 	}
 	desc, err := in.put(ctx, data)
 	desc.MediaType = ocispec.MediaTypeImageIndex
-	return named{ref.String(), desc}, err
+	return named{name: ref.String(), target: desc}, err
 }
 
 // put stores a document.

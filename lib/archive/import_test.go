@@ -251,6 +251,48 @@ func TestImportLayout(t *testing.T) {
 	}
 }
 
+// An archive that is not unpacked is stored as it is: nobody reads what its configurations say of their layers.
+func TestImportAsIs(t *testing.T) {
+	var l layout
+	m := l.image("", "text")
+	config := l.blob(ocispec.MediaTypeImageConfig, []byte(`{"os":"linux","architecture":"amd64"}`))
+	odd := l.manifest(config, m)
+	data := pack(l.end(called(odd, AnnotationName, "odd:1"))...)
+	if got := take(t, openDir(t), data, ImportOptions{NoUnpack: true, AllPlatforms: true}); names(got) != "odd:1" {
+		t.Errorf("imported %q", names(got))
+	}
+	if _, err := Import(t.Context(), openDir(t), bytes.NewReader(data), ImportOptions{Namespace: ns, AllPlatforms: true}); err == nil {
+		t.Errorf("unpacked: %v", err)
+	}
+}
+
+// Names decides what everything is called, with its labels; the archive's index is kept when it has a name.
+func TestImportNames(t *testing.T) {
+	var l layout
+	m := l.image("", "text")
+	m.Annotations = map[string]string{ocispec.AnnotationRefName: "2"}
+	data := pack(l.end(m)...)
+	for want, names := range map[string]func(Item) []Name{
+		"": func(Item) []Name { return nil },
+		"r/index r/m": func(it Item) []Name {
+			return []Name{{"r/" + map[bool]string{true: "index", false: "m"}[it.Index], map[string]string{"tag": it.Tag}}}
+		},
+	} {
+		d := openDir(t)
+		all := take(t, d, data, ImportOptions{NoUnpack: true, Names: names})
+		var got []string
+		for _, img := range all {
+			got = append(got, img.Name)
+			if image.IsIndex(img.Target.MediaType) == (img.Labels["tag"] == "2") {
+				t.Errorf("%s: %s, labels %v", img.Name, img.Target.MediaType, img.Labels)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("imported %q, want %q", got, want)
+		}
+	}
+}
+
 // What has no name is not lost, and --digests adds names.
 func TestImportDigests(t *testing.T) {
 	d := openDir(t)

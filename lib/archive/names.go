@@ -24,8 +24,24 @@ const DefaultBase = "localhost/import"
 // item is an image of an archive.
 type item struct {
 	names  []string // normalised; none if the archive has none
+	whole  bool     // a name is from AnnotationName
 	tag    string   // when that is all the archive says
 	target ocispec.Descriptor
+}
+
+// Item is an image of an archive, to whoever names it.
+type Item struct {
+	Index  bool     // the archive's own index.json
+	Names  []string // normalised; none if the archive has none
+	Whole  bool     // the archive says the whole name, in AnnotationName
+	Tag    string   // when that is all the archive says
+	Target ocispec.Descriptor
+}
+
+// Name is what an image is to be called.
+type Name struct {
+	Name   string
+	Labels map[string]string // nil: those that it has
 }
 
 // parseLayout reads index.json of an OCI layout: the image of each entry and its name, in order. What stands for
@@ -51,6 +67,7 @@ func parseLayout(index, layout []byte) ([]item, error) {
 		name, ref := desc.Annotations[AnnotationName], desc.Annotations[ocispec.AnnotationRefName]
 		switch {
 		case name != "":
+			it.whole = true
 			err = it.add(retagged(name, ref))
 		case image.IsTag(ref):
 			it.tag = ref
@@ -88,6 +105,7 @@ func (it *item) add(name string) error {
 func merge(all []item, it item) []item {
 	for i := range all {
 		if all[i].target.Digest == it.target.Digest && all[i].tag == it.tag {
+			all[i].whole = all[i].whole || it.whole
 			for _, n := range it.names {
 				if !slices.Contains(all[i].names, n) {
 					all[i].names = append(all[i].names, n)
@@ -138,6 +156,7 @@ func parseSaved(data []byte) ([]saved, error) {
 type named struct {
 	name   string
 	target ocispec.Descriptor
+	labels map[string]string // nil: those that it has
 }
 
 // nameAll gives each image the names under which it is recorded. A name for two images is an error.
@@ -176,7 +195,7 @@ func nameAll(all []item, opt ImportOptions) ([]named, error) {
 				return nil, malformed("the archive has two images of the name %s", r.Familiar())
 			}
 			if of[name] = it.target; !again {
-				out = append(out, named{name, it.target})
+				out = append(out, named{name: name, target: it.target})
 			}
 		}
 	}

@@ -38,10 +38,7 @@ func Start(cmd *exec.Cmd, path string) error {
 	if t = t.confining(string(own)); len(t) == 0 {
 		return cmd.Start()
 	}
-	if err := t.start(cmd, path); err != nil {
-		return fmt.Errorf("start %s in cgroup %q: %w", filepath.Base(cmd.Path), path, err)
-	}
-	return nil
+	return t.startNamed(cmd, path)
 }
 
 // confining gives the hierarchies in which a process, whose file /proc/PID/cgroup is own, is not in the root cgroup. The v2
@@ -57,6 +54,22 @@ func (t tree) confining(own string) tree {
 func isV2Root(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, "cgroup.type"))
 	return errors.Is(err, os.ErrNotExist)
+}
+
+// StartIn is [Start] in every hierarchy that the caller may change, also where the caller is in the root cgroup.
+func StartIn(cmd *exec.Cmd, path string) error {
+	t, err := open(path)
+	if err != nil {
+		return err
+	}
+	return t.startNamed(cmd, path)
+}
+
+func (t tree) startNamed(cmd *exec.Cmd, path string) error {
+	if err := t.start(cmd, path); err != nil {
+		return fmt.Errorf("start %s in cgroup %q: %w", filepath.Base(cmd.Path), path, err)
+	}
+	return nil
 }
 
 func (t tree) start(cmd *exec.Cmd, path string) error {

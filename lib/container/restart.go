@@ -68,10 +68,15 @@ func RestartLabels(r taskdir.Restart) map[string]string {
 	return map[string]string{LabelRestartPolicy: policy, LabelRestartStatus: "running", LabelRestartCount: strconv.Itoa(r.Count)}
 }
 
-// RestartOf reads the policy of a container from its labels, with the count. Labels that say nothing
-// sensible are no policy: any client may write them.
+// RestartOf reads the policy of a container from its labels, with the count. One that is meant to run and names no
+// policy is always restarted, as containerd's monitor has it. Labels that say nothing sensible are no policy: any client
+// may write them.
 func RestartOf(labels map[string]string) taskdir.Restart {
-	r, err := ParseRestart(labels[LabelRestartPolicy])
+	policy, named := labels[LabelRestartPolicy]
+	if !named && labels[LabelRestartStatus] == "running" {
+		policy = RestartAlways
+	}
+	r, err := ParseRestart(policy)
 	if err != nil || r.Policy == "" {
 		return taskdir.Restart{}
 	}

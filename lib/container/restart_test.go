@@ -35,6 +35,14 @@ func TestRestart(t *testing.T) {
 	if got := RestartLabels(taskdir.Restart{Policy: "on-failure", Max: 3, Count: 2}); !maps.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
+	if got := RestartOf(map[string]string{LabelRestartStatus: "running"}); got.Policy != RestartAlways {
+		t.Errorf("meant to run, without a policy: %+v", got)
+	}
+	for _, labels := range []map[string]string{{LabelRestartStatus: "stopped"}, {LabelRestartStatus: "running", LabelRestartPolicy: "no"}} {
+		if got := RestartOf(labels); got.Policy != "" {
+			t.Errorf("%v: %+v", labels, got)
+		}
+	}
 	if got := RestartOf(map[string]string{LabelRestartPolicy: "rubbish", LabelRestartCount: "7"}); got != (taskdir.Restart{}) {
 		t.Errorf("%+v", got)
 	}

@@ -3,6 +3,7 @@
 package diff_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"fmt"
 	"math/rand/v2"
@@ -147,6 +148,30 @@ func TestApplyRebased(t *testing.T) {
 	_, err = diff.Apply(t.Context(), bytes.NewReader(data), layer.Options{}, []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"rw", "upperdir=" + d[0]}}})
 	must(t, err)
 	equal(t, shown(t, d[0]), shown(t, one))
+}
+
+// TestApplyRebasedWhiteouts: the layers below an upper directory that has none yet may have all that the layer removes.
+func TestApplyRebasedWhiteouts(t *testing.T) {
+	needRoot(t)
+	d := dirs(t, "upper")
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range []string{".wh.file", "listed/", "listed/.wh.file", "implied/.wh.dir"} {
+		h := &tar.Header{Name: name, Mode: 0o755, Typeflag: tar.TypeReg}
+		if strings.HasSuffix(name, "/") {
+			h.Typeflag = tar.TypeDir
+		}
+		must(t, w.WriteHeader(h))
+	}
+	must(t, w.Close())
+	_, err := diff.Apply(t.Context(), &b, layer.Options{}, []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"rw", "upperdir=" + d[0]}}})
+	must(t, err)
+	for _, name := range []string{"file", "listed/file", "implied/dir"} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(d[0], name), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
+			t.Errorf("%s is not hidden: %v, mode %o", name, err, st.Mode)
+		}
+	}
 }
 
 // TestApplyMounted: what is neither a bind mount nor an overlay is mounted.

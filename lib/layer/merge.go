@@ -14,8 +14,12 @@ import (
 // Merge moves the unpacked layer at dir onto the tree at onto, which is on the same file system, and uses it up. What
 // the layer removes is removed there, and what it leaves to those below is as onto has it. With overlaid, onto is the
 // upper directory of an overlay on the layers at below, the top first, and what the layer removes is hidden there,
-// too. An error leaves a part of the layer in either place. Nothing is synced.
+// too. An overlay on no layers is one whose layers are not known yet: all that the layer removes stays hidden. An error leaves a part of the layer in either place. Nothing is synced.
 func Merge(ctx context.Context, dir string, implied Implied, onto string, overlaid bool, below ...string) error {
+	unknown := overlaid && len(below) == 0
+	if unknown {
+		implied.Whiteouts = nil
+	}
 	if err := Inherit(dir, implied, append([]string{onto}, below...)); err != nil {
 		return err
 	}
@@ -36,7 +40,7 @@ func Merge(ctx context.Context, dir string, implied Implied, onto string, overla
 	if err := m.directory(from, to); err != nil {
 		return fmt.Errorf("merge layer into %s: %w", onto, err)
 	}
-	if !overlaid {
+	if !overlaid || unknown {
 		return nil
 	}
 	// A directory that onto has, and the layers below have not, is merged with none: see Inherit.

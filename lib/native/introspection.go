@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"ctrd.dev/ctrd/lib/filter"
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/task"
 )
 
@@ -99,12 +100,15 @@ func (s *Server) plugins() []*introspectionapi.Plugin {
 		{Type: metadataPlugin, ID: "bolt"},
 		{Type: gcPlugin, ID: "scheduler"},
 		{Type: differPlugin, ID: "walking"},
-		{
-			Type: snapshotterPlugin, ID: "overlayfs", Capabilities: []string{"remap-ids", "only-remap-ids", "rebase"},
-			Exports: map[string]string{"root": s.d.Path("snapshots", "overlayfs")},
-		},
 		{Type: runtimePlugin, ID: "task", Exports: map[string]string{"log-uri-schemes": "fifo,binary,binary-v2,file"}},
 		{Type: monitorPlugin, ID: "restart", Capabilities: []string{"no", "always", "on-failure", "unless-stopped"}},
+	}
+	for _, sn := range snapshot.Snapshotters() {
+		p := &introspectionapi.Plugin{Type: snapshotterPlugin, ID: sn.Name(), Exports: map[string]string{"root": s.d.Path("snapshots", sn.Name())}}
+		if sn == snapshot.Overlay {
+			p.Capabilities = []string{"remap-ids", "only-remap-ids", "rebase"}
+		}
+		list = append(list, p)
 	}
 	for _, id := range []string{"containers", "content", "diff", "events", "healthcheck", "images", "introspection", "leases", "namespaces", "snapshots", "tasks", "version"} {
 		list = append(list, &introspectionapi.Plugin{Type: servicePlugin, ID: id})

@@ -260,15 +260,8 @@ func (j *job) load(ctx context.Context, from *transfer.ImageImportStream, to *tr
 	}
 	defer stream.close()
 	opt := archive.ImportOptions{
-		Namespace: j.ns, IndexName: to.Name, Platforms: platformsOf(to.Platforms), AllPlatforms: len(to.Platforms) == 0,
+		Namespace: j.ns, Names: names{to}.of, Platforms: platformsOf(to.Platforms), AllPlatforms: len(to.Platforms) == 0,
 		NoUnpack: len(to.Unpacks) == 0, Warn: j.warn,
-	}
-	for _, r := range to.ExtraReferences {
-		if r.IsPrefix {
-			opt.BaseName, opt.Digests = r.Name, opt.Digests || r.AddDigest
-		} else {
-			opt.Name = r.Name
-		}
 	}
 	j.tell(&transfer.Progress{Event: "Importing"})
 	all, err := archive.Import(ctx, j.d, stream.reader(), opt)

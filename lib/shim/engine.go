@@ -222,11 +222,12 @@ func (t *task) ask(verb string, r ask.Request, p *process, files ...*os.File) er
 	return e.run(r, p, files...)
 }
 
-// engine is the one that the options of Create name. The state of the embedded engine is always in the bundle.
+// engine is the one that the options of Create name. Where they name no state directory, the embedded engine's is in the
+// bundle.
 func (t *task) engine() ask.Engine {
 	o := t.options
 	e := ask.Engine{Binary: o.BinaryName, SystemdCgroup: o.SystemdCgroup}
-	if o.BinaryName != "" && o.Root != "" {
+	if o.Root != "" {
 		// As containerd's own shim has it: ids are unique in a namespace alone.
 		e.Root = filepath.Join(o.Root, t.s.config.Namespace)
 	}

@@ -218,10 +218,14 @@ func (t *Task) split(s *specs.Spec, o StartOptions) error {
 // Delegate=yes; empty when there is none.
 func (t *Task) Outside() string { return t.outside }
 
-// startOut starts a process that outlives this one where its end does not follow from ours: not in our cgroup,
-// unless the whole task stays in our unit.
-func (t *Task) startOut(cmd *exec.Cmd) error {
-	if t.inUnit {
+// startOut starts a process that outlives this one where its end does not follow from ours: in the cgroup that a client
+// has named for it; without one, not in our cgroup, unless the whole task stays in our unit.
+func (t *Task) startOut(cmd *exec.Cmd, named string) error {
+	switch {
+	case named != "":
+		defer func() { go cgroup.Hasten() }()
+		return cgroup.StartIn(cmd, named)
+	case t.inUnit:
 		return cmd.Start()
 	}
 	return StartOut(t.d, cmd)
@@ -232,6 +236,16 @@ func StartOut(d *state.Dir, cmd *exec.Cmd) error {
 	// Not earlier: Start would wait for it.
 	defer func() { go cgroup.Hasten() }()
 	return cgroup.Start(cmd, supervisors(d))
+}
+
+// shimCgroup gives the cgroup that the options name for our shim, or nothing. A foreign shim reads them itself.
+func shimCgroup(r runtime, given *taskapi.Any) (string, error) {
+	var o taskapi.Options
+	if r.foreign || !given.Is(taskapi.RuncOptionsURL) {
+		return "", nil
+	}
+	err := given.To(&o)
+	return o.ShimCgroup, err
 }
 
 // adopt has systemd make a scope for the supervisor, with the systemd driver, and gives what waits for that.

@@ -103,7 +103,7 @@ func (t *Task) foreignLog(req *taskapi.CreateTaskRequest, log stdio.Log) error {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, r)
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, w)
-	if err := t.startOut(cmd); err != nil {
+	if err := t.startOut(cmd, ""); err != nil {
 		return fmt.Errorf("logger: %w", err)
 	}
 	go cmd.Wait()
@@ -142,7 +142,7 @@ func (t *Task) keep() error {
 	}
 	cmd := exec.Command(self, "--root", t.d.Path(), "--state", t.d.Run(), "-n", t.Namespace, "rm", "--keeper", "--incarnation", string(t.inc), t.ID())
 	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Setsid: true}
-	if err := t.startOut(cmd); err != nil {
+	if err := t.startOut(cmd, ""); err != nil {
 		return err
 	}
 	go cmd.Wait()

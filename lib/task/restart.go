@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -86,6 +87,15 @@ func (t *Task) restart(after *taskdir.View) taskdir.Restart {
 		r.Count = 1
 	}
 	return r
+}
+
+// countRestart records in the label that containerd's clients read how many restarts led to the task that is about to run.
+func (t *Task) countRestart(ctx context.Context, after *taskdir.View) error {
+	err := t.relabel(ctx, map[string]string{container.LabelRestartCount: strconv.Itoa(t.restart(after).Count)})
+	if err != nil {
+		return fmt.Errorf("restart labels: %w", err)
+	}
+	return nil
 }
 
 // meantToRun records whether the container is meant to run, where a restart policy makes a difference: in the

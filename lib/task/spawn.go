@@ -112,14 +112,19 @@ func (t *Task) startShim(ctx context.Context, r runtime, o *taskapi.Any, old boo
 			return nil, nil, err
 		}
 	}
+	named, err := shimCgroup(r, o)
+	if err != nil {
+		return nil, nil, err
+	}
 	// One processor is enough to supervise; each more costs the supervisor memory as long as it lives.
 	cmd.Dir, cmd.Env = t.bundleDir(), append(append(os.Environ(), "GOMAXPROCS=1"), cmd.Env...)
-	return t.run(ctx, cmd)
+	return t.run(ctx, cmd, named)
 }
 
-// run starts the supervisor of the task and reads what it says before it closes its stdout.
-func (t *Task) run(ctx context.Context, cmd *exec.Cmd) (*supervisor, []byte, error) {
-	return runSupervisor(ctx, cmd, t.Dir(), t.patience(), t.startOut)
+// run starts the supervisor of the task, in the cgroup that is named for it if one is, and reads what it says before it
+// closes its stdout.
+func (t *Task) run(ctx context.Context, cmd *exec.Cmd, named string) (*supervisor, []byte, error) {
+	return runSupervisor(ctx, cmd, t.Dir(), t.patience(), func(cmd *exec.Cmd) error { return t.startOut(cmd, named) })
 }
 
 // runSupervisor starts the supervisor of what has the directory dir, for which it may take so long as patience says.

@@ -202,6 +202,11 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		starting.Release()
 		err = errors.Join(err, t.discard(ctx))
 	}()
+	if o.after != nil {
+		if err = t.countRestart(ctx, o.after); err != nil {
+			return err
+		}
+	}
 	if r, err = t.findRuntime(o); err != nil {
 		return err
 	}
