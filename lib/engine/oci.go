@@ -17,6 +17,7 @@ import (
 	runc "github.com/containerd/go-runc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
@@ -32,7 +33,8 @@ type oci struct {
 	noKeys   bool
 	noPivot  bool
 	timeout  time.Duration
-	dir      string // for what lives as long as one call, and initPid; absolute
+	bundle   string // the working directory; absolute
+	dir      string // for what lives as long as one call; absolute
 }
 
 const (
@@ -42,7 +44,8 @@ const (
 	killTime = 2 * time.Second
 	// defaultPath is PATH where there is none.
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	// initPid is a file in dir: the pid of init, as the engine wrote it.
+	// initPid is a file in the bundle: the pid of init, as the engine wrote it. Containerd has it there, and programs
+	// that stand for an engine look for it.
 	initPid = "init.pid"
 )
 
@@ -59,9 +62,10 @@ func newOCI(id, root string, r ask.Request) (*oci, error) {
 	}
 	o := &oci{id: id, name: r.Binary, binary: binary, noKeys: r.NoNewKeyring, noPivot: r.NoPivotRoot}
 	o.timeout = cmp.Or(r.Timeout, defaultTimeout)
-	if o.dir, err = filepath.Abs(stateDir); err != nil {
+	if o.bundle, err = os.Getwd(); err != nil {
 		return nil, err
 	}
+	o.dir = filepath.Join(o.bundle, stateDir)
 	if o.root, err = filepath.Abs(root); err != nil {
 		return nil, err
 	}
@@ -137,16 +141,12 @@ func (e *engineFailure) Error() string {
 }
 
 func (o *oci) create(ctx context.Context, spec *specs.Spec, st stdio) (made, error) {
-	pidFile := filepath.Join(o.dir, initPid)
-	os.Remove(pidFile)
+	pidFile := filepath.Join(o.bundle, initPid)
+	unix.Unlink(pidFile)
 	o.systemd = o.systemd || cgroup.UsesSystemd(spec.Linux.CgroupsPath)
-	bundle, err := os.Getwd()
-	if err != nil {
-		return made{}, err
-	}
-	err = o.withStreams(ctx, st, func(ctx context.Context, io runc.IO, socket runc.ConsoleSocket) error {
+	err := o.withStreams(ctx, st, func(ctx context.Context, io runc.IO, socket runc.ConsoleSocket) error {
 		return o.call(ctx, "create", func(ctx context.Context, r *runc.Runc) error {
-			return r.Create(ctx, o.id, bundle, &runc.CreateOpts{
+			return r.Create(ctx, o.id, o.bundle, &runc.CreateOpts{
 				IO: io, PidFile: pidFile, ConsoleSocket: socket, NoPivot: o.noPivot, NoNewKeyring: o.noKeys,
 			})
 		})
@@ -182,7 +182,7 @@ func (o *oci) start(ctx context.Context) error {
 }
 
 func (o *oci) exec(ctx context.Context, p *specs.Process, st stdio) (int, error) {
-	init, err := readPid(filepath.Join(o.dir, initPid))
+	init, err := readPid(filepath.Join(o.bundle, initPid))
 	if err != nil {
 		return 0, err
 	}

@@ -107,7 +107,7 @@ func TestOCIEngine(t *testing.T) {
 	k.nothingLeft()
 }
 
-// TestOCIEngineUndone: a Create that fails after its engine has succeeded has the engine forget the container.
+// TestOCIEngineUndone: a Create that fails when the engine has made the container has it forgotten.
 func TestOCIEngineUndone(t *testing.T) {
 	c := newContainerd(t)
 	k := bareTask(t, "sleep", "1000")
@@ -125,6 +125,7 @@ func TestOCIEngineUndone(t *testing.T) {
 		t.Errorf("the engine has kept %v", left)
 	}
 	must(t, os.Remove(inTheWay))
+	os.Remove(filepath.Join(k.dir, ".init.pid")) // runc forgets it
 	_, err := k.client.Create(t.Context(), r)
 	must(t, err)
 	_, err = k.client.Delete(t.Context(), &taskapi.DeleteRequest{ID: k.id})

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -72,4 +74,37 @@ func TestContainerdDeleteBesideEngine(t *testing.T) {
 		return !held && err == nil
 	})
 	k.nothingLeft()
+}
+
+// TestExecBesideEnd: a client whose exec fails since init has died finds the task stopped when it is told so.
+func TestExecBesideEnd(t *testing.T) {
+	k := newTask(t, "sleep", "1000")
+	r := k.request()
+	path, dying := filepath.Join(k.state, "slow"), filepath.Join(k.state, "dying")
+	text := "#!/bin/sh\ncase \"$*\" in *' exec '*) touch " + dying + "; until test -e " + dying + ".on; do sleep 0.01; done;; *' delete '*) sleep 0.5;; esac\n" +
+		"exec " + runc(t) + " \"$@\"\n"
+	must(t, os.WriteFile(path, []byte(text), 0o755))
+	r.Options = taskapi.NewAny(&taskapi.Options{BinaryName: path, Root: filepath.Join(k.state, "root")})
+	k.serve()
+	_, err := k.client.Create(t.Context(), r)
+	must(t, err)
+	init, err := k.client.Start(t.Context(), &taskapi.StartRequest{ID: k.id})
+	must(t, err)
+	e := k.exec("x", false, false, "true")
+	must(t, k.client.Exec(t.Context(), e.req))
+	failed := make(chan error, 1)
+	go func() {
+		_, err := k.client.Start(t.Context(), &taskapi.StartRequest{ID: k.id, ExecID: "x"})
+		failed <- err
+	}()
+	k.until("the exec is on its way", func() bool { _, err := os.Stat(dying); return err == nil })
+	must(t, k.client.Kill(t.Context(), &taskapi.KillRequest{ID: k.id, Signal: 9}))
+	k.until("the end of init", func() bool { return unix.Kill(int(init.Pid), 0) != nil })
+	must(t, os.WriteFile(dying+".on", nil, 0o600))
+	if err := <-failed; err == nil {
+		t.Error("the exec has started")
+	}
+	if v, err := taskdir.Look(k.dir); err != nil || v.State != taskdir.Stopped {
+		t.Errorf("the task is %+v, %v", v, err)
+	}
 }

@@ -29,13 +29,28 @@ func (s *server) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.S
 	defer p.op.Unlock()
 	if p.execID == "" {
 		err = p.startInit(ctx)
-	} else {
-		err = p.startExec()
+	} else if err = p.startExec(); err != nil {
+		p.t.awaitEnd(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &taskapi.StartResponse{Pid: uint32(p.pid)}, nil
+}
+
+// awaitEnd waits, if init has died, until that is recorded: a client whose exec fails for it then finds the task stopped.
+func (t *task) awaitEnd(ctx context.Context) {
+	t.s.mu.Lock()
+	init := t.init
+	t.s.mu.Unlock()
+	if init == nil || !isClosed(init.died) {
+		return
+	}
+	select {
+	case <-init.done:
+	case <-init.dropped:
+	case <-ctx.Done():
+	}
 }
 
 // startInit runs the container's program.
