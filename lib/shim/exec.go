@@ -158,7 +158,7 @@ func (p *process) startExec() error {
 	if err := t.enter(p); err != nil {
 		return err
 	}
-	defer t.running.Done()
+	defer t.left()
 	streams, err := t.openStreams(p)
 	if err != nil {
 		return fmt.Errorf("exec %q: %w", p.execID, err)
@@ -185,7 +185,7 @@ func (p *process) startExec() error {
 	return nil
 }
 
-// enter admits an exec into the container and is undone by running.Done.
+// enter admits an exec into the container and is undone by left.
 func (t *task) enter(p *process) error {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
@@ -201,7 +201,15 @@ func (t *task) enter(p *process) error {
 		return fmt.Errorf("exec %q: container %q is paused: %w", p.execID, t.id, errdefs.ErrFailedPrecondition)
 	}
 	t.running.Add(1)
+	t.entering++
 	return nil
+}
+
+func (t *task) left() {
+	t.s.mu.Lock()
+	t.entering--
+	t.s.mu.Unlock()
+	t.running.Done()
 }
 
 // Delete removes an exec that does not run, or takes note that the caller has seen the end of init. A container

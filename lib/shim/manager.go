@@ -155,16 +155,7 @@ func (b *Bootstrap) place(pid int) error {
 			return err
 		}
 	}
-	const ownScore, maxScore = "/proc/self/oom_score_adj", 1000
-	text, err := os.ReadFile(ownScore)
-	if err != nil {
-		return err
-	}
-	score, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return fmt.Errorf("%s: %w", ownScore, err)
-	}
-	return os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(min(score+1, maxScore))), 0)
+	return cgroup.Expose(pid)
 }
 
 // Delete removes what a supervisor that was killed has left of a container of containerd's, and gives the

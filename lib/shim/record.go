@@ -81,6 +81,9 @@ func (t *task) recordCreated(pid int) error {
 		return os.WriteFile(t.path(initPid), []byte(strconv.Itoa(pid)), 0o644)
 	}
 	init, err := taskdir.ProcessOf(pid)
+	if errors.Is(err, os.ErrNotExist) {
+		init, err = taskdir.Process{PID: pid}, nil // it has been killed meanwhile, and its end comes next
+	}
 	if err != nil {
 		return err
 	}

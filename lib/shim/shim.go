@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
@@ -103,6 +104,12 @@ func start(c Config) (_ *server, _ net.Listener, err error) {
 	t := s.newTask(c.ID, c.Bundle)
 	if err := t.adopt(); err != nil {
 		return nil, nil, err
+	}
+	if t.record != nil && t.record.IO != nil {
+		// As for containerd: what clients have started goes before the server that they speak to.
+		if err := cgroup.Expose(os.Getpid()); err != nil {
+			return nil, nil, err
+		}
 	}
 	s.watchChildren()
 	s.tasks[t.id] = t

@@ -39,11 +39,12 @@ func (s *server) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.S
 }
 
 // awaitEnd waits, if init has died, until that is recorded: a client whose exec fails for it then finds the task stopped.
+// The last of several execs waits, since the record waits for all of them.
 func (t *task) awaitEnd(ctx context.Context) {
 	t.s.mu.Lock()
-	init := t.init
+	init, others := t.init, t.entering
 	t.s.mu.Unlock()
-	if init == nil || !isClosed(init.died) {
+	if init == nil || others > 0 || !isClosed(init.died) {
 		return
 	}
 	select {

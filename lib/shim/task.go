@@ -36,13 +36,14 @@ type task struct {
 	deleted chan struct{} // closed by Delete
 
 	// Guarded by the server's mu.
-	init    *process            // nil before Create
-	execs   map[string]*process // by exec id
-	paused  bool
-	ending  bool           // nothing new may begin in the container
-	over    bool           // nothing is left to do for it
-	lingers bool           // it has ended, and waits for its client to remove the container
-	running sync.WaitGroup // engines that put processes into the container
+	init     *process            // nil before Create
+	execs    map[string]*process // by exec id
+	paused   bool
+	ending   bool           // nothing new may begin in the container
+	over     bool           // nothing is left to do for it
+	lingers  bool           // it has ended, and waits for its client to remove the container
+	running  sync.WaitGroup // engines that put processes into the container
+	entering int            // how many those are; guarded by s.mu
 }
 
 func (s *server) newTask(id, bundle string) *task {
