@@ -87,6 +87,9 @@ func EndPod(ctx context.Context, d *state.Dir, dir string) error {
 	return endPodSocket(d, dir)
 }
 
+// sweepPodWithin bounds the wait for the processes of a pod that has ended. They are ending; a busy machine takes its time.
+const sweepPodWithin = 2 * time.Second
+
 // sweepAfterPod is sweep once the processes of a pod are gone that are in the cgroup of the supervisors: the supervisor lets go
 // of the pod a moment before it ends, and its init ends a moment after it. What it gives is to be called when they end.
 func sweepAfterPod(d *state.Dir, supervisor taskdir.Process, init int) func() {
@@ -95,7 +98,7 @@ func sweepAfterPod(d *state.Dir, supervisor taskdir.Process, init int) func() {
 		fds[1] = fd
 	}
 	return func() {
-		ctx, cancel := context.WithTimeout(context.Background(), sweepWithin)
+		ctx, cancel := context.WithTimeout(context.Background(), sweepPodWithin)
 		defer cancel()
 		for _, fd := range fds {
 			if fd >= 0 {
