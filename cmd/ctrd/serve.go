@@ -16,6 +16,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/config"
+	"ctrd.dev/ctrd/lib/native"
 )
 
 // drainFor is how long calls that are under way may take to end after a signal.
@@ -41,7 +42,9 @@ func serveVerb(g *cli.Global) *cobra.Command {
 			"are served on a port of 127.0.0.1, which is opened when the first is asked for.\n\n" +
 			"SIGTERM and SIGINT let the calls that are under way end, for 10 seconds. Waits and subscriptions are ended at once, with the " +
 			"code Unavailable. SIGHUP has the configuration read again: what it says of sockets holds from the next start, all else at once. " +
-			"A configuration that is wrong is logged, and the old one holds.",
+			"A configuration that is wrong is logged, and the old one holds.\n\n" +
+			"Metrics for Prometheus are at /metrics on the socket metrics.sock in the state directory, for root alone, and on a port if the " +
+			"configuration names one.",
 		Stdout: "nothing",
 		Files: []cli.Note{
 			{Name: config.File, Text: "the configuration; see ctrd-config(1). Options go before it"},
@@ -85,6 +88,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	sockets, scraped := split(sockets, "metrics")
 	idle := s.idle
 	if len(sockets) == 0 {
 		if !cmd.Flags().Changed("idle-timeout") {
@@ -97,7 +101,14 @@ func (s *server) run(cmd *cobra.Command) error {
 		defer release()
 		sockets = own
 	}
-	srv, err := newServers(d, log, s.get)
+	metrics := native.NewMetrics()
+	metrics.Histogram = s.get().Metrics.GRPCHistogram
+	endMetrics, err := serveMetrics(d, s.get().Metrics, metrics, scraped, log)
+	if err != nil {
+		return err
+	}
+	defer endMetrics()
+	srv, err := newServers(d, log, s.get, metrics)
 	if err != nil {
 		return err
 	}

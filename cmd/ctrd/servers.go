@@ -32,8 +32,8 @@ type servers struct {
 	byName      map[string]api // by the names of the kinds
 }
 
-func newServers(d *state.Dir, log *slog.Logger, conf func() *config.Config) (*servers, error) {
-	o := native.Options{Dir: d, Version: cli.Version, Log: log, Config: conf}
+func newServers(d *state.Dir, log *slog.Logger, conf func() *config.Config, m *native.Metrics) (*servers, error) {
+	o := native.Options{Dir: d, Version: cli.Version, Log: log, Config: conf, Metrics: m}
 	all := &servers{}
 	k8s := cri.New(cri.Options{
 		Dir: d, Version: cli.Version, Log: log, Config: conf,

@@ -47,10 +47,10 @@ func socket(f *os.File) (l listener, err error) {
 	switch name := f.Name(); {
 	case name == "native", name == "unknown", strings.HasSuffix(name, ".socket"), strings.HasPrefix(name, "LISTEN_FD_"):
 		l.name = "native"
-	case name == "cri", name == "ttrpc":
+	case name == "cri", name == "ttrpc", name == "metrics":
 		l.name = name
 	default:
-		return l, fmt.Errorf("want FileDescriptorName=native, cri or ttrpc: %w", errdefs.ErrInvalidArgument)
+		return l, fmt.Errorf("want FileDescriptorName=native, cri, ttrpc or metrics: %w", errdefs.ErrInvalidArgument)
 	}
 	any, err := net.FileListener(f)
 	if err != nil {
@@ -62,6 +62,18 @@ func socket(f *os.File) (l listener, err error) {
 	}
 	l.UnixListener = u
 	return l, nil
+}
+
+// split parts the sockets of a name from the others.
+func split(all []listener, name string) (others, named []listener) {
+	for _, l := range all {
+		if l.name == name {
+			named = append(named, l)
+		} else {
+			others = append(others, l)
+		}
+	}
+	return others, named
 }
 
 // makeSockets makes the sockets of a server that systemd has given none. release is to be called at the end.

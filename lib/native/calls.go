@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 )
 
 // lasting are the calls that end when something happens, or never. A server that stops does not wait for them.
@@ -76,17 +77,34 @@ func (c *calls) begin(ctx context.Context, method string) (_ context.Context, re
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
 	ctx, release := s.calls.begin(ctx, info.FullMethod)
 	defer release()
-	began := time.Now()
-	defer func() { err = s.end(ctx, info.FullMethod, began, recover(), err) }()
+	began, ended := time.Now(), s.metrics.begin("unary", info.FullMethod)
+	defer func() {
+		err = s.end(ctx, info.FullMethod, began, recover(), err)
+		ended(status.Code(err))
+	}()
 	return handle(ctx, req)
 }
 
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	ctx, release := s.calls.begin(stream.Context(), info.FullMethod)
 	defer release()
-	began := time.Now()
-	defer func() { err = s.end(ctx, info.FullMethod, began, recover(), err) }()
+	began, ended := time.Now(), s.metrics.begin(kindOfStream(info), info.FullMethod)
+	defer func() {
+		err = s.end(ctx, info.FullMethod, began, recover(), err)
+		ended(status.Code(err))
+	}()
 	return handle(srv, withContext{stream, ctx})
+}
+
+// kindOfStream is how metrics call the kind of a stream.
+func kindOfStream(info *grpc.StreamServerInfo) string {
+	switch {
+	case info.IsClientStream && info.IsServerStream:
+		return "bidi_stream"
+	case info.IsClientStream:
+		return "client_stream"
+	}
+	return "server_stream"
 }
 
 // withContext is a stream whose context also ends with the server.

@@ -62,6 +62,8 @@ type Options struct {
 	Log     *slog.Logger
 	// Config gives the configuration that is in force, which changes when it is reloaded; nil: the defaults.
 	Config func() *config.Config
+	// Metrics, when set, count the calls. Several servers can share them.
+	Metrics *Metrics
 	// Also, when set, adds further services, whose errors are told by their errdefs kind as those of containerd's API are.
 	Also func(grpc.ServiceRegistrar)
 
@@ -75,6 +77,7 @@ type Server struct {
 	version string
 	log     *slog.Logger
 	config  func() *config.Config
+	metrics *Metrics
 	grpc    *grpc.Server
 	hall    hall
 	calls   calls
@@ -108,7 +111,7 @@ func New(o Options) *Server {
 
 // Bare makes a server of those services alone that Options.Also adds, and of gRPC's health service.
 func Bare(o Options) *Server {
-	s := &Server{d: o.Dir, version: o.Version, log: o.Log, config: o.Config}
+	s := &Server{d: o.Dir, version: o.Version, log: o.Log, config: o.Config, metrics: o.Metrics}
 	if s.config == nil {
 		s.config = config.Default
 	}

@@ -12,6 +12,7 @@ import (
 	shimapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
@@ -60,8 +61,11 @@ func (s *Shims) Idle() time.Duration { return s.s.Idle() }
 func (s *Shims) unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, handle ttrpc.Method) (answer any, err error) {
 	ctx, release := s.s.calls.begin(ctx, info.FullMethod)
 	defer release()
-	began := time.Now()
-	defer func() { err = s.s.end(ctx, info.FullMethod, began, recover(), err) }()
+	began, ended := time.Now(), s.s.metrics.begin("unary", info.FullMethod)
+	defer func() {
+		err = s.s.end(ctx, info.FullMethod, began, recover(), err)
+		ended(status.Code(err))
+	}()
 	return handle(ctx, unmarshal)
 }
 

@@ -196,7 +196,7 @@ func TestSocketNames(t *testing.T) {
 		systemctl daemon-reload
 		systemctl restart ctrd.socket
 		not systemctl start ctrd
-		told() { journalctl -u ctrd -o cat | grep -q 'socket "other" of systemd: want FileDescriptorName=native, cri or ttrpc'; }
+		told() { journalctl -u ctrd -o cat | grep -q 'socket "other" of systemd: want FileDescriptorName=native, cri, ttrpc or metrics'; }
 		wait_for told
 		systemctl stop ctrd.socket ctrd
 		rm /etc/systemd/system/ctrd.socket.d/name.conf
