@@ -88,11 +88,7 @@ func loopbackUp() error {
 // becomeInit makes this process the first one of its PID namespace, and returns only when that fails. A container that
 // may trace processes sees its root and its program: so the root is empty, and the program a read-only mount.
 func becomeInit(out *os.File) error {
-	const program = "init"
-	root, err := os.Getwd() // the pod's directory; here it serves as a place to mount at
-	if err != nil {
-		return err
-	}
+	const root, program = "/sys", "init" // a directory that is everywhere, for every user; nothing of it is needed
 	// By its path: only what is on a mount of this namespace can be bound. Opened, as the new root may lie over the path.
 	name, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -140,12 +136,13 @@ func becomeInit(out *os.File) error {
 	if err != nil {
 		return fmt.Errorf("enter the root of the pod's first process: %w", err)
 	}
+	// The supervisor waits for the end of this pipe: while a process becomes another program, /proc may show no namespaces of it.
+	unix.CloseOnExec(pinAnswers)
 	if _, err := fmt.Fprintln(out, pinned); err != nil {
 		return err
 	}
 	for fd := range 3 {
-		unix.Close(fd)
+		unix.CloseOnExec(fd)
 	}
-	unix.Close(pinAnswers)
 	return unix.Exec("/"+program, []string{"ctr-shim", "pid1", "rest"}, nil)
 }

@@ -85,7 +85,7 @@ func (s *server) pin(pod taskdir.Pod, pinned *taskdir.Pinned) error {
 	}
 	if err == nil {
 		said.SetReadDeadline(time.Now().Add(pinTime))
-		err = pinAnswer(said)
+		err = pinAnswer(said, pod.Has(taskdir.PIDNS))
 	}
 	if err == nil {
 		err = s.openPinned(pod, pid, pinned)
@@ -130,7 +130,7 @@ func (s *server) startPin(pod taskdir.Pod, request, answer *os.File) (pid int, g
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pid, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "pin"}, &syscall.ProcAttr{
-		Dir: s.config.Bundle, Files: []uintptr{0, 2, 2, request.Fd(), answer.Fd()}, Sys: attr,
+		Dir: "/", Files: []uintptr{0, 2, 2, request.Fd(), answer.Fd()}, Sys: attr,
 	})
 	if err != nil {
 		return 0, nil, fmt.Errorf("start a process in new namespaces: %w", err)
@@ -140,18 +140,28 @@ func (s *server) startPin(pod taskdir.Pod, request, answer *os.File) (pid int, g
 	return pid, gone, nil
 }
 
-// pinAnswer reads what the child says: a line "ok", or what went wrong.
-func pinAnswer(r io.Reader) error {
+// pinAnswer reads what the child says: a line "ok", or what went wrong. With whole it is read until the child closes the pipe,
+// which it does when it has become the first process.
+func pinAnswer(r io.Reader, whole bool) error {
 	const longest = 4 << 10
-	line, err := bufio.NewReader(io.LimitReader(r, longest)).ReadString('\n')
-	line = strings.TrimSpace(line)
-	switch {
-	case line == pinned:
-		return nil
-	case line != "":
-		return errors.New(line)
+	r = io.LimitReader(r, longest)
+	var said string
+	var err error
+	if whole {
+		var all []byte
+		all, err = io.ReadAll(r)
+		said = string(all)
+	} else {
+		said, err = bufio.NewReader(r).ReadString('\n')
 	}
-	return fmt.Errorf("its process ended: %w", err)
+	said, ok := strings.CutPrefix(said, pinned+"\n")
+	switch said = strings.TrimSpace(said); {
+	case said != "":
+		return errors.New(said)
+	case !ok:
+		return errors.Join(errors.New("its process ended without a word"), err)
+	}
+	return nil
 }
 
 // openPinned opens the namespaces of the child, so that they stay when it ends.
