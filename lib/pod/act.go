@@ -110,6 +110,12 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 	}
 	defer t.Close()
 	info, err := t.Info(ctx)
+	if err == nil && info.Status == task.Orphaned {
+		// Of a start that was killed before the container was made nothing is left then.
+		if err = t.End(ctx); err == nil {
+			t, info, err = h.reopen(ctx, t)
+		}
+	}
 	switch {
 	case err != nil:
 		return err
@@ -119,6 +125,16 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 		return fmt.Errorf("it has ended: %w", errdefs.ErrFailedPrecondition)
 	}
 	return t.Start(ctx, task.StartOptions{Shim: h.Shim})
+}
+
+// reopen looks at a container once more.
+func (h Host) reopen(ctx context.Context, t *task.Task) (*task.Task, task.Info, error) {
+	now, err := h.Open(ctx, t.ID())
+	if err != nil {
+		return t, task.Info{}, err
+	}
+	info, err := now.Info(ctx)
+	return now, info, err
 }
 
 // StopContainer asks a container to end with its stop signal, and kills it after the grace; at once when that is 0. One that

@@ -55,7 +55,7 @@ func prints(text, line string) step {
 // dead runs a command that dies at a point.
 func dead(point, line string) step {
 	return func(t *testing.T, w *world.World) {
-		if r := w.Run(t, []string{"CTRD_CRASH=" + point}, words(line)...); r.Signal != syscall.SIGKILL {
+		if r := w.Run(t, []string{"CTRD_CRASH=" + point}, in(w, words(line))...); r.Signal != syscall.SIGKILL {
 			t.Fatalf("it does not die at %s: %s", point, r)
 		}
 	}
@@ -95,7 +95,7 @@ func pull(image string) step { return do("ctr-pull -q " + image) }
 
 func scenarios() []scenario {
 	runs := do("ctr-task run --rm " + small + " true")
-	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks())
+	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks(), pods())
 }
 
 func concat(all ...[]scenario) (s []scenario) {

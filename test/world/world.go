@@ -177,6 +177,10 @@ func until(tb testing.TB, limit time.Duration, left func() []string) {
 // left of them: no process, no mount, no file.
 func (w *World) Empty(tb testing.TB) {
 	tb.Helper()
+	if _, err := os.Stat(filepath.Join(w.State, "pods")); err == nil {
+		w.Must(tb, "ctr-cri", "rmp", "-f", "-a")
+		w.Must(tb, "ctr-cri", "rmi", "-a")
+	}
 	for _, id := range w.Fields(tb, "ctr-task", "ls", "-q") {
 		w.Must(tb, "ctr-task", "rm", "-f", id)
 	}
