@@ -122,8 +122,10 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 	if dropped, err := taskdir.Read(t.Dir(), taskdir.Lost, &lost); err == nil && dropped {
 		info.Lost = &lost
 	}
-	if info.Attached, err = t.attached(); err != nil {
-		return info, false, err
+	if v.State == taskdir.Created || v.State == taskdir.Running {
+		if info.Attached, err = t.attached(); err != nil {
+			return info, false, err
+		}
 	}
 	switch v.State {
 	case taskdir.None:
