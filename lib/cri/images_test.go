@@ -49,7 +49,7 @@ func configured(change func(*config.Config)) func() *config.Config {
 	return func() *config.Config { return c }
 }
 
-func newWorld(t *testing.T, o Options) *world {
+func newWorld(t testing.TB, o Options) *world {
 	t.Helper()
 	d, err := state.Open(state.Config{Root: t.TempDir(), State: t.TempDir()})
 	if err != nil {
