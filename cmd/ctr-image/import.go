@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/archive"
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/namespace"
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
@@ -66,7 +67,7 @@ func importVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
-		if o.Snapshotter, err = snapshot.Named(snapshotter); err != nil {
+		if _, err := snapshot.Named(snapshotter); err != nil {
 			return cli.Usagef("--%v", err)
 		}
 		show, err := newProgress(quiet, how, "imported")
@@ -75,6 +76,9 @@ func importVerb(g *cli.Global) *cobra.Command {
 		}
 		d, err := g.Open()
 		if err != nil {
+			return err
+		}
+		if o.Snapshotter, err = namespace.Snapshotter(cmd.Context(), d, g.Namespace, snapshotter); err != nil {
 			return err
 		}
 		o.Namespace, o.Progress = g.Namespace, show.Event

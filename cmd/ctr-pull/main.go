@@ -17,6 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/cli/network"
 	"ctrd.dev/ctrd/lib/gc"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/namespace"
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/pull/remote"
 	"ctrd.dev/ctrd/lib/registry"
@@ -102,7 +103,7 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	if o.pull.Snapshotter, err = snapshot.Named(o.snapshotter); err != nil {
+	if _, err := snapshot.Named(o.snapshotter); err != nil {
 		return cli.Usagef("--%v", err)
 	}
 	if err := o.network.Read(cmd.Context(), os.Stdin, args...); err != nil {
@@ -123,6 +124,9 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	}
 	d, err := g.Open()
 	if err != nil {
+		return err
+	}
+	if o.pull.Snapshotter, err = namespace.Snapshotter(cmd.Context(), d, g.Namespace, o.snapshotter); err != nil {
 		return err
 	}
 	o.pull.Progress = show.Event

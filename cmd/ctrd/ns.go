@@ -19,7 +19,8 @@ func nsVerb(g *cli.Global) *cobra.Command {
 	ns := cli.Group("ns", "list, make, label and remove namespaces", cli.About{
 		Long: "A namespace keeps images, containers, snapshots, blobs and leases apart from those of others; the bytes of blobs and layers are " +
 			"on the disk once. It is there as soon as anything is in it. To make one by name is only needed to give it labels first.\n\n" +
-			"Clients read two labels: " + namespace.LabelRuntime + " and " + namespace.LabelSnapshotter + " name what they use when they are told nothing else.",
+			"Two labels are read by ctr-task run and create, ctr-pull, ctr-image import and clients of the API: " + namespace.LabelRuntime + " and " + namespace.LabelSnapshotter +
+			" name what they use when they are told nothing else. Options and the environment come first.",
 		SeeAlso: []string{"ctrd-gc"},
 	})
 	for _, verb := range []func(*cli.Global) *cobra.Command{nsCreateVerb, nsLabelVerb, nsLsVerb, nsRmVerb} {

@@ -3,6 +3,8 @@
 package cli
 
 import (
+	"os"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -13,9 +15,9 @@ import (
 const EnvSnapshotter = "CTRD_SNAPSHOTTER"
 
 // SnapshotterFlag declares the option --snapshotter in f, which is one of the command's. Its text is for
-// [snapshot.Named].
+// [snapshot.Named]; it is empty where neither the option nor the environment names one.
 func SnapshotterFlag(cmd *cobra.Command, f *pflag.FlagSet, name *string) {
-	f.StringVar(name, "snapshotter", env(EnvSnapshotter, snapshot.Overlayfs), "keep layers and roots with the `DRIVER`: overlayfs, or native, which copies them")
+	f.StringVar(name, "snapshotter", os.Getenv(EnvSnapshotter), "keep layers and roots with the `DRIVER`: overlayfs, or native, which copies them")
 	f.Lookup("snapshotter").DefValue = snapshot.Overlayfs
 	var names []string
 	for _, sn := range snapshot.Snapshotters() {

@@ -22,6 +22,7 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/namespace"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
@@ -33,7 +34,7 @@ type CreateOptions struct {
 	ID          string // empty: a random one
 	Image       string // name, digest or the beginning of one
 	Platform    string // empty: this machine's
-	Snapshotter string // keeps the image's layers and the container's root; empty: overlayfs
+	Snapshotter string // keeps the image's layers and the container's root; empty: as the namespace's label says, else overlayfs
 	Spec        spec.Options
 	NetworkOptions
 	Labels      map[string]string
@@ -43,7 +44,7 @@ type CreateOptions struct {
 	Transient   bool   // lives in run.db, removed when its task ends
 	StopTimeout *int   // seconds that a stop waits before it kills; nil: the default, -1: no bound
 	Restart     taskdir.Restart
-	Runtime     string // as container.CheckRuntime takes it; empty: ctr
+	Runtime     string // as container.CheckRuntime takes it; empty: as the namespace's label says, else ctr
 	// UserNSAuto asks for a range of this many users of the host that no other container has; 0: Spec.UserNS says.
 	UserNSAuto   uint32
 	CgroupParent string
@@ -161,9 +162,13 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if err != nil {
 		return nil, nil, err
 	}
+	runtime, err := namespace.Runtime(ctx, d, ns, o.Runtime)
+	if err != nil {
+		return nil, nil, err
+	}
 	c := container.Container{
 		ID: o.ID, Image: src.name, Labels: o.Labels,
-		Runtime:     container.Runtime{Name: cmp.Or(o.Runtime, container.DefaultRuntime)},
+		Runtime:     container.Runtime{Name: runtime},
 		Snapshotter: src.sn.Name(), SnapshotKey: o.ID,
 		DefaultSeccomp: made.DefaultSeccomp,
 		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc, Network: nets,
@@ -279,7 +284,7 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 		return src, &ImageError{o.Image, err}
 	}
 	src = source{name: img.Name, config: m.Config.Config}
-	if src.sn, err = snapshot.Named(o.Snapshotter); err != nil {
+	if src.sn, err = namespace.Snapshotter(ctx, d, ns, o.Snapshotter); err != nil {
 		return src, err
 	}
 	if len(m.ChainIDs) == 0 {
