@@ -73,7 +73,6 @@ type execOptions struct {
 	sync, tty, interactive bool
 	quiet, ignore, side    bool
 	timeout                int64
-	transport              string
 	stream                 streamFlags
 	containerFilter
 }

@@ -117,9 +117,11 @@ func security(m *runtimeapi.LinuxContainerSecurityContext) (s pod.Security, err 
 	default:
 		return s, invalid("security_context.supplemental_groups_policy", "%d is none", p)
 	}
+	//lint:ignore SA1019 clients of before Kubernetes 1.19 have no other field
 	if s.Seccomp, err = profile("security_context.seccomp", m.GetSeccomp(), m.GetSeccompProfilePath()); err != nil {
 		return s, err
 	}
+	//lint:ignore SA1019 clients of before Kubernetes 1.27 have no other field
 	if s.AppArmor, err = profile("security_context.apparmor", m.GetApparmor(), m.GetApparmorProfile()); err != nil {
 		return s, err
 	}

@@ -200,9 +200,9 @@ func (p *Pod) check() error {
 	case p.Pod.GenerateName != "" && p.Pod.Name == "":
 		return errors.New("metadata.generateName: want metadata.name, by which the pod is found again")
 	case !name.MatchString(p.Pod.Name) || len(p.Pod.Name) > 253:
-		return fmt.Errorf("metadata.name %q: want lower-case letters, digits, - and .", p.Pod.Name)
+		return fmt.Errorf("metadata.name %q: want lower-case letters, digits, dots and dashes", p.Pod.Name)
 	case !label.MatchString(p.Pod.Namespace):
-		return fmt.Errorf("metadata.namespace %q: want lower-case letters, digits and -", p.Pod.Namespace)
+		return fmt.Errorf("metadata.namespace %q: want lower-case letters, digits and dashes", p.Pod.Namespace)
 	case len(s.Containers) == 0:
 		return errors.New("spec.containers is empty")
 	case len(s.EphemeralContainers) > 0:
@@ -262,7 +262,7 @@ func (p *Pod) checkVolumes() (map[string]bool, error) {
 func checkContainer(c *corev1.Container, init bool, volumes map[string]bool) error {
 	switch {
 	case !label.MatchString(c.Name):
-		return errors.New("name: want lower-case letters, digits and -")
+		return errors.New("name: want lower-case letters, digits and dashes")
 	case c.Image == "":
 		return errors.New("image is not set")
 	case len(c.VolumeDevices) > 0:

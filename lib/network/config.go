@@ -162,6 +162,7 @@ func parse(data []byte, list bool) (*libcni.NetworkConfigList, error) {
 	if err := checkName(single.Network.Name); err != nil {
 		return nil, err
 	}
+	//lint:ignore SA1019 hosts have such files, and containerd reads them
 	return libcni.ConfListFromConf(single)
 }
 
