@@ -21,6 +21,7 @@ import (
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	mountsapi "github.com/containerd/containerd/api/services/mounts/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
+	sandboxapi "github.com/containerd/containerd/api/services/sandbox/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -104,6 +105,8 @@ func New(o Options) *Server {
 	diffapi.RegisterDiffServer(s.grpc, diffService{s: s})
 	eventsapi.RegisterEventsServer(s.grpc, eventService{s: s})
 	snapshotsapi.RegisterSnapshotsServer(s.grpc, snapshotService{s: s})
+	sandboxapi.RegisterStoreServer(s.grpc, sandboxStore{s: s})
+	sandboxapi.RegisterControllerServer(s.grpc, sandboxController{s: s})
 	streamingapi.RegisterStreamingServer(s.grpc, streamingService{s: s})
 	transferapi.RegisterTransferServer(s.grpc, transferService{s: s})
 	return s

@@ -134,3 +134,17 @@ func endPodSocket(d *state.Dir, dir string) error {
 	}
 	return err
 }
+
+// AwaitPod returns when the supervisor of the pod in a directory has ended; at once when there is none.
+func AwaitPod(ctx context.Context, dir string) error {
+	v, err := taskdir.LookPod(dir)
+	if err != nil || !v.Supervised {
+		return err
+	}
+	fd := v.Supervisor.Open()
+	if fd < 0 {
+		return nil
+	}
+	defer unix.Close(fd)
+	return poll(ctx, fd)
+}
