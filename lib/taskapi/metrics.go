@@ -112,11 +112,10 @@ func (m *Metrics) v2(c *codec) {
 		c.uint64(35, &m.SwapLimit)
 		c.uint64(36, &m.MemoryPeak)
 	}))
-	if c.in != nil || len(m.IO) > 0 {
-		c.message(6, group(func(c *codec) {
-			repeated(c, 1, &m.IO, maxDevices, func(d *IOMetrics) message { return group(d.v2) })
-		}))
-	}
+	// Also without a device: clients take it for given.
+	c.message(6, group(func(c *codec) {
+		repeated(c, 1, &m.IO, maxDevices, func(d *IOMetrics) message { return group(d.v2) })
+	}))
 	c.message(8, group(func(c *codec) { c.uint64(5, &m.OOMKills) }))
 }
 

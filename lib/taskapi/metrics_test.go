@@ -108,6 +108,18 @@ func TestMetricsWithoutLimits(t *testing.T) {
 	}
 }
 
+// TestMetricsOfNoDevice: what clients read of devices is there, if there are none.
+func TestMetricsOfNoDevice(t *testing.T) {
+	var one stats1.Metrics
+	var two stats2.Metrics
+	if err := proto.Unmarshal(MetricsV1(Metrics{}).Value, &one); err != nil || one.Blkio == nil {
+		t.Errorf("v1: %v, %v", &one, err)
+	}
+	if err := proto.Unmarshal(MetricsV2(Metrics{}).Value, &two); err != nil || two.Io == nil {
+		t.Errorf("v2: %v, %v", &two, err)
+	}
+}
+
 func TestParseMetricsOfOtherTypes(t *testing.T) {
 	for _, a := range []*Any{nil, {}, {TypeURL: "io.containerd.runhcs.v1.Metrics"}} {
 		if _, err := ParseMetrics(a); !errors.Is(err, errdefs.ErrNotImplemented) {

@@ -33,9 +33,7 @@ func (m *v1) fields(c *codec) {
 		}))
 	}))
 	c.message(4, group(m.memory))
-	if c.in != nil || len(m.IO) > 0 {
-		c.message(5, group(m.io))
-	}
+	c.message(5, group(m.io)) // also without a device: clients take it for given
 	c.message(9, group(func(c *codec) { c.uint64(3, &m.OOMKills) }))
 }
 
