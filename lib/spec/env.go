@@ -72,13 +72,16 @@ func ParseEnvFile(r io.Reader, lookup func(string) (string, bool)) ([]string, er
 
 // readEnvFile takes /dev/stdin and pipes (<(...) of a shell) too.
 func readEnvFile(ctx context.Context, name string) ([]string, error) {
-	text, err := tail.ReadFile(ctx, name, maxEnvFile)
+	env, err := tail.Until(ctx, func() ([]string, error) {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return ParseEnvFile(io.LimitReader(f, maxEnvFile), os.LookupEnv)
+	})
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("read env-file %q: %w", name, context.Cause(ctx))
-	}
-	var env []string
-	if err == nil {
-		env, err = ParseEnvFile(bytes.NewReader(text), os.LookupEnv)
 	}
 	if err != nil {
 		return nil, invalid("env-file", name, "%v", errOnly(err))
