@@ -67,7 +67,7 @@ unit:
 
 # One script alone: make e2e RUN=run/rm
 e2e: build
-	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m $(if $(RUN),./test/e2e -run '^Test[^/]*/^$(subst /,$$/^,$(RUN))$$' -v,./test/world ./test/e2e ./test/systemd ./test/cri)
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m $(if $(RUN),./test/e2e -run '^Test[^/]*/^$(subst /,$$/^,$(RUN))$$' -v,./test/world ./test/library ./test/e2e ./test/systemd ./test/cri)
 
 # With containerd, its shim and runc, which it builds the first time. One test alone: make interop RUN=TestPod
 interop: build

@@ -167,6 +167,19 @@ func TestRestart(t *testing.T) {
 		if got := m.mustPid(t); got != two {
 			t.Errorf("a reload has made process %d of %d", got, two)
 		}
+		m.sh(t, `mkdir -p /etc/ctrd/config.d
+			echo 'log_level = "debug"' >/etc/ctrd/config.d/level.toml
+			systemctl reload ctrd
+			told() { journalctl -u ctrd -o cat | grep -q 'the configuration is reloaded'; }
+			wait_for told
+			echo 'log_levle = "debug"' >/etc/ctrd/config.d/level.toml
+			systemctl reload ctrd
+			told() { journalctl -u ctrd -o cat -p err | grep -q 'level.toml:1: unknown key log_levle'; }
+			wait_for told
+			rm /etc/ctrd/config.d/level.toml`)
+		if got := m.mustPid(t); got != two {
+			t.Errorf("a reload with a mistake has made process %d of %d", got, two)
+		}
 		for range 5 {
 			m.sh(t, `systemctl kill -s KILL ctrd`)
 			three := m.mustPid(t)
