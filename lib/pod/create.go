@@ -61,6 +61,9 @@ func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig
 	if err := c.check(); err != nil {
 		return "", err
 	}
+	if len(c.CDI) > 0 {
+		return "", fmt.Errorf("cdi_devices: %q: %w", c.CDI[0], errdefs.ErrNotImplemented)
+	}
 	s, p, l, err := h.locked(ctx, pod)
 	if err != nil {
 		return "", err
