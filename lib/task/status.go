@@ -4,6 +4,8 @@ package task
 
 import (
 	"context"
+	"errors"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -81,8 +83,21 @@ func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	// One look for all: most of many containers were never started, or their tasks are deleted.
+	entries, err := os.ReadDir(d.Run("tasks", ns))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	started := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		started[e.Name()] = true
+	}
 	all := make([]Info, 0, len(records))
 	for _, c := range records {
+		if !started[c.ID] {
+			all = append(all, Info{Container: c, Status: Created})
+			continue
+		}
 		t := &Task{Container: c, Namespace: ns, d: d}
 		if err := t.refresh(); err != nil {
 			return nil, err
