@@ -42,7 +42,7 @@ func run(args []string) error {
 	for i := 0; i < count; i += step {
 		err := d.Update(context.Background(), nil, func(tx *state.Tx) error {
 			for n := i; n < min(i+step, count); n++ {
-				if err := duplicate(tx, ns, from, fmt.Sprintf("copy%05d", n)); err != nil {
+				if err := duplicate(tx, ns, from, fmt.Sprintf("%s-%05d", from, n)); err != nil {
 					return err
 				}
 			}
