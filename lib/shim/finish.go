@@ -72,6 +72,7 @@ func (p *process) finishInit() {
 		s.emit(event.TaskOOM{ContainerID: t.id})
 	}
 	s.emit(event.TaskExit{ContainerID: t.id, ID: t.id, Pid: uint32(p.pid), ExitStatus: p.end.status, ExitedAt: p.end.at})
+	t.letEnginesGo() // a Create of that id may follow the Delete that is answered now
 	p.setStatus(taskapi.StatusStopped)
 	close(p.done)
 	t.log.close()

@@ -133,15 +133,21 @@ func (t *task) recordExit(e taskdir.Exit) {
 	}
 }
 
+// letEnginesGo gives up the lock that the engines of the task inherit: none runs any more.
+func (t *task) letEnginesGo() { t.unlock(&t.engines) }
+
 // release lets go of the task: from here on others may start or remove the container.
 func (t *task) release() {
-	for _, l := range []**lock.Held{&t.engines, &t.held} {
-		if *l == nil {
-			continue
-		}
-		if err := (*l).Release(); err != nil {
-			t.logf("%v", err)
-		}
-		*l = nil
+	t.letEnginesGo()
+	t.unlock(&t.held)
+}
+
+func (t *task) unlock(l **lock.Held) {
+	if *l == nil {
+		return
 	}
+	if err := (*l).Release(); err != nil {
+		t.logf("%v", err)
+	}
+	*l = nil
 }
