@@ -234,6 +234,37 @@ func (m *machine) dial(ctx context.Context, network, address string) (net.Conn, 
 	return r.conn, r.err
 }
 
+// proxy listens on this host's loopback, and passes connections on to the kubelet: clients of streams dial by themselves.
+func (m *machine) proxy(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				to, err := m.dial(context.Background(), "tcp", strings.TrimPrefix(api, "https://"))
+				if err != nil {
+					return
+				}
+				defer to.Close()
+				go func() {
+					io.Copy(to, c)
+					to.(*net.TCPConn).CloseWrite()
+				}()
+				io.Copy(c, to)
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
 // api is where the kubelet listens.
 const api = "https://127.0.0.1:10250"
 
@@ -324,7 +355,8 @@ func TestKubelet(t *testing.T) {
 	m.pod(t, "web", web)
 	p := m.until(t, "web", "ready", ready)
 	id := func() string { return m.sh(t, "ctr-cri ps -q --name '^main$'") }
-	config := &rest.Config{Host: api, TLSClientConfig: rest.TLSClientConfig{Insecure: true}, Dial: m.dial}
+	host := "https://" + m.proxy(t)
+	config := &rest.Config{Host: host, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
 
 	t.Run("logs", func(t *testing.T) {
 		if data, err := m.get("/containerLogs/default/web-node/main"); err != nil || string(data) != "begin\n" {
@@ -332,7 +364,7 @@ func TestKubelet(t *testing.T) {
 		}
 	})
 	t.Run("exec", func(t *testing.T) {
-		u, _ := url.Parse(api + "/exec/default/web-node/main?command=sh&command=-c&command=" + url.QueryEscape("cat; echo bad >&2; exit 7") + "&input=1&output=1&error=1")
+		u, _ := url.Parse(host + "/exec/default/web-node/main?command=sh&command=-c&command=" + url.QueryEscape("cat; echo bad >&2; exit 7") + "&input=1&output=1&error=1")
 		e, err := remotecommand.NewSPDYExecutor(config, "POST", u)
 		if err != nil {
 			t.Fatal(err)
@@ -343,7 +375,7 @@ func TestKubelet(t *testing.T) {
 			t.Errorf("%q, %q, %v", out.String(), errs.String(), err)
 		}
 	})
-	t.Run("port-forward", func(t *testing.T) { m.forward(t, config) })
+	t.Run("port-forward", func(t *testing.T) { m.forward(t, host, config) })
 	t.Run("hostPort", func(t *testing.T) {
 		if out := m.sh(t, "curl -sS http://10.200.0.1:9080/"); out != "hello" {
 			t.Errorf("%q", out)
@@ -399,6 +431,8 @@ const reboot = `
 	sleep 1
 	grep -o "$CTRD_STATE/[^ ]*" /proc/mounts | sort -r | while read -r at; do umount -l "$at" || :; done
 	rm -rf $CTRD_STATE /run/pods-ipam
+	cat /proc/sys/kernel/random/uuid >/run/scratch/boot_id
+	mount --bind /run/scratch/boot_id /proc/sys/kernel/random/boot_id
 	ip link del pods0
 	systemctl start ctrd.socket ctrd-cri.socket
 	systemd-run -q --unit=kubelet2 -p Restart=on-failure $KUBELET --config /etc/kubernetes/kubelet.yaml --node-ip 10.200.0.1 --hostname-override node --v 2
@@ -413,12 +447,12 @@ func (m *machine) remove(t *testing.T, name string) {
 }
 
 // forward reaches a port of the pod through the kubelet.
-func (m *machine) forward(t *testing.T, config *rest.Config) {
+func (m *machine) forward(t *testing.T, host string, config *rest.Config) {
 	transport, upgrader, err := spdy.RoundTripperFor(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, _ := url.Parse(api + "/portForward/default/web-node")
+	u, _ := url.Parse(host + "/portForward/default/web-node")
 	stop, up := make(chan struct{}), make(chan struct{})
 	f, err := portforward.New(spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", u), []string{"0:8080"}, stop, up, io.Discard, io.Discard)
 	if err != nil {
