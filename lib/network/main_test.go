@@ -95,7 +95,13 @@ func (w *world) clean(t *testing.T) {
 	if err := w.GC(t.Context(), nil, func(Attachment) bool { return false }); err != nil {
 		t.Errorf("collect: %v", err)
 	}
-	for _, l := range w.left(t) {
+	// The kernel takes a network namespace apart, and with it the other ends of its links, some time after the last process and
+	// mount of it have gone.
+	left := w.left(t)
+	for end := time.Now().Add(30 * time.Second); len(left) > 0 && time.Now().Before(end); left = w.left(t) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, l := range left {
 		t.Errorf("left behind: %s", l)
 	}
 }
