@@ -340,10 +340,16 @@ func (k *killer) removed(id string) {
 	k.settle()
 }
 
-// settle wants nothing to be left in the world but the base container.
+// settle wants nothing to be left in the world but the base container, after a collection if need be: a supervisor that
+// is killed when its last task has been removed leaves its socket to that.
 func (k *killer) settle() {
 	var left []string
+	collect := time.Now().Add(2 * time.Second)
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if !collect.IsZero() && time.Now().After(collect) {
+			k.w.Must(k, "ctrd", "gc")
+			collect = time.Time{}
+		}
 		left = slices.DeleteFunc(k.w.Leaks(), func(leak string) bool { return k.of[plain(leak)] })
 		if len(left) == 0 {
 			return
