@@ -184,11 +184,11 @@ func rmVerb(o *options) *cobra.Command {
 }
 
 func (r *runtimeClient) remove(ctx context.Context, id string, force, keepLogs bool) error {
-	answer, err := r.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
+	status, err := r.status(ctx, id)
 	if err != nil {
-		return fmt.Errorf("remove container %q: %w", id, err)
+		return fmt.Errorf("remove %w", err)
 	}
-	if answer.GetStatus().GetState() == runtime.ContainerState_CONTAINER_RUNNING {
+	if status.GetState() == runtime.ContainerState_CONTAINER_RUNNING {
 		if !force {
 			return cli.Hint(cli.WithStatus(fmt.Errorf("remove container %q: it is running", id), cli.ExitBusy), "ctr-cri rm -f %s kills it first", id)
 		}
@@ -199,7 +199,7 @@ func (r *runtimeClient) remove(ctx context.Context, id string, force, keepLogs b
 	if _, err := r.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: id}); err != nil {
 		return fmt.Errorf("remove container %q: %w", id, err)
 	}
-	log := answer.GetStatus().GetLogPath()
+	log := status.GetLogPath()
 	if keepLogs || log == "" {
 		return nil
 	}

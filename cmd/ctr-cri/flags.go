@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/manifest"
 )
 
 // recent are the options that take the newest of a list.
@@ -39,11 +41,34 @@ func (r *recent) count(n int) int {
 	return n
 }
 
-func listOptions(cmd *cobra.Command, quiet, verbose, whole *bool) {
+// listing are the options of the verbs that list things.
+type listing struct {
+	output
+	quiet, verbose, whole bool
+}
+
+func (l *listing) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.BoolVarP(quiet, "quiet", "q", false, "print the ids alone")
-	f.BoolVarP(verbose, "verbose", "v", false, "print all that the list tells, a fact a line")
-	f.BoolVar(whole, "no-trunc", false, "print ids whole")
+	f.BoolVarP(&l.quiet, "quiet", "q", false, "print the ids alone")
+	f.BoolVarP(&l.verbose, "verbose", "v", false, "print all that the list tells, a fact a line")
+	f.BoolVar(&l.whole, "no-trunc", false, "print ids whole")
+	l.output.add(cmd, asTable, asJSON, asYAML, asTemplate)
+}
+
+// printList prints a list in the form that is asked for. answer is the whole list as a message.
+func printList[T identified](l *listing, all []T, answer proto.Message, facts func(T), table func() error) error {
+	switch {
+	case l.form != asTable:
+		return l.message(os.Stdout, answer)
+	case l.quiet:
+		return ids(all)
+	case l.verbose:
+		for _, v := range all {
+			facts(v)
+		}
+		return nil
+	}
+	return table()
 }
 
 // timeout adds -T, which bounds the verb's requests.
@@ -169,7 +194,7 @@ func (o *options) completeContainers(*cobra.Command, []string, string) ([]cobra.
 	return o.completion(func(ctx context.Context, r *runtimeClient) (out []cobra.Completion, err error) {
 		all, err := (&containerFilter{all: true}).list(ctx, r)
 		for _, c := range all {
-			out = append(out, cobra.CompletionWithDesc(shortID(c.Id, false), c.Labels[labelPodName]+"/"+c.GetMetadata().GetName()))
+			out = append(out, cobra.CompletionWithDesc(shortID(c.Id, false), c.Labels[manifest.LabelPodName]+"/"+c.GetMetadata().GetName()))
 		}
 		return out, err
 	})

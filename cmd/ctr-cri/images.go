@@ -24,37 +24,25 @@ import (
 )
 
 func imagesVerb(o *options) *cobra.Command {
-	var out output
-	var quiet, verbose, whole, digests, pinned bool
+	var l listing
+	var digests, pinned bool
 	cmd := cli.New("images [OPTION]... [REPOSITORY[:TAG]]", "list images", cli.About{
 		Long:     "Lists the images that pods can be made from, in order of their names.",
 		Stdout:   "a name of an image a line, below the names of the columns",
 		Examples: []cli.Example{{Note: "list the tags of one repository", Text: "ctr-cri images docker.io/library/redis"}},
 		Args:     cli.Count(0, 1), Complete: o.completeImages, SeeAlso: []string{"ctr-cri-inspecti", "ctr-image-ls"},
 	}, func(cmd *cobra.Command, args []string) error {
-		return o.do(cmd, &out, func(ctx context.Context, r *runtimeClient) error {
+		return o.do(cmd, &l.output, func(ctx context.Context, r *runtimeClient) error {
 			all, err := r.images(ctx, args)
 			if err != nil {
 				return err
 			}
-			switch {
-			case out.form != asTable:
-				return out.message(os.Stdout, &runtime.ListImagesResponse{Images: all})
-			case quiet:
-				return ids(all)
-			case verbose:
-				for _, i := range all {
-					imageDetails(i)
-				}
-				return nil
-			}
-			return printImages(all, whole, digests, pinned)
+			return printList(&l, all, &runtime.ListImagesResponse{Images: all}, imageDetails, func() error { return printImages(all, l.whole, digests, pinned) })
 		})
 	})
-	listOptions(cmd, &quiet, &verbose, &whole)
+	l.add(cmd)
 	cmd.Flags().BoolVar(&digests, "digests", false, "print digests too")
 	cmd.Flags().BoolVar(&pinned, "pinned", false, "print whether an image is pinned: the kubelet does not collect it")
-	out.add(cmd, asTable, asJSON, asYAML, asTemplate)
 	return cmd
 }
 
@@ -290,15 +278,24 @@ func (r *runtimeClient) removable(ctx context.Context, unused bool) ([]*runtime.
 	return fs, nil
 }
 
-func (r *runtimeClient) removeImage(ctx context.Context, name string) error {
-	answer, err := r.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: name}})
+// imageStatus asks for an image by whichever name; one that is not there is errdefs.ErrNotFound.
+func (r *runtimeClient) imageStatus(ctx context.Context, name string, verbose bool) (*runtime.ImageStatusResponse, error) {
+	answer, err := r.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: name}, Verbose: verbose})
 	if err == nil && answer.Image == nil {
 		err = errdefs.ErrNotFound
 	}
-	if err == nil {
-		_, err = r.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: name}})
-	}
 	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", name, err)
+	}
+	return answer, nil
+}
+
+func (r *runtimeClient) removeImage(ctx context.Context, name string) error {
+	answer, err := r.imageStatus(ctx, name, false)
+	if err != nil {
+		return fmt.Errorf("remove %w", err)
+	}
+	if _, err := r.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: name}}); err != nil {
 		return fmt.Errorf("remove image %q: %w", name, err)
 	}
 	names := answer.Image.RepoTags

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -95,12 +96,7 @@ func (i inspection) value() (json.RawMessage, error) {
 
 // writeInfo adds a member to a JSON object for each key; what is no JSON value is a text.
 func writeInfo(b *bytes.Buffer, info map[string]string) error {
-	keys := make([]string, 0, len(info))
-	for k := range info {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
+	for _, k := range slices.Sorted(maps.Keys(info)) {
 		name, err := json.Marshal(k)
 		if err != nil {
 			return err
@@ -278,12 +274,9 @@ func inspectiVerb(o *options) *cobra.Command {
 }
 
 func (r *runtimeClient) inspectImage(ctx context.Context, name string, verbose bool) (one inspection, err error) {
-	answer, err := r.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: name}, Verbose: verbose})
-	if err == nil && answer.Image == nil {
-		err = errdefs.ErrNotFound
-	}
+	answer, err := r.imageStatus(ctx, name, verbose)
 	if err != nil {
-		return one, fmt.Errorf("image %q: %w", name, err)
+		return one, err
 	}
 	image := answer.Image
 	one.info = answer.Info

@@ -181,9 +181,7 @@ func (r *runtimeClient) untilEnd(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		select {
-		case <-time.After(askEvery):
-		case <-ctx.Done():
+		if sleep(ctx, askEvery) != nil {
 			return nil
 		}
 	}

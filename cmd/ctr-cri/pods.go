@@ -71,8 +71,7 @@ func (p *podFilter) list(ctx context.Context, r *runtimeClient) ([]*runtime.PodS
 
 func podsVerb(o *options) *cobra.Command {
 	var p podFilter
-	var out output
-	var quiet, verbose, whole bool
+	var l listing
 	cmd := cli.New("pods [OPTION]...", "list pods", cli.About{
 		Long:   "Lists the pods, the newest first, also those that have been stopped.",
 		Stdout: "a pod a line, below the names of the columns",
@@ -82,36 +81,28 @@ func podsVerb(o *options) *cobra.Command {
 		},
 		SeeAlso: []string{"ctr-cri-ps", "ctr-cri-inspectp"},
 	}, func(cmd *cobra.Command, _ []string) error {
-		return o.do(cmd, &out, func(ctx context.Context, r *runtimeClient) error {
+		return o.do(cmd, &l.output, func(ctx context.Context, r *runtimeClient) error {
 			all, err := p.list(ctx, r)
 			if err != nil {
 				return err
 			}
-			switch {
-			case out.form != asTable:
-				return out.message(os.Stdout, &runtime.ListPodSandboxResponse{Items: all})
-			case quiet:
-				return ids(all)
-			case verbose:
-				for _, s := range all {
-					podDetails(s)
-				}
-				return nil
-			}
-			t := newTable("POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "ATTEMPT", "RUNTIME")
-			for _, s := range all {
-				m := s.GetMetadata()
-				t.row(shortID(s.Id, whole), ago(s.CreatedAt), podState(s.State), m.GetName(), m.GetNamespace(), strconv.FormatUint(uint64(m.GetAttempt()), 10), handler(s.RuntimeHandler))
-			}
-			return t.flush()
+			return printList(&l, all, &runtime.ListPodSandboxResponse{Items: all}, podDetails, func() error { return printPods(all, l.whole) })
 		})
 	})
 	cmd.Flags().StringVar(&p.id, "id", "", "take only the pod with this `ID`")
 	cli.CompleteOption(cmd, "id", cobra.NoFileCompletions)
 	p.add(cmd)
-	listOptions(cmd, &quiet, &verbose, &whole)
-	out.add(cmd, asTable, asJSON, asYAML, asTemplate)
+	l.add(cmd)
 	return cmd
+}
+
+func printPods(all []*runtime.PodSandbox, whole bool) error {
+	t := newTable("POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "ATTEMPT", "RUNTIME")
+	for _, s := range all {
+		m := s.GetMetadata()
+		t.row(shortID(s.Id, whole), ago(s.CreatedAt), podState(s.State), m.GetName(), m.GetNamespace(), strconv.FormatUint(uint64(m.GetAttempt()), 10), handler(s.RuntimeHandler))
+	}
+	return t.flush()
 }
 
 func podState(s runtime.PodSandboxState) string {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -150,12 +151,7 @@ func (d details) pairs(name string, pairs map[string]string) {
 		return
 	}
 	fmt.Fprintf(d.w, "%s:\n", name)
-	keys := make([]string, 0, len(pairs))
-	for k := range pairs {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
+	for _, k := range slices.Sorted(maps.Keys(pairs)) {
 		fmt.Fprintf(d.w, "\t%s -> %s\n", k, pairs[k])
 	}
 }

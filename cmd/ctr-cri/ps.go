@@ -17,12 +17,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"ctrd.dev/ctrd/lib/cli"
-)
-
-// The labels by which the kubelet says which pod a container belongs to.
-const (
-	labelPodName      = "io.kubernetes.pod.name"
-	labelPodNamespace = "io.kubernetes.pod.namespace"
+	"ctrd.dev/ctrd/lib/manifest"
 )
 
 // containerFilter are the options that pick containers.
@@ -99,7 +94,7 @@ func (c *containerFilter) list(ctx context.Context, r *runtimeClient) ([]*runtim
 	known := map[string]string{}
 	var all []*runtime.Container
 	for _, v := range answer.Containers {
-		if !fits(v.GetMetadata().GetName(), v.Labels[labelPodNamespace]) {
+		if !fits(v.GetMetadata().GetName(), v.Labels[manifest.LabelPodNamespace]) {
 			continue
 		}
 		if c.image != "" {
@@ -139,20 +134,14 @@ func (r *runtimeClient) imageID(ctx context.Context, name string) (string, error
 	if name == "" {
 		return "", nil
 	}
-	answer, err := r.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: name}})
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("image %q: %w", name, err)
-	case answer.Image == nil:
-		return "", fmt.Errorf("image %q: %w", name, errdefs.ErrNotFound)
-	}
-	return answer.Image.Id, nil
+	answer, err := r.imageStatus(ctx, name, false)
+	return answer.GetImage().GetId(), err
 }
 
 func psVerb(o *options) *cobra.Command {
 	var c containerFilter
-	var out output
-	var quiet, verbose, whole, path bool
+	var l listing
+	var path bool
 	cmd := cli.New("ps [OPTION]...", "list containers of pods", cli.About{
 		Long:   "Lists the containers of pods that run, with -a in any state, the newest first.",
 		Stdout: "a container a line, below the names of the columns",
@@ -162,35 +151,12 @@ func psVerb(o *options) *cobra.Command {
 		},
 		SeeAlso: []string{"ctr-cri-pods", "ctr-cri-inspect"},
 	}, func(cmd *cobra.Command, _ []string) error {
-		return o.do(cmd, &out, func(ctx context.Context, r *runtimeClient) error {
+		return o.do(cmd, &l.output, func(ctx context.Context, r *runtimeClient) error {
 			all, err := c.list(ctx, r)
 			if err != nil {
 				return err
 			}
-			switch {
-			case out.form != asTable:
-				return out.message(os.Stdout, &runtime.ListContainersResponse{Containers: all})
-			case quiet:
-				return ids(all)
-			case verbose:
-				for _, v := range all {
-					containerDetails(v)
-				}
-				return nil
-			}
-			t := newTable("CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "ATTEMPT", "POD ID", "POD", "NAMESPACE")
-			for _, v := range all {
-				image := v.GetImage().GetImage()
-				if path {
-					image = r.firstTag(ctx, image)
-				} else if strings.HasPrefix(image, "sha256:") {
-					image = shortID(image, whole)
-				}
-				m := v.GetMetadata()
-				t.row(shortID(v.Id, whole), image, ago(v.CreatedAt), containerState(v.State), m.GetName(), strconv.FormatUint(uint64(m.GetAttempt()), 10),
-					shortID(v.PodSandboxId, whole), cmp.Or(v.Labels[labelPodName], "unknown"), cmp.Or(v.Labels[labelPodNamespace], "unknown"))
-			}
-			return t.flush()
+			return printList(&l, all, &runtime.ListContainersResponse{Containers: all}, containerDetails, func() error { return r.printContainers(ctx, all, l.whole, path) })
 		})
 	})
 	cmd.Flags().StringVar(&c.id, "id", "", "take only the container with this `ID`")
@@ -198,9 +164,25 @@ func psVerb(o *options) *cobra.Command {
 	cli.CompleteOption(cmd, "id", cobra.NoFileCompletions)
 	c.add(cmd)
 	c.addList(cmd)
-	listOptions(cmd, &quiet, &verbose, &whole)
-	out.add(cmd, asTable, asJSON, asYAML, asTemplate)
+	l.add(cmd)
 	return cmd
+}
+
+// printContainers prints a table; with path it has a name of each image instead of its id.
+func (r *runtimeClient) printContainers(ctx context.Context, all []*runtime.Container, whole, path bool) error {
+	t := newTable("CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "ATTEMPT", "POD ID", "POD", "NAMESPACE")
+	for _, v := range all {
+		image := v.GetImage().GetImage()
+		if path {
+			image = r.firstTag(ctx, image)
+		} else if strings.HasPrefix(image, "sha256:") {
+			image = shortID(image, whole)
+		}
+		m := v.GetMetadata()
+		t.row(shortID(v.Id, whole), image, ago(v.CreatedAt), containerState(v.State), m.GetName(), strconv.FormatUint(uint64(m.GetAttempt()), 10),
+			shortID(v.PodSandboxId, whole), cmp.Or(v.Labels[manifest.LabelPodName], "unknown"), cmp.Or(v.Labels[manifest.LabelPodNamespace], "unknown"))
+	}
+	return t.flush()
 }
 
 // firstTag is a name of the image, or what it was called where it has none.
@@ -222,7 +204,7 @@ func containerDetails(c *runtime.Container) {
 	d := details{os.Stdout}
 	d.fact("ID", c.Id)
 	d.fact("PodID", c.PodSandboxId)
-	d.fact("Namespace", c.Labels[labelPodNamespace])
+	d.fact("Namespace", c.Labels[manifest.LabelPodNamespace])
 	d.fact("Name", c.GetMetadata().GetName())
 	d.fact("Attempt", c.GetMetadata().GetAttempt())
 	d.fact("Image", c.GetImage().GetImage())

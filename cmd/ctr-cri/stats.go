@@ -37,8 +37,12 @@ func (s *sampling) addWatch(cmd *cobra.Command) {
 
 // pause waits between two measurements.
 func (s *sampling) pause(ctx context.Context) error {
+	return sleep(ctx, time.Duration(max(1, s.seconds))*time.Second)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(time.Duration(max(1, s.seconds)) * time.Second):
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -93,6 +97,29 @@ func measured[T any](ctx context.Context, s *sampling, columns []string, ask fun
 	}
 }
 
+// showUse asks for the use of things, and prints the answer, or the rows of what was there both times it asked.
+func showUse[T any](ctx context.Context, s *sampling, out *output, columns []string, ask func() (proto.Message, []T, error), of func(T) (id string, u used), row func(v T, cpu string) []string) error {
+	sorted := func() (proto.Message, []T, error) {
+		answer, all, err := ask() // the message has the same list
+		slices.SortFunc(all, func(a, b T) int {
+			x, _ := of(a)
+			y, _ := of(b)
+			return cmp.Compare(x, y)
+		})
+		return answer, all, err
+	}
+	if out.form != asTable {
+		return s.message(ctx, out, func() (proto.Message, error) {
+			answer, _, err := sorted()
+			return answer, err
+		})
+	}
+	return measured(ctx, s, columns, func() ([]T, error) {
+		_, all, err := sorted()
+		return all, err
+	}, of, row)
+}
+
 // message prints an answer, with --watch again and again.
 func (s *sampling) message(ctx context.Context, out *output, ask func() (proto.Message, error)) error {
 	for {
@@ -128,22 +155,12 @@ func statsVerb(o *options) *cobra.Command {
 			filter.Id = args[0]
 		}
 		return o.do(cmd, &out, func(ctx context.Context, r *runtimeClient) error {
-			ask := func() (*runtime.ListContainerStatsResponse, error) {
+			return showUse(ctx, &s, &out, []string{"CONTAINER", "NAME", "CPU %", "MEM", "DISK", "INODES", "SWAP"}, func() (proto.Message, []*runtime.ContainerStats, error) {
 				answer, err := r.ListContainerStats(ctx, &runtime.ListContainerStatsRequest{Filter: filter})
 				if err != nil {
-					return nil, fmt.Errorf("use of containers: %w", err)
+					return nil, nil, fmt.Errorf("use of containers: %w", err)
 				}
-				slices.SortFunc(answer.Stats, func(a, b *runtime.ContainerStats) int {
-					return cmp.Compare(a.GetAttributes().GetId(), b.GetAttributes().GetId())
-				})
-				return answer, nil
-			}
-			if out.form != asTable {
-				return s.message(ctx, &out, func() (proto.Message, error) { return ask() })
-			}
-			return measured(ctx, &s, []string{"CONTAINER", "NAME", "CPU %", "MEM", "DISK", "INODES", "SWAP"}, func() ([]*runtime.ContainerStats, error) {
-				answer, err := ask()
-				return answer.GetStats(), err
+				return answer, answer.Stats, nil
 			}, containerUse, func(v *runtime.ContainerStats, cpu string) []string { return containerRow(v, cpu, all) })
 		})
 	})
@@ -195,22 +212,12 @@ func statspVerb(o *options) *cobra.Command {
 			filter.Id = args[0]
 		}
 		return o.do(cmd, &out, func(ctx context.Context, r *runtimeClient) error {
-			ask := func() (*runtime.ListPodSandboxStatsResponse, error) {
+			return showUse(ctx, &s, &out, []string{"POD", "POD ID", "CPU %", "MEM"}, func() (proto.Message, []*runtime.PodSandboxStats, error) {
 				answer, err := r.ListPodSandboxStats(ctx, &runtime.ListPodSandboxStatsRequest{Filter: filter})
 				if err != nil {
-					return nil, fmt.Errorf("use of pods: %w", err)
+					return nil, nil, fmt.Errorf("use of pods: %w", err)
 				}
-				slices.SortFunc(answer.Stats, func(a, b *runtime.PodSandboxStats) int {
-					return cmp.Compare(a.GetAttributes().GetId(), b.GetAttributes().GetId())
-				})
-				return answer, nil
-			}
-			if out.form != asTable {
-				return s.message(ctx, &out, func() (proto.Message, error) { return ask() })
-			}
-			return measured(ctx, &s, []string{"POD", "POD ID", "CPU %", "MEM"}, func() ([]*runtime.PodSandboxStats, error) {
-				answer, err := ask()
-				return answer.GetStats(), err
+				return answer, answer.Stats, nil
 			}, func(v *runtime.PodSandboxStats) (string, used) {
 				cpu := v.GetLinux().GetCpu()
 				return v.GetAttributes().GetId(), used{int64(cpu.GetUsageCoreNanoSeconds().GetValue()), cpu.GetTimestamp()}

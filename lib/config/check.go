@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -59,10 +60,10 @@ func (c *Config) check(w where) Mistakes {
 	if _, ok := c.Runtimes[c.DefaultRuntime]; !ok {
 		k.refuse([]string{"default_runtime"}, "there is no table runtimes.%s", keyText([]string{c.DefaultRuntime}))
 	}
-	for _, name := range sorted(c.Runtimes) {
+	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		k.runtime(c.Runtimes[name], "runtimes", name)
 	}
-	for _, name := range sorted(c.ProxyPlugins) {
+	for _, name := range slices.Sorted(maps.Keys(c.ProxyPlugins)) {
 		k.proxy(c.ProxyPlugins[name], "proxy_plugins", name)
 	}
 	k.socket(c.Sockets.Native, "sockets", "native")
@@ -181,13 +182,4 @@ func isName(s string) bool {
 		}
 	}
 	return !joint && len(s) <= 76
-}
-
-func sorted[V any](m map[string]V) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }

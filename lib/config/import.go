@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -66,7 +67,7 @@ func prune(tree, usual map[string]any) {
 
 // leaves tells each key whose value is no table, in the order of names.
 func leaves(tree map[string]any, above []string, tell func(key []string, value any)) {
-	for _, name := range sorted(tree) {
+	for _, name := range slices.Sorted(maps.Keys(tree)) {
 		key := append(slices.Clip(above), name)
 		if t, ok := tree[name].(map[string]any); ok {
 			leaves(t, key, tell)

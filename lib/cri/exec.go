@@ -105,19 +105,24 @@ func (r runtimeService) Exec(ctx context.Context, req *runtimeapi.ExecRequest) (
 	if len(req.GetCmd()) == 0 {
 		return nil, fmt.Errorf("cmd: missing: %w", errdefs.ErrInvalidArgument)
 	}
-	if err := checkStreams(req); err != nil {
-		return nil, err
-	}
-	t, err := r.s.running(ctx, req.GetContainerId())
-	if err != nil {
-		return nil, err
-	}
-	defer t.Close()
-	url, err := r.s.streams.issue("exec", r.s.execSession(t.ID(), req))
+	url, err := r.s.address(ctx, "exec", req.GetContainerId(), req, func(id string) session { return r.s.execSession(id, req) })
 	if err != nil {
 		return nil, err
 	}
 	return &runtimeapi.ExecResponse{Url: url}, nil
+}
+
+// address gives where a client can come, once, for a session with a running container.
+func (s *Server) address(ctx context.Context, kind, container string, asked streamsAsked, of func(id string) session) (string, error) {
+	if err := checkStreams(asked); err != nil {
+		return "", err
+	}
+	t, err := s.running(ctx, container)
+	if err != nil {
+		return "", err
+	}
+	defer t.Close()
+	return s.streams.issue(kind, of(t.ID()))
 }
 
 // streamsAsked is what requests of Exec and Attach say of streams.
@@ -196,15 +201,7 @@ func follow(ctx context.Context, sizes <-chan remotecommand.TerminalSize, set fu
 
 // Attach answers where a client can join the streams of a running container, once.
 func (r runtimeService) Attach(ctx context.Context, req *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
-	if err := checkStreams(req); err != nil {
-		return nil, err
-	}
-	t, err := r.s.running(ctx, req.GetContainerId())
-	if err != nil {
-		return nil, err
-	}
-	defer t.Close()
-	url, err := r.s.streams.issue("attach", r.s.attachSession(t.ID(), req))
+	url, err := r.s.address(ctx, "attach", req.GetContainerId(), req, func(id string) session { return r.s.attachSession(id, req) })
 	if err != nil {
 		return nil, err
 	}

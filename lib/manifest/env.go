@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -35,7 +36,7 @@ func (p *Pod) environment(c *corev1.Container, f Facts) ([]*runtimeapi.KeyValue,
 		if err != nil {
 			return nil, fmt.Errorf("envFrom: %w", err)
 		}
-		for _, k := range sortedKeys(data) {
+		for _, k := range slices.Sorted(maps.Keys(data)) {
 			set(from.Prefix+k, string(data[k]))
 		}
 	}
@@ -198,13 +199,4 @@ func expandAll(all []string, env []*runtimeapi.KeyValue) []string {
 		out[i] = expand(out[i], values)
 	}
 	return out
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

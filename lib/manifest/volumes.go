@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -128,7 +130,7 @@ func writeFiles(dir string, data map[string][]byte, items []corev1.KeyToPath, mo
 		}
 	}()
 	if items == nil {
-		for _, k := range sortedKeys(data) {
+		for _, k := range slices.Sorted(maps.Keys(data)) {
 			items = append(items, corev1.KeyToPath{Key: k, Path: k})
 		}
 	}

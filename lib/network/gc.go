@@ -91,6 +91,16 @@ func (h Host) valid(name string) (all []types.GCAttachment, err error) {
 
 // each calls fn with the records of all groups. One that cannot be read is an error.
 func (h Host) each(fn func(record)) error {
+	return h.walk(func(_, _ string, r record, ok bool, err error) error {
+		if err == nil && ok {
+			fn(r)
+		}
+		return err
+	})
+}
+
+// walk calls fn with what readRecord gives of every attachment of every group, until fn returns an error.
+func (h Host) walk(fn func(group, id string, r record, ok bool, err error) error) error {
 	groups, err := os.ReadDir(h.Kept)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -105,11 +115,8 @@ func (h Host) each(fn func(record)) error {
 		}
 		for _, id := range ids {
 			r, ok, err := readRecord(filepath.Join(h.Kept, g.Name(), id))
-			if err != nil {
+			if err := fn(g.Name(), id, r, ok, err); err != nil {
 				return err
-			}
-			if ok {
-				fn(r)
 			}
 		}
 	}
@@ -139,27 +146,16 @@ func (h Host) replay(ctx context.Context, outer *lock.Lock) error {
 	}
 	type stale struct{ group, id string }
 	var all []stale
-	groups, err := os.ReadDir(h.Kept)
-	if err != nil {
-		return err
-	}
-	for _, g := range groups {
-		if !g.IsDir() {
-			continue
-		}
-		ids, err := h.ids(g.Name())
+	if err := h.walk(func(group, id string, r record, ok bool, err error) error {
 		if err != nil {
-			return err
+			h.warn(err)
 		}
-		for _, id := range ids {
-			r, ok, err := readRecord(filepath.Join(h.Kept, g.Name(), id))
-			if err != nil {
-				h.warn(err)
-			}
-			if ok && r.Boot != h.Boot {
-				all = append(all, stale{g.Name(), id})
-			}
+		if ok && r.Boot != h.Boot {
+			all = append(all, stale{group, id})
 		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	for _, s := range all {
 		other := h

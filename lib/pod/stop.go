@@ -21,17 +21,20 @@ import (
 
 // Stop ends a pod: kills what runs in it, takes its network away and gives its namespaces up. Its record and those of its
 // containers stay, with their exits and logs. A pod that is stopped, or is not there, is success.
-func (h Host) Stop(ctx context.Context, id string) error {
+func (h Host) Stop(ctx context.Context, id string) error { return h.end(ctx, "stop", id, h.stop) }
+
+// end calls deed with a pod, under its lock. A pod that is not there is success.
+func (h Host) end(ctx context.Context, verb, id string, deed func(context.Context, *lock.Lock, sandbox.Sandbox) error) error {
 	defer h.Dir.EmptyTrash()
 	s, _, l, err := h.locked(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
 	if err == nil {
-		err = errors.Join(h.stop(ctx, l, s), l.Release())
+		err = errors.Join(deed(ctx, l, s), l.Release())
 	}
 	if err != nil {
-		return fmt.Errorf("stop pod %q: %w", id, err)
+		return fmt.Errorf("%s pod %q: %w", verb, id, err)
 	}
 	return nil
 }
@@ -79,20 +82,7 @@ func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 }
 
 // Remove removes a pod with its containers; one that runs is stopped first. A pod that is not there is success.
-func (h Host) Remove(ctx context.Context, id string) error {
-	defer h.Dir.EmptyTrash()
-	s, _, l, err := h.locked(ctx, id)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err == nil {
-		err = errors.Join(h.remove(ctx, l, s), l.Release())
-	}
-	if err != nil {
-		return fmt.Errorf("remove pod %q: %w", id, err)
-	}
-	return nil
-}
+func (h Host) Remove(ctx context.Context, id string) error { return h.end(ctx, "remove", id, h.remove) }
 
 // remove is Remove under the pod's lock.
 func (h Host) remove(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {

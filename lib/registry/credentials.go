@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,7 +118,7 @@ func parentPath(path string) string {
 // entry gives the credentials that are configured for exactly this path of the host; an empty path is the
 // whole host.
 func (k *keychain) entry(host, path string) (credential, error) {
-	for _, key := range sortedKeys(k.conf.CredentialHelpers) {
+	for _, key := range slices.Sorted(maps.Keys(k.conf.CredentialHelpers)) {
 		if !isKey(key, host, path) {
 			continue
 		}
@@ -125,7 +126,7 @@ func (k *keychain) entry(host, path string) (credential, error) {
 			return c, err
 		}
 	}
-	keys := sortedKeys(k.conf.AuthConfigs)
+	keys := slices.Sorted(maps.Keys(k.conf.AuthConfigs))
 	keys = slices.DeleteFunc(keys, func(key string) bool { return !isKey(key, host, path) })
 	if store := k.conf.CredentialsStore; store != "" {
 		// Docker lists in the file what the store knows; the host is asked for in any case.
@@ -217,13 +218,4 @@ func canonicalHost(host string) string {
 		return hub
 	}
 	return host
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -3,8 +3,10 @@
 package registry
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 )
 
 // Plan is how one host would be asked for a repository. It holds no secret.
@@ -34,7 +36,7 @@ func (r *Repository) Explain() []Plan {
 		}
 		p := Plan{
 			URL: e.url(scheme, "", ""), Fallback: e.scheme == "", From: e.from, Capabilities: e.caps.String(),
-			CA: append([]string{}, e.caFiles...), Insecure: e.opt.Insecure || e.skipVerify, Headers: sortedKeys(e.header),
+			CA: append([]string{}, e.caFiles...), Insecure: e.opt.Insecure || e.skipVerify, Headers: slices.Sorted(maps.Keys(e.header)),
 			DialTimeout: dialTimeout.String(),
 		}
 		if e.opt.CAFile != "" {

@@ -4,9 +4,11 @@ package registry
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +28,7 @@ func summary(h hostConfig) string {
 	if h.skipVerify {
 		s += " skip"
 	}
-	for _, k := range sortedKeys(h.header) {
+	for _, k := range slices.Sorted(maps.Keys(h.header)) {
 		s += " " + k + "=" + strings.Join(h.header[k], ",")
 	}
 	if h.dialTimeout > 0 {

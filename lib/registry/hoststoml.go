@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -59,7 +60,7 @@ func parseHosts(data []byte, file string) (hosts []hostConfig, odd []string, err
 	if err != nil {
 		return nil, nil, badTOML(file, err)
 	}
-	for _, name := range sortedKeys(f.Host) {
+	for _, name := range slices.Sorted(maps.Keys(f.Host)) {
 		if !slices.Contains(order, name) {
 			odd = append(odd, fmt.Sprintf("%s: host %q is not in a table of its own and is ignored", file, oneLine(name)))
 		}

@@ -8,11 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,7 +44,7 @@ func TestParseChallenges(t *testing.T) {
 		var all []string
 		for _, ch := range parseChallenges(c.headers) {
 			var params []string
-			for _, k := range sortedKeys(ch.params) {
+			for _, k := range slices.Sorted(maps.Keys(ch.params)) {
 				params = append(params, k+"="+ch.params[k])
 			}
 			all = append(all, ch.scheme+"{"+strings.Join(params, " ")+"}")
