@@ -142,7 +142,8 @@ func (t *Task) exec(ctx context.Context, o ExecOptions) (exit taskdir.Exit, err 
 		return exit, context.Cause(ctx)
 	}
 	exit, err = s.run(ctx, p, o)
-	if o.Kill && ctx.Err() != nil {
+	// Not: when ctx has ended. The supervisor knows the deadline too, and its clock may be the first to say so.
+	if o.Kill && err != nil {
 		p.kill()
 	}
 	return exit, err
