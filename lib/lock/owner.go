@@ -175,11 +175,13 @@ func parseLocks(data []byte) map[fileID]kernelLock {
 			continue
 		}
 		k := table[id]
-		if waits {
+		switch shared := f[3] == "READ"; {
+		case waits:
 			k.waiters = append(k.waiters, pid)
-		} else {
-			k.holders = append(k.holders, pid)
-			k.shared = f[3] == "READ"
+		case shared:
+			k.holders, k.shared = append(k.holders, pid), true
+		default: // alone; a lock that changed hands in mid-read is in the table once for each
+			k.holders, k.shared = []int{pid}, false
 		}
 		table[id] = k
 	}
