@@ -17,9 +17,11 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/btrfs"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/gc"
 	"ctrd.dev/ctrd/lib/lease"
+	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -296,7 +298,7 @@ func (w *walk) measure(top string) (p Piece, err error) {
 		if err != nil {
 			return nil
 		}
-		if st.Dev != w.dev && e.IsDir() {
+		if st.Dev != w.dev && e.IsDir() && !isSubvolume(path) {
 			return filepath.SkipDir
 		}
 		key := [2]uint64{st.Dev, st.Ino}
@@ -311,6 +313,17 @@ func (w *walk) measure(top string) (p Piece, err error) {
 		return nil
 	})
 	return p, err
+}
+
+// isSubvolume tells whether a directory of another device is a subvolume of the file system that it lies on, and no mount.
+func isSubvolume(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	mounted, err := mount.Mounted(path)
+	return err == nil && !mounted && btrfs.IsSubvolume(f)
 }
 
 func lstat(path string) (st unix.Stat_t, err error) {

@@ -18,15 +18,29 @@ import (
 // first, or in its root when that is on another file system; a kill leaves a directory .layer-* there. An error while it
 // is unpacked leaves the tree as it was.
 func Onto(ctx context.Context, r io.Reader, onto string, overlaid bool, below []string, opt Options) (res Result, err error) {
+	var root unix.Stat_t // with the times that it is to have in the end
+	if err := unix.Stat(onto, &root); err != nil {
+		return res, &os.PathError{Op: "stat", Path: onto, Err: err}
+	}
 	stage, err := stageFor(onto)
 	if err != nil {
 		return res, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(stage)) }()
+	defer func() { err = errors.Join(err, unstage(stage, onto, &root)) }()
 	if res, err = Apply(ctx, r, stage, opt); err != nil {
 		return res, err
 	}
-	return res, Merge(ctx, stage, res.Implied, onto, overlaid, below...)
+	err = Merge(ctx, stage, res.Implied, onto, overlaid, below...)
+	return res, errors.Join(err, unix.Stat(onto, &root))
+}
+
+// unstage removes what stageFor made. Where that was in the tree's root, the root gets its times back.
+func unstage(stage, onto string, root *unix.Stat_t) error {
+	err := os.RemoveAll(stage)
+	if err == nil && filepath.Dir(stage) == filepath.Clean(onto) {
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, onto, []unix.Timespec{root.Atim, root.Mtim}, 0)
+	}
+	return err
 }
 
 // stageFor makes an empty directory with the attributes of a tree's root on the same file system, which a layer that has

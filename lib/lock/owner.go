@@ -175,13 +175,11 @@ func parseLocks(data []byte) map[fileID]kernelLock {
 			continue
 		}
 		k := table[id]
-		switch shared := f[3] == "READ"; {
-		case waits:
+		if waits {
 			k.waiters = append(k.waiters, pid)
-		case shared:
-			k.holders, k.shared = append(k.holders, pid), true
-		default: // alone; a lock that changed hands in mid-read is in the table once for each
-			k.holders, k.shared = []int{pid}, false
+		} else {
+			k.holders = append(k.holders, pid)
+			k.shared = f[3] == "READ"
 		}
 		table[id] = k
 	}

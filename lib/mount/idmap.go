@@ -17,7 +17,7 @@ import (
 )
 
 // idMaps are the options uidmap= and gidmap= of containerd's mounts: the owners of files in the lower directories of
-// an overlay are shown as those to which a user namespace maps them.
+// an overlay, or in a directory that is bound, are shown as those to which a user namespace maps them.
 type idMaps struct {
 	uids, gids []syscall.SysProcIDMap
 }
@@ -98,6 +98,28 @@ func overlayMapped(source, target string, at *os.File, flags uintptr, data []str
 	}
 	defer unix.Close(top)
 	return attach(top, at)
+}
+
+// bindMapped binds a directory with other owners. What is written there is kept with the owners that it would have without
+// the mapping. Mounts below the directory stay out.
+func bindMapped(source string, at *os.File, m idMaps) error {
+	clone, err := mapMount(source, m)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(clone)
+	return attach(clone, at)
+}
+
+// CanMap tells whether a directory can be bound with other owners.
+func CanMap(dir string) bool {
+	one := []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+	clone, err := mapMount(dir, idMaps{one, one})
+	if err != nil {
+		return false
+	}
+	unix.Close(clone)
+	return true
 }
 
 // shared gives the deepest directory that has all of some layers below it. Their paths are absolute.

@@ -63,8 +63,10 @@ func one(m Mount, target string) error {
 		m.Source = l.Path()
 	}
 	switch {
+	case p.flags&unix.MS_BIND != 0 && !p.ids.none():
+		err = bindMapped(m.Source, at, p.ids)
 	case m.Type != "overlay" && !p.ids.none():
-		err = fmt.Errorf("uidmap and gidmap of what is no overlay: %w", errdefs.ErrNotImplemented)
+		err = fmt.Errorf("uidmap and gidmap of what is neither an overlay nor a bind mount: %w", errdefs.ErrNotImplemented)
 	case p.flags&unix.MS_BIND != 0 && p.flags&unix.MS_REMOUNT == 0:
 		err = unix.Mount(m.Source, procPath(at), "", p.flags&(unix.MS_BIND|unix.MS_REC), "")
 	case m.Type == "overlay" && !p.ids.none():

@@ -105,8 +105,11 @@ func (s *Server) plugins() []*introspectionapi.Plugin {
 	}
 	for _, sn := range snapshot.Snapshotters() {
 		p := &introspectionapi.Plugin{Type: snapshotterPlugin, ID: sn.Name(), Exports: map[string]string{"root": s.d.Path("snapshots", sn.Name())}}
-		if sn == snapshot.Overlay {
-			p.Capabilities = []string{"remap-ids", "only-remap-ids", "rebase"}
+		if sn.Maps(s.d) {
+			p.Capabilities = append(p.Capabilities, "remap-ids", "only-remap-ids")
+		}
+		if sn.Late() {
+			p.Capabilities = append(p.Capabilities, "rebase")
 		}
 		list = append(list, p)
 	}

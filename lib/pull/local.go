@@ -63,6 +63,9 @@ func (l *Local) Unpack(ctx context.Context, name string, m image.Manifest) (err 
 	p.opt.NoUnpack = false
 	l.all = append(l.all, p)
 	defer func() { err = l.note(err) }()
+	if err := p.sn().Ready(l.d); err != nil {
+		return err
+	}
 	if err := p.holdLayers(ctx); err != nil {
 		return err
 	}

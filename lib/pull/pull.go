@@ -94,6 +94,11 @@ func Image(ctx context.Context, d *state.Dir, name image.Reference, opt Options)
 		return img, err
 	}
 	defer p.root.Close()
+	if !p.opt.NoUnpack {
+		if err := p.sn().Ready(d); err != nil {
+			return img, err
+		}
+	}
 	if p.lease, err = lease.Take(d); err != nil {
 		return img, err
 	}

@@ -60,33 +60,59 @@ func readImplied(dir string) (i layer.Implied, err error) {
 	return i, err
 }
 
-// stack gives each layer what it leaves to those below, the lowest layer first. The outcome depends on the
-// chain alone, so it does no harm that another pull of the same layers may do it at the same time.
+// stack gives each layer what it leaves to those below, the lowest layer first, and makes of it what is committed. The
+// outcome depends on the chain alone, so it does no harm that another pull of the same layers may have done it before.
 func (p *puller) stack(ctx context.Context) error {
-	if p.opt.NoUnpack || !p.sn().Late() {
+	if p.opt.NoUnpack {
 		return nil
 	}
-	var below []string
 	for n := range p.image.ChainIDs {
-		l := &p.layers[n]
-		dir, tree := p.sn().Path(p.d, l.id), p.sn().FS(p.d, l.id)
-		implied, err := readImplied(dir)
-		if err == nil {
-			err = layer.Inherit(tree, implied, below)
-		}
-		if err == nil && (implied.OpaqueRoot || len(implied.Whiteouts) > 0) {
-			l.size, l.inodes, err = layer.Usage(ctx, tree)
-		}
-		if err != nil {
+		if err := p.stackLayer(ctx, n); err != nil {
 			return fmt.Errorf("layer %.12s: %w", p.image.Manifest.Layers[n].Digest.Encoded(), err)
 		}
-		if !implied.None() {
-			if err := os.Remove(filepath.Join(dir, impliedFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-		}
-		below = slices.Insert(below, 0, tree)
 	}
 	crash.Point("pull.stacked")
+	return nil
+}
+
+// stackLayer is stack for one layer, under its lock: what Fix replaces, nobody else reads meanwhile.
+func (p *puller) stackLayer(ctx context.Context, n int) (err error) {
+	l, sn := &p.layers[n], p.sn()
+	own, err := p.lockLayer(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, own.Release()) }()
+	implied, err := readImplied(sn.Path(p.d, l.id))
+	if err != nil {
+		return err
+	}
+	if !implied.None() {
+		if err := p.inherit(ctx, n, implied); err != nil {
+			return err
+		}
+	}
+	_, err = sn.Fix(ctx, p.d, l.id, l.id)
+	return err
+}
+
+// inherit makes good what a layer leaves to those below it.
+func (p *puller) inherit(ctx context.Context, n int, implied layer.Implied) error {
+	l, sn := &p.layers[n], p.sn()
+	var below []string
+	for _, lower := range slices.Backward(p.layers[:n]) {
+		below = append(below, sn.FS(p.d, lower.id))
+	}
+	tree := sn.FS(p.d, l.id)
+	err := layer.Inherit(tree, implied, below)
+	if err == nil && (implied.OpaqueRoot || len(implied.Whiteouts) > 0) {
+		l.size, l.inodes, err = layer.Usage(ctx, tree)
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(sn.Path(p.d, l.id), impliedFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return nil
 }

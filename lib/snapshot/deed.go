@@ -76,10 +76,11 @@ func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s In
 	return made, nil
 }
 
-// Seal commits the active snapshot key under name: what is in it is measured and made durable, then the
-// record changes. Nobody mounts it meanwhile; one that is mounted already is a [*MountedError], unless
+// Seal commits the active snapshot key under name: what is in it is measured, made what is committed and made durable, then
+// the record changes. Nobody mounts it meanwhile; one that is mounted already is a [*MountedError], unless
 // o.Mounted says that nobody writes there. used may object to the change.
 func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptions, used func(*state.Tx, Info) error) (s Info, err error) {
+	defer d.EmptyTrash()
 	l, err := lease.Take(d)
 	if err != nil {
 		return s, err
@@ -90,7 +91,9 @@ func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key str
 		return s, fmt.Errorf("commit of snapshot %q: %w", key, err)
 	}
 	defer func() { err = errors.Join(err, own.Release()) }()
-	hold := []string{ns + "/" + name}
+	was := s.ID
+	o.ID = NewID()
+	hold := []string{ns + "/" + name, string(was), string(o.ID)}
 	if o.Parent != "" {
 		hold = append(hold, ns+"/"+o.Parent)
 	}
@@ -103,7 +106,17 @@ func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key str
 	if o.Size, o.Inodes, err = sn.Usage(ctx, d, s.ID); err != nil {
 		return s, err
 	}
-	if err := sn.Sync(d, s.ID, false); err != nil {
+	if o.ID, err = sn.Fix(ctx, d, was, o.ID); err == nil {
+		crash.Point("snapshot.fixed")
+		err = sn.Sync(d, o.ID, false)
+	}
+	unused := o.ID // what no record names in the end
+	defer func() {
+		if unused != was || err == nil && o.ID != was {
+			err = errors.Join(err, sn.Drop(d, unused))
+		}
+	}()
+	if err != nil {
 		return s, err
 	}
 	crash.Point("snapshot.synced")
@@ -118,6 +131,9 @@ func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key str
 		return err
 	})
 	crash.Point("snapshot.sealed")
+	if err == nil {
+		unused = was
+	}
 	return s, err
 }
 

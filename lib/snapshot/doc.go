@@ -4,12 +4,14 @@
 // (being written), a view (being looked at) or committed (done; others can stand on it).
 //
 // A [Driver] has the trees and knows nothing of records; a [Snapshotter] is a driver with its records, and what callers
-// use. [Overlay] stacks layers that were made apart; [Native] copies, and is for where no overlay can be mounted.
+// use. [Overlay] stacks layers that were made apart; [Native] copies, and is for where no overlay can be mounted;
+// [Btrfs] takes snapshots of subvolumes.
 //
 // # On disk
 //
 // Bucket snapshots/<driver> / namespace / key: the record. <root>/snapshots/<driver>/<id>/: the directory of a
-// snapshot, in which fs is the tree itself; with overlayfs without what it stands on, and beside it work. The id of an
+// snapshot, in which fs is the tree itself; with overlayfs without what it stands on, and beside it work; with btrfs a subvolume, and beside it parent, the id of what it was a
+// snapshot of. The id of an
 // image's layer is its chain id, so that namespaces share it; other ids are random. <state>/l/<name>: a short name of a
 // tree, for deep overlays. An active snapshot of a transient container has its record in run.db, on top of parents in
 // meta.db.

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"strings"
 
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
@@ -26,12 +27,20 @@ import (
 type Driver interface {
 	// Name is that of the bucket, of the directory below snapshots, and the one that containerd's clients use.
 	Name() string
+	// Ready tells whether the driver can work in this root and on this kernel. Its error says what to do instead.
+	Ready(d *state.Dir) error
 	// Late tells whether a tree can be made before what it stands on, which the commit then names (containerd's rebase).
 	// Such a driver's tree is a directory, [FS], that takes a layer as lib/layer unpacks it. Otherwise the parent must be
 	// there when the tree is staged.
 	Late() bool
 	// Stage makes the tree of a new snapshot on top of a committed one, or an empty one. What a kill leaves is garbage.
 	Stage(ctx context.Context, d *state.Dir, id, parent ID) error
+	// Fix makes what is committed of an active tree: under the id to, so that the active one stays as it is until a record
+	// says otherwise, or in place when both ids are one, which no record names. It gives the id under which it is, which
+	// may be that of a driver's active tree itself. Doing it again changes nothing.
+	Fix(ctx context.Context, d *state.Dir, from, to ID) (ID, error)
+	// Maps tells whether Mounts can show the owners of files as the labels LabelUIDMapping and LabelGIDMapping say.
+	Maps(d *state.Dir) bool
 	// Adopt prepares the root of a staged tree for its parent, which may be none, and for the labels that s has. It is
 	// called with the record's transaction, so it does little.
 	Adopt(d *state.Dir, s Info, parent ID) error
@@ -57,10 +66,11 @@ type Snapshotter struct{ Driver }
 var (
 	Overlay = &Snapshotter{overlay{}}
 	Native  = &Snapshotter{native{}}
+	Btrfs   = &Snapshotter{subvolumes{}}
 )
 
 // Snapshotters lists all of them, the default first.
-func Snapshotters() []*Snapshotter { return []*Snapshotter{Overlay, Native} }
+func Snapshotters() []*Snapshotter { return []*Snapshotter{Overlay, Native, Btrfs} }
 
 // Named gives the snapshotter of a name; without a name it is Overlay. One that is not there is
 // errdefs.ErrInvalidArgument.
@@ -68,12 +78,14 @@ func Named(name string) (*Snapshotter, error) {
 	if name == "" {
 		return Overlay, nil
 	}
+	var names []string
 	for _, sn := range Snapshotters() {
 		if sn.Name() == name {
 			return sn, nil
 		}
+		names = append(names, sn.Name())
 	}
-	return nil, fmt.Errorf("snapshotter %q: there are %s and %s: %w", name, Overlay.Name(), Native.Name(), errdefs.ErrInvalidArgument)
+	return nil, fmt.Errorf("snapshotter %q: it is none of %s: %w", name, strings.Join(names, ", "), errdefs.ErrInvalidArgument)
 }
 
 // Has tells whether a record that names a snapshotter, or none, means this one.
@@ -212,6 +224,17 @@ var ErrCommitted = fmt.Errorf("it is committed; prepare or view one on top of it
 // bind is a bind mount of a directory; mode is ro or rw.
 func bind(dir, mode string) []mount.Mount {
 	return []mount.Mount{{Type: "bind", Source: dir, Options: []string{mode, "rbind"}}}
+}
+
+// bindTree is a bind mount of the whole tree of an active snapshot or a view, with the owners that its labels say.
+func bindTree(dir string, s Info) []mount.Mount {
+	mode := "rw"
+	if s.Kind == View {
+		mode = "ro"
+	}
+	m := bind(dir, mode)
+	mapOwners(&m[0], s.Labels)
+	return m
 }
 
 // syncFS writes out the file system that a directory is on.

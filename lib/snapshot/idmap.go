@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/state"
 )
 
 // Labels of containerd's snapshots: the layers below are seen with the owners that a user namespace maps theirs
@@ -21,7 +22,7 @@ const (
 	LabelGIDMapping = "containerd.io/snapshot/gidmapping"
 )
 
-var errNoMap = fmt.Errorf("this snapshotter cannot map the ids of a user namespace: %w", errdefs.ErrNotImplemented)
+var errNoMap = fmt.Errorf("this kernel, or the file system, cannot map the owners of files (Linux 5.12, btrfs 5.15); the snapshotter overlayfs does without: %w", errdefs.ErrNotImplemented)
 
 // shift gives the root of a new tree to the user and the group to which the labels map its owner.
 func shift(root string, labels map[string]string) error {
@@ -73,11 +74,32 @@ func mapID(list string, id uint32) (uint32, error) {
 	return id, nil
 }
 
-// mapLayers has an overlay show its lower layers as the labels say.
-func mapLayers(m *mount.Mount, labels map[string]string) {
-	for label, option := range map[string]string{LabelUIDMapping: "uidmap=", LabelGIDMapping: "gidmap="} {
-		if value := labels[label]; value != "" && m.Type == "overlay" {
-			m.Options = append(m.Options, option+value)
+// mapOwners has an overlay show its lower layers, and a bind mount all, with the owners that the labels say.
+func mapOwners(m *mount.Mount, labels map[string]string) {
+	for _, l := range []struct{ name, option string }{{LabelUIDMapping, "uidmap="}, {LabelGIDMapping, "gidmap="}} {
+		if value := labels[l.name]; value != "" {
+			m.Options = append(m.Options, l.option+value)
 		}
 	}
+}
+
+// mapsTree tells whether a bind mount of a tree can have other owners.
+func mapsTree(d *state.Dir) bool { return mount.CanMap(d.Path()) }
+
+// adoptTree is Adopt for a driver whose trees are whole: their root is the parent's already, and who mounts one sees its
+// owners mapped, so that nothing of it changes.
+func adoptTree(d *state.Dir, tree string, s Info) error {
+	for _, text := range []string{s.Labels[LabelUIDMapping], s.Labels[LabelGIDMapping]} {
+		if text == "" {
+			continue
+		}
+		if _, err := mapID(text, 0); err != nil {
+			return err
+		}
+		if !mapsTree(d) {
+			return errNoMap
+		}
+	}
+	_, err := os.Stat(tree)
+	return err
 }

@@ -19,6 +19,8 @@ type native struct{}
 
 func (native) Name() string { return "native" }
 
+func (native) Ready(*state.Dir) error { return nil }
+
 // Late is false: a copy is made of what is there.
 func (native) Late() bool { return false }
 
@@ -40,21 +42,14 @@ func (n native) Stage(ctx context.Context, d *state.Dir, id, parent ID) error {
 	return nil
 }
 
-// Adopt refuses maps of ids: the files of a copy have the owners of the image.
-func (n native) Adopt(d *state.Dir, s Info, _ ID) error {
-	if s.Labels[LabelUIDMapping] != "" || s.Labels[LabelGIDMapping] != "" {
-		return errNoMap
-	}
-	_, err := os.Stat(fsOf(n, d, s.ID))
-	return err
-}
+func (native) Fix(_ context.Context, _ *state.Dir, from, _ ID) (ID, error) { return from, nil }
+
+func (n native) Maps(d *state.Dir) bool { return mapsTree(d) }
+
+func (n native) Adopt(d *state.Dir, s Info, _ ID) error { return adoptTree(d, fsOf(n, d, s.ID), s) }
 
 func (n native) Mounts(d *state.Dir, chain []Info, _ bool) ([]mount.Mount, error) {
-	mode := "rw"
-	if chain[0].Kind == View {
-		mode = "ro"
-	}
-	return bind(fsOf(n, d, chain[0].ID), mode), nil
+	return bindTree(fsOf(n, d, chain[0].ID), chain[0]), nil
 }
 
 func (n native) Trees(d *state.Dir, chain []Info) ([]string, error) {

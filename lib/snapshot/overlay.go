@@ -25,6 +25,8 @@ type overlay struct{}
 
 func (overlay) Name() string { return Overlayfs }
 
+func (overlay) Ready(*state.Dir) error { return nil }
+
 // Late is true: a layer is a directory that says nothing of those below.
 func (overlay) Late() bool { return true }
 
@@ -42,6 +44,11 @@ func (o overlay) Stage(_ context.Context, d *state.Dir, id, _ ID) error {
 }
 
 func (o overlay) Drop(d *state.Dir, id ID) error { return d.Trash(pathOf(o, d, id)) }
+
+func (overlay) Fix(_ context.Context, _ *state.Dir, from, _ ID) (ID, error) { return from, nil }
+
+// Maps is true: where the kernel cannot map the layers, lib/mount copies them.
+func (overlay) Maps(*state.Dir) bool { return true }
 
 // Adopt gives the root of the upper directory the owner and the mode of the one that it is put on, because in an
 // overlay the upper directory's own are seen.
@@ -103,7 +110,7 @@ func (o overlay) stack(d *state.Dir, s Info, below []Info) []mount.Mount {
 	}
 	m := overlayOf(lower...)
 	m[0].Options = append(upper, m[0].Options...)
-	mapLayers(&m[0], s.Labels)
+	mapOwners(&m[0], s.Labels)
 	return m
 }
 

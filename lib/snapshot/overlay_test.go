@@ -17,9 +17,11 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 )
 
-func TestOverlay(t *testing.T) { suite(t, snapshot.Overlay) }
+func TestOverlay(t *testing.T) { suite(t, snapshot.Overlay, here, xfs, btrfs) }
 
-func TestNative(t *testing.T) { suite(t, snapshot.Native) }
+func TestNative(t *testing.T) { suite(t, snapshot.Native, here, xfs, btrfs) }
+
+func TestBtrfs(t *testing.T) { suite(t, snapshot.Btrfs, btrfs) }
 
 // TestOverlayMounts: the shapes that containerd's overlay snapshotter gives its clients.
 func TestOverlayMounts(t *testing.T) {

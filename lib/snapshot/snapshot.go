@@ -3,6 +3,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"strings"
@@ -203,6 +204,7 @@ func (sn *Snapshotter) Transient(tx *state.Tx, ns, key string) (bool, error) {
 type CommitOptions struct {
 	// Parent is for a snapshot that was prepared without one: it is then put on top of this one.
 	Parent       string
+	ID           ID                // of the tree that [Driver.Fix] made of the active one; empty: that itself
 	Labels       map[string]string // replace those of the active snapshot
 	Size, Inodes int64
 	// Mounted lets Seal commit a snapshot that is mounted.
@@ -237,6 +239,7 @@ func (sn *Snapshotter) Commit(tx *state.Tx, ns, name, key string, o CommitOption
 		s.Parent = o.Parent
 	}
 	s.Key, s.Kind, s.Labels, s.Size, s.Inodes = name, Committed, o.Labels, o.Size, o.Inodes
+	s.ID = cmp.Or(o.ID, s.ID)
 	s.Created = time.Now().UTC() // as containerd has it, a committed snapshot is a new one
 	s.Updated = s.Created
 	if err := sn.records().Move(tx, ns, key, name, s); err != nil {

@@ -3,24 +3,37 @@
 package snapshot_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/diff"
+	"ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
 
-// suite is what containerd's clients expect of any driver.
-func suite(t *testing.T, sn *snapshot.Snapshotter) {
+// suite is what containerd's clients expect of any driver, on file systems of several kinds.
+func suite(t *testing.T, sn *snapshot.Snapshotter, on ...disk) {
+	for _, f := range on {
+		t.Run(f.name, func(t *testing.T) { suiteOn(t, sn, f.mount(t)) })
+	}
+}
+
+func suiteOn(t *testing.T, sn *snapshot.Snapshotter, at string) {
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T, *bench)
@@ -37,18 +50,22 @@ func suite(t *testing.T, sn *snapshot.Snapshotter) {
 		{"Root", rootOwner},
 		{"Mapped", mapped},
 		{"Deep", deep},
+		{"Views", views},
+		{"Layer", layerComesOut},
+		{"Garbage", garbage},
 		{"Events", events},
 	} {
-		t.Run(c.name, func(t *testing.T) { c.run(t, newBench(t, sn, t.TempDir())) })
+		t.Run(c.name, func(t *testing.T) { c.run(t, newBench(t, sn, filepath.Join(at, c.name))) })
 	}
-	t.Run("OddRoot", func(t *testing.T) { layers(t, newBench(t, sn, filepath.Join(t.TempDir(), `a:b,c\d e`))) })
+	t.Run("OddRoot", func(t *testing.T) { layers(t, newBench(t, sn, filepath.Join(at, `a:b,c\d e`))) })
 }
 
 // bench is a state directory with one driver.
 type bench struct {
 	*testing.T
-	sn *snapshot.Snapshotter
-	d  *state.Dir
+	sn   *snapshot.Snapshotter
+	d    *state.Dir
+	base string
 }
 
 func newBench(t *testing.T, sn *snapshot.Snapshotter, base string) *bench {
@@ -60,7 +77,7 @@ func newBench(t *testing.T, sn *snapshot.Snapshotter, base string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bench{t, sn, dir}
+	return &bench{t, sn, dir, base}
 }
 
 func (b *bench) update(fn func(*state.Tx) error) {
@@ -139,10 +156,35 @@ func (b *bench) look(key, parent string) {
 
 func (b *bench) commit(name, key string, o snapshot.CommitOptions) {
 	b.Helper()
+	was := b.get(key).ID
+	o.ID = b.fixed(key)
 	b.update(func(tx *state.Tx) error {
 		_, err := b.sn.Commit(tx, "ns", name, key, o)
 		return err
 	})
+	if o.ID != was {
+		must(b.T, b.sn.Drop(b.d, was))
+	}
+}
+
+// fixed makes of a snapshot what is committed.
+func (b *bench) fixed(key string) snapshot.ID {
+	b.Helper()
+	id, err := b.sn.Fix(b.Context(), b.d, b.get(key).ID, snapshot.NewID())
+	if err != nil {
+		b.Fatal(err)
+	}
+	return id
+}
+
+// layerID stages what PutLayer records.
+func (b *bench) layerID(parent string) snapshot.ID {
+	b.Helper()
+	id := b.stagedOn(parent)
+	if to, err := b.sn.Fix(b.Context(), b.d, id, id); err != nil || to != id {
+		b.Fatal(to, err)
+	}
+	return id
 }
 
 func (b *bench) get(key string) (s snapshot.Info) {
@@ -213,9 +255,12 @@ func lifecycle(t *testing.T, b *bench) {
 	}
 	b.write("a /key:with/slashes", "f", "one")
 	active := b.get("a /key:with/slashes")
+	if err := b.sn.Check(b.d, active.ID); err != nil {
+		t.Error(err)
+	}
 	b.commit("one", "a /key:with/slashes", snapshot.CommitOptions{Labels: map[string]string{"k": "v"}, Size: 12, Inodes: 3})
 	s := b.get("one")
-	if s.Kind != snapshot.Committed || s.ID != active.ID || s.Labels["k"] != "v" || s.Size != 12 || s.Inodes != 3 || !s.Created.After(active.Created) || !s.Updated.Equal(s.Created) {
+	if s.Kind != snapshot.Committed || b.sn.Check(b.d, s.ID) != nil || s.Labels["k"] != "v" || s.Size != 12 || s.Inodes != 3 || !s.Created.After(active.Created) || !s.Updated.Equal(s.Created) {
 		t.Errorf("%+v", s)
 	}
 	b.refused(errdefs.IsNotFound, func(tx *state.Tx) error {
@@ -414,7 +459,7 @@ func removal(t *testing.T, b *bench) {
 
 // namespaces: two of them share the directory of an image's layer, under names of their own.
 func namespaces(t *testing.T, b *bench) {
-	id := b.staged()
+	id := b.layerID("")
 	put := func(ns, key string) {
 		t.Helper()
 		b.update(func(tx *state.Tx) error {
@@ -475,8 +520,9 @@ func transient(t *testing.T, b *bench) {
 		_, err := b.sn.Remove(tx, "ns", "base")
 		return err
 	})
+	fixed := b.fixed("run")
 	run(func(tx *state.Tx) error {
-		_, err := b.sn.Commit(tx, "ns", "run-done", "run", snapshot.CommitOptions{})
+		_, err := b.sn.Commit(tx, "ns", "run-done", "run", snapshot.CommitOptions{ID: fixed})
 		return err
 	})
 	b.refused(errdefs.IsFailedPrecondition, func(tx *state.Tx) error {
@@ -485,7 +531,7 @@ func transient(t *testing.T, b *bench) {
 	})
 	run(func(tx *state.Tx) error {
 		ids, err := b.sn.Remove(tx, "ns", "run-done")
-		if !slices.Equal(ids, []snapshot.ID{id}) {
+		if !slices.Equal(ids, []snapshot.ID{fixed}) {
 			t.Errorf("%v", ids)
 		}
 		return err
@@ -547,7 +593,6 @@ func usage(t *testing.T, b *bench) {
 	}
 }
 
-// rootOwner: the root directory of an image stays what it was in every snapshot above.
 // mapped: the layers below are seen as a user namespace has them, and so is the root of what is on top.
 func mapped(t *testing.T, b *bench) {
 	b.layer("base", "")
@@ -560,7 +605,7 @@ func mapped(t *testing.T, b *bench) {
 		})
 	}
 	err := prepare("c", map[string]string{snapshot.LabelUIDMapping: "0:100000:65536", snapshot.LabelGIDMapping: "0:200000:65536"})
-	if errdefs.IsNotImplemented(err) && !b.sn.Late() {
+	if errdefs.IsNotImplemented(err) && !b.sn.Maps(b.d) {
 		return
 	}
 	if err != nil {
@@ -582,6 +627,7 @@ func mapped(t *testing.T, b *bench) {
 	}
 }
 
+// rootOwner: the root directory of an image stays what it was in every snapshot above.
 func rootOwner(t *testing.T, b *bench) {
 	b.prepare("a", "")
 	b.in("a", func(dir string) {
@@ -602,7 +648,7 @@ func rootOwner(t *testing.T, b *bench) {
 func deep(t *testing.T, b *bench) {
 	var parent string
 	for i := range mount.MaxLayers {
-		id := b.stagedOn(parent)
+		id := b.layerID(parent)
 		key := fmt.Sprintf("l%d", i)
 		b.update(func(tx *state.Tx) error {
 			return b.sn.PutLayer(tx, "ns", snapshot.Info{Key: key, ID: id, Parent: parent})
@@ -621,8 +667,9 @@ func events(t *testing.T, b *bench) {
 	b.layer("base", "")
 	b.look("v", "base")
 	b.remove("v")
+	direct := b.layerID("")
 	b.update(func(tx *state.Tx) error {
-		return b.sn.PutLayer(tx, "ns", snapshot.Info{Key: "direct", ID: b.staged()})
+		return b.sn.PutLayer(tx, "ns", snapshot.Info{Key: "direct", ID: direct})
 	})
 	var got []string
 	for e, err := range b.d.Journal().Read(t.Context(), 0, false) {
@@ -647,5 +694,166 @@ func events(t *testing.T, b *bench) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
+	}
+}
+
+// views: one committed snapshot is looked at by ten at once.
+func views(t *testing.T, b *bench) {
+	b.layer("base", "")
+	b.layer("top", "base")
+	var at func(n int)
+	at = func(n int) {
+		if n == 10 {
+			return
+		}
+		key := fmt.Sprint("view", n)
+		b.look(key, "top")
+		b.in(key, func(dir string) {
+			at(n + 1)
+			if data, err := os.ReadFile(dir + "/only-base"); string(data) != "base" {
+				t.Errorf("view %d: %q %v", n, data, err)
+			}
+			if err := os.Remove(dir + "/f"); err == nil {
+				t.Errorf("view %d is writable", n)
+			}
+		})
+	}
+	at(0)
+	b.refused(errdefs.IsFailedPrecondition, func(tx *state.Tx) error {
+		_, err := b.sn.Remove(tx, "ns", "top")
+		return err
+	})
+}
+
+// layerComesOut: a layer that goes in by mounts comes out of the committed snapshot as it was, byte for byte.
+func layerComesOut(t *testing.T, b *bench) {
+	b.layer("base", "")
+	base, changed := b.dir(), b.dir()
+	for _, dir := range []string{base, changed} {
+		must(t, os.WriteFile(dir+"/f", []byte("base"), 0o644))
+		must(t, os.WriteFile(dir+"/only-base", []byte("base"), 0o644))
+		must(t, os.Chmod(dir, 0o755))
+	}
+	must(t, os.Remove(changed+"/only-base"))
+	must(t, os.MkdirAll(changed+"/d/e", 0o755))
+	must(t, os.WriteFile(changed+"/d/set-id", []byte("x"), 0o644))
+	must(t, os.Lchown(changed+"/d/set-id", 12, 34))
+	must(t, os.Chmod(changed+"/d/set-id", 0o4755|os.ModeSetuid))
+	must(t, os.Link(changed+"/d/set-id", changed+"/d/e/second"))
+	must(t, os.Symlink("../d", changed+"/d/link"))
+	must(t, unix.Mkfifo(changed+"/d/fifo", 0o600))
+	must(t, unix.Mknod(changed+"/d/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+	must(t, unix.Setxattr(changed+"/d/e", "trusted.x", []byte("v"), 0))
+	must(t, unix.Setxattr(changed+"/f", "security.capability", []byte{1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0))
+	must(t, os.WriteFile(changed+"/d/"+strings.Repeat("n", 255), nil, 0o400))
+	must(t, os.WriteFile(changed+"/d/caf\xe9 \n", []byte(strings.Repeat("0123456789abcdef", 1000)), 0o644))
+	for i := range 300 {
+		must(t, os.WriteFile(fmt.Sprintf("%s/d/e/file-%d", changed, i), []byte(strings.Repeat("y", i*7)), 0o644))
+	}
+	holed, err := os.Create(changed + "/d/holed")
+	must(t, err)
+	must(t, holed.Truncate(5<<20))
+	_, err = holed.WriteAt([]byte("data"), 3<<20)
+	must(t, errors.Join(err, holed.Close()))
+	when := time.Unix(1234567890, 123456789)
+	for _, name := range []string{"/d/e/file-7", "/d/e", "/d", "/f"} {
+		must(t, os.Chtimes(changed+name, when, when))
+	}
+	must(t, os.Chtimes(base, when, when))
+	must(t, os.Chtimes(changed, when, when.Add(time.Second)))
+	var in bytes.Buffer
+	_, err = diff.Write(t.Context(), &in, diff.Tree{base}, diff.Tree{changed}, diff.Options{Compression: diff.None})
+	must(t, err)
+
+	b.prepare("a", "base")
+	want := in.Bytes()
+	mounts := func(key string) (m []mount.Mount) {
+		b.view(func(tx *state.Tx) (err error) {
+			m, err = b.sn.Mounts(tx, b.d, "ns", key)
+			return err
+		})
+		return m
+	}
+	_, err = diff.Apply(t.Context(), bytes.NewReader(want), layer.Options{}, mounts("a"))
+	must(t, err)
+	_, err = b.sn.Seal(t.Context(), b.d, "ns", "top", "a", snapshot.CommitOptions{}, nobody)
+	must(t, err)
+	b.look("lower", "base")
+	b.look("upper", "top")
+	var out bytes.Buffer
+	_, err = diff.Compare(t.Context(), &out, mounts("lower"), mounts("upper"), diff.Options{Compression: diff.None})
+	must(t, err)
+	if !bytes.Equal(out.Bytes(), want) {
+		went, came := names(t, want), names(t, out.Bytes())
+		for line := range went {
+			if !came[line] {
+				t.Errorf("went in: %s", line)
+			}
+		}
+		for line := range came {
+			if !went[line] {
+				t.Errorf("came out: %s", line)
+			}
+		}
+		t.Errorf("%d bytes went in, %d other ones came out", len(want), out.Len())
+	}
+}
+
+// names lists a tar.
+func names(t *testing.T, data []byte) map[string]bool {
+	all := map[string]bool{}
+	for r := tar.NewReader(bytes.NewReader(data)); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return all
+		}
+		must(t, err)
+		all[fmt.Sprintf("%c %q %q %o %d:%d %d %s %q", h.Typeflag, h.Name, h.Linkname, h.Mode, h.Uid, h.Gid, h.Size, h.ModTime, h.PAXRecords)] = true
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// garbage: what a kill left of a commit or a staging is dropped like any other.
+func garbage(t *testing.T, b *bench) {
+	b.layer("base", "")
+	b.prepare("a", "base")
+	b.write("a", "f", "kept")
+	left := b.fixed("a")
+	if left != b.get("a").ID {
+		must(t, b.sn.Drop(b.d, left))
+	}
+	if b.write("a", "f", "changed"); b.read("a", "f") != "changed" {
+		t.Error("an active snapshot is read-only after a commit that was killed")
+	}
+	if _, err := b.sn.Seal(t.Context(), b.d, "ns", "done", "a", snapshot.CommitOptions{}, nobody); err != nil {
+		t.Fatal(err)
+	}
+	b.look("view", "done")
+	if got := b.read("view", "f"); got != "changed" {
+		t.Errorf("%q", got)
+	}
+	want := map[snapshot.ID]bool{}
+	for _, key := range []string{"base", "done", "view"} {
+		want[b.get(key).ID] = true
+	}
+	for id, err := range b.sn.Dirs(b.d) {
+		if err != nil || !want[id] {
+			t.Errorf("left: %s %v", id, err)
+		}
+	}
+	for _, key := range []string{"view", "done", "base"} {
+		for _, id := range b.remove(key) {
+			must(t, b.sn.Drop(b.d, id))
+		}
+	}
+	b.d.EmptyTrash()
+	if left, err := os.ReadDir(b.d.Path("trash")); err != nil || len(left) != 0 {
+		t.Errorf("in the trash: %v %v", left, err)
 	}
 }

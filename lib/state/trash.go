@@ -15,6 +15,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/btrfs"
 )
 
 // trashed is what this process has moved to the trash and not yet deleted.
@@ -160,10 +162,31 @@ func removeAt(dir *os.File, name, path string, mount uint64) error {
 	} else if m != mount {
 		return pathError("remove", path, unix.EBUSY)
 	}
+	if btrfs.IsSubvolume(f) {
+		return removeSubvolume(dir, f, name, path, mount)
+	}
 	if err := removeIn(f, path, mount); err != nil {
 		return err
 	}
 	return pathError("remove", path, unix.Unlinkat(at, name, unix.AT_REMOVEDIR))
+}
+
+// removeSubvolume deletes an open subvolume: at once where the kernel does that, and otherwise, when there are others in it or
+// only the owner of the system may, file by file.
+func removeSubvolume(dir, f *os.File, name, path string, mount uint64) error {
+	if err := btrfs.Destroy(dir, name); err == nil || err == unix.ENOENT {
+		return nil
+	}
+	if err := btrfs.Unprotect(f); err != nil {
+		return err
+	}
+	if err := removeIn(f, path, mount); err != nil {
+		return err
+	}
+	if err := btrfs.Destroy(dir, name); err == nil {
+		return nil
+	}
+	return pathError("remove", path, unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR))
 }
 
 // removeIn deletes all that is in a directory. A listing may leave out names while others are deleted, so

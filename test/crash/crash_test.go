@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 		}
 		return errors.Join(buildPutblob(), layOut(filepath.Join(bin, "layout"), registry+"/busybox:1"))
 	})
+	unmountDisk()
 	os.RemoveAll(bin)
 	os.Exit(status)
 }

@@ -63,6 +63,8 @@ type scenario struct {
 	// a check of the result.
 	again []step
 	only  []string // beginnings of the points that are killed at; nil: all
+	// driver keeps the snapshots; empty: the default one.
+	driver string
 }
 
 // step is part of a scenario that must go well.
@@ -84,7 +86,7 @@ func (s scenario) everywhere(t *testing.T) {
 // undisturbed runs the scenario without a death and lists the points that it passes, those that one
 // process passes more than once also as point@2 and point@3.
 func (s scenario) undisturbed(t *testing.T) []string {
-	w := world.New(t, bin)
+	w := s.world(t)
 	trace := s.begin(t, w)
 	if r := w.Run(t, []string{"CTRD_CRASH_TRACE=" + trace}, in(w, s.command)...); r.Status != s.status {
 		t.Fatalf("want status %d: %s", s.status, r)
@@ -125,7 +127,7 @@ func (s scenario) begin(t *testing.T, w *world.World) (trace string) {
 }
 
 func (s scenario) crash(t *testing.T, point string) {
-	w := world.New(t, bin)
+	w := s.world(t)
 	trace := s.begin(t, w)
 	r := w.Run(t, []string{"CTRD_CRASH=" + point, "CTRD_CRASH_TRACE=" + trace}, in(w, s.command)...)
 	for _, c := range s.then {

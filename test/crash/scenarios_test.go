@@ -95,7 +95,7 @@ func pull(image string) step { return do("ctr-pull -q " + image) }
 
 func scenarios() []scenario {
 	runs := do("ctr-task run --rm " + small + " true")
-	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks(), pods())
+	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks(), pods(), drivers())
 }
 
 func concat(all ...[]scenario) (s []scenario) {
@@ -341,15 +341,22 @@ func snapshots() []scenario {
 	}
 }
 
-// filled puts a file into the one snapshot that there is.
-func filled(t *testing.T, w *world.World) {
-	dirs, _ := filepath.Glob(filepath.Join(w.Root, "snapshots/overlayfs/*/fs"))
-	if len(dirs) != 1 {
-		t.Fatalf("directories of snapshots: %v", dirs)
-	}
-	if err := os.WriteFile(filepath.Join(dirs[0], "file"), []byte("content"), 0o644); err != nil {
+// inSnapshot calls fn with the place where a snapshot is mounted meanwhile.
+func inSnapshot(t *testing.T, w *world.World, key string, fn func(dir string) error) {
+	dir := filepath.Join(w.Dir, "at")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	w.Must(t, "ctr-snap", "mount", key, dir)
+	defer w.Must(t, "ctr-snap", "unmount", dir)
+	if err := fn(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// filled puts a file into the snapshot s.
+func filled(t *testing.T, w *world.World) {
+	inSnapshot(t, w, "s", func(dir string) error { return os.WriteFile(dir+"/file", []byte("content"), 0o644) })
 }
 
 // committed wants the snapshot to be either what it was or committed whole, and commits it.
@@ -361,8 +368,12 @@ func committed(t *testing.T, w *world.World) {
 	default:
 		t.Fatalf("snapshots: %q", keys)
 	}
-	files, _ := filepath.Glob(filepath.Join(w.Root, "snapshots/overlayfs/*/fs/file"))
-	if len(files) != 1 {
-		t.Fatalf("files of the snapshot: %v", files)
-	}
+	w.Must(t, "ctr-snap", "view", "v", "n")
+	inSnapshot(t, w, "v", func(dir string) error {
+		if data, err := os.ReadFile(dir + "/file"); string(data) != "content" {
+			return fmt.Errorf("file of the snapshot: %q, %w", data, err)
+		}
+		return nil
+	})
+	w.Must(t, "ctr-snap", "rm", "v")
 }

@@ -22,9 +22,10 @@ import (
 // World is a state directory and all that belongs to it on this machine. No two share anything but the
 // kernel.
 type World struct {
-	Dir         string // everything below it is the world's
-	Root, State string // the state directory
-	Bin         string // the commands
+	Dir         string   // everything below it is the world's
+	Root, State string   // the state directory
+	Bin         string   // the commands
+	Env         []string // more of their environment
 }
 
 // New makes a world that ends with the test, in which nothing may run then. What does is ended and removed by force,
@@ -59,12 +60,13 @@ func New(tb testing.TB, bin string) *World {
 const dirPrefix = "ctrd-world-"
 
 func in(dir, bin string) *World {
-	return &World{dir, filepath.Join(dir, "root"), filepath.Join(dir, "state"), bin}
+	return &World{dir, filepath.Join(dir, "root"), filepath.Join(dir, "state"), bin, nil}
 }
 
 // Environ is this process's environment with the world's directories and commands.
 func (w *World) Environ(more ...string) []string {
-	return append(append(os.Environ(), "PATH="+w.Bin+":"+os.Getenv("PATH"), "CTRD_ROOT="+w.Root, "CTRD_STATE="+w.State), more...)
+	own := append([]string{"PATH=" + w.Bin + ":" + os.Getenv("PATH"), "CTRD_ROOT=" + w.Root, "CTRD_STATE=" + w.State}, w.Env...)
+	return slices.Concat(os.Environ(), own, more)
 }
 
 // Result is how a command ended and what it printed.
