@@ -23,7 +23,7 @@ func main() {
 			"reading; a committed one is done, and others can stand on it. The layers of images are committed snapshots, and " +
 			"the root of each container is an active one.\n\n" +
 			"A snapshot is named by its key. The key of a layer is its chain id (sha256:...), of which the beginning will do " +
-			"where only one begins so. Each snapshotter has its own snapshots: overlayfs stacks layers, native copies, btrfs takes snapshots of subvolumes. The operand - reads names from stdin, one a line.",
+			"where only one begins so. Each snapshotter has its own snapshots: overlayfs stacks layers, native copies, btrfs takes snapshots of subvolumes, erofs keeps each layer in one file. The operand - reads names from stdin, one a line.",
 		Env:     []cli.Note{cli.SnapshotterNote},
 		SeeAlso: []string{"ctr-image", "ctr-pull", "ctr-task", "ctrd"},
 	}, nil)

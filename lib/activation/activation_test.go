@@ -266,21 +266,6 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
-func FuzzFormat(f *testing.F) {
-	f.Add("lowerdir={{ overlay 0 1 }}:{{mount 1}}")
-	f.Add("{{- source 0 -}}{{ target 1 }}}}")
-	active := []Active{{Mount: mount.Mount{Source: "s", Target: "t"}, Point: "/p/0"}, {Point: "/p/1"}}
-	f.Fuzz(func(t *testing.T, text string) {
-		got, err := fill(text, active)
-		if err == nil && strings.Contains(got, "{{") && !strings.Contains(strings.ReplaceAll(text, "}}", ""), "{{") {
-			t.Errorf("%q becomes %q", text, got)
-		}
-		if err == nil && len(got) > len(text)+16*len(text) {
-			t.Errorf("%q becomes %d bytes", text, len(got))
-		}
-	})
-}
-
 func FuzzMkdir(f *testing.F) {
 	f.Add("path=/a/b:0755:1:2")
 	f.Fuzz(func(t *testing.T, text string) {

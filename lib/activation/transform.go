@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -40,78 +39,11 @@ func (t transform) within(path string) (root *os.Root, below string, err error) 
 
 // format fills in what is mounted.
 func format(_ context.Context, _ transform, m mount.Mount, active []Active) (mount.Mount, error) {
-	m.Options = slices.Clone(m.Options)
-	texts := []*string{&m.Source, &m.Target}
-	for i := range m.Options {
-		texts = append(texts, &m.Options[i])
+	var before []mount.Placed
+	for _, a := range active {
+		before = append(before, mount.Placed{Mount: a.Mount, Point: a.Point})
 	}
-	for _, text := range texts {
-		filled, err := fill(*text, active)
-		if err != nil {
-			return m, fmt.Errorf("%q: %w: %w", *text, err, errdefs.ErrInvalidArgument)
-		}
-		*text = filled
-	}
-	return m, nil
-}
-
-// fill puts values for {{ NAME N }} and {{ overlay N N }} in a text.
-func fill(text string, active []Active) (string, error) {
-	var b strings.Builder
-	for {
-		before, rest, ok := strings.Cut(text, "{{")
-		b.WriteString(before)
-		if !ok {
-			return b.String(), nil
-		}
-		action, after, ok := strings.Cut(rest, "}}")
-		if !ok {
-			return "", errors.New("{{ without }}")
-		}
-		value, err := eval(strings.Fields(strings.Trim(action, "-")), active)
-		if err != nil {
-			return "", err
-		}
-		b.WriteString(value)
-		text = after
-	}
-}
-
-// eval gives the value of the words of an action.
-func eval(words []string, active []Active) (string, error) {
-	if len(words) == 0 {
-		return "", errors.New("{{ }} names nothing")
-	}
-	want, ok := map[string]int{"source": 1, "target": 1, "mount": 1, "overlay": 2}[words[0]]
-	if !ok || len(words) != want+1 {
-		return "", fmt.Errorf("%q is none of source N, target N, mount N, overlay N N", strings.Join(words, " "))
-	}
-	var n []int
-	for _, w := range words[1:] {
-		i, err := strconv.Atoi(w)
-		if err != nil || i < 0 || i >= len(active) {
-			return "", fmt.Errorf("%s: %d are mounted before it", w, len(active))
-		}
-		n = append(n, i)
-	}
-	switch words[0] {
-	case "source":
-		return active[n[0]].Source, nil
-	case "target":
-		return active[n[0]].Target, nil
-	case "mount":
-		return active[n[0]].Point, nil
-	}
-	step := 1
-	if n[0] > n[1] {
-		step = -1
-	}
-	points := []string{active[n[0]].Point}
-	for i := n[0]; i != n[1]; {
-		i += step
-		points = append(points, active[i].Point)
-	}
-	return strings.Join(points, ":"), nil
+	return mount.Fill(m, before)
 }
 
 // prefixMkdir begins the options that mkdir takes: path=DIR[:MODE[:UID:GID]].

@@ -17,7 +17,7 @@ const EnvSnapshotter = "CTRD_SNAPSHOTTER"
 // SnapshotterFlag declares the option --snapshotter in f, which is one of the command's. Its text is for
 // [snapshot.Named]; it is empty where neither the option nor the environment names one.
 func SnapshotterFlag(cmd *cobra.Command, f *pflag.FlagSet, name *string) {
-	f.StringVar(name, "snapshotter", os.Getenv(EnvSnapshotter), "keep layers and roots with the `DRIVER`: overlayfs, native, which copies them, or btrfs, for a root that is on btrfs")
+	f.StringVar(name, "snapshotter", os.Getenv(EnvSnapshotter), "keep layers and roots with the `DRIVER`: overlayfs, native, which copies them, btrfs, for a root that is on btrfs, or erofs, which keeps a layer in one file")
 	f.Lookup("snapshotter").DefValue = snapshot.Overlayfs
 	var names []string
 	for _, sn := range snapshot.Snapshotters() {

@@ -26,7 +26,12 @@ func Apply(ctx context.Context, r io.Reader, opt unpack.Options, mounts []mount.
 		res, err = unpack.Onto(ctx, r, dir, overlaid, below, opt)
 		return err
 	}
-	p, err := partsOf(mounts)
+	flat, done, err := mount.Flat(mounts)
+	if err != nil {
+		return res, fmt.Errorf("apply: %w", err)
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	p, err := partsOf(flat)
 	switch {
 	case err != nil:
 	case p.readOnly:
@@ -58,11 +63,16 @@ func Compare(ctx context.Context, w io.Writer, lower, upper []mount.Mount, o Opt
 }
 
 // withTree calls fn with the directories that mounts show.
-func withTree(mounts []mount.Mount, fn func(Tree) error) error {
+func withTree(mounts []mount.Mount, fn func(Tree) error) (err error) {
 	if len(mounts) == 0 {
 		return fn(nil)
 	}
-	p, err := partsOf(mounts)
+	flat, done, err := mount.Flat(mounts)
+	if err != nil {
+		return fmt.Errorf("diff: %w", err)
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	p, err := partsOf(flat)
 	switch {
 	case err != nil:
 		return fmt.Errorf("diff: %w", err)

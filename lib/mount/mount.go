@@ -23,7 +23,12 @@ type Mount struct {
 
 // All mounts everything at target, in order. When one fails, those before it are unmounted. The target
 // must exist (a directory, or a file for the bind mount of a file) and be no symbolic link.
+//
+// A list in which a type begins with "format/" is one mount at target: see [Fill] for how the last of them names the others.
 func All(mounts []Mount, target string) error {
+	if IsFormatted(mounts) {
+		return formatted(mounts, target)
+	}
 	for i, m := range mounts {
 		err := one(m, target)
 		if err == nil {
@@ -54,7 +59,9 @@ func one(m Mount, target string) error {
 			p.flags |= unix.MS_REC
 		}
 	}
-	if p.loop && p.flags&unix.MS_BIND == 0 {
+	// Linux 6.12 mounts an image of erofs from the file, which spares a device.
+	fromFile := m.Type == "erofs" && p.loop && plain(m.Source, procPath(at), m.Type, p.flags, p.data) == nil
+	if p.loop && p.flags&unix.MS_BIND == 0 && !fromFile {
 		l, err := OpenLoop(m.Source, p.flags&unix.MS_RDONLY != 0, "")
 		if err != nil {
 			return fmt.Errorf("mount %s at %s: %w", m.Type, at.Name(), err)
@@ -63,6 +70,7 @@ func one(m Mount, target string) error {
 		m.Source = l.Path()
 	}
 	switch {
+	case fromFile:
 	case p.flags&unix.MS_BIND != 0 && !p.ids.none():
 		err = bindMapped(m.Source, at, p.ids)
 	case m.Type != "overlay" && !p.ids.none():

@@ -13,6 +13,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/layer"
+	"ctrd.dev/ctrd/lib/snapshot"
 )
 
 // impliedFile is beside the tree of a layer from its unpacking until it has been stacked: what the layer leaves
@@ -92,19 +93,29 @@ func (p *puller) stackLayer(ctx context.Context, n int) (err error) {
 			return err
 		}
 	}
-	_, err = sn.Fix(ctx, p.d, l.id, l.id)
+	made, err := sn.Fix(ctx, p.d, l.id, l.id)
+	if err == nil && made.Inodes > 0 {
+		l.size, l.inodes = made.Size, made.Inodes
+	}
 	return err
 }
 
 // inherit makes good what a layer leaves to those below it.
-func (p *puller) inherit(ctx context.Context, n int, implied layer.Implied) error {
+func (p *puller) inherit(ctx context.Context, n int, implied layer.Implied) (err error) {
 	l, sn := &p.layers[n], p.sn()
-	var below []string
+	var chain []snapshot.Info
 	for _, lower := range slices.Backward(p.layers[:n]) {
-		below = append(below, sn.FS(p.d, lower.id))
+		chain = append(chain, snapshot.Info{ID: lower.id, Kind: snapshot.Committed})
 	}
+	below := &snapshot.Trees{}
+	if n > 0 {
+		if below, err = sn.Open(p.d, chain); err != nil {
+			return err
+		}
+	}
+	defer func() { err = errors.Join(err, below.Close()) }()
 	tree := sn.FS(p.d, l.id)
-	err := layer.Inherit(tree, implied, below)
+	err = layer.Inherit(tree, implied, below.Dirs)
 	if err == nil && (implied.OpaqueRoot || len(implied.Whiteouts) > 0) {
 		l.size, l.inodes, err = layer.Usage(ctx, tree)
 	}

@@ -84,9 +84,9 @@ func (e *NoBtrfsError) Hint() string {
 	return "--root a directory on btrfs, or --snapshotter overlayfs"
 }
 
-func (v subvolumes) Fix(_ context.Context, d *state.Dir, from, to ID) (ID, error) {
+func (v subvolumes) Fix(_ context.Context, d *state.Dir, from, to ID) (Fixed, error) {
 	if from == to {
-		return to, btrfs.Protect(fsOf(v, d, to), true)
+		return Fixed{ID: to}, btrfs.Protect(fsOf(v, d, to), true)
 	}
 	parent, err := v.parent(d, from)
 	if err == nil {
@@ -95,7 +95,7 @@ func (v subvolumes) Fix(_ context.Context, d *state.Dir, from, to ID) (ID, error
 	if err == nil {
 		err = btrfs.Snapshot(fsOf(v, d, from), fsOf(v, d, to), true)
 	}
-	return to, wrapSnapshot(err)
+	return Fixed{ID: to}, wrapSnapshot(err)
 }
 
 func (v subvolumes) parent(d *state.Dir, id ID) (ID, error) {
@@ -116,9 +116,11 @@ func (v subvolumes) Mounts(d *state.Dir, chain []Info, _ bool) ([]mount.Mount, e
 	return bindTree(fsOf(v, d, chain[0].ID), chain[0]), nil
 }
 
-func (v subvolumes) Trees(d *state.Dir, chain []Info) ([]string, error) {
-	return []string{fsOf(v, d, chain[0].ID)}, nil
+func (v subvolumes) Open(d *state.Dir, chain []Info) (*Trees, error) {
+	return &Trees{Dirs: []string{fsOf(v, d, chain[0].ID)}}, nil
 }
+
+func (v subvolumes) Check(d *state.Dir, id ID) error { return checkTree(fsOf(v, d, id)) }
 
 // Usage counts, as containerd's does, what is not the parent's: files that were made or changed.
 func (v subvolumes) Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {

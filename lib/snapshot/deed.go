@@ -3,6 +3,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s In
 	return made, nil
 }
 
-// Seal commits the active snapshot key under name: what is in it is measured, made what is committed and made durable, then
+// Seal commits the active snapshot key under name: what is in it is made what is committed, durable, and measured, then
 // the record changes. Nobody mounts it meanwhile; one that is mounted already is a [*MountedError], unless
 // o.Mounted says that nobody writes there. used may object to the change.
 func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptions, used func(*state.Tx, Info) error) (s Info, err error) {
@@ -103,12 +104,13 @@ func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key str
 	if err := d.View(ctx, func(tx *state.Tx) error { return sn.sealable(tx, ns, s, o) }); err != nil {
 		return s, fmt.Errorf("commit of %w", err)
 	}
-	if o.Size, o.Inodes, err = sn.Usage(ctx, d, s.ID); err != nil {
-		return s, err
-	}
-	if o.ID, err = sn.Fix(ctx, d, was, o.ID); err == nil {
+	fixed, err := sn.Fix(ctx, d, was, o.ID)
+	if o.ID = cmp.Or(fixed.ID, o.ID); err == nil {
 		crash.Point("snapshot.fixed")
 		err = sn.Sync(d, o.ID, false)
+	}
+	if err == nil {
+		o.Size, o.Inodes, err = sn.Usage(ctx, d, o.ID)
 	}
 	unused := o.ID // what no record names in the end
 	defer func() {

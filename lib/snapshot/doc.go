@@ -5,13 +5,13 @@
 //
 // A [Driver] has the trees and knows nothing of records; a [Snapshotter] is a driver with its records, and what callers
 // use. [Overlay] stacks layers that were made apart; [Native] copies, and is for where no overlay can be mounted;
-// [Btrfs] takes snapshots of subvolumes.
+// [Btrfs] takes snapshots of subvolumes; [Erofs] stacks layers each of which is one file.
 //
 // # On disk
 //
 // Bucket snapshots/<driver> / namespace / key: the record. <root>/snapshots/<driver>/<id>/: the directory of a
 // snapshot, in which fs is the tree itself; with overlayfs without what it stands on, and beside it work; with btrfs a subvolume, and beside it parent, the id of what it was a
-// snapshot of. The id of an
+// snapshot of. With erofs a committed one is the file layer.erofs alone. The id of an
 // image's layer is its chain id, so that namespaces share it; other ids are random. <state>/l/<name>: a short name of a
 // tree, for deep overlays. An active snapshot of a transient container has its record in run.db, on top of parents in
 // meta.db.

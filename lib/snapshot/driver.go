@@ -36,9 +36,8 @@ type Driver interface {
 	// Stage makes the tree of a new snapshot on top of a committed one, or an empty one. What a kill leaves is garbage.
 	Stage(ctx context.Context, d *state.Dir, id, parent ID) error
 	// Fix makes what is committed of an active tree: under the id to, so that the active one stays as it is until a record
-	// says otherwise, or in place when both ids are one, which no record names. It gives the id under which it is, which
-	// may be that of a driver's active tree itself. Doing it again changes nothing.
-	Fix(ctx context.Context, d *state.Dir, from, to ID) (ID, error)
+	// says otherwise, or in place when both ids are one, which no record names. Doing it again changes nothing.
+	Fix(ctx context.Context, d *state.Dir, from, to ID) (Fixed, error)
 	// Maps tells whether Mounts can show the owners of files as the labels LabelUIDMapping and LabelGIDMapping say.
 	Maps(d *state.Dir) bool
 	// Adopt prepares the root of a staged tree for its parent, which may be none, and for the labels that s has. It is
@@ -47,9 +46,10 @@ type Driver interface {
 	// Mounts describes how to mount the active snapshot or the view at the head of a chain. With own, an active one can be
 	// told from the mount to be mounted: its FS is the source of a bind mount, or upper directory or source of an overlay.
 	Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, error)
-	// Trees gives the directories that make up the head of a chain, as overlayfs would stack them, the top first. A driver
-	// that has none is errdefs.ErrNotImplemented: what is in the snapshot is seen by its mounts alone.
-	Trees(d *state.Dir, chain []Info) ([]string, error)
+	// Open gives the directories that make up the head of a chain, for reading, as overlayfs would stack them, the top first.
+	Open(d *state.Dir, chain []Info) (*Trees, error)
+	// Check tells whether the directory of a snapshot is there, with its tree.
+	Check(d *state.Dir, id ID) error
 	// Usage measures what a snapshot occupies on the disk by itself: bytes of blocks and inodes, each once however many
 	// names it has.
 	Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error)
@@ -57,6 +57,13 @@ type Driver interface {
 	Sync(d *state.Dir, id ID, fresh bool) error
 	// Drop throws a snapshot away that no record names. One that is not there is success.
 	Drop(d *state.Dir, id ID) error
+}
+
+// Fixed is what is committed of a tree.
+type Fixed struct {
+	ID ID // that of the active tree with a driver that commits trees as they are
+	// What it occupies where that is not what the active tree did; otherwise zero. See [Driver.Usage].
+	Size, Inodes int64
 }
 
 // Snapshotter is the snapshots of one driver: records and trees.
@@ -67,10 +74,11 @@ var (
 	Overlay = &Snapshotter{overlay{}}
 	Native  = &Snapshotter{native{}}
 	Btrfs   = &Snapshotter{subvolumes{}}
+	Erofs   = &Snapshotter{images{}}
 )
 
 // Snapshotters lists all of them, the default first.
-func Snapshotters() []*Snapshotter { return []*Snapshotter{Overlay, Native, Btrfs} }
+func Snapshotters() []*Snapshotter { return []*Snapshotter{Overlay, Native, Btrfs, Erofs} }
 
 // Named gives the snapshotter of a name; without a name it is Overlay. One that is not there is
 // errdefs.ErrInvalidArgument.
@@ -162,15 +170,28 @@ func (sn *Snapshotter) FS(d *state.Dir, id ID) string { return fsOf(sn.Driver, d
 
 func fsOf(v Driver, d *state.Dir, id ID) string { return pathOf(v, d, id, "fs") }
 
-// Check tells whether the directory of a snapshot is there, with its tree where the driver has trees.
-func (sn *Snapshotter) Check(d *state.Dir, id ID) error {
-	path := sn.Path(d, id)
-	if trees, err := sn.Trees(d, []Info{{ID: id, Kind: Committed}}); err == nil && len(trees) > 0 {
-		path = trees[0]
-	}
+// checkTree is Check for a tree that is a directory.
+func checkTree(path string) error {
 	st, err := os.Stat(path)
 	if err == nil && !st.IsDir() {
 		err = fmt.Errorf("%s is no directory: %w", path, errdefs.ErrDataLoss)
+	}
+	return err
+}
+
+// Trees are directories to be read, until they are closed. Nothing is to be written there.
+type Trees struct {
+	Dirs  []string
+	files []*os.File // mounts that are seen nowhere else, as directories
+}
+
+// Close gives up what was mounted to be read. No trees at all may be closed, too.
+func (t *Trees) Close() (err error) {
+	if t == nil {
+		return nil
+	}
+	for _, f := range t.files {
+		err = errors.Join(err, f.Close())
 	}
 	return err
 }
@@ -191,13 +212,21 @@ func (sn *Snapshotter) Dirs(d *state.Dir) iter.Seq2[ID, error] {
 	}
 }
 
-// Layers gives the directories that make up a snapshot and all that it stands on, the top first; see [Driver.Trees].
+// Layers gives the directories that make up a snapshot and all that it stands on, the top first, which stay where they are.
+// Those of a driver that has to mount them are errdefs.ErrNotImplemented; [Driver.Open] does.
 func (sn *Snapshotter) Layers(tx *state.Tx, d *state.Dir, ns, key string) ([]string, error) {
 	chain, err := sn.Chain(tx, ns, key)
 	if err != nil {
 		return nil, err
 	}
-	return sn.Trees(d, chain)
+	t, err := sn.Open(d, chain)
+	if err != nil {
+		return nil, err
+	}
+	if len(t.files) > 0 {
+		return nil, errors.Join(fmt.Errorf("the layers of the snapshotter %s are no directories: %w", sn.Name(), errdefs.ErrNotImplemented), t.Close())
+	}
+	return t.Dirs, nil
 }
 
 // Mounts describes how to mount a snapshot, in the form that containerd's snapshotter of this name has. A committed

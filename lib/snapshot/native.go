@@ -42,7 +42,9 @@ func (n native) Stage(ctx context.Context, d *state.Dir, id, parent ID) error {
 	return nil
 }
 
-func (native) Fix(_ context.Context, _ *state.Dir, from, _ ID) (ID, error) { return from, nil }
+func (native) Fix(_ context.Context, _ *state.Dir, from, _ ID) (Fixed, error) {
+	return Fixed{ID: from}, nil
+}
 
 func (n native) Maps(d *state.Dir) bool { return mapsTree(d) }
 
@@ -52,9 +54,11 @@ func (n native) Mounts(d *state.Dir, chain []Info, _ bool) ([]mount.Mount, error
 	return bindTree(fsOf(n, d, chain[0].ID), chain[0]), nil
 }
 
-func (n native) Trees(d *state.Dir, chain []Info) ([]string, error) {
-	return []string{fsOf(n, d, chain[0].ID)}, nil
+func (n native) Open(d *state.Dir, chain []Info) (*Trees, error) {
+	return &Trees{Dirs: []string{fsOf(n, d, chain[0].ID)}}, nil
 }
+
+func (n native) Check(d *state.Dir, id ID) error { return checkTree(fsOf(n, d, id)) }
 
 func (n native) Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {
 	return layer.Usage(ctx, fsOf(n, d, id))

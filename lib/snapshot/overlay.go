@@ -30,7 +30,10 @@ func (overlay) Ready(*state.Dir) error { return nil }
 // Late is true: a layer is a directory that says nothing of those below.
 func (overlay) Late() bool { return true }
 
-func (o overlay) Stage(_ context.Context, d *state.Dir, id, _ ID) error {
+func (o overlay) Stage(_ context.Context, d *state.Dir, id, _ ID) error { return stageUpper(o, d, id) }
+
+// stageUpper makes the directories of an overlay that is written to.
+func stageUpper(o Driver, d *state.Dir, id ID) error {
 	for _, dir := range []struct {
 		path string
 		mode os.FileMode
@@ -45,7 +48,9 @@ func (o overlay) Stage(_ context.Context, d *state.Dir, id, _ ID) error {
 
 func (o overlay) Drop(d *state.Dir, id ID) error { return d.Trash(pathOf(o, d, id)) }
 
-func (overlay) Fix(_ context.Context, _ *state.Dir, from, _ ID) (ID, error) { return from, nil }
+func (overlay) Fix(_ context.Context, _ *state.Dir, from, _ ID) (Fixed, error) {
+	return Fixed{ID: from}, nil
+}
 
 // Maps is true: where the kernel cannot map the layers, lib/mount copies them.
 func (overlay) Maps(*state.Dir) bool { return true }
@@ -61,13 +66,15 @@ func (o overlay) Adopt(d *state.Dir, s Info, parent ID) error {
 	return shift(fsOf(o, d, s.ID), s.Labels)
 }
 
-func (o overlay) Trees(d *state.Dir, chain []Info) ([]string, error) {
+func (o overlay) Open(d *state.Dir, chain []Info) (*Trees, error) {
 	dirs := make([]string, len(chain))
 	for i, s := range chain {
 		dirs[i] = fsOf(o, d, s.ID)
 	}
-	return dirs, nil
+	return &Trees{Dirs: dirs}, nil
 }
+
+func (o overlay) Check(d *state.Dir, id ID) error { return checkTree(fsOf(o, d, id)) }
 
 // Mounts has the forms that containerd's overlay snapshotter gives. With own, a view of one layer is an overlay, too: a
 // bind mount of its parent would not tell whose it is.

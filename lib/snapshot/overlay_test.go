@@ -21,6 +21,8 @@ func TestOverlay(t *testing.T) { suite(t, snapshot.Overlay, here, xfs, btrfs) }
 
 func TestNative(t *testing.T) { suite(t, snapshot.Native, here, xfs, btrfs) }
 
+func TestErofs(t *testing.T) { suite(t, snapshot.Erofs, here, xfs, btrfs) }
+
 func TestBtrfs(t *testing.T) { suite(t, snapshot.Btrfs, btrfs) }
 
 // TestOverlayMounts: the shapes that containerd's overlay snapshotter gives its clients.

@@ -42,7 +42,7 @@ func (sn *Snapshotter) Read(ctx context.Context, d *state.Dir, outer *lock.Lock,
 	if err := l.Hold(ctx, outer, lease.Snapshot, ns+"/"+key); err != nil {
 		return err
 	}
-	var layers []string
+	var chain []Info
 	err = d.View(ctx, func(tx *state.Tx) error {
 		now, err := sn.Get(tx, ns, key)
 		if err == nil && (now.ID != s.ID || now.Kind != s.Kind) {
@@ -56,7 +56,7 @@ func (sn *Snapshotter) Read(ctx context.Context, d *state.Dir, outer *lock.Lock,
 				return err
 			}
 		}
-		if layers, err = sn.Layers(tx, d, ns, key); err != nil {
+		if chain, err = sn.Chain(tx, ns, key); err != nil {
 			return err
 		}
 		return used(tx, now)
@@ -64,7 +64,12 @@ func (sn *Snapshotter) Read(ctx context.Context, d *state.Dir, outer *lock.Lock,
 	if err != nil {
 		return err
 	}
-	return fn(layers)
+	trees, err := sn.Open(d, chain)
+	if err != nil {
+		return fmt.Errorf("read snapshot %q: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, trees.Close()) }()
+	return fn(trees.Dirs)
 }
 
 // ReadChange is Read with the trees of what the snapshot stands on, from, and its own, to: what is different between them

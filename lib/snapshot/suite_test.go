@@ -170,18 +170,18 @@ func (b *bench) commit(name, key string, o snapshot.CommitOptions) {
 // fixed makes of a snapshot what is committed.
 func (b *bench) fixed(key string) snapshot.ID {
 	b.Helper()
-	id, err := b.sn.Fix(b.Context(), b.d, b.get(key).ID, snapshot.NewID())
+	f, err := b.sn.Fix(b.Context(), b.d, b.get(key).ID, snapshot.NewID())
 	if err != nil {
 		b.Fatal(err)
 	}
-	return id
+	return f.ID
 }
 
 // layerID stages what PutLayer records.
 func (b *bench) layerID(parent string) snapshot.ID {
 	b.Helper()
 	id := b.stagedOn(parent)
-	if to, err := b.sn.Fix(b.Context(), b.d, id, id); err != nil || to != id {
+	if to, err := b.sn.Fix(b.Context(), b.d, id, id); err != nil || to.ID != id {
 		b.Fatal(to, err)
 	}
 	return id

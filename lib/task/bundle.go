@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/stdio"
@@ -121,6 +122,10 @@ func (t *Task) rootfs(tx *state.Tx, s *specs.Spec, o StartOptions) (all []taskap
 		return nil, err
 	}
 	mounts, err := sn.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+	if err == nil && t.foreign && mount.IsFormatted(mounts) {
+		return nil, fmt.Errorf("runtime %s: it cannot mount a root of the snapshotter %s; without --runtime, or with --snapshotter overlayfs, it can be: %w",
+			t.Container.Runtime.Name, sn.Name(), errdefs.ErrNotImplemented)
+	}
 	for _, m := range mounts {
 		all = append(all, taskapi.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}

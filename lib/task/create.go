@@ -107,7 +107,7 @@ type source struct {
 	sn       *snapshot.Snapshotter
 	snapshot string      // committed snapshot of its last layer; empty for an image without layers
 	tree     snapshot.ID // of that
-	layers   []string    // directories, top first
+	layers   *snapshot.Trees
 }
 
 // create makes the container and returns with its lock held.
@@ -141,6 +141,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if err != nil {
 		return nil, nil, err
 	}
+	defer func() { err = errors.Join(err, src.layers.Close()) }()
 	if o.UserNSAuto > 0 {
 		if o.Spec.UserNS, err = ownIDs(ctx, d, o.UserNSAuto); err != nil {
 			return nil, nil, err
@@ -283,7 +284,7 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 	if err != nil {
 		return src, &ImageError{o.Image, err}
 	}
-	src = source{name: img.Name, config: m.Config.Config}
+	src = source{name: img.Name, config: m.Config.Config, layers: &snapshot.Trees{}}
 	if src.sn, err = namespace.Snapshotter(ctx, d, ns, o.Snapshotter); err != nil {
 		return src, err
 	}
@@ -294,15 +295,15 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 	if err := le.Hold(ctx, nil, lease.Snapshot, ns+"/"+src.snapshot); err != nil {
 		return src, err
 	}
+	var chain []snapshot.Info
 	err = d.View(ctx, func(tx *state.Tx) error {
-		s, err := src.sn.Get(tx, ns, src.snapshot)
-		if err != nil {
-			return err
-		}
-		src.tree = s.ID
-		src.layers, err = src.sn.Layers(tx, d, ns, src.snapshot)
+		chain, err = src.sn.Chain(tx, ns, src.snapshot)
 		return err
 	})
+	if err == nil {
+		src.tree = chain[0].ID
+		src.layers, err = src.sn.Open(d, chain)
+	}
 	if errdefs.IsNotFound(err) {
 		return src, &ImageError{o.Image, fmt.Errorf("image %q is here, but not unpacked by %s: %w", img.Name, src.sn.Name(), err)}
 	}
@@ -312,7 +313,7 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 // generate makes the spec, and the directories of volumes that are not there yet, as docker does.
 func generate(ctx context.Context, d *state.Dir, ns string, o CreateOptions, src source) (spec.Result, error) {
 	so := o.Spec
-	so.Open = spec.LayerFS(src.layers).Open
+	so.Open = spec.LayerFS(src.layers.Dirs).Open
 	so.ID = o.ID
 	var r spec.Result
 	var err error

@@ -21,6 +21,7 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -223,21 +224,31 @@ func (p *ExecProcess) delete(ctx context.Context) error {
 func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, error) {
 	var s *specs.Spec
 	var dirs []string
+	var sn *snapshot.Snapshotter
+	var chain []snapshot.Info
 	err := t.d.View(ctx, func(tx *state.Tx) (err error) {
 		if s, err = t.readSpec(tx); err != nil {
 			return err
 		}
-		sn, err := t.snapshots()
-		if err == nil {
-			dirs, err = sn.Layers(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+		if sn, err = t.snapshots(); err == nil {
+			chain, err = sn.Chain(tx, t.Namespace, t.Container.SnapshotKey)
 		}
 		if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) { // none of ours
+			chain = nil
 			dirs, err = t.clientRoot()
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	if len(chain) > 0 {
+		trees, err := sn.Open(t.d, chain)
+		if err != nil {
+			return nil, err
+		}
+		defer trees.Close()
+		dirs = trees.Dirs
 	}
 	p, err := spec.Exec(ctx, s, spec.ExecOptions{
 		Args: o.Args, Env: o.Env, EnvFiles: o.EnvFiles, Workdir: o.Workdir, User: o.User, Privileged: o.Privileged, TTY: o.TTY,

@@ -66,7 +66,7 @@ func makeVolumes(ctx context.Context, d *state.Dir, ns string, c *container.Cont
 	}()
 	filled := false
 	for i, at := range volumes {
-		one, err := makeVolume(ctx, filepath.Join(dir, strconv.Itoa(i)), at, src.layers, c.UserNS)
+		one, err := makeVolume(ctx, filepath.Join(dir, strconv.Itoa(i)), at, src.layers.Dirs, c.UserNS)
 		if err != nil {
 			return fmt.Errorf("volume at %s: %w", at, err)
 		}

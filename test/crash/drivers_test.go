@@ -20,7 +20,7 @@ import (
 func drivers() (all []scenario) {
 	runs := do("ctr-task run --rm " + small + " true")
 	names := []string{"pull", "pull with one layer present", "image commit", "image mount", "image rm", "create", "run --rm", "rm", "snap prepare", "snap view", "snap commit", "snap rm"}
-	for _, driver := range []string{"btrfs"} {
+	for _, driver := range []string{"btrfs", "erofs"} {
 		for _, s := range concat(pulls(runs), creates(runs), runsOf(), removals(), snapshots()) {
 			if slices.Contains(names, s.name) {
 				s.name, s.driver = driver+" "+s.name, driver

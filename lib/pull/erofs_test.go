@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pull
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"ctrd.dev/ctrd/lib/diff"
+	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/snapshot"
+	"ctrd.dev/ctrd/lib/state"
+)
+
+// opened calls fn with the trees of an image's layers.
+func opened(t *testing.T, d *state.Dir, sn *snapshot.Snapshotter, chain digest.Digest, fn func(diff.Tree)) {
+	t.Helper()
+	var all []snapshot.Info
+	err := d.View(ctx, func(tx *state.Tx) (err error) {
+		all, err = sn.Chain(tx, "ns", chain.String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trees, err := sn.Open(d, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fn(trees.Dirs)
+	if err := trees.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestErofs: an image is the same with layers that are files as with layers that are directories: what a layer leaves to those
+// below is made good, also when they were pulled before. Several pulls at once do no harm.
+func TestErofs(t *testing.T) {
+	if err := snapshot.Erofs.Ready(nil); err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root and erofs: ", err)
+	}
+	d := openDir(t, t.TempDir())
+	s := newServer(t)
+	layers := [][]byte{
+		directories(t),
+		files("tmp/x", "", "srv/app/y", "1", "srv/app/z", "1", "new/z", ""),
+		files("srv/app/.wh.z", "", "none/.wh.x", "", "new/.wh..wh..opq", "", "new/a", strings.Repeat("a", 100000)),
+		files(".wh..wh..opq", "", "tmp/only", "4"),
+		files("tmp/more", "5"),
+	}
+	base := s.build("test/base", "1", layers[:2]...)
+	whole := s.build("test/app", "1", layers...)
+	opt := options()
+	opt.Snapshotter = snapshot.Erofs
+	if _, err := pullText(ctx, d, base.ref, opt); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	errs := make(chan error, 4)
+	for range 4 {
+		all.Go(func() {
+			own, err := state.Open(state.Config{Root: d.Path(), State: d.Run(), Wait: -1})
+			if err == nil {
+				_, err = pullText(ctx, own, whole.ref, opt)
+			}
+			errs <- err
+		})
+	}
+	all.Wait()
+	for range 4 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	opt.Snapshotter = snapshot.Overlay
+	if _, err := pullText(ctx, d, whole.ref, opt); err != nil {
+		t.Fatal(err)
+	}
+	for n, chain := range image.ChainIDs(whole.diffIDs) {
+		opened(t, d, snapshot.Overlay, chain, func(want diff.Tree) {
+			opened(t, d, snapshot.Erofs, chain, func(got diff.Tree) {
+				if n == 1 {
+					for path, want := range map[string]string{"tmp": "1777 0:0", "srv/app": "750 1000:1000"} {
+						if is := mode(t, got[0]+path); is != want {
+							t.Errorf("%s is %s, want %s", path, is, want)
+						}
+					}
+				}
+				for _, pair := range [][2]diff.Tree{{want, got}, {got, want}} {
+					var b bytes.Buffer
+					if _, err := diff.Write(ctx, &b, pair[0], pair[1], diff.Options{Compression: diff.None}); err != nil {
+						t.Fatal(err)
+					}
+					for r := tar.NewReader(&b); ; {
+						h, err := r.Next()
+						if errors.Is(err, io.EOF) {
+							break
+						}
+						if err != nil || h.Typeflag != tar.TypeDir { // what no layer has an entry for is as old as the pull
+							t.Errorf("layer %d: %s differs", n, fmt.Sprint(h.Name, err))
+						}
+					}
+				}
+			})
+		})
+	}
+	for id, err := range snapshot.Erofs.Dirs(d) {
+		if _, fs := os.Stat(snapshot.Erofs.FS(d, id)); err != nil || fs == nil {
+			t.Errorf("%s has its directory still, or %v", id, err)
+		}
+	}
+	d.View(ctx, func(tx *state.Tx) error {
+		for s, err := range snapshot.Erofs.All(tx, "ns") {
+			if err != nil || s.Size == 0 || s.Size%512 != 0 || s.Inodes == 0 {
+				t.Errorf("%+v %v", s, err)
+			}
+		}
+		return nil
+	})
+}
