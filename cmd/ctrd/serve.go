@@ -4,9 +4,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/native"
@@ -80,6 +83,11 @@ func (s *server) run(cmd *cobra.Command) error {
 	log := newLogger(os.Stderr, &s.level)
 	// The commands put garbage collection off, since they end soon.
 	debug.SetGCPercent(100)
+	if path := s.get().Cgroup.Path; path != "" {
+		if err := cgroup.Place(os.Getpid(), filepath.Join("/", path)); err != nil {
+			return fmt.Errorf("cgroup.path of the configuration: %w", err)
+		}
+	}
 	d, err := s.g.Open()
 	if err != nil {
 		return err

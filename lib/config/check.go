@@ -66,6 +66,9 @@ func (c *Config) check(w where) Mistakes {
 	for _, name := range slices.Sorted(maps.Keys(c.ProxyPlugins)) {
 		k.proxy(c.ProxyPlugins[name], "proxy_plugins", name)
 	}
+	if slices.Contains(strings.Split(c.Cgroup.Path, "/"), "..") || strings.ContainsRune(c.Cgroup.Path, 0) {
+		k.refuse([]string{"cgroup", "path"}, "%q is no path of a cgroup", c.Cgroup.Path)
+	}
 	k.socket(c.Sockets.Native, "sockets", "native")
 	k.socket(c.Sockets.CRI, "sockets", "cri")
 	k.socket(c.Sockets.TTRPC, "sockets", "ttrpc")

@@ -18,6 +18,7 @@ type Config struct {
 	// DefaultRuntime is the key in Runtimes of what runs a container or pod that names no runtime.
 	DefaultRuntime string `toml:"default_runtime"`
 
+	Cgroup  Cgroup  `toml:"cgroup"`
 	Sockets Sockets `toml:"sockets"`
 	Metrics Metrics `toml:"metrics"`
 	GC      GC      `toml:"gc"`
@@ -26,6 +27,12 @@ type Config struct {
 	// ProxyPlugins are snapshotters that other processes serve, by name.
 	ProxyPlugins map[string]ProxyPlugin `toml:"proxy_plugins,omitempty"`
 	CRI          CRI                    `toml:"cri"`
+}
+
+// Cgroup is where a server runs.
+type Cgroup struct {
+	// Path is a cgroup, from the root of each hierarchy, into which a server moves itself when it starts; empty: it stays where it is.
+	Path string `toml:"path"`
 }
 
 // Sockets are those that ctrd makes itself. Where systemd gives a socket, its unit says all of this.

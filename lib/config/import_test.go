@@ -182,7 +182,7 @@ root = "/data"
 		t.Fatal(err)
 	}
 	want := []string{
-		"c.toml:2: imports: these", "c.toml:4: required_plugins: it has no", "c.toml:5: oom_score: it", "c.toml:6: root: the option --root",
+		"c.toml:2: imports: these", "c.toml:4: required_plugins: it has no", "c.toml:5: oom_score: OOM", "c.toml:6: root: the option --root",
 		"c.toml:8: debug.level: it is no level", "c.toml:10: proxy_plugins.differ.type: only", "c.toml:11: proxy_plugins.differ.address: only",
 		`c.toml:13: plugins."io.containerd.cri.v1.images".registry.mirrors."docker.io".endpoint: registries are`,
 		`c.toml:15: plugins."io.containerd.cri.v1.images".pinned_images.sandbox: pods have no pause image`,

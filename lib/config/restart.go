@@ -10,6 +10,7 @@ func Restart(was, is *Config) (keys []string) {
 		key     string
 		was, is any
 	}{
+		{"cgroup", was.Cgroup, is.Cgroup},
 		{"sockets", was.Sockets, is.Sockets},
 		{"metrics", was.Metrics, is.Metrics},
 		{"cri.stream_server_address", was.CRI.StreamServerAddress, is.CRI.StreamServerAddress},

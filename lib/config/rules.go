@@ -30,6 +30,8 @@ var rules = []rule{
 	{from: "state", usual: "/run/containerd", why: "the option --state says it"},
 	{from: "imports", why: "these files are not read; import each of them"},
 	{from: "debug level", take: takeLevel},
+	{from: "cgroup path", to: "cgroup path"},
+	{from: "oom_score", why: "OOMScoreAdjust= of the unit says it"},
 
 	{from: "grpc address", to: "sockets native address", usual: "/run/containerd/containerd.sock"},
 	{from: "grpc uid", to: "sockets native uid"},

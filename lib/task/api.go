@@ -121,13 +121,23 @@ type ProcessState struct {
 }
 
 // State tells what the task (execID empty) or an exec does. What is not there, and a task that is still being created, is
-// errdefs.ErrNotFound. An orphan is ended.
+// errdefs.ErrNotFound. An orphan is ended. A task that is created with an input is waited for, for up to 5 s: a client whose
+// input has ended asks for the task to have that closed, asks once, and may do so before its Create is answered.
 func (t *Task) State(ctx context.Context, execID string) (ProcessState, error) {
 	v, err := t.settled(ctx)
+	for end := time.Now().Add(answerWithin); err == nil && awaitsInput(v) && time.Now().Before(end); {
+		if err = pause(ctx, pollEvery/10); err == nil {
+			v, err = t.settled(ctx)
+		}
+	}
 	if err != nil {
 		return ProcessState{}, err
 	}
 	return t.stateOf(ctx, v, execID)
+}
+
+func awaitsInput(v taskdir.View) bool {
+	return v.State == taskdir.Creating && v.Task.IO != nil && v.Task.IO.Stdin != ""
 }
 
 // stateOf is State of a task that has just been looked at.
@@ -160,7 +170,7 @@ func (t *Task) initState(v taskdir.View) ProcessState {
 }
 
 // States lists those tasks of a namespace whose containers are wanted, by container; see [Task.State]. The others are not
-// looked at.
+// looked at, and none is waited for.
 func States(ctx context.Context, d *state.Dir, ns string, want func(id string) bool) (all []ProcessState, err error) {
 	var tasks []*Task
 	err = d.View(ctx, func(tx *state.Tx) error {
@@ -182,7 +192,11 @@ func States(ctx context.Context, d *state.Dir, ns string, want func(id string) b
 		if err := t.refresh(); err != nil {
 			return nil, err
 		}
-		s, err := t.State(ctx, "")
+		v, err := t.settled(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s, err := t.stateOf(ctx, v, "")
 		if errdefs.IsNotFound(err) {
 			continue
 		}

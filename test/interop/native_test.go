@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -40,6 +41,7 @@ import (
 // native is a world that ctrd serves.
 type native struct {
 	*world.World
+	config string // path of its configuration
 	client *containerd.Client
 	cmd    *exec.Cmd
 	log    bytes.Buffer
@@ -49,9 +51,16 @@ type native struct {
 func (n *native) socket() string { return filepath.Join(n.State, "ctrd.sock") }
 
 // withNative makes a world with a server and a client of it.
-func withNative(t *testing.T) *native {
+func withNative(t *testing.T) *native { return withConfig(t, "") }
+
+// withConfig is withNative with the text of a configuration.
+func withConfig(t *testing.T, config string) *native {
 	t.Helper()
 	n := &native{World: world.New(t, bin)}
+	n.config = filepath.Join(n.Dir, "config.toml")
+	if err := os.WriteFile(n.config, []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	n.start(t)
 	t.Cleanup(func() {
 		n.client.Close()
@@ -70,7 +79,7 @@ func (n *native) start(t *testing.T) {
 	t.Helper()
 	// Without containerd's shim on its PATH it runs containers with ours.
 	env := []string{"PATH=" + bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	n.cmd = n.Command(context.Background(), env, "ctrd", "serve", "--log-level", "debug")
+	n.cmd = n.Command(context.Background(), env, "ctrd", "serve", "--config", n.config, "--log-level", "debug")
 	n.cmd.Stderr = &n.log
 	if err := n.cmd.Start(); err != nil {
 		t.Fatal(err)
