@@ -19,11 +19,15 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/config"
+	"ctrd.dev/ctrd/lib/footprint"
 	"ctrd.dev/ctrd/lib/native"
 )
 
 // drainFor is how long calls that are under way may take to end after a signal.
 const drainFor = 10 * time.Second
+
+// quietAfter is how long there has been no call when a server gives back the memory that it does not need to wait for one.
+const quietAfter = 5 * time.Second
 
 type server struct {
 	g *cli.Global
@@ -145,6 +149,9 @@ func (s *server) until(ctx context.Context, srv *servers, failed <-chan error, i
 		defer t.Stop()
 		watchdog = t.C
 	}
+	forget := time.NewTicker(quietAfter)
+	defer forget.Stop()
+	var quiet time.Duration // how long there had been no call at the last look
 	sleep, collect := newAlarm(idle()), newAlarm(time.Duration(s.get().GC.Interval))
 	for {
 		select {
@@ -164,6 +171,14 @@ func (s *server) until(ctx context.Context, srv *servers, failed <-chan error, i
 		case <-collect.C:
 			srv.native.Collect()
 			collect.set(time.Duration(s.get().GC.Interval))
+		case <-forget.C:
+			was := quiet
+			if quiet = srv.idle(); was < quietAfter && quiet >= quietAfter {
+				debug.FreeOSMemory()
+				if err := footprint.ForgetCode(); err != nil {
+					log.Warn("memory is not given back", "error", err)
+				}
+			}
 		case <-sleep.C:
 			left := idle() - srv.idle()
 			if left <= 0 {

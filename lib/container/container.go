@@ -32,6 +32,7 @@ import (
 	"io"
 	"iter"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -170,14 +171,29 @@ func RawSpec(tx *state.Tx, ns, id string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), maxSpec+1))
-	if err == nil && len(data) > maxSpec {
-		err = fmt.Errorf("more than %d bytes", maxSpec)
-	}
+	data, err := unpack(packed)
 	if err != nil {
 		return nil, fmt.Errorf("spec of container %q: %w: %w", id, err, errdefs.ErrDataLoss)
 	}
 	return data, nil
+}
+
+// inflaters are readers to be used again: the window of one is larger than most specs.
+var inflaters = sync.Pool{New: func() any { return flate.NewReader(nil) }}
+
+// unpack is the reverse of pack.
+func unpack(packed []byte) ([]byte, error) {
+	r := inflaters.Get().(io.ReadCloser)
+	defer inflaters.Put(r)
+	if err := r.(flate.Resetter).Reset(bytes.NewReader(packed), nil); err != nil {
+		return nil, err
+	}
+	data := bytes.NewBuffer(make([]byte, 0, min(8*len(packed), 64<<10)))
+	n, err := data.ReadFrom(io.LimitReader(r, maxSpec+1))
+	if err == nil && n > maxSpec {
+		err = fmt.Errorf("more than %d bytes", maxSpec)
+	}
+	return data.Bytes(), err
 }
 
 // Create records a new container with its spec, and gives the record, which has an identity of its own now. The caller

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	_ "github.com/containerd/containerd/api/events" // the messages that events carry
@@ -56,7 +57,43 @@ func (e eventService) append(m *types.Envelope) error {
 	if m.Timestamp != nil {
 		entry.Time = m.Timestamp.AsTime()
 	}
-	return e.s.d.Journal().Turn().Append(entry)
+	return e.s.published.append(e.s.d.Journal(), entry)
+}
+
+// published are events that clients publish at the same time: they share turns of the journal, in the order in which they come.
+type published struct {
+	mu      sync.Mutex
+	at      bool // somebody appends
+	waiting []event.Entry
+	told    []chan error // for each of them
+}
+
+// append adds an event, or has it added by the one that is at it.
+func (p *published) append(j event.Journal, e event.Entry) error {
+	p.mu.Lock()
+	done := make(chan error, 1)
+	p.waiting, p.told = append(p.waiting, e), append(p.told, done)
+	if p.at {
+		p.mu.Unlock()
+		return <-done
+	}
+	p.at = true
+	for len(p.waiting) > 0 {
+		p.mu.Unlock()
+		turn := j.Turn() // while which others come
+		p.mu.Lock()
+		all, told := p.waiting, p.told
+		p.waiting, p.told = nil, nil
+		p.mu.Unlock()
+		err := turn.Append(all...)
+		for _, t := range told {
+			t <- err
+		}
+		p.mu.Lock()
+	}
+	p.at = false
+	p.mu.Unlock()
+	return <-done
 }
 
 // Subscribe sends what happens from now on in all namespaces, as far as a filter fits.

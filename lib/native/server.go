@@ -85,6 +85,7 @@ type Server struct {
 
 	collector collector
 	streams   streams
+	published published
 
 	mu    sync.Mutex
 	doors []*door

@@ -16,6 +16,7 @@ import (
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/footprint"
 	"ctrd.dev/ctrd/lib/taskapi"
 )
 
@@ -73,13 +74,16 @@ func (p *process) startInit(ctx context.Context) error {
 	p.setStatus(taskapi.StatusRunning)
 	s.emit(event.TaskStart{ContainerID: t.id, Pid: uint32(p.pid)})
 	time.AfterFunc(quietAfter, func() {
-		if err := forgetCode(); err != nil {
+		if err := footprint.ForgetCode(); err != nil {
 			s.logf("forget the code of the start: %v", err)
 		}
 	})
 	crash.Point("shim.started")
 	return nil
 }
+
+// quietAfter is when a supervisor that is still there has little to do.
+const quietAfter = 5 * time.Second
 
 // startTime bounds how long init may take to answer Start. One that somebody has stopped or frozen does not.
 const startTime = time.Minute

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package shim
+package footprint
 
 import (
 	"fmt"
@@ -26,7 +26,7 @@ func mapped(t *testing.T) (kib int) {
 func TestForgetCode(t *testing.T) {
 	before := mapped(t)
 	for range 2 {
-		if err := forgetCode(); err != nil {
+		if err := ForgetCode(); err != nil {
 			t.Fatal(err)
 		}
 	}

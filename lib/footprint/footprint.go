@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package shim
+// Package footprint has a process that lives long and does little take less memory.
+package footprint
 
 import (
 	"bufio"
 	"bytes"
 	"os"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// quietAfter is when a supervisor that is still there has little to do.
-const quietAfter = 5 * time.Second
-
-// forgetCode takes the program's file out of the memory of this process, of which a start has touched a half. The pages stay in
+// ForgetCode takes the program's file out of the memory of this process, of which a start has touched a half. The pages stay in
 // the page cache, and those that are used come back. What differs from the file stays.
-func forgetCode() error {
+func ForgetCode() error {
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err
