@@ -76,14 +76,19 @@ func configCheckVerb(*cli.Global) *cobra.Command {
 	var file string
 	cmd := cli.New("check [OPTION]...", "say what is wrong with the configuration", cli.About{
 		Long: "Reads the configuration as ctrd serve does and says all that is wrong with it, one thing a line, with file, line and key. " +
-			"It does not look whether files and programs that it names are there.",
+			"A setting that has no effect in this version is told as well, and is no mistake. It does not look whether files and programs that it names are there.",
 		Files:    configFiles,
 		Examples: []cli.Example{{Note: "have ctrd read it again if it is right", Text: "ctrd config check && systemctl reload ctrd"}},
 		Status:   []cli.ExitStatus{{Code: "1", Meaning: "something is wrong with it"}},
 		Exit:     []int{cli.ExitNotFound},
 	}, func(_ *cobra.Command, _ []string) error {
-		_, err := config.Load(file)
+		c, err := config.Load(file)
 		var wrong config.Mistakes
+		if err == nil {
+			for _, line := range c.Idle() {
+				cli.Say("%s", line)
+			}
+		}
 		if !errors.As(err, &wrong) {
 			return err
 		}
@@ -119,6 +124,9 @@ func configImportVerb(*cli.Global) *cobra.Command {
 		text, left, err := config.Import(data, args[0])
 		if err != nil {
 			return err
+		}
+		if c, err := config.Parse(text, args[0]); err == nil {
+			left = append(left, c.Idle()...)
 		}
 		for _, line := range left {
 			cli.Say("%s", line)

@@ -85,6 +85,7 @@ func (s *server) run(cmd *cobra.Command) error {
 		return err
 	}
 	log := newLogger(os.Stderr, &s.level)
+	s.warn(log)
 	// The commands put garbage collection off, since they end soon.
 	debug.SetGCPercent(100)
 	if path := s.get().Cgroup.Path; path != "" {

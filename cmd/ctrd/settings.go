@@ -53,6 +53,13 @@ func (s *settings) load() error {
 // get gives the configuration that is in force.
 func (s *settings) get() *config.Config { return s.now.Load() }
 
+// warn tells of settings that have no effect.
+func (s *settings) warn(log *slog.Logger) {
+	for _, line := range s.get().Idle() {
+		log.Warn("configuration: " + line)
+	}
+}
+
 // reload reads the configuration again. One that is wrong leaves the old one in force.
 func (s *settings) reload(log *slog.Logger) {
 	was := s.get()
@@ -63,6 +70,7 @@ func (s *settings) reload(log *slog.Logger) {
 		return
 	}
 	log.Info("the configuration is reloaded")
+	s.warn(log)
 	if keys := config.Restart(was, s.get()); len(keys) > 0 {
 		log.Warn("some settings change when ctrd starts again", "settings", strings.Join(keys, ", "))
 	}

@@ -3,6 +3,7 @@
 package pod
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -43,6 +44,7 @@ func (a amendment) amend(r *spec.Result, open spec.Opener) error {
 	if err := a.security(s); err != nil {
 		return err
 	}
+	a.ownDevices(s)
 	if a.c.Resources != nil {
 		if err := a.c.Resources.set(s, a.conf); err != nil {
 			return err
@@ -79,6 +81,33 @@ func (a amendment) groups(s *specs.Spec, open spec.Opener) error {
 	return nil
 }
 
+// ownDevices gives the devices that were asked for to the user and the group that were asked for, where the configuration says so.
+func (a amendment) ownDevices(s *specs.Spec) {
+	if !a.conf.DeviceOwnershipFromSecurityContext {
+		return
+	}
+	user, group, _ := strings.Cut(a.c.Security.user(), ":")
+	for i, dev := range s.Linux.Devices {
+		asked := slices.ContainsFunc(a.c.Devices, func(d Device) bool {
+			path := cmp.Or(d.Destination, d.Source)
+			return dev.Path == path || strings.HasPrefix(dev.Path, strings.TrimSuffix(path, "/")+"/")
+		})
+		if !asked {
+			continue
+		}
+		for _, to := range []struct {
+			text string
+			id   **uint32
+		}{{user, &s.Linux.Devices[i].UID}, {group, &s.Linux.Devices[i].GID}} {
+			// A name, and root, leave it as it is on the host, as containerd does.
+			if n, err := strconv.ParseUint(to.text, 10, 32); err == nil && n != 0 {
+				id := uint32(n)
+				*to.id = &id
+			}
+		}
+	}
+}
+
 // security sets what lib/spec has no option for.
 func (a amendment) security(s *specs.Spec) error {
 	sec := a.c.Security
@@ -95,6 +124,9 @@ func (a amendment) security(s *specs.Spec) error {
 		return err
 	}
 	if sec.AppArmor.Kind == ProfileLocal && !sec.Privileged {
+		if a.conf.DisableAppArmor {
+			return fmt.Errorf("security_context.apparmor: profile %q: disable_apparmor of the configuration is set: %w", sec.AppArmor.Name, errdefs.ErrFailedPrecondition)
+		}
 		if !appArmor() {
 			return fmt.Errorf("security_context.apparmor: profile %q: the kernel has no AppArmor: %w", sec.AppArmor.Name, errdefs.ErrFailedPrecondition)
 		}
@@ -104,7 +136,7 @@ func (a amendment) security(s *specs.Spec) error {
 	if label == nil {
 		label = a.p.SELinux
 	}
-	if label != nil && seLinux() {
+	if label != nil && a.conf.EnableSELinux && seLinux() {
 		text := strings.Join([]string{label.User, label.Role, label.Type, label.Level}, ":")
 		s.Process.SelinuxLabel, s.Linux.MountLabel = text, text
 	}

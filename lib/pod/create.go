@@ -112,6 +112,9 @@ func (h Host) options(ctx context.Context, l *lock.Lock, le *lease.Lease, s sand
 	if err != nil {
 		return o, err
 	}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); run.CgroupWritable && err != nil {
+		return o, fmt.Errorf("runtime %q: cgroup_writable of the configuration: this machine has not cgroup v2 alone: %w", p.Handler, errdefs.ErrFailedPrecondition)
+	}
 	runtime, err := runtimeOf(run)
 	if err != nil {
 		return o, err
@@ -125,7 +128,9 @@ func (h Host) options(ctx context.Context, l *lock.Lock, le *lease.Lease, s sand
 			Args: c.Args, Env: c.Env, Workdir: c.Dir, User: c.Security.user(), TTY: c.TTY,
 			ReadOnly: c.Security.ReadOnlyRoot, Privileged: c.Security.Privileged,
 			CapAdd: c.Security.AddCaps, CapDrop: c.Security.DropCaps,
-			UserNS: spec.UserNS{UIDs: p.Namespaces.UIDs, GIDs: p.Namespaces.GIDs},
+			UserNS:     spec.UserNS{UIDs: p.Namespaces.UIDs, GIDs: p.Namespaces.GIDs},
+			OwnDevices: run.PrivilegedWithoutHostDevices, AllDevices: run.PrivilegedWithoutHostDevicesAllDevicesAllowed,
+			CgroupWritable: run.CgroupWritable, NoImageVolumes: h.config().CRI.IgnoreImageDefinedVolumes,
 		},
 	}
 	if len(c.Command) > 0 {

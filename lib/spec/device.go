@@ -92,8 +92,11 @@ func validAccess(s string) bool {
 // container has, with their rules, and let a device of the same path take their place.
 func devices(o Options, l *specs.Linux) error {
 	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
-	if o.Privileged {
+	allowed := o.Privileged && (!o.OwnDevices || o.AllDevices)
+	if allowed {
 		rules = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	}
+	if o.Privileged && !o.OwnDevices {
 		all, err := devicesBelow("/dev", "/dev")
 		if err != nil {
 			return invalid("privileged", "true", "%v", err)
@@ -115,7 +118,7 @@ func devices(o Options, l *specs.Linux) error {
 		for _, dev := range found {
 			l.Devices = slices.DeleteFunc(l.Devices, func(old specs.LinuxDevice) bool { return old.Path == dev.Path })
 			l.Devices = append(l.Devices, dev)
-			if !o.Privileged {
+			if !allowed {
 				rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: dev.Type, Major: &dev.Major, Minor: &dev.Minor, Access: d.Access})
 			}
 		}

@@ -38,6 +38,9 @@ func Generate(ctx context.Context, img ocispec.ImageConfig, o Options) (Result, 
 		return Result{}, err
 	}
 	o.Open = seen(volumes, o.Open)
+	if o.NoImageVolumes {
+		img.Volumes = nil
+	}
 	if volumes, r.Volumes, err = addVolumes(img, volumes); err != nil {
 		return Result{}, err
 	}

@@ -38,6 +38,10 @@ func defaultMounts(o Options, e Etc) ([]specs.Mount, error) {
 	if o.Privileged && !o.ReadOnly {
 		lock = []string{"rw"}
 	}
+	group := lock
+	if o.CgroupWritable {
+		group = []string{"rw"}
+	}
 	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
 	if !o.UserNS.Private() || mapsTo(o.UserNS.GIDs, ttyGroup) {
 		pts = append(pts, "gid="+itoa(ttyGroup))
@@ -47,7 +51,7 @@ func defaultMounts(o Options, e Etc) ([]specs.Mount, error) {
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: append([]string{"nosuid", "noexec", "nodev"}, lock...)},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append([]string{"nosuid", "noexec", "nodev", "relatime"}, lock...)},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append([]string{"nosuid", "noexec", "nodev", "relatime"}, group...)},
 	}
 	// A queue file system shows the queues of the namespace that it is mounted from, the host's too.
 	list = append(list, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})

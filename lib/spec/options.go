@@ -50,11 +50,16 @@ type Options struct {
 	DNSOptions []string // --dns-option
 	AddHosts   []string // --add-host
 
-	Privileged  bool     // --privileged
-	CapAdd      []string // --cap-add
-	CapDrop     []string // --cap-drop
-	SecurityOpt []string // --security-opt
-	Sysctls     []string // --sysctl
+	Privileged bool // --privileged
+	// OwnDevices keeps the host's devices out of a privileged container, but those that are named. It may not use others either,
+	// unless AllDevices says so.
+	OwnDevices, AllDevices bool
+	CgroupWritable         bool     // the cgroup may be written to, also where Privileged is not set
+	NoImageVolumes         bool     // the volumes that the image names are not made
+	CapAdd                 []string // --cap-add
+	CapDrop                []string // --cap-drop
+	SecurityOpt            []string // --security-opt
+	Sysctls                []string // --sysctl
 
 	Limits
 	Ulimits     []string // --ulimit

@@ -39,10 +39,20 @@ type host struct {
 // newHost starts one. It ends with the test, which must have removed its pods by then.
 func newHost(t *testing.T) *host {
 	t.Helper()
+	return newHostWith(t, "")
+}
+
+// newHostWith is newHost with the text of a configuration.
+func newHostWith(t *testing.T, conf string) *host {
+	t.Helper()
 	w := world.New(t, site.Bin)
+	file := filepath.Join(w.Dir, "config.toml")
+	if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*world.Patience)
 	t.Cleanup(cancel)
-	serve := w.Command(context.Background(), nil, "ctrd", "serve")
+	serve := w.Command(context.Background(), nil, "ctrd", "serve", "--config", file)
 	logFile, err := os.Create(filepath.Join(w.Dir, "ctrd.log"))
 	if err != nil {
 		t.Fatal(err)
