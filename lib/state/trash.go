@@ -204,7 +204,7 @@ func removeIn(dir *os.File, path string, mount uint64) error {
 					first = err
 				}
 			}
-			if err == io.EOF {
+			if err == io.EOF || errors.Is(err, unix.ENOENT) { // somebody else has deleted the directory
 				break
 			}
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -88,6 +89,31 @@ func tmpfs(t *testing.T, dir, options string) {
 			t.Error(err)
 		}
 	})
+}
+
+// Two that delete one entry at once are no failure of either.
+func TestEmptiedTwice(t *testing.T) {
+	root, run := t.TempDir(), t.TempDir()
+	config := state.Config{Root: root, State: run, Warn: func(err error) { t.Error(err) }}
+	for range 100 {
+		d, err := state.Open(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := state.Open(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, run, "task/a/b/c", "task/a/d/e", "task/f/g", "task/h/i/j/k")
+		trash(t, d, filepath.Join(run, "task"))
+		var both sync.WaitGroup
+		both.Go(other.SweepTrash)
+		both.Go(d.EmptyTrash)
+		both.Wait()
+		if n := entries(t, d); n != 0 {
+			t.Errorf("%d entries", n)
+		}
+	}
 }
 
 // An entry that cannot be deleted is told by the process that trashed it, once, and by no other. What is

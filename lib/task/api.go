@@ -46,7 +46,7 @@ type Given struct {
 // CreateGiven is [Task.Create] with what a client of the API has given. A container that has a task, also one that has
 // ended, is errdefs.ErrAlreadyExists.
 func (t *Task) CreateGiven(ctx context.Context, g Given) error {
-	v, err := t.settled(ctx)
+	v, err := t.decided(ctx)
 	if err == nil && v.State != taskdir.None {
 		err = t.hasTask()
 	}
@@ -108,6 +108,20 @@ func (t *Task) settled(ctx context.Context) (taskdir.View, error) {
 		}
 	}
 	return v, err
+}
+
+// decided is settled for what is about to act on the task. A creation outlives its creator: one whose creator has died is
+// waited for, as long as a supervisor may take, until there is a task or none.
+func (t *Task) decided(ctx context.Context) (taskdir.View, error) {
+	for end := time.Now().Add(t.patience()); ; {
+		v, err := t.settled(ctx)
+		if err != nil || v.State != taskdir.Creating || v.Starting || time.Now().After(end) {
+			return v, err
+		}
+		if err := pause(ctx, pollEvery/10); err != nil {
+			return v, err
+		}
+	}
 }
 
 // ProcessState is a process as a client of the API is told of it.
@@ -210,7 +224,7 @@ func States(ctx context.Context, d *state.Dir, ns string, want func(id string) b
 
 // Begin starts the program of a created task.
 func (t *Task) Begin(ctx context.Context) error {
-	v, err := t.settled(ctx)
+	v, err := t.decided(ctx)
 	switch {
 	case err != nil:
 	case v.State == taskdir.None:
@@ -230,7 +244,7 @@ func (t *Task) Begin(ctx context.Context) error {
 // of the task. A process that has ended is errdefs.ErrNotFound. Unlike [Task.Kill] it leaves the restart policy alone,
 // unless the container's labels say that it is stopped on purpose.
 func (t *Task) SignalProcess(ctx context.Context, execID string, sig unix.Signal, all bool) error {
-	v, err := t.settled(ctx)
+	v, err := t.decided(ctx)
 	if err != nil {
 		return err
 	}
@@ -275,7 +289,7 @@ func (t *Task) Delete(ctx context.Context) (ProcessState, error) {
 }
 
 func (t *Task) delete(ctx context.Context) (s ProcessState, err error) {
-	v, err := t.settled(ctx)
+	v, err := t.decided(ctx)
 	switch {
 	case err != nil:
 		return s, err
