@@ -111,6 +111,24 @@ func TestMakeSocket(t *testing.T) {
 	}
 }
 
+// What a server that was killed had open, a child of its may have for a moment more.
+func TestMakeSocketOfAKilledServer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	old, held, err := makeSocket(path, config.Socket{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.SetUnlinkOnClose(false)
+	time.AfterFunc(goneWithin/10, func() { held.Release() })
+	time.AfterFunc(goneWithin/5, func() { old.Close() })
+	l, held, err := makeSocket(path, config.Socket{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	held.Remove()
+}
+
 func TestJournal(t *testing.T) {
 	var b bytes.Buffer
 	log := slog.New(newJournal(&b, slog.LevelInfo))

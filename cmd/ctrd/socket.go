@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/coreos/go-systemd/v22/activation"
@@ -103,9 +104,21 @@ func makeSockets(d *state.Dir, c config.Sockets) (all []listener, release func()
 	return all, release, nil
 }
 
+// goneWithin is how long what a server that was killed had open may outlive it: in a child of its, between fork and exec.
+const goneWithin = 500 * time.Millisecond
+
 // makeSocket listens at a path, with the owner and the permissions that c says. It takes the place of a server that is gone;
 // one that lives is an error.
-func makeSocket(path string, c config.Socket) (*net.UnixListener, *lock.Held, error) {
+func makeSocket(path string, c config.Socket) (l *net.UnixListener, held *lock.Held, err error) {
+	for end := time.Now().Add(goneWithin); ; time.Sleep(goneWithin / 20) {
+		l, held, err = tryMakeSocket(path, c)
+		if !errdefs.IsAborted(err) && !errdefs.IsAlreadyExists(err) || time.Now().After(end) {
+			return l, held, err
+		}
+	}
+}
+
+func tryMakeSocket(path string, c config.Socket) (*net.UnixListener, *lock.Held, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, nil, err
 	}

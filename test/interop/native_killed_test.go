@@ -294,5 +294,6 @@ func TestNativeKilledAgain(t *testing.T) {
 		}
 	}
 	a.Whole(t)
+	a.Must(t, "ctrd", "gc")
 	a.Settle(t)
 }
