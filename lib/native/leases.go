@@ -4,6 +4,8 @@ package native
 
 import (
 	"context"
+	"crypto/rand"
+	"strings"
 
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -21,9 +23,13 @@ type leaseService struct {
 
 // Create records a lease.
 func (l leaseService) Create(ctx context.Context, r *leasesapi.CreateRequest) (*leasesapi.CreateResponse, error) {
+	id := r.ID
+	if id == "" { // ctr leases create
+		id = strings.ToLower(rand.Text())
+	}
 	var made leases.Record
 	err := l.s.update(ctx, func(tx *state.Tx, ns string) (err error) {
-		made, err = leases.Create(tx, ns, r.ID, r.Labels)
+		made, err = leases.Create(tx, ns, id, r.Labels)
 		return err
 	})
 	if err != nil {

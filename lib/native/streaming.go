@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	"github.com/containerd/containerd/api/types/transfer"
@@ -203,29 +204,69 @@ func (r *dataReader) Read(p []byte) (int, error) {
 }
 
 // writer sends bytes to the client, as many as it grants.
-func (s *stream) writer() io.Writer { return &dataWriter{s: s} }
+func (s *stream) writer() *dataWriter { return &dataWriter{s: s} }
 
 type dataWriter struct {
 	s       *stream
 	granted int
 }
 
+// grant receives one grant of the client.
+func (w *dataWriter) grant() error {
+	m, err := w.s.Recv()
+	if errors.Is(err, io.EOF) {
+		err = io.ErrClosedPipe // the client wants no more
+	}
+	if err != nil {
+		return err
+	}
+	var grant transfer.WindowUpdate
+	if err := unpack(m, &grant); err != nil {
+		return err
+	}
+	w.granted += int(max(grant.Update, 0))
+	return nil
+}
+
+const (
+	// settleWithin is how long a client may take for most of what it is sent.
+	settleWithin = 10 * time.Second
+	// settleFor is what it has for the rest.
+	settleFor = 50 * time.Millisecond
+)
+
+// settle ends the stream, and waits before and after that for the client to take what was written: it may take the answer of the
+// transfer for the end of all and leave, as ctr does. The protocol has no word for that. containerd's client grants a window when
+// less than one is left, so that less than a window is under way when that much is granted; for that it is given a moment.
+func (w *dataWriter) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	granted := make(chan error, 1)
+	for w.granted < window {
+		go func() { granted <- w.grant() }()
+		select {
+		case err := <-granted:
+			if err != nil {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+	w.s.close()
+	select {
+	case <-time.After(settleFor):
+	case <-ctx.Done():
+	}
+}
+
 // Write implements io.Writer.
 func (w *dataWriter) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		for w.granted <= 0 {
-			m, err := w.s.Recv()
-			if errors.Is(err, io.EOF) {
-				err = io.ErrClosedPipe // the client wants no more
-			}
-			if err != nil {
+			if err := w.grant(); err != nil {
 				return n, err
 			}
-			var grant transfer.WindowUpdate
-			if err := unpack(m, &grant); err != nil {
-				return n, err
-			}
-			w.granted += int(max(grant.Update, 0))
 		}
 		block := p[:min(len(p), w.granted, dataBlock)]
 		if err := w.s.send(&transfer.Data{Data: block}); err != nil {

@@ -245,9 +245,11 @@ func (j *job) export(ctx context.Context, from *transfer.ImageStore, to *transfe
 	for _, n := range names {
 		j.tell(&transfer.Progress{Event: "Exporting", Name: n})
 	}
-	if err := archive.Export(ctx, j.d, stream.writer(), names, opt); err != nil {
+	w := stream.writer()
+	if err := archive.Export(ctx, j.d, w, names, opt); err != nil {
 		return err
 	}
+	w.settle(ctx)
 	j.tell(&transfer.Progress{Event: "Completed export"})
 	return nil
 }
@@ -287,8 +289,12 @@ func (j *job) echo(ctx context.Context, from *transfer.ImageImportStream, to *tr
 		return err
 	}
 	defer out.close()
-	_, err = io.Copy(out.writer(), in.reader())
-	return err
+	w := out.writer()
+	if _, err := io.Copy(w, in.reader()); err != nil {
+		return err
+	}
+	w.settle(ctx)
+	return nil
 }
 
 func (j *job) warn(text string) { j.log.Warn("transfer", "message", text) }

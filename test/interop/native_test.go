@@ -211,6 +211,9 @@ func TestNativeLeases(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].ID != held.String() || list[0].Type != "content" {
 		t.Errorf("resources: %v, %v", list, err)
 	}
+	if named, err := manager.Create(ctx); err != nil || named.ID == "" {
+		t.Errorf("a lease without an id: %+v, %v", named, err)
+	}
 	other, err := manager.Create(ctx, leases.WithID("other"))
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,6 +137,34 @@ func TestNativeEcho(t *testing.T) {
 		if got := back.got(t); !bytes.Equal(got, sent) {
 			t.Errorf("%d bytes: %d came back", size, len(got))
 		}
+	}
+}
+
+// slowSink takes its time for each write.
+type slowSink struct {
+	had atomic.Int64
+}
+
+func (s *slowSink) Write(p []byte) (int, error) {
+	time.Sleep(200 * time.Millisecond)
+	s.had.Add(int64(len(p)))
+	return len(p), nil
+}
+
+func (s *slowSink) Close() error { return nil }
+
+// TestNativeSlowExport: a client that ends with the answer of its transfer, as ctr does, has had what it asked for, but at most a
+// window, and what it is writing at that moment.
+func TestNativeSlowExport(t *testing.T) {
+	n := withNative(t)
+	sent := bytes.Repeat([]byte("x"), 320<<10)
+	sink := &slowSink{}
+	if err := n.client.Transfer(in("default"), archive.NewImageImportStream(bytes.NewReader(sent), "application/octet-stream"),
+		archive.NewImageExportStream(sink, "application/octet-stream")); err != nil {
+		t.Fatal(err)
+	}
+	if had := sink.had.Load(); had < int64(len(sent)-96<<10) {
+		t.Errorf("echo: %d bytes of %d when the transfer was answered", had, len(sent))
 	}
 }
 
