@@ -95,6 +95,7 @@ func (l *Local) Record(ctx context.Context, fn func(*state.Tx) error) error {
 	for _, p := range l.done {
 		written = append(written, p.written()...)
 	}
+	l.d.EmptyTrash() // see puller.run
 	if err := p.sync(written); err != nil {
 		return l.note(err)
 	}

@@ -172,6 +172,7 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 		records = append(records, q.recordBlobs, q.recordLayers)
 		written = append(written, q.written()...)
 	}
+	p.d.EmptyTrash() // what layers were made of is not worth being written to the disk
 	if err := p.sync(written); err != nil {
 		return image.Image{}, err
 	}

@@ -173,6 +173,15 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	if err := writeImplied(p.sn().Path(p.d, staged(id)), res.Implied); err != nil {
 		return err
 	}
+	if res.Implied.None() { // else when the layers below are known, see stack
+		made, err := p.sn().Fix(ctx, p.d, staged(id), staged(id))
+		if err != nil {
+			return err
+		}
+		if made.Inodes > 0 {
+			res.Size, res.Inodes = made.Size, made.Inodes
+		}
+	}
 	if err := mark(p.sn().Path(p.d, staged(id)), layerMark{chain, p.image.Manifest.Layers[n].Digest}); err != nil {
 		return err
 	}

@@ -120,7 +120,18 @@ func (v subvolumes) Open(d *state.Dir, chain []Info) (*Trees, error) {
 	return &Trees{Dirs: []string{fsOf(v, d, chain[0].ID)}}, nil
 }
 
-func (v subvolumes) Check(d *state.Dir, id ID) error { return checkTree(fsOf(v, d, id)) }
+// Check wants a subvolume: of a root that was copied, or of which a snapshot was taken, they are left behind.
+func (v subvolumes) Check(d *state.Dir, id ID) error {
+	f, err := os.Open(fsOf(v, d, id))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if !btrfs.IsSubvolume(f) {
+		return fmt.Errorf("%s is no subvolume; was the root copied?: %w", f.Name(), errdefs.ErrDataLoss)
+	}
+	return nil
+}
 
 // Usage counts, as containerd's does, what is not the parent's: files that were made or changed.
 func (v subvolumes) Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {

@@ -137,3 +137,79 @@ func TestBtrfsLayerIsReadOnly(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestBtrfsCopiedRoot: in a snapshot of a root, or a copy, the trees are missing, which is told; what is there goes like any other.
+func TestBtrfsCopiedRoot(t *testing.T) {
+	at := btrfs.mount(t)
+	must(t, subvolume.Create(at+"/a"))
+	b := newBench(t, snapshot.Btrfs, at+"/a")
+	b.layer("base", "")
+	id := b.get("base").ID
+	b.d.EmptyTrash()
+	must(t, subvolume.Snapshot(at+"/a", at+"/b", false))
+	must(t, os.Remove(at+"/b/root/pair"))
+	other := newBenchIn(t, snapshot.Btrfs, at+"/b", filepath.Join(t.TempDir(), "run"))
+	if err := b.sn.Check(b.d, id); err != nil {
+		t.Error(err)
+	}
+	if err := other.sn.Check(other.d, id); !errdefs.IsDataLoss(err) {
+		t.Errorf("a root of which a snapshot was taken: %v", err)
+	}
+	must(t, other.sn.Drop(other.d, id))
+	other.d.EmptyTrash()
+	if left, err := os.ReadDir(other.d.Path("trash")); err != nil || len(left) != 0 {
+		t.Errorf("in the trash: %v %v", left, err)
+	}
+	if got := func() string { b.look("v", "base"); return b.read("v", "f") }(); got != "base" {
+		t.Errorf("the first root's snapshot is %q", got)
+	}
+}
+
+// full fills a file system.
+func full(t *testing.T, at string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(at, "fill"))
+	must(t, err)
+	defer f.Close()
+	for part := 16 << 20; part > 0; part /= 4 {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, part))
+		}
+		f.Sync()
+	}
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		t.Fatal(err)
+	}
+}
+
+// TestFullDisk: snapshots of every driver can be removed when the disk is full, and what cannot be made leaves nothing.
+func TestFullDisk(t *testing.T) {
+	small := disk{"ext4", []string{"mkfs.ext4", "-q", "-F"}, 32 << 20}
+	for _, c := range []struct {
+		sn *snapshot.Snapshotter
+		on disk
+	}{{snapshot.Overlay, small}, {snapshot.Native, small}, {snapshot.Erofs, small}, {snapshot.Erofs, disk{"btrfs", btrfs.mkfs, 128 << 20}}, {snapshot.Btrfs, disk{"btrfs", btrfs.mkfs, 128 << 20}}} {
+		t.Run(c.sn.Name()+" on "+c.on.name, func(t *testing.T) {
+			at := c.on.mount(t)
+			b := newBenchIn(t, c.sn, at, filepath.Join(t.TempDir(), "run"))
+			b.layer("base", "")
+			b.prepare("a", "base")
+			b.write("a", "big", strings.Repeat("x", 8<<20))
+			full(t, at)
+			if _, err := b.sn.Seal(t.Context(), b.d, "ns", "done", "a", snapshot.CommitOptions{}, nobody); err != nil && !errors.Is(err, unix.ENOSPC) {
+				t.Errorf("commit: %v", err)
+			}
+			for _, key := range []string{"a", "done", "base"} {
+				if err := b.sn.Delete(t.Context(), b.d, "ns", key, nobody); err != nil && !errdefs.IsNotFound(err) {
+					t.Errorf("removal of %s: %v", key, err)
+				}
+			}
+			for id := range b.sn.Dirs(b.d) {
+				t.Errorf("left: %s", id)
+			}
+			if left, _ := os.ReadDir(b.d.Path("trash")); len(left) > 0 {
+				t.Errorf("in the trash: %v", left)
+			}
+		})
+	}
+}

@@ -70,10 +70,16 @@ type bench struct {
 
 func newBench(t *testing.T, sn *snapshot.Snapshotter, base string) *bench {
 	t.Helper()
+	return newBenchIn(t, sn, base, filepath.Join(base, "run"))
+}
+
+// newBenchIn is newBench with a state directory that lies elsewhere.
+func newBenchIn(t *testing.T, sn *snapshot.Snapshotter, base, run string) *bench {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	dir, err := state.Open(state.Config{Root: filepath.Join(base, "root"), State: filepath.Join(base, "run"), Wait: -1})
+	dir, err := state.Open(state.Config{Root: filepath.Join(base, "root"), State: run, Wait: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

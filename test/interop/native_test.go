@@ -4,6 +4,7 @@ package interop
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,9 +55,13 @@ func (n *native) socket() string { return filepath.Join(n.State, "ctrd.sock") }
 func withNative(t *testing.T) *native { return withConfig(t, "") }
 
 // withConfig is withNative with the text of a configuration.
-func withConfig(t *testing.T, config string) *native {
+func withConfig(t *testing.T, config string) *native { t.Helper(); return withRoot(t, config, "") }
+
+// withRoot is withConfig with a root that lies elsewhere.
+func withRoot(t *testing.T, config, root string) *native {
 	t.Helper()
 	n := &native{World: world.New(t, bin)}
+	n.Root = cmp.Or(root, n.Root)
 	n.config = filepath.Join(n.Dir, "config.toml")
 	if err := os.WriteFile(n.config, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
@@ -391,9 +396,9 @@ func TestNativeKilled(t *testing.T) {
 
 // TestNativeSnapshots runs containerd's own suite of snapshotters on the socket.
 func TestNativeSnapshots(t *testing.T) {
-	for _, name := range []string{"overlayfs", "native"} {
+	for _, name := range []string{"overlayfs", "native", "btrfs", "erofs"} {
 		t.Run(name, func(t *testing.T) {
-			n := withNative(t)
+			n := withDriver(t, name)
 			made := 0
 			snapshotsuite.SnapshotterSuite(t, name, func(ctx context.Context, _ string) (snapshots.Snapshotter, func() error, error) {
 				made++
