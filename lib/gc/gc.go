@@ -3,7 +3,7 @@
 // Package gc removes what nothing refers to any more.
 //
 // Roots are images and leases that have not expired, containers, snapshots that are being written (active) or looked at
-// (view), content and snapshots with the label containerd.io/gc.root, ingests that a writer has open or that are younger
+// (view) unless a client of the API has made them, content and snapshots with the label containerd.io/gc.root, ingests that a writer has open or that are younger
 // than a day and have no lease, and what the process leases hold. Activations of mounts are kept by their lease and by what their
 // labels refer back to alone. References are followed as containerd follows them: an
 // image to its target, a container to its snapshot, a snapshot to its parent, an ingest to the blob that it shares, and

@@ -129,6 +129,42 @@ func TestRoots(t *testing.T) {
 	w.want("below blob-root", "active root under-active under-root under-view view")
 }
 
+// Snapshots that clients have prepared are kept by what refers to them alone.
+func TestClients(t *testing.T) {
+	w := fresh(t)
+	w.layer("default", "parent", "")
+	for _, key := range []string{"client", "client-view", "client-root", "client-held"} {
+		s := snapshot.Info{Key: key, Kind: snapshot.Active, Parent: "parent", Client: true}
+		switch key {
+		case "client-view":
+			s.Kind = snapshot.View
+		case "client-root":
+			s.Labels = labels("containerd.io/gc.root", "x")
+		}
+		_, err := snapshot.Overlay.Create(ctx, w.d, "default", s)
+		w.must(err)
+	}
+	w.update(func(tx *state.Tx) error {
+		_, err := container.Create(tx, "default", container.Container{ID: "c", SnapshotKey: "client-held"}, &specs.Spec{})
+		return err
+	})
+	w.collect()
+	var left []string
+	err := w.d.View(ctx, func(tx *state.Tx) error {
+		for s, err := range snapshot.Overlay.All(tx, "default") {
+			if err != nil {
+				return err
+			}
+			left = append(left, s.Key)
+		}
+		return nil
+	})
+	w.must(err)
+	if want := []string{"client-held", "client-root", "parent"}; !slices.Equal(left, want) {
+		t.Errorf("snapshots: %q, want %q", left, want)
+	}
+}
+
 // A container keeps its snapshot when its image is gone, be it in the one or the other database.
 func TestContainers(t *testing.T) {
 	for _, durable := range []bool{true, false} {

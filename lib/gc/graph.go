@@ -186,7 +186,7 @@ func (g *graph) layersOf(tx *state.Tx, sn *snapshot.Snapshotter, held lease.Held
 		if s.Parent != "" {
 			g.own[n] = []node{{Type: n.Type, ID: s.Parent}}
 		}
-		if g.add(n, s.Labels).root || s.Kind != snapshot.Committed {
+		if g.add(n, s.Labels).root || s.Kind != snapshot.Committed && !s.Client {
 			g.root(n, g.self(n))
 		}
 		if held.Has(lease.Snapshot, g.ns+"/"+s.Key) || held.Has(lease.Snapshot, string(s.ID)) {

@@ -38,7 +38,7 @@ func snapshotter(name string) (*snapshot.Snapshotter, error) {
 
 // Prepare makes an active snapshot, and tells how to mount it.
 func (s snapshotService) Prepare(ctx context.Context, r *snapshotsapi.PrepareSnapshotRequest) (*snapshotsapi.PrepareSnapshotResponse, error) {
-	mounts, err := s.make(ctx, r.Snapshotter, snapshot.Info{Key: r.Key, Kind: snapshot.Active, Parent: r.Parent, Labels: r.Labels})
+	mounts, err := s.make(ctx, r.Snapshotter, snapshot.Info{Key: r.Key, Kind: snapshot.Active, Parent: r.Parent, Labels: r.Labels, Client: true})
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (s snapshotService) Prepare(ctx context.Context, r *snapshotsapi.PrepareSna
 
 // View makes a view of a committed snapshot, and tells how to mount it.
 func (s snapshotService) View(ctx context.Context, r *snapshotsapi.ViewSnapshotRequest) (*snapshotsapi.ViewSnapshotResponse, error) {
-	mounts, err := s.make(ctx, r.Snapshotter, snapshot.Info{Key: r.Key, Kind: snapshot.View, Parent: r.Parent, Labels: r.Labels})
+	mounts, err := s.make(ctx, r.Snapshotter, snapshot.Info{Key: r.Key, Kind: snapshot.View, Parent: r.Parent, Labels: r.Labels, Client: true})
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,11 @@ func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s In
 		if made, err = record(tx, ns, s.Key, s.Parent, s.ID, s.Labels); err != nil {
 			return err
 		}
+		if made.Client = s.Client; s.Client {
+			if err := sn.records().Put(tx, ns, s.Key, made); err != nil {
+				return err
+			}
+		}
 		for _, fn := range also {
 			if err := fn(tx); err != nil {
 				return err

@@ -39,6 +39,9 @@ type Info struct {
 	// Size in bytes on the disk and number of inodes, of this layer alone; known once committed.
 	Size   int64 `json:"size,omitempty"`
 	Inodes int64 `json:"inodes,omitempty"`
+	// Client says that a client of the API has made it: a collection keeps it no longer than something refers to it, as
+	// containerd does, also while it is not committed.
+	Client bool `json:"client,omitempty"`
 }
 
 // maxKey bounds keys, which may be paths, in bytes.

@@ -695,3 +695,33 @@ func TestNativeTaskMany(t *testing.T) {
 		n.command(t, "ctr-snap", "rm", fmt.Sprint("m", i))
 	}
 }
+
+// TestNativeLeftSnapshots: what a client has prepared for a container that it then does not make is collected; the snapshot of a
+// container, and one with a label that says so, stay.
+func TestNativeLeftSnapshots(t *testing.T) {
+	withTasks(t, func(t *testing.T, n *tasker) {
+		if r := n.ctr(t, "run", "-d", busybox, "stays", "sleep", "1000"); r.status != 0 {
+			t.Fatal(r)
+		}
+		if r := n.ctr(t, "run", "--rm", "--user", "nosuch", busybox, "goes", "true"); r.status == 0 {
+			t.Fatal(r)
+		}
+		n.command(t, "ctr-snap", "prepare", "--image", busybox, "work")
+		until(t, "the snapshot is collected", func() error {
+			if keys := n.command(t, "ctr-snap", "ls", "-q"); strings.Contains(keys, "goes") {
+				return errors.New(keys)
+			}
+			return nil
+		})
+		if keys := n.command(t, "ctr-snap", "ls", "-q", "--kind", "active"); keys != "stays\nwork\n" {
+			t.Errorf("active snapshots: %q", keys)
+		}
+		if r := n.ctr(t, "tasks", "rm", "-f", "stays"); r.status != 0 {
+			t.Error(r)
+		}
+		if r := n.ctr(t, "containers", "rm", "stays"); r.status != 0 {
+			t.Error(r)
+		}
+		n.command(t, "ctr-snap", "rm", "work")
+	})
+}
