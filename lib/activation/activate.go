@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/mount"
@@ -83,6 +84,7 @@ func Activate(ctx context.Context, d *state.Dir, ns string, r Request) (Activati
 	if err != nil {
 		return a, fmt.Errorf("mounts %q: %w", r.Name, err)
 	}
+	crash.Point("activation.begun")
 	if err = a.mount(ctx, d, r, p); err == nil {
 		err = d.UpdateRun(ctx, nil, func(tx *state.Tx) error {
 			if err := r.admit(tx, ns, &a); err != nil {
@@ -96,6 +98,7 @@ func Activate(ctx context.Context, d *state.Dir, ns string, r Request) (Activati
 		d.EmptyTrash()
 		return a, errors.Join(fmt.Errorf("mounts %q: %w", r.Name, err), held.Release())
 	}
+	crash.Point("activation.recorded")
 	return a, held.Remove()
 }
 
@@ -159,6 +162,7 @@ func (a *Activation) mount(ctx context.Context, d *state.Dir, r Request, p plan)
 			return fmt.Errorf("mount %d: %w", i, err)
 		}
 		a.Active = append(a.Active, Active{mounts[i], point, time.Now().UTC()})
+		crash.Point("activation.mounted")
 	}
 	a.System = mounts[p.first:]
 	if r.Temporary {
@@ -185,6 +189,7 @@ func place(m mount.Mount, point, name string) error {
 	// The link is there before the device outlives this process.
 	err = os.Symlink(l.Path(), point)
 	if err == nil {
+		crash.Point("activation.linked")
 		err = l.Keep()
 	}
 	return errors.Join(err, l.Close())
@@ -203,6 +208,7 @@ func Deactivate(ctx context.Context, d *state.Dir, ns, name string) error {
 	if err != nil || a.ID == "" { // of a damaged record, the directory is garbage
 		return err
 	}
+	crash.Point("activation.forgotten")
 	err = Drop(d, a.ID)
 	d.EmptyTrash()
 	return err
@@ -236,5 +242,6 @@ func Drop(d *state.Dir, id string) error {
 	if err != nil {
 		return err
 	}
+	crash.Point("activation.unmounted")
 	return d.Trash(dir)
 }

@@ -3,6 +3,8 @@
 package activation
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -150,6 +152,20 @@ func Dirs(d *state.Dir) iter.Seq2[string, error] {
 func Live(d *state.Dir, id string) bool {
 	held, err := lock.IsHeld(filepath.Join(dirOf(d, id), "lock"))
 	return held || err != nil
+}
+
+// Check finds out whether the directory of an activation is there, with a place for everything that is mounted. Whether it is still
+// mounted only the mount namespace of its maker can tell.
+func (a Activation) Check(d *state.Dir) error {
+	if _, err := os.Stat(dirOf(d, a.ID)); err != nil || a.ID == "" {
+		return cmp.Or(err, errors.New("it names no directory"))
+	}
+	for _, m := range a.Active {
+		if _, err := os.Lstat(m.Point); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // check refuses names, labels and lists that no record can have.

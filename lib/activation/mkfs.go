@@ -16,6 +16,7 @@ import (
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/mount"
 )
 
@@ -120,5 +121,6 @@ func (t transform) makeImage(ctx context.Context, path string, i image) error {
 	if err != nil && !errors.Is(err, unix.EEXIST) { // somebody else was faster
 		return &os.PathError{Op: "link", Path: path, Err: err}
 	}
+	crash.Point("activation.image-made")
 	return nil
 }

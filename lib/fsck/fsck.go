@@ -11,6 +11,7 @@
 //   - every snapshot has its directory, and a committed parent unless it is the first
 //   - every container has its snapshot and a spec
 //   - the blob that an unfinished ingest shares with another namespace has its file
+//   - every activation of mounts has its directory, with what was mounted there
 //   - every lease and every namespace can be read
 //   - no key is in both databases
 //
@@ -32,6 +33,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"ctrd.dev/ctrd/lib/activation"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
@@ -54,7 +56,7 @@ const (
 // Finding is one thing that is not as it should be.
 type Finding struct {
 	Severity  Severity `json:"severity"`
-	Kind      string   `json:"kind"` // database, content, ingest, image, snapshot, container, lease, namespace, task
+	Kind      string   `json:"kind"` // database, content, ingest, image, snapshot, container, lease, mounts, namespace, task
 	Namespace string   `json:"namespace,omitempty"`
 	Name      string   `json:"name"`
 	Text      string   `json:"text"`
@@ -75,6 +77,7 @@ type checker struct {
 	blobs      map[digest.Digest]bool // recorded in any namespace
 	snapshots  map[string]bool        // snapshotter/directory
 	containers map[string]bool        // namespace/id
+	mounts     map[string]bool        // directories of activations
 	logs       map[string]bool        // namespace and container.Container.Files
 }
 
@@ -104,8 +107,8 @@ func Check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 func check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 	var c *checker
 	err := d.View(ctx, func(tx *state.Tx) error {
-		c = &checker{ctx: ctx, d: d, tx: tx, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}, containers: map[string]bool{}, logs: map[string]bool{}}
-		return errors.Join(c.content(), c.snapshot(), c.image(), c.container(), c.lease(), c.namespace())
+		c = &checker{ctx: ctx, d: d, tx: tx, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}, containers: map[string]bool{}, mounts: map[string]bool{}, logs: map[string]bool{}}
+		return errors.Join(c.content(), c.snapshot(), c.image(), c.container(), c.lease(), c.activation(), c.namespace())
 	})
 	var damaged *state.DamagedError
 	if errors.As(err, &damaged) {
@@ -370,6 +373,18 @@ func (c *checker) lease() error {
 	return each(c, "lease", lease.Namespaces, lease.All, name, func(string, lease.Record) {})
 }
 
+func (c *checker) activation() error {
+	note := func(_ string, a activation.Activation) string {
+		c.mounts[a.ID] = true
+		return a.Name
+	}
+	return each(c, "mounts", activation.Namespaces, activation.All, note, func(ns string, a activation.Activation) {
+		if err := a.Check(c.d); err != nil {
+			c.add(Broken, "mounts", ns, a.Name, "%v", err)
+		}
+	})
+}
+
 func (c *checker) namespace() error {
 	for n, err := range namespace.All(c.tx) {
 		if err != nil && !state.IsRecordError(err) {
@@ -420,6 +435,14 @@ func (c *checker) garbage() error {
 			if !c.snapshots[sn.Name()+"/"+string(id)] {
 				c.add(Garbage, "snapshot", "", string(id), "no record names it")
 			}
+		}
+	}
+	for id, err := range activation.Dirs(c.d) {
+		if err := errors.Join(err, c.ctx.Err()); err != nil {
+			return err
+		}
+		if !c.mounts[id] && !activation.Live(c.d, id) {
+			c.add(Garbage, "mounts", "", id, "no record names it")
 		}
 	}
 	for dir, err := range task.Dirs(c.d) {

@@ -57,6 +57,23 @@ func TestMethodsAnswer(t *testing.T) {
 	}
 }
 
+// unknown are fields that no message has, one of each wire type, as a client of a later version may send them.
+var unknown = []byte("\xc0\xb8\x02\x01" + "\xc1\xb8\x0212345678" + "\xc2\xb8\x02\x03abc" + "\xc5\xb8\x021234")
+
+// TestUnknownFields: they change nothing of the answer.
+func TestUnknownFields(t *testing.T) {
+	s := serve(t, Options{})
+	c := dial(t, s.path)
+	for _, m := range s.methods() {
+		for _, known := range []string{"", "\x0a\x02.."} {
+			without, with := answered(t, s, c, m, "default", []byte(known)), answered(t, s, c, m, "default", append([]byte(known), unknown...))
+			if status.Code(without) != status.Code(with) {
+				t.Errorf("%s: %q: %v, with fields that it does not know %v", m, known, without, with)
+			}
+		}
+	}
+}
+
 // FuzzMethods sends bytes as the request of each method. Every call ends with a status, none with a fault of ctrd.
 func FuzzMethods(f *testing.F) {
 	s := serve(f, Options{})
@@ -65,13 +82,14 @@ func FuzzMethods(f *testing.F) {
 	for i := range all {
 		f.Add(uint(i), "default", []byte(nil))
 		f.Add(uint(i), "default", []byte("\x0a\x04name\x12\x04name"))
+		f.Add(uint(i), "default", unknown)
 		f.Add(uint(i), "a/..", []byte("\x0a\x06\x0a\x04name\x1a\x00"))
 	}
 	f.Fuzz(func(t *testing.T, i uint, ns string, data []byte) { answered(t, s, c, all[i%uint(len(all))], ns, data) })
 }
 
-// answered makes a call, whatever kind it is, and wants an answer.
-func answered(t *testing.T, s *served, c *grpc.ClientConn, method, ns string, data []byte) {
+// answered makes a call, whatever kind it is, wants an answer, and gives how it ended.
+func answered(t *testing.T, s *served, c *grpc.ClientConn, method, ns string, data []byte) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -99,6 +117,7 @@ func answered(t *testing.T, s *served, c *grpc.ClientConn, method, ns string, da
 	case code == codes.Internal && strings.Contains(err.Error(), "a fault of ctrd"):
 		t.Errorf("%s: %q: %v\n%s", method, data, err, s.log)
 	}
+	return err
 }
 
 func printable(r rune) rune {

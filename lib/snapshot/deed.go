@@ -84,7 +84,7 @@ func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s In
 
 // Seal commits the active snapshot key under name: what is in it is made what is committed, durable, and measured, then
 // the record changes. Nobody mounts it meanwhile; one that is mounted already is a [*MountedError], unless
-// o.Mounted says that nobody writes there. used may object to the change.
+// o.Mounted says that nobody writes there. used, unless it is nil, may object to the change.
 func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key string, o CommitOptions, used func(*state.Tx, Info) error) (s Info, err error) {
 	defer d.EmptyTrash()
 	l, err := lease.Take(d)
@@ -128,7 +128,7 @@ func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key str
 	}
 	crash.Point("snapshot.synced")
 	err = d.Update(ctx, own, func(tx *state.Tx) error {
-		if err := used(tx, s); err != nil {
+		if err := ask(used, tx, s); err != nil {
 			return err
 		}
 		if now, err := sn.Get(tx, ns, key); err == nil && now.ID != s.ID {
@@ -142,6 +142,14 @@ func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key str
 		unused = was
 	}
 	return s, err
+}
+
+// ask lets a user of a snapshot object; nil does not.
+func ask(used func(*state.Tx, Info) error, tx *state.Tx, s Info) error {
+	if used == nil {
+		return nil
+	}
+	return used(tx, s)
 }
 
 // sealable tells why a snapshot cannot be committed now. What outlives the boot is no part of what does not.
@@ -185,7 +193,7 @@ func (sn *Snapshotter) take(ctx context.Context, d *state.Dir, outer *lock.Lock,
 // [mount.At] as the snapshot's own tree. An active snapshot that is mounted is a [*MountedError]: the kernel
 // does not keep two overlays of one tree apart. outer is the innermost lock that the caller holds, or nil.
 //
-// used may object. It is asked before the mount and again after it, which is then undone: who first says that he
+// used, unless it is nil, may object. It is asked before the mount and again after it, which is then undone: who first says that he
 // uses a snapshot, and then looks whether it is mounted ([NotMounted]), is seen by one of the two.
 func (sn *Snapshotter) Mount(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key, target string, used func(*state.Tx, Info) error) (err error) {
 	s, own, err := sn.take(ctx, d, outer, ns, key) // nobody commits it
@@ -209,7 +217,7 @@ func (sn *Snapshotter) Mount(ctx context.Context, d *state.Dir, outer *lock.Lock
 				return err
 			}
 		}
-		return used(tx, s)
+		return ask(used, tx, s)
 	})
 	if err != nil {
 		return err
@@ -217,7 +225,7 @@ func (sn *Snapshotter) Mount(ctx context.Context, d *state.Dir, outer *lock.Lock
 	if err := mount.All(m, target); err != nil {
 		return err
 	}
-	if err := d.View(ctx, func(tx *state.Tx) error { return used(tx, s) }); err != nil {
+	if err := d.View(ctx, func(tx *state.Tx) error { return ask(used, tx, s) }); err != nil {
 		_, uerr := mount.UnmountTop(target, unix.MNT_DETACH)
 		return errors.Join(err, uerr)
 	}
@@ -260,7 +268,8 @@ func (sn *Snapshotter) NotMounted(ctx context.Context, d *state.Dir, ns, key str
 }
 
 // Delete removes a snapshot with its directory. The caller holds no lock. One that is mounted, that others stand
-// on or that unfinished work needs is errdefs.ErrFailedPrecondition. used may object to the removal.
+// on or that unfinished work needs is errdefs.ErrFailedPrecondition. used, unless it is nil, may object to the
+// removal.
 func (sn *Snapshotter) Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.Tx, Info) error) (err error) {
 	defer d.EmptyTrash()
 	// As a collection does it, so that no lease is taken meanwhile.
@@ -300,7 +309,7 @@ func (sn *Snapshotter) Delete(ctx context.Context, d *state.Dir, ns, key string,
 		if err != nil {
 			return err
 		}
-		if err := used(tx, s); err != nil {
+		if err := ask(used, tx, s); err != nil {
 			return err
 		}
 		ids, err = sn.Remove(tx, ns, key)

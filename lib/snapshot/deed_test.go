@@ -51,6 +51,28 @@ func TestMountAndItsUsers(t *testing.T) {
 	}
 }
 
+// TestNobodyObjects: who has nothing to object gives no function.
+func TestNobodyObjects(t *testing.T) {
+	b := newBench(t, snapshot.Overlay, t.TempDir())
+	b.prepare("s", "")
+	at := t.TempDir()
+	if err := snapshot.Overlay.Mount(t.Context(), b.d, nil, "ns", "s", at, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := mount.Unmount(at, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := snapshot.Overlay.Seal(t.Context(), b.d, "ns", "done", "s", snapshot.CommitOptions{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := snapshot.Overlay.Read(t.Context(), b.d, nil, "ns", "done", nil, func([]string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := snapshot.Overlay.Delete(t.Context(), b.d, "ns", "done", nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestCommitAndMount: nobody mounts what is being committed, and what is mounted is committed on demand alone.
 func TestCommitAndMount(t *testing.T) {
 	b := newBench(t, snapshot.Overlay, t.TempDir())

@@ -16,7 +16,7 @@ import (
 
 // Read calls fn with the trees of a snapshot and of all that it stands on, the top first. Until fn returns, nothing
 // removes them, and nobody mounts or commits an active snapshot; one that is mounted is a [*MountedError]. outer is the
-// innermost lock that the caller holds, or nil. used may object.
+// innermost lock that the caller holds, or nil. used, unless it is nil, may object.
 func (sn *Snapshotter) Read(ctx context.Context, d *state.Dir, outer *lock.Lock, ns, key string, used func(*state.Tx, Info) error, fn func(layers []string) error) (err error) {
 	l, err := lease.Take(d)
 	if err != nil {
@@ -59,7 +59,7 @@ func (sn *Snapshotter) Read(ctx context.Context, d *state.Dir, outer *lock.Lock,
 		if chain, err = sn.Chain(tx, ns, key); err != nil {
 			return err
 		}
-		return used(tx, now)
+		return ask(used, tx, now)
 	})
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func (sn *Snapshotter) ReadChange(ctx context.Context, d *state.Dir, outer *lock
 	var parent string
 	look := func(tx *state.Tx, s Info) error {
 		parent = s.Parent
-		return used(tx, s)
+		return ask(used, tx, s)
 	}
 	return sn.Read(ctx, d, outer, ns, key, look, func(to []string) error {
 		if parent == "" {

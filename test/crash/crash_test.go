@@ -42,18 +42,18 @@ func TestMain(m *testing.M) {
 		if err := errors.Join(os.Chmod(bin, 0o755), world.Build(top, bin, "crashpoints")); err != nil {
 			return err
 		}
-		return errors.Join(buildPutblob(), layOut(filepath.Join(bin, "layout"), registry+"/busybox:1"))
+		return errors.Join(buildClients(), layOut(filepath.Join(bin, "layout"), registry+"/busybox:1"))
 	})
 	unmountDisk()
 	os.RemoveAll(bin)
 	os.Exit(status)
 }
 
-// buildPutblob builds a client of the content store, with its crash points: no command of ours is one.
-func buildPutblob() error {
-	build := exec.Command("go", "build", "-tags", "crashpoints", "-o", bin, "./putblob")
+// buildClients builds clients of the content store and of the mount manager, with their crash points: no command of ours is one.
+func buildClients() error {
+	build := exec.Command("go", "build", "-tags", "crashpoints", "-o", bin, "./putblob", "./mounts")
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build putblob: %w: %s", err, out)
+		return fmt.Errorf("build the clients: %w: %s", err, out)
 	}
 	return nil
 }

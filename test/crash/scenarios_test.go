@@ -95,7 +95,7 @@ func pull(image string) step { return do("ctr-pull -q " + image) }
 
 func scenarios() []scenario {
 	runs := do("ctr-task run --rm " + small + " true")
-	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks(), pods(), drivers())
+	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks(), pods(), mountsOf(), drivers())
 }
 
 func concat(all ...[]scenario) (s []scenario) {
