@@ -220,6 +220,9 @@ func apart(fn func() (int, error)) (fd int, err error) {
 // Detached mounts something that is seen nowhere: each is reached by way of its file, and ends with it. The sources lie outside
 // of /sys.
 func Detached(mounts ...Mount) (files []*os.File, err error) {
+	if len(mounts) == 0 {
+		return nil, nil
+	}
 	_, err = apart(func() (int, error) {
 		for _, m := range mounts {
 			fd, err := assemble([]Mount{m}, "/sys")
