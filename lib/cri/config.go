@@ -5,6 +5,7 @@ package cri
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -131,6 +132,17 @@ func seLinux(m *runtimeapi.SELinuxOption) *pod.SELinux {
 	return &pod.SELinux{User: m.GetUser(), Role: m.GetRole(), Type: m.GetType(), Level: m.GetLevel()}
 }
 
+// isPageSize tells whether a text is the size of a huge page, as the names of files in cgroups have it: 2MB.
+func isPageSize(text string) bool {
+	for _, unit := range []string{"KB", "MB", "GB"} {
+		if number, ok := strings.CutSuffix(text, unit); ok {
+			n, err := strconv.ParseUint(number, 10, 32)
+			return err == nil && n > 0
+		}
+	}
+	return false
+}
+
 func resources(m *runtimeapi.LinuxContainerResources) (*pod.Resources, error) {
 	if m == nil {
 		return nil, nil
@@ -141,7 +153,7 @@ func resources(m *runtimeapi.LinuxContainerResources) (*pod.Resources, error) {
 		CpusetCPUs: m.GetCpusetCpus(), CpusetMems: m.GetCpusetMems(), Unified: m.GetUnified(),
 	}
 	for _, h := range m.GetHugepageLimits() {
-		if strings.Trim(h.GetPageSize(), "0123456789KMGB") != "" || h.GetPageSize() == "" {
+		if !isPageSize(h.GetPageSize()) {
 			return nil, invalid("resources.hugepage_limits.page_size", "%q is none", h.GetPageSize())
 		}
 		if r.HugePages == nil {

@@ -4,6 +4,7 @@ package pod
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"ctrd.dev/ctrd/lib/network"
 )
 
 // Mode says whose namespace of a kind a container has.
@@ -89,6 +92,11 @@ func bad(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
 }
 
+// isPath tells whether a text is an absolute path that the kernel takes.
+func isPath(text string) bool {
+	return filepath.IsAbs(text) && len(text) < maxPath && !strings.ContainsRune(text, 0)
+}
+
 // Bounds of what a client may say.
 const (
 	maxName     = 253 // of Kubernetes
@@ -115,16 +123,28 @@ func (c Config) check() error {
 	if len(c.Hostname) > maxHostname || strings.ContainsFunc(c.Hostname, func(r rune) bool { return r <= ' ' || r == '/' }) {
 		return bad("hostname", "%.100q: want at most %d characters without blanks", c.Hostname, maxHostname)
 	}
-	if c.LogDirectory != "" && !filepath.IsAbs(c.LogDirectory) {
-		return bad("log_directory", "%q: want an absolute path", c.LogDirectory)
+	if c.LogDirectory != "" && !isPath(c.LogDirectory) {
+		return bad("log_directory", "%.200q is no absolute path", c.LogDirectory)
 	}
 	if err := c.Namespaces.check(); err != nil {
 		return err
 	}
-	for _, p := range c.Ports {
-		if err := p.check(); err != nil {
-			return err
+	if c.Namespaces.PID == Target {
+		return bad("namespace_options.pid", "a pod has no target: that is for one of its containers")
+	}
+	if err := checkPorts(c.Ports); err != nil {
+		return err
+	}
+	for field, r := range map[string]*Resources{"linux.overhead": c.Overhead, "linux.resources": c.Resources} {
+		if r == nil {
+			continue
 		}
+		if err := r.check(); err != nil {
+			return fmt.Errorf("%s: %w", field, err)
+		}
+	}
+	if _, err := network.ParseBandwidth(c.Annotations); err != nil {
+		return fmt.Errorf("annotations: %w", err)
 	}
 	if c.DNS != nil {
 		if err := c.DNS.check(); err != nil {
@@ -168,15 +188,12 @@ func (n Namespaces) check() error {
 			return bad("namespace_options."+f.field, "mode %q is not supported", f.mode)
 		}
 	}
-	for field, list := range map[string][]specs.LinuxIDMapping{"uids": n.UIDs, "gids": n.GIDs} {
-		if len(n.UIDs)+len(n.GIDs) > 0 && len(list) == 0 {
-			return bad("userns_options."+field, "missing")
+	if len(n.UIDs)+len(n.GIDs) > 0 {
+		if err := checkMaps("userns_options.uids", n.UIDs); err != nil {
+			return err
 		}
-		for _, m := range list {
-			const last = 1<<32 - 1
-			if m.Size == 0 || uint64(m.HostID)+uint64(m.Size) > last || uint64(m.ContainerID)+uint64(m.Size) > last {
-				return bad("userns_options."+field, "%d:%d:%d is no mapping", m.ContainerID, m.HostID, m.Size)
-			}
+		if err := checkMaps("userns_options.gids", n.GIDs); err != nil {
+			return err
 		}
 	}
 	if len(n.UIDs) > 0 && (n.PID == Node || n.IPC == Node || n.Network == Node) {
@@ -185,8 +202,51 @@ func (n Namespaces) check() error {
 	return nil
 }
 
+// checkMaps refuses what maps nobody, beyond the last id, or one id twice.
+func checkMaps(field string, all []specs.LinuxIDMapping) error {
+	if len(all) == 0 {
+		return bad(field, "missing")
+	}
+	overlap := func(a, b, sizeA, sizeB uint32) bool {
+		return uint64(a) < uint64(b)+uint64(sizeB) && uint64(b) < uint64(a)+uint64(sizeA)
+	}
+	for i, m := range all {
+		const last = 1<<32 - 1
+		if m.Size == 0 || uint64(m.HostID)+uint64(m.Size) > last || uint64(m.ContainerID)+uint64(m.Size) > last {
+			return bad(field, "%d:%d:%d is no mapping", m.ContainerID, m.HostID, m.Size)
+		}
+		for _, o := range all[:i] {
+			if overlap(m.HostID, o.HostID, m.Size, o.Size) || overlap(m.ContainerID, o.ContainerID, m.Size, o.Size) {
+				return bad(field, "%d:%d:%d overlaps another mapping", m.ContainerID, m.HostID, m.Size)
+			}
+		}
+	}
+	return nil
+}
+
+// checkPorts refuses what is no port, and two mappings of one port of the host.
+func checkPorts(all []Port) error {
+	seen := map[Port]bool{}
+	for _, p := range all {
+		if err := p.check(); err != nil {
+			return err
+		}
+		p.Container = 0
+		if p.Host > 0 && seen[p] {
+			return bad("port_mappings.host_port", "%d of %s is mapped twice", p.Host, p.Protocol)
+		}
+		seen[p] = true
+	}
+	return nil
+}
+
 func (p Port) check() error {
 	const most = 65535
+	if p.HostIP != "" {
+		if ip, err := netip.ParseAddr(p.HostIP); err != nil || ip.Zone() != "" {
+			return bad("port_mappings.host_ip", "%.100q is no address", p.HostIP)
+		}
+	}
 	switch {
 	case p.Protocol != "tcp" && p.Protocol != "udp" && p.Protocol != "sctp":
 		return bad("port_mappings.protocol", "%q: want tcp, udp or sctp", p.Protocol)
@@ -194,6 +254,8 @@ func (p Port) check() error {
 		return bad("port_mappings.container_port", "%d is no port", p.Container)
 	case p.Host < 0 || p.Host > most:
 		return bad("port_mappings.host_port", "%d is no port", p.Host)
+	case p.Host > 0 && p.Container == 0:
+		return bad("port_mappings.container_port", "missing, with the port %d of the host", p.Host)
 	}
 	return nil
 }

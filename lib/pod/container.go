@@ -121,6 +121,9 @@ const (
 	minScore, maxScore = -1000, 1000
 	maxPath            = 4096
 	minMemory          = 4096 // a page
+
+	minPeriod, maxPeriod = 1000, 1000000 // microseconds, of CFS
+	minQuota             = 1000
 )
 
 // check refuses what makes no sense, and names the field.
@@ -132,16 +135,23 @@ func (c ContainerConfig) check() error {
 		return bad("metadata.name", "%.300q: want at most %d characters", c.Name, maxName)
 	case c.Image == "":
 		return bad("image", "missing")
-	case c.Dir != "" && !filepath.IsAbs(c.Dir):
-		return bad("working_dir", "%q: want an absolute path", c.Dir)
-	case filepath.IsAbs(c.LogPath) || c.LogPath != "" && !filepath.IsLocal(c.LogPath):
-		return bad("log_path", "%q: want a path below the pod's log directory", c.LogPath)
+	case c.Dir != "" && !isPath(c.Dir):
+		return bad("working_dir", "%.200q is no absolute path", c.Dir)
+	case c.LogPath != "" && (!filepath.IsLocal(c.LogPath) || !isPath("/"+c.LogPath)):
+		return bad("log_path", "%.200q: want a path below the pod's log directory", c.LogPath)
 	case c.StdinOnce && !c.Stdin:
 		return bad("stdin_once", "it says something of stdin, which there is none of")
 	}
 	if c.StopSignal != "" {
 		if _, err := task.ParseSignal(c.StopSignal); err != nil {
 			return bad("stop_signal", "%v", err)
+		}
+	}
+	for field, list := range map[string][]string{"command": c.Command, "args": c.Args} {
+		for _, arg := range list {
+			if strings.ContainsRune(arg, 0) {
+				return bad(field, "%.200q has a NUL byte", arg)
+			}
 		}
 	}
 	for _, env := range c.Env {
@@ -191,6 +201,14 @@ func (m Mount) check() error {
 	case m.Propagation != "" && m.Propagation != "rslave" && m.Propagation != "rshared":
 		return bad("mounts.propagation", "%q is none", m.Propagation)
 	}
+	if len(m.UIDs)+len(m.GIDs) > 0 {
+		if err := checkMaps("mounts.uid_mappings", m.UIDs); err != nil {
+			return err
+		}
+		if err := checkMaps("mounts.gid_mappings", m.GIDs); err != nil {
+			return err
+		}
+	}
 	for _, o := range m.Options {
 		if o != "noexec" && o != "nodev" && o != "nosuid" {
 			return bad("mounts.mount_options", "%q is none of noexec, nodev, nosuid", o)
@@ -201,7 +219,7 @@ func (m Mount) check() error {
 
 func (d Device) check() error {
 	for field, p := range map[string]string{"container_path": d.Destination, "host_path": d.Source} {
-		if !filepath.IsAbs(p) || len(p) >= maxPath || strings.ContainsRune(p, 0) {
+		if !isPath(p) {
 			return bad("devices."+field, "%.200q is no absolute path", p)
 		}
 	}
@@ -218,8 +236,10 @@ func (r Resources) check() error {
 		}
 	}
 	switch {
-	case r.CPUQuota < -1:
-		return bad("resources.cpu_quota", "%d: want a number of microseconds, or -1 for no bound", r.CPUQuota)
+	case r.CPUPeriod > 0 && (r.CPUPeriod < minPeriod || r.CPUPeriod > maxPeriod):
+		return bad("resources.cpu_period", "%d: want %d to %d microseconds", r.CPUPeriod, minPeriod, maxPeriod)
+	case r.CPUQuota < -1 || r.CPUQuota > 0 && r.CPUQuota < minQuota:
+		return bad("resources.cpu_quota", "%d: want at least %d microseconds, or -1 for no bound", r.CPUQuota, minQuota)
 	case r.Memory > 0 && r.Memory < minMemory:
 		return bad("resources.memory_limit_in_bytes", "%d: want a page at least", r.Memory)
 	case r.MemorySwap < -1 || r.MemorySwap > 0 && r.MemorySwap < r.Memory:
@@ -228,8 +248,8 @@ func (r Resources) check() error {
 		return bad("resources.oom_score_adj", "%d: want a number from %d to %d", r.OOMScoreAdj, minScore, maxScore)
 	}
 	for field, list := range map[string]string{"cpuset_cpus": r.CpusetCPUs, "cpuset_mems": r.CpusetMems} {
-		if strings.Trim(list, "0123456789,-") != "" {
-			return bad("resources."+field, "%q: want a list such as 0-3,7", list)
+		if !isCPUList(list) {
+			return bad("resources."+field, "%.100q: want a list such as 0-3,7", list)
 		}
 	}
 	for name := range r.Unified {
@@ -238,6 +258,24 @@ func (r Resources) check() error {
 		}
 	}
 	return nil
+}
+
+// isCPUList tells whether a text is nothing, or a list of numbers and ranges as the kernel's cpusets have it.
+func isCPUList(text string) bool {
+	if text == "" {
+		return true
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		a, err := strconv.ParseUint(first, 10, 16)
+		if err != nil {
+			return false
+		}
+		if b, err := strconv.ParseUint(last, 10, 16); isRange && (err != nil || b < a) {
+			return false
+		}
+	}
+	return true
 }
 
 func (s Security) check() error {
@@ -253,6 +291,13 @@ func (s Security) check() error {
 	for _, g := range s.Groups {
 		if g < 0 || g > lastID {
 			return bad("security_context.supplemental_groups", "%d is no id", g)
+		}
+	}
+	for field, list := range map[string][]string{"masked_paths": s.MaskedPaths, "readonly_paths": s.ReadOnlyPaths} {
+		for _, p := range list {
+			if !isPath(p) {
+				return bad("security_context."+field, "%.200q is no absolute path", p)
+			}
 		}
 	}
 	switch {

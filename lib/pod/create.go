@@ -51,10 +51,35 @@ func containerID(pod, name string, attempt uint32) string {
 // is that container.
 func (h Host) CreateContainer(ctx context.Context, pod string, c ContainerConfig) (string, error) {
 	id, err := h.createContainer(ctx, pod, c)
-	if err != nil {
+	if err = c.named(err); err != nil {
 		return "", fmt.Errorf("create container %q in pod %q: %w", c.Name, pod, err)
 	}
 	return id, nil
+}
+
+// named has an error about an option of lib/spec name the field that it was made of.
+func (c ContainerConfig) named(err error) error {
+	var o *spec.OptionError
+	if !errors.As(err, &o) {
+		return err
+	}
+	field := map[string]string{
+		"cap-add": "capabilities.add_capabilities", "cap-drop": "capabilities.drop_capabilities", "device": "devices.host_path",
+		"workdir": "working_dir", "env": "envs",
+	}[o.Option]
+	switch {
+	case o.Option != "user":
+	case c.Security.Username != "":
+		field = "security_context.run_as_username"
+	case c.Security.UID != nil:
+		field = "security_context.run_as_user"
+	default:
+		return fmt.Errorf("user of the image: %w", err)
+	}
+	if field == "" {
+		return err
+	}
+	return bad(field, "%q: %s", o.Value, o.Reason)
 }
 
 func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig) (id string, err error) {
@@ -182,8 +207,8 @@ func (h Host) checkTarget(ctx context.Context, s sandbox.Sandbox, id string) err
 		c, err = container.Get(tx, h.Namespace, id)
 		return err
 	})
-	if err == nil && c.Sandbox != s.ID {
-		err = bad("namespace_options.target_id", "%q is a container of another pod", id)
+	if errdefs.IsNotFound(err) || err == nil && c.Sandbox != s.ID {
+		return bad("namespace_options.target_id", "%q is no container of the pod", id)
 	}
 	return err
 }

@@ -98,13 +98,28 @@ type Result struct {
 	Etc Etc
 }
 
-// invalid is the one form of an error about a flag. Of a long value the beginning is shown.
+// OptionError tells what is wrong with the value of an option. It is errdefs.ErrInvalidArgument.
+type OptionError struct {
+	Option string // as ctr-task calls it, without the dashes
+	Value  string // of a long one the beginning
+	Reason string
+}
+
+// Error names the option as it is on a command line.
+func (e *OptionError) Error() string {
+	return fmt.Sprintf("--%s %q: %s: %v", e.Option, e.Value, e.Reason, errdefs.ErrInvalidArgument)
+}
+
+// Unwrap gives the kind of the error.
+func (e *OptionError) Unwrap() error { return errdefs.ErrInvalidArgument }
+
+// invalid is the one form of an error about a flag.
 func invalid(flag, value, format string, args ...any) error {
 	const most = 200
 	if len(value) > most {
 		value = value[:most] + "..."
 	}
-	return fmt.Errorf("--%s %q: %s: %w", flag, value, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+	return &OptionError{Option: flag, Value: value, Reason: fmt.Sprintf(format, args...)}
 }
 
 // errOnly drops the path of an error whose text names it already.

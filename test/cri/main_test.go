@@ -5,6 +5,7 @@ package cri_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -36,6 +37,11 @@ type host struct {
 	logs   string // log directory of its pods
 }
 
+// network is the network of the pods: an interface of the host for each, which is gone with the pod.
+const network = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+	{"type": "ptp", "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.219.64.0/22"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+	{"type": "portmap", "capabilities": {"portMappings": true}}]}`
+
 // newHost starts one. It ends with the test, which must have removed its pods by then.
 func newHost(t *testing.T) *host {
 	t.Helper()
@@ -52,7 +58,15 @@ func newHostWith(t *testing.T, conf string) *host {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*world.Patience)
 	t.Cleanup(cancel)
-	serve := w.Command(context.Background(), nil, "ctrd", "serve", "--config", file)
+	nets := filepath.Join(w.Dir, "nets")
+	if err := os.Mkdir(nets, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(nets, "10-pods.conflist"), fmt.Appendf(nil, network, filepath.Join(w.Dir, "addresses")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"NETCONFPATH=" + nets}
+	serve := w.Command(context.Background(), env, "ctrd", "serve", "--config", file)
 	logFile, err := os.Create(filepath.Join(w.Dir, "ctrd.log"))
 	if err != nil {
 		t.Fatal(err)

@@ -128,10 +128,48 @@ func TestBadPods(t *testing.T) {
 		"dns_config.servers": func(c *runtimeapi.PodSandboxConfig) {
 			c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"1.1.1.1\nx"}}
 		},
-		"port_mappings.host_port":     func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70000}} },
-		"port_mappings.protocol":      func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{Protocol: 9}} },
-		"linux.sysctls":               func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"vm.swappiness": "1"} },
-		"linux.cgroup_parent":         func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../../b" },
+		"port_mappings.host_port": func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70000}} },
+		"port_mappings.protocol":  func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{Protocol: 9}} },
+		"linux.sysctls":           func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"vm.swappiness": "1"} },
+		"linux.cgroup_parent":     func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../../b" },
+		"port_mappings.host_ip": func(c *runtimeapi.PodSandboxConfig) {
+			c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 80, ContainerPort: 80, HostIp: "localhost"}}
+		},
+		"port_mappings.container_port": func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 80}} },
+		"port_mappings.host_port twice": func(c *runtimeapi.PodSandboxConfig) {
+			c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 80, ContainerPort: 80}, {HostPort: 80, ContainerPort: 81}}
+		},
+		"hostname with NUL":      func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "a\x00" },
+		"log_directory with NUL": func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "/logs\x00" },
+		"annotations": func(c *runtimeapi.PodSandboxConfig) {
+			c.Annotations = map[string]string{"kubernetes.io/egress-bandwidth": "fast"}
+		},
+		"linux.overhead": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Overhead = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -1}
+		},
+		"linux.resources": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuPeriod: 1}
+		},
+		"linux.sysctls that share the host's": func(c *runtimeapi.PodSandboxConfig) {
+			namespaceOf(c).Network = runtimeapi.NamespaceMode_NODE
+			c.Linux.Sysctls = map[string]string{"net.core.somaxconn": "1"}
+		},
+		"namespace_options.pid": func(c *runtimeapi.PodSandboxConfig) {
+			n := namespaceOf(c)
+			n.Pid, n.TargetId = runtimeapi.NamespaceMode_TARGET, "x"
+		},
+		"userns_options with the host's network": func(c *runtimeapi.PodSandboxConfig) {
+			one := []*runtimeapi.IDMapping{{HostId: 100000, Length: 65536}}
+			n := namespaceOf(c)
+			n.Network, n.UsernsOptions = runtimeapi.NamespaceMode_NODE, &runtimeapi.UserNamespace{Uids: one, Gids: one}
+		},
+		"userns_options.gids that overlap": func(c *runtimeapi.PodSandboxConfig) {
+			one := &runtimeapi.IDMapping{HostId: 100000, Length: 65536}
+			namespaceOf(c).UsernsOptions = &runtimeapi.UserNamespace{Uids: []*runtimeapi.IDMapping{one}, Gids: []*runtimeapi.IDMapping{one, one}}
+		},
+		"userns_options.uids": func(c *runtimeapi.PodSandboxConfig) {
+			namespaceOf(c).UsernsOptions = &runtimeapi.UserNamespace{Uids: []*runtimeapi.IDMapping{{HostId: 1}}, Gids: []*runtimeapi.IDMapping{{HostId: 1, Length: 1}}}
+		},
 		"namespace_options.network":   func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Network = runtimeapi.NamespaceMode_CONTAINER },
 		"namespace_options.ipc":       func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Ipc = 77 },
 		"namespace_options.target_id": func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Pid = runtimeapi.NamespaceMode_TARGET },
@@ -146,6 +184,7 @@ func TestBadPods(t *testing.T) {
 	} {
 		c := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Uid: "u", Namespace: "n"}, Linux: &runtimeapi.LinuxPodSandboxConfig{}}
 		change(c)
+		field, _, _ := strings.Cut(field, " ")
 		r, err := h.RunPodSandbox(h.ctx, &runtimeapi.RunPodSandboxRequest{Config: c})
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), field+":") {
 			t.Errorf("%s: %v, %v", field, r, err)
@@ -201,6 +240,37 @@ func TestBadContainers(t *testing.T) {
 		"mounts.propagation":         mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", Propagation: 12}),
 		"mounts.mount_options":       mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", MountOptions: []string{"suid"}}),
 
+		"working_dir with NUL": func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/a\x00" },
+		"log_path with NUL":    func(c *runtimeapi.ContainerConfig) { c.LogPath = "a\x00" },
+		"command":              func(c *runtimeapi.ContainerConfig) { c.Command = []string{"a\x00b"} },
+		"args":                 func(c *runtimeapi.ContainerConfig) { c.Args = []string{"a\x00b"} },
+		"envs": func(c *runtimeapi.ContainerConfig) {
+			c.Envs = []*runtimeapi.KeyValue{{Key: "a", Value: []byte("b\x00")}}
+		},
+		"devices.host_path": func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "dev", ContainerPath: "/dev/x", Permissions: "r"}}
+		},
+		"devices.host_path that there is not": func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/no-such", ContainerPath: "/dev/x", Permissions: "r"}}
+		},
+		"mounts.container_path twice": func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{HostPath: "/tmp", ContainerPath: "/x"}, {HostPath: "/tmp", ContainerPath: "/x/"}}
+		},
+		"mounts.uid_mappings": mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", UidMappings: []*runtimeapi.IDMapping{{HostId: 1}}}),
+
+		"resources.cpu_period":                   limit(&runtimeapi.LinuxContainerResources{CpuPeriod: 5}),
+		"resources.cpu_quota that is too small":  limit(&runtimeapi.LinuxContainerResources{CpuQuota: 5}),
+		"resources.cpu_shares":                   limit(&runtimeapi.LinuxContainerResources{CpuShares: -1}),
+		"resources.cpuset_mems":                  limit(&runtimeapi.LinuxContainerResources{CpusetMems: "1-0"}),
+		"resources.hugepage_limits.page_size no": limit(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "MB"}}}),
+		"security_context.masked_paths":          secure(&security{MaskedPaths: []string{"proc"}}),
+		"security_context.readonly_paths":        secure(&security{ReadonlyPaths: []string{"../proc"}}),
+		"security_context.run_as_user":           secure(&security{RunAsUser: &runtimeapi.Int64Value{Value: -1}}),
+		"security_context.run_as_username no":    secure(&security{RunAsUsername: "nobody-such"}),
+		"security_context.run_as_group large":    secure(&security{RunAsUser: one, RunAsGroup: &runtimeapi.Int64Value{Value: 1 << 40}}),
+		"namespace_options.target_id":            secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: "no-such"}}),
+		"capabilities.add_capabilities":          secure(&security{Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"NO_SUCH"}}}),
+		"capabilities.drop_capabilities":         secure(&security{Capabilities: &runtimeapi.Capability{DropCapabilities: []string{"NO_SUCH"}}}),
 		"resources.cpu_quota":                    limit(&runtimeapi.LinuxContainerResources{CpuQuota: -5}),
 		"resources.memory_limit_in_bytes":        limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 5}),
 		"resources.memory_swap_limit_in_bytes":   limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30, MemorySwapLimitInBytes: 1 << 20}),
@@ -216,10 +286,11 @@ func TestBadContainers(t *testing.T) {
 		"capabilities.add_ambient_capabilities":  secure(&security{Capabilities: &runtimeapi.Capability{AddAmbientCapabilities: []string{"NO_SUCH"}}}),
 	} {
 		c := &runtimeapi.ContainerConfig{
-			Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: busybox()}, Command: []string{"true"},
+			Metadata: &runtimeapi.ContainerMetadata{Name: field}, Image: &runtimeapi.ImageSpec{Image: busybox()}, Command: []string{"true"},
 			Linux: &runtimeapi.LinuxContainerConfig{},
 		}
 		change(c)
+		field, _, _ := strings.Cut(field, " ")
 		r, err := h.CreateContainer(h.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: config})
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), field+":") {
 			t.Errorf("%s: %v, %v", field, r, err)
