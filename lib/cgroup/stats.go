@@ -192,40 +192,6 @@ func (b *Block) addV2(text string) {
 	}
 }
 
-// OOMKills counts the processes of the cgroup and below it that the kernel killed for want of memory,
-// within its limit or that of a cgroup above. A cgroup that exists in no hierarchy is
-// errdefs.ErrNotFound; without a memory controller it is 0.
-func OOMKills(path string) (uint64, error) {
-	t, err := open(path)
-	if err != nil {
-		return 0, err
-	}
-	if !t.exists(path) {
-		return 0, fmt.Errorf("count out-of-memory kills of cgroup %q: %w", path, errdefs.ErrNotFound)
-	}
-	n, err := t.oomKills(path)
-	if err != nil {
-		return 0, fmt.Errorf("count out-of-memory kills of cgroup %q: %w", path, err)
-	}
-	return n, nil
-}
-
-func (t tree) oomKills(path string) (uint64, error) {
-	dir := t.v1("memory", path)
-	if dir == "" {
-		text, err := read(t.v2(path), "memory.events")
-		return keyed(text, "oom_kill"), err
-	}
-	// v1 counts a kill at the victim's own cgroup only, v2 at each one above too.
-	var sum uint64
-	err := walk(dir, func(dir string) error {
-		text, err := read(dir, "memory.oom_control")
-		sum += keyed(text, "oom_kill")
-		return err
-	})
-	return sum, err
-}
-
 // reader reads control files and keeps the errors for later. A missing file reads as "".
 type reader struct {
 	v2   string

@@ -145,6 +145,7 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	if err != nil {
 		return err
 	}
+	t.watchMemory()
 	p.waiting = executableOf(p.pid)
 	if err := t.recordCreated(p.pid); err != nil {
 		return err
@@ -200,6 +201,9 @@ func (t *task) undo(p *process) {
 	}
 	if p.becoming != nil {
 		p.becoming.Close()
+	}
+	if t.memory != nil {
+		t.memory.Close()
 	}
 	t.log.close()
 }

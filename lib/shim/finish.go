@@ -4,6 +4,7 @@ package shim
 
 import (
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +57,8 @@ func (p *process) finishInit() {
 	t.ending = true
 	s.mu.Unlock()
 	crash.Point("shim.exited")
-	oom := t.killRest()
+	t.killRest()
+	oom := t.ranOut(p.end.status)
 	p.io.drain(drainTime)
 	if p.becoming != nil {
 		p.becoming.Close()
@@ -80,8 +82,8 @@ func (p *process) finishInit() {
 }
 
 // killRest kills what init has left in the container, and what engines are still putting there: they have drainTime, and
-// are killed then. It tells whether the kernel has killed any process of the container for want of memory.
-func (t *task) killRest() (oom bool) {
+// are killed then.
+func (t *task) killRest() {
 	cg := t.cgroup
 	entered := make(chan struct{})
 	go func() {
@@ -97,15 +99,38 @@ func (t *task) killRest() (oom bool) {
 			}
 		}
 		if last {
-			break
+			return
 		}
 		select {
 		case <-entered:
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	n, err := cgroup.OOMKills(cg)
+}
+
+// ranOut tells whether the kernel has killed any process of a container that has ended for want of memory.
+func (t *task) ranOut(status uint32) bool {
+	if w := t.memory; w != nil {
+		defer w.Close()
+		if status == 128+uint32(unix.SIGKILL) && w.Killed() {
+			return true
+		}
+	}
+	n, err := cgroup.OOMKills(t.cgroup)
 	return err == nil && n > 0
+}
+
+// watchMemory keeps what the kernel has to say about a scope's memory beyond the scope's end.
+func (t *task) watchMemory() {
+	if filepath.Ext(t.cgroup) != ".scope" {
+		return
+	}
+	w, err := cgroup.WatchOOM(t.cgroup)
+	if err != nil {
+		t.logf("%v", err)
+		return
+	}
+	t.memory = w
 }
 
 // cleanUp leaves nothing of the container of an init but the directory. All its processes have ended.

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -30,7 +31,8 @@ type task struct {
 	log     logs
 	hello   ask.Hello // what the engine read in config.json
 	options taskapi.Options
-	cgroup  string // below the hierarchies
+	cgroup  string           // below the hierarchies
+	memory  *cgroup.OOMWatch // of a scope
 
 	started time.Time     // guarded by init's op; zero before Start
 	deleted chan struct{} // closed by Delete
