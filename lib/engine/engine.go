@@ -34,6 +34,10 @@ type engine interface {
 	start(ctx context.Context) error
 	// exec starts one more process and waits until it is the program.
 	exec(ctx context.Context, p *specs.Process, st stdio) (pid int, err error)
+	// checkpoint writes what the container's processes are into a directory. One that fails leaves them as they were, but perhaps frozen.
+	checkpoint(ctx context.Context, c *ask.Checkpoint) error
+	// restore makes the container from a checkpoint; its processes run on when it returns.
+	restore(ctx context.Context, spec *specs.Spec, c *ask.Checkpoint, st stdio) (made, error)
 	// update sets the limits that res names and leaves all others as they are.
 	update(ctx context.Context, res *specs.LinuxResources) error
 	// remove takes away what is left of the container; one that is not there is success.
@@ -61,8 +65,8 @@ const stateDir = taskdir.Engine
 type job struct {
 	ask.Request
 	verb, id string
-	spec     *specs.Spec // of Create
-	ready    embedded    // of Create, for the embedded engine
+	spec     *specs.Spec // of Create and Restore
+	ready    embedded    // of Create and Restore, for the embedded engine
 	err      error       // why there is no spec
 }
 
@@ -72,7 +76,7 @@ func Main(verb, id string) int {
 	// The process lives for some milliseconds.
 	debug.SetGCPercent(-1)
 	logrus.SetLevel(logrus.WarnLevel)
-	if !slices.Contains([]string{ask.Create, ask.Start, ask.Exec, ask.Update, ask.Delete}, verb) {
+	if !slices.Contains([]string{ask.Create, ask.Start, ask.Exec, ask.Dump, ask.Restore, ask.Update, ask.Delete}, verb) {
 		fmt.Fprintf(os.Stderr, "ctr-shim: engine %q: no such verb\n", verb)
 		return 2
 	}
@@ -90,7 +94,7 @@ func serve(j *job) error {
 		return os.NewSyscallError("set nonblocking", err)
 	}
 	s := os.NewFile(ask.Fd, "supervisor")
-	if j.verb == ask.Create {
+	if j.makes() {
 		// What can be done before the request has come: the parent starts the engine early.
 		if err := ask.Send(s, j.prepare()); err != nil {
 			return err
@@ -141,6 +145,9 @@ func end() {
 	os.Exit(1)
 }
 
+// makes tells whether the request is for a container that is not there yet.
+func (j *job) makes() bool { return j.verb == ask.Create || j.verb == ask.Restore }
+
 // prepare reads config.json and tells of it what the parent has to know.
 func (j *job) prepare() (h ask.Hello) {
 	var cg string
@@ -166,7 +173,7 @@ func (j *job) run(ctx context.Context, files []*os.File) (m made, err error) {
 	if j.err != nil {
 		return m, fmt.Errorf("%s: %w", taskdir.Config, j.err)
 	}
-	if j.verb == ask.Create && j.SystemdCgroup && !cgroup.UsesSystemd(j.spec.Linux.CgroupsPath) {
+	if j.makes() && j.SystemdCgroup && !cgroup.UsesSystemd(j.spec.Linux.CgroupsPath) {
 		return m, fmt.Errorf("cgroup %q: the systemd driver needs SLICE:PREFIX:NAME", j.spec.Linux.CgroupsPath)
 	}
 	e, err := j.engine()
@@ -174,7 +181,7 @@ func (j *job) run(ctx context.Context, files []*os.File) (m made, err error) {
 		return m, err
 	}
 	var st stdio
-	if j.verb == ask.Create || j.verb == ask.Exec {
+	if j.makes() || j.verb == ask.Exec {
 		if st, err = stdioOf(j.Terminal, files); err != nil {
 			return m, err
 		}
@@ -185,6 +192,8 @@ func (j *job) run(ctx context.Context, files []*os.File) (m made, err error) {
 			return m, err
 		}
 		return e.create(ctx, j.spec, st)
+	case ask.Restore, ask.Dump:
+		return j.freeze(ctx, e, st)
 	case ask.Start:
 		return m, e.start(ctx)
 	case ask.Exec:

@@ -142,7 +142,7 @@ func (b *bundle) request(verb string, r ask.Request, files ...*os.File) (ask.Res
 	c := b.spawn(verb)
 	defer c.Wait()
 	defer c.conn.Close()
-	if verb == ask.Create {
+	if verb == ask.Create || verb == ask.Restore {
 		var h ask.Hello
 		_, err := ask.Receive(c.conn, &h)
 		must(b, err)

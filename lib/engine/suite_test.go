@@ -97,6 +97,7 @@ var suite = []struct {
 	{"update", testUpdate},
 	{"kill", testKill},
 	{"delete", testDelete},
+	{"checkpoint", testCheckpoint},
 	{"two at once", testTwo},
 	{"odd specs", testOddSpecs},
 	{"specs that fail", testBadSpecs},

@@ -102,6 +102,7 @@ type (
 		ContainerID string  `json:"container_id"`
 		Bundle      string  `json:"bundle"`
 		IO          *TaskIO `json:"io,omitempty"`
+		Checkpoint  string  `json:"checkpoint,omitempty"` // directory of what it is restored from
 		Pid         uint32  `json:"pid"`
 	}
 	TaskStart struct {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"ctrd.dev/ctrd/lib/checkpoint"
 	"ctrd.dev/ctrd/lib/filter"
 	"ctrd.dev/ctrd/lib/task"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -50,13 +51,10 @@ func (s taskService) do(ctx context.Context, id string, fn func(*task.Task) erro
 }
 
 // Create makes a task, whose program waits for Start as long as it must.
-func (s taskService) Create(ctx context.Context, r *tasksapi.CreateTaskRequest) (*tasksapi.CreateTaskResponse, error) {
+func (s taskService) Create(ctx context.Context, r *tasksapi.CreateTaskRequest) (_ *tasksapi.CreateTaskResponse, err error) {
 	ns, err := namespace(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if r.Checkpoint != nil {
-		return nil, fmt.Errorf("create a task of container %q from a checkpoint: %w", r.ContainerID, errdefs.ErrNotImplemented)
 	}
 	t, err := task.Open(ctx, s.s.d, ns, r.ContainerID)
 	if err != nil {
@@ -67,7 +65,13 @@ func (s taskService) Create(ctx context.Context, r *tasksapi.CreateTaskRequest) 
 		IO:      taskdir.IO{Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr},
 		Options: shimAny(r.Options), Shim: r.RuntimePath,
 	}
+	dir, done, err := s.thawed(ctx, t, r)
+	if err != nil {
+		return nil, err
+	}
+	given.Checkpoint = dir
 	made := false
+	defer func() { err = done(err) }()
 	if given.Rootfs, made, err = s.s.rootfs(ctx, ns, r.ContainerID, r.Rootfs); err != nil {
 		return nil, err
 	}
@@ -88,8 +92,14 @@ func (s taskService) Start(ctx context.Context, r *tasksapi.StartRequest) (*task
 			pid, err = t.StartExec(ctx, r.ExecID)
 			return err
 		}
-		err = t.Begin(ctx)
+		restores, err := t.ToRestore()
+		if err == nil {
+			err = t.Begin(ctx)
+		}
 		pid = t.PID()
+		if err == nil && restores {
+			err = checkpoint.Sweep(s.s.d, t) // what it was restored from
+		}
 		return err
 	})
 	if err != nil {
@@ -242,11 +252,6 @@ func (s taskService) ListPids(ctx context.Context, r *tasksapi.ListPidsRequest) 
 		return nil, err
 	}
 	return answer, nil
-}
-
-// Checkpoint is not there yet.
-func (s taskService) Checkpoint(_ context.Context, r *tasksapi.CheckpointTaskRequest) (*tasksapi.CheckpointTaskResponse, error) {
-	return nil, fmt.Errorf("checkpoint container %q: %w", r.ContainerID, errdefs.ErrNotImplemented)
 }
 
 // Update changes the limits of a task.

@@ -110,11 +110,6 @@ func (t *task) thaw() error {
 	return nil
 }
 
-// Checkpoint is not there yet.
-func (s *server) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) error {
-	return fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented)
-}
-
 // ResizePty sets the size of a process's terminal; a process without one has none to set.
 func (s *server) ResizePty(_ context.Context, r *taskapi.ResizePtyRequest) error {
 	st, err := s.streamsOf(r.ID, r.ExecID)

@@ -39,16 +39,13 @@ func (s *server) Create(_ context.Context, r *taskapi.CreateTaskRequest) (*taska
 	}
 	s.emit(event.TaskCreate{
 		ContainerID: r.ID, Bundle: t.bundle, Pid: uint32(p.pid),
-		IO: &event.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		Checkpoint: r.Checkpoint, IO: &event.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
 	return &taskapi.CreateTaskResponse{Pid: uint32(p.pid)}, nil
 }
 
 // claim admits one Create of a container, and gives the engine that is ready for it, if any.
 func (s *server) claim(r *taskapi.CreateTaskRequest) (*task, *engineProcess, error) {
-	if r.Checkpoint != "" {
-		return nil, nil, fmt.Errorf("create container %q from a checkpoint: %w", r.ID, errdefs.ErrNotImplemented)
-	}
 	if !filepath.IsAbs(r.Bundle) {
 		return nil, nil, fmt.Errorf("bundle %q is not an absolute path: %w", r.Bundle, errdefs.ErrInvalidArgument)
 	}
@@ -116,6 +113,9 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	if t.options, err = readOptions(r.Options); err != nil {
 		e.close()
 		return err
+	}
+	if r.Checkpoint != "" {
+		return t.awaitRestore(p, e, r)
 	}
 	req := ask.Request{
 		Engine: t.engine(), Mounts: rootMounts(r.Rootfs), Terminal: r.Terminal,

@@ -45,7 +45,7 @@ func (t *task) spawnEngine(verb string) (*engineProcess, error) {
 	s.mu.Lock()
 	// The engine ends its process group when our end of the socket closes with us.
 	attr := &syscall.SysProcAttr{Setpgid: true}
-	if verb == ask.Create {
+	if verb == ask.Create || verb == ask.Restore {
 		attr.Cloneflags = unix.CLONE_NEWNS // it mounts the container's rootfs
 	}
 	files := []uintptr{0, 2, 2, theirs.Fd()}

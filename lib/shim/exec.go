@@ -197,6 +197,8 @@ func (t *task) enter(p *process) error {
 		return p.wrong("start", p.status)
 	case init == nil || t.ending || isClosed(init.died) || init.status == taskapi.StatusStopped:
 		return fmt.Errorf("exec %q: container %q has stopped: %w", p.execID, t.id, errdefs.ErrFailedPrecondition)
+	case t.dumping:
+		return fmt.Errorf("exec %q: a checkpoint of container %q is being made: %w", p.execID, t.id, errdefs.ErrFailedPrecondition)
 	case t.paused:
 		return fmt.Errorf("exec %q: container %q is paused: %w", p.execID, t.id, errdefs.ErrFailedPrecondition)
 	}

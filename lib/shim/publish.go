@@ -72,7 +72,7 @@ func forwardAll(address, ns string, all []occurrence) (int, error) {
 func message(p event.Payload) taskapi.Event {
 	switch e := p.(type) {
 	case event.TaskCreate:
-		m := &taskapi.TaskCreate{ContainerID: e.ContainerID, Bundle: e.Bundle, Pid: e.Pid}
+		m := &taskapi.TaskCreate{ContainerID: e.ContainerID, Bundle: e.Bundle, Pid: e.Pid, Checkpoint: e.Checkpoint}
 		if e.IO != nil {
 			m.IO = &taskapi.TaskIO{Stdin: e.IO.Stdin, Stdout: e.IO.Stdout, Stderr: e.IO.Stderr, Terminal: e.IO.Terminal}
 		}

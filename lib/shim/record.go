@@ -90,6 +90,14 @@ func (t *task) recordCreated(pid int) error {
 	return t.write(taskdir.Init, init)
 }
 
+// recordFrozen says that the container waits to be restored: it is created, and has no process yet.
+func (t *task) recordFrozen() error {
+	if t.record == nil {
+		return nil
+	}
+	return t.write(taskdir.Init, taskdir.Process{})
+}
+
 // recordStarted says that the program runs. It comes before init is let go, so that a task which has run is
 // never taken for one that has not.
 func (t *task) recordStarted() error {

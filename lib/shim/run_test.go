@@ -90,8 +90,8 @@ func TestWaitAndState(t *testing.T) {
 	if c, err := k.client.Connect(ctx, &taskapi.ConnectRequest{ID: k.id}); err != nil || c.TaskPid != s.Pid || int(c.ShimPid) != k.shim.Process.Pid {
 		t.Errorf("connect: %+v %v", c, err)
 	}
-	if err := k.client.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: k.id}); !errdefs.IsNotImplemented(err) {
-		t.Errorf("checkpoint: %v", err)
+	if err := k.client.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: k.id}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("checkpoint into no directory: %v", err)
 	}
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE} {
 		must(t, k.shim.Process.Signal(sig))

@@ -33,6 +33,14 @@ func (s *server) Kill(ctx context.Context, r *taskapi.KillRequest) error {
 	if all && isClosed(p.died) {
 		return p.ended() // what it has left is being killed
 	}
+	if sig == unix.SIGKILL && p.frozen != nil {
+		if p.killFrozen() {
+			return nil
+		}
+		if !all {
+			p.awaitOp() // it is being restored, and has no process yet
+		}
+	}
 	if sig == unix.SIGKILL && all {
 		return cgroup.Kill(p.t.cgroup)
 	}
@@ -84,11 +92,14 @@ func (p *process) ended() error {
 func (p *process) killWaiting(sig unix.Signal) (bool, error) {
 	p.t.s.mu.Lock()
 	defer p.t.s.mu.Unlock()
-	if p.status != taskapi.StatusCreated || p.pid == 0 || isClosed(p.died) {
+	if p.status != taskapi.StatusCreated || p.pid == 0 && p.frozen == nil || isClosed(p.died) {
 		return false, nil
 	}
 	switch sig {
 	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		return true, nil
+	}
+	if p.dieFrozen(sig) {
 		return true, nil
 	}
 	p.killedBy = sig
@@ -96,6 +107,13 @@ func (p *process) killWaiting(sig unix.Signal) (bool, error) {
 		return true, fmt.Errorf("signal %d to process %d: %w", sig, p.pid, err)
 	}
 	return true, nil
+}
+
+// killFrozen ends a container that waits to be restored, and reports false for any other.
+func (p *process) killFrozen() bool {
+	p.t.s.mu.Lock()
+	defer p.t.s.mu.Unlock()
+	return p.dieFrozen(unix.SIGKILL)
 }
 
 // endWaiting kills an init that waits for Start, and waits until it is dead. It leaves any other alone.

@@ -67,7 +67,11 @@ func (p *process) startInit(ctx context.Context) error {
 	if err := t.recordStarted(); err != nil {
 		return fmt.Errorf("start container %q: %w", t.id, err)
 	}
-	if err := t.letGo(ctx, p); err != nil {
+	letGo := func() error { return t.letGo(ctx, p) }
+	if p.frozen != nil {
+		letGo = func() error { return t.thawOut(p) }
+	}
+	if err := letGo(); err != nil {
 		t.recordNotStarted()
 		return fmt.Errorf("start container %q: %w", t.id, err)
 	}

@@ -41,6 +41,7 @@ type task struct {
 	init     *process            // nil before Create
 	execs    map[string]*process // by exec id
 	paused   bool
+	dumping  bool           // a checkpoint is being made
 	ending   bool           // nothing new may begin in the container
 	over     bool           // nothing is left to do for it
 	lingers  bool           // it has ended, and waits for its client to remove the container
@@ -84,6 +85,7 @@ type process struct {
 
 	made     ask.Result // of init: what the engine told
 	becoming *os.File   // of init: see ask.Unrunnable
+	frozen   *frozen    // of init: what it is restored from by Start
 	waiting  executable // what init runs until it becomes the program
 	io       *streams
 	died     chan struct{} // closed when the process has been reaped
@@ -181,7 +183,15 @@ func (p *process) name() string {
 // kill ends the container for a reason that goes into its exit record, also when it is paused; mu is held.
 func (t *task) kill(reason string) {
 	p := t.init
-	if p == nil || p.pid == 0 || isClosed(p.died) || p.reason != "" {
+	if p == nil || isClosed(p.died) || p.reason != "" && p.reason != checkpointed {
+		return
+	}
+	if p.frozen != nil && p.pid == 0 {
+		p.reason = reason // while it is being restored, it is killed when it has been
+		p.dieFrozen(unix.SIGKILL)
+		return
+	}
+	if p.pid == 0 {
 		return
 	}
 	t.logf("%s", reason)

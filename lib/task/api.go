@@ -41,6 +41,8 @@ type Given struct {
 	IO      taskdir.IO
 	Options *taskapi.Any // for the shim; nil: those of the container's runtime
 	Shim    string       // path of the shim; empty: that of the container's runtime
+	// Checkpoint is a directory of criu's images, which Begin restores. Until then it has to stay.
+	Checkpoint string
 }
 
 // CreateGiven is [Task.Create] with what a client of the API has given. A container that has a task, also one that has
@@ -51,7 +53,7 @@ func (t *Task) CreateGiven(ctx context.Context, g Given) error {
 		err = t.hasTask()
 	}
 	if err == nil {
-		err = t.Create(ctx, StartOptions{given: &g})
+		err = t.Create(ctx, StartOptions{given: &g, Checkpoint: g.Checkpoint})
 	}
 	if _, raced := errors.AsType[*RunningError](err); raced {
 		return t.hasTask()

@@ -37,7 +37,7 @@ func (t *Task) bundleDir() string {
 func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.CreateTaskRequest, []joined, error) {
 	t.foreign = r.foreign
 	dir := t.bundleDir()
-	req := &taskapi.CreateTaskRequest{ID: t.ID(), Bundle: dir}
+	req := &taskapi.CreateTaskRequest{ID: t.ID(), Bundle: dir, Checkpoint: o.Checkpoint}
 	var s *specs.Spec
 	var raw []byte
 	err := t.d.View(ctx, func(tx *state.Tx) (err error) {

@@ -208,7 +208,10 @@ func (t *Task) introduce(ctx context.Context, b taskapi.Bootstrap) error {
 }
 
 // recordCreated writes down the init process of a foreign shim's task.
-func (t *Task) recordCreated() error {
+func (t *Task) recordCreated(restores bool) error {
+	if t.pid <= 0 && restores {
+		return taskdir.Write(t.Dir(), taskdir.Init, taskdir.Process{}) // Start gives it one
+	}
 	if t.pid <= 0 {
 		return fmt.Errorf("the shim has made a task without a pid: %w", errdefs.ErrUnknown)
 	}
@@ -228,6 +231,13 @@ func (t *Task) recordStarted(context.Context) error {
 	var s taskdir.Supervisor
 	if known, err := taskdir.Read(t.Dir(), taskdir.Shim, &s); err != nil || !known || !s.Foreign {
 		return err
+	}
+	if restores, err := t.ToRestore(); err != nil {
+		return err
+	} else if restores {
+		if err := t.recordCreated(false); err != nil {
+			return err
+		}
 	}
 	if err := taskdir.Write(t.Dir(), taskdir.Begun, taskdir.Started{At: time.Now().UTC()}); err != nil {
 		return err

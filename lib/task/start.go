@@ -30,6 +30,8 @@ type StartOptions struct {
 	ConsoleSize *specs.Box
 	// Cgroups says where container and supervisor live.
 	Cgroups Cgroups
+	// Checkpoint is a directory of criu's images from which the processes are restored; empty: the program is started.
+	Checkpoint string
 	// Shim is the path of ctr-shim; empty: beside this program, else on PATH.
 	Shim string
 
@@ -246,7 +248,7 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 	}
 	t.pid = int(made.Pid)
 	if r.foreign {
-		if err := t.recordCreated(); err != nil {
+		if err := t.recordCreated(o.Checkpoint != ""); err != nil {
 			return err
 		}
 		if t.Container.Transient {
@@ -255,8 +257,10 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 			}
 		}
 	}
-	if err := t.attach(ctx); err != nil {
-		return err
+	if o.Checkpoint == "" { // else there is nothing yet to attach, and begin does
+		if err := t.attach(ctx); err != nil {
+			return err
+		}
 	}
 	crash.Point("task.created")
 	return nil
@@ -289,7 +293,15 @@ func (t *Task) quit(s *supervisor) {
 
 // begin lets the waiting init process become the program.
 func (t *Task) begin(ctx context.Context) error {
-	err := t.call(ctx, t.patience(), func(ctx context.Context, c *taskapi.Client) error {
+	within := t.patience()
+	restores, err := t.ToRestore()
+	if err != nil {
+		return err
+	}
+	if restores {
+		within = checkpointTime
+	}
+	err = t.call(ctx, within, func(ctx context.Context, c *taskapi.Client) error {
 		started, err := c.Start(ctx, &taskapi.StartRequest{ID: t.ID()})
 		if err == nil {
 			t.pid = int(started.Pid)
@@ -301,6 +313,12 @@ func (t *Task) begin(ctx context.Context) error {
 	}
 	if err := t.recordStarted(ctx); err != nil {
 		return err
+	}
+	if restores {
+		crash.Point("task.restored")
+		if err := t.attach(ctx); err != nil {
+			return err
+		}
 	}
 	crash.Point("task.started")
 	return nil

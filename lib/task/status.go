@@ -177,7 +177,7 @@ func (t *Task) view(ctx context.Context) (taskdir.View, error) {
 // viewWithin is view with a bound for the answer of a foreign shim.
 func (t *Task) viewWithin(ctx context.Context, within time.Duration) (taskdir.View, error) {
 	v, err := taskdir.Look(t.Dir())
-	if err != nil || !v.Supervisor.Foreign || v.State != taskdir.Running && v.State != taskdir.Created || v.Init.Alive() {
+	if err != nil || !v.Supervisor.Foreign || v.State != taskdir.Running && v.State != taskdir.Created || v.Init.PID == 0 || v.Init.Alive() {
 		return v, err
 	}
 	if exit, ok := t.askExit(ctx, v.Supervisor.Address, within); ok {

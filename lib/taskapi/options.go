@@ -32,7 +32,12 @@ type CheckpointOptions struct {
 	CgroupsMode         string // soft, full or strict; empty: the engine's choice
 	ImagePath           string // where the checkpoint goes
 	WorkPath            string // where criu writes beside
-	ParentPath          string // earlier checkpoint to which this one adds
+	ParentPath          string // earlier checkpoint to which this one adds, relative to ImagePath
+}
+
+// PreDump is of ctr-shim alone, in place of CheckpointOptions: memory is written, as the parent of a later checkpoint.
+type PreDump struct {
+	Options []byte // the encoded CheckpointOptions
 }
 
 // ProcessDetails is containerd.runc.v1.ProcessDetails, the Info of a
@@ -63,6 +68,7 @@ func (p *ProcessInfo) ExecID() string {
 
 func (*Options) typeName() string           { return RuncOptionsURL }
 func (*CheckpointOptions) typeName() string { return "containerd.runc.v1.CheckpointOptions" }
+func (*PreDump) typeName() string           { return "dev.ctrd.task.PreDump" }
 func (*ProcessDetails) typeName() string    { return "containerd.runc.v1.ProcessDetails" }
 func (*ConfigOptions) typeName() string     { return "runtimeoptions.v1.Options" }
 
@@ -93,6 +99,8 @@ func (m *CheckpointOptions) fields(c *codec) {
 	c.string(9, &m.WorkPath)
 	c.string(10, &m.ParentPath)
 }
+
+func (m *PreDump) fields(c *codec) { c.bytes(1, &m.Options) }
 
 func (m *ProcessDetails) fields(c *codec) { c.string(1, &m.ExecID) }
 

@@ -27,11 +27,13 @@ const (
 
 // The verbs: what argv of the engine process names.
 const (
-	Create = "create" // a container from config.json of the working directory; its init waits to be started
-	Start  = "start"  // init becomes the program; only for engines that give no Result.FIFO
-	Exec   = "exec"   // one more process in a running container
-	Update = "update" // new limits for a running container
-	Delete = "delete" // remove what is left of a stopped container, and run its poststop hooks
+	Create  = "create"     // a container from config.json of the working directory; its init waits to be started
+	Start   = "start"      // init becomes the program; only for engines that give no Result.FIFO
+	Exec    = "exec"       // one more process in a running container
+	Dump    = "checkpoint" // what a running container's processes are, into a directory
+	Restore = "restore"    // a container from config.json and a checkpoint; it runs then
+	Update  = "update"     // new limits for a running container
+	Delete  = "delete"     // remove what is left of a stopped container, and run its poststop hooks
 )
 
 // Engine says which engine makes a container. It is the same in all requests for that container.
@@ -41,7 +43,7 @@ type Engine struct {
 	SystemdCgroup bool   `json:"systemd_cgroup,omitempty"` // systemd makes the cgroup: the spec has SLICE:PREFIX:NAME
 }
 
-// Request asks for one thing. The files that go with Create and Exec are the process's stdin, stdout and
+// Request asks for one thing. The files that go with Create, Restore and Exec are the process's stdin, stdout and
 // stderr, or, with Terminal, one socket on which the terminal's master is to be sent.
 //
 // An engine whose requester closes the socket gives up and ends.
@@ -53,10 +55,11 @@ type Request struct {
 	NoPivotRoot  bool          `json:"no_pivot_root,omitempty"`  // Create
 	Filters      string        `json:"filters,omitempty"`        // Create, Exec: the directory of compiled seccomp filters; empty: none are kept
 	File         string        `json:"file,omitempty"`           // Exec: JSON of an OCI process; Update: of OCI resources
+	Checkpoint   *Checkpoint   `json:"checkpoint,omitempty"`     // Dump, Restore
 	Timeout      time.Duration `json:"timeout,omitempty"`        // of an OCI engine; 0: one minute
 }
 
-// Hello comes from the engine before anything else with Create, so that the parent need not read
+// Hello comes from the engine before anything else with Create and Restore, so that the parent need not read
 // config.json itself. What is wrong with the file is told by the Result.
 type Hello struct {
 	CgroupsPath string `json:"cgroups_path,omitempty"` // where the container's cgroup will be, in every hierarchy

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package checkpoint makes images of containers that run, processes included, and containers of these.
+//
+// # On disk
+//
+// Criu writes into, and reads from, a directory: dump-RANDOM or restore-RANDOM of containers/<namespace>/<uid>/ below the root,
+// which is removed when the checkpoint is in the content store, or the container restored. Beside it is RANDOM.lock, which the
+// process that needs the directory holds.
+//
+// # After a crash
+//
+// The next checkpoint, or restore, of the container removes what is left of a killed one; so does its removal.
+package checkpoint

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/test/world"
+)
+
+// counter writes a growing number again and again, so that what it goes on with tells what it was restored from.
+const counter = "n=0; while true; do n=$((n+1)); echo $n; sleep 0.05; done"
+
+// testCheckpoint makes checkpoints of a container that runs on and of one that ends with it, and restores that into a new one.
+func testCheckpoint(t *testing.T, e ask.Engine) {
+	world.Criu(t)
+	b := newBundle(t, e, "sh", "-c", counter)
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	o, err := b.create()
+	must(t, err)
+	must(t, b.start())
+	out := bufioLines(o.r)
+	first := out.next(t)
+	for range 3 {
+		dir := t.TempDir()
+		if _, _, err := b.request(ask.Dump, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir}}); err != nil {
+			t.Fatal(err)
+		}
+		out.next(t) // it runs on
+	}
+	dir := t.TempDir()
+	if _, _, err := b.request(ask.Dump, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir, Exit: true}}); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.wait(b.made.Pid); status != 128+int(unix.SIGKILL) {
+		t.Errorf("status %d", status)
+	}
+	last := out.rest()
+	b.remove()
+
+	b2 := newBundle(t, e, "sh", "-c", counter)
+	b2.spec.Linux.Namespaces = b.spec.Linux.Namespaces
+	b2.writeSpec()
+	o2 := b2.output(false)
+	res, _, err := b2.request(ask.Restore, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir}}, o2.give...)
+	o2.given(err)
+	b2.made, b2.delete = res, err == nil
+	must(t, err)
+	n := bufioLines(o2.r).next(t)
+	if n <= last || n > last+5 {
+		t.Errorf("it was at %d (began with %d) and goes on with %d", last, first, n)
+	}
+	must(t, cgroup.Kill(b2.cgroup()))
+	b2.wait(res.Pid)
+	b2.remove()
+	if left, _ := filepath.Glob(b2.path("engine", "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// numbers are lines of numbers.
+type numbers struct {
+	r    io.Reader
+	buf  []byte
+	last int
+}
+
+func bufioLines(r *os.File) *numbers { return &numbers{r: r} }
+
+func (l *numbers) next(t *testing.T) int {
+	t.Helper()
+	if f, ok := l.r.(*os.File); ok {
+		f.SetReadDeadline(time.Now().Add(20 * time.Second))
+	}
+	for {
+		if i := bytes.IndexByte(l.buf, '\n'); i >= 0 {
+			n := 0
+			for _, c := range l.buf[:i] {
+				n = n*10 + int(c-'0')
+			}
+			l.buf, l.last = l.buf[i+1:], n
+			return n
+		}
+		b := make([]byte, 256)
+		n, err := l.r.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.buf = append(l.buf, b[:n]...)
+	}
+}
+
+// rest reads to the end and gives the last number.
+func (l *numbers) rest() int {
+	all, _ := io.ReadAll(l.r)
+	l.buf = append(l.buf, all...)
+	for _, line := range strings.Fields(string(l.buf)) {
+		n := 0
+		for _, c := range line {
+			n = n*10 + int(c-'0')
+		}
+		l.last = n
+	}
+	return l.last
+}
+
+// A checkpoint that cannot be restored here is refused before anything is made of it.
+func TestCheckMade(t *testing.T) {
+	core := func(machine byte) []byte {
+		b := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, magicImage), magicCore)
+		return append(b, 2, 0, 0, 0, 8, machine)
+	}
+	own := byte(1)
+	if runtime.GOARCH == "arm64" {
+		own = 3
+	}
+	made := `{"criu":40101,"arch":"` + runtime.GOARCH + `"}`
+	for name, c := range map[string]struct {
+		made string
+		core []byte
+		want string
+	}{
+		"good":                    {made, core(own), ""},
+		"of another tool":         {"", core(own), ""},
+		"newer criu":              {`{"criu":90000,"arch":"` + runtime.GOARCH + `"}`, core(own), "made by criu 9.0.0, and the one here is 4.1.1"},
+		"another architecture":    {`{"criu":1,"arch":"s390x"}`, core(own), `made on "s390x"`},
+		"another core":            {made, core(5), `made on architecture "s390x"`},
+		"a core without a number": {made, []byte("\x00\x01"), "no image of criu's"},
+		"no core":                 {made, nil, "has no process"},
+		"broken":                  {"{", core(own), "unexpected end"},
+	} {
+		dir := t.TempDir()
+		if c.made != "" {
+			must(t, os.WriteFile(filepath.Join(dir, madeFile), []byte(c.made), 0o600))
+		}
+		if c.core != nil {
+			must(t, os.WriteFile(filepath.Join(dir, "core-1.img"), c.core, 0o600))
+		}
+		err := checkMade(&ask.Checkpoint{Dir: dir}, 40101)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Without criu the error says what is missing, and how to get it.
+func TestNoCriu(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv(CriuEnv, "/nowhere/cri")
+	if _, err := needCriu(); err == nil || !strings.Contains(err.Error(), "is not the absolute path") {
+		t.Error(err)
+	}
+	t.Setenv(CriuEnv, "")
+	if _, err := os.Stat("/usr/sbin/criu"); err == nil {
+		t.Skip("criu is installed")
+	}
+	if _, err := needCriu(); err == nil || !strings.Contains(err.Error(), "install the package criu") {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/cgroup"
+	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/taskapi"
+)
+
+// checkpointed is the reason in the exit record of a container that has ended with its checkpoint. No restart policy
+// applies to it.
+const checkpointed = "checkpointed"
+
+// Checkpoint writes what the container's processes are into a directory. One that fails leaves the container running, or paused,
+// as it was. It does not end with the client's connection.
+func (s *server) Checkpoint(_ context.Context, r *taskapi.CheckpointTaskRequest) error {
+	p, err := s.get(r.ID, "")
+	if err != nil {
+		return err
+	}
+	var o taskapi.CheckpointOptions
+	var pre taskapi.PreDump
+	preDump := r.Options.To(&pre) == nil
+	if preDump {
+		err = taskapi.Unmarshal(pre.Options, &o)
+	} else if err = r.Options.To(&o); errdefs.IsNotFound(err) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("checkpoint options: %w", err)
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	if err := p.checkpoint(r.Path, o, preDump); err != nil {
+		return fmt.Errorf("checkpoint container %q: %w", r.ID, err)
+	}
+	s.emit(event.TaskCheckpointed{ContainerID: r.ID, Checkpoint: r.Path})
+	return nil
+}
+
+func (p *process) checkpoint(dir string, o taskapi.CheckpointOptions, preDump bool) error {
+	t, s := p.t, p.t.s
+	if dir == "" {
+		dir = t.options.CriuImagePath
+	}
+	if !filepath.IsAbs(dir) {
+		return fmt.Errorf("directory %q is not an absolute path: %w", dir, errdefs.ErrInvalidArgument)
+	}
+	made, err := makeDir(dir)
+	if err != nil {
+		return err
+	}
+	paused, err := t.beginCheckpoint(p, o.Exit)
+	if err != nil {
+		return errors.Join(err, made())
+	}
+	work := o.WorkPath
+	if work == "" {
+		work = t.options.CriuWorkPath
+	}
+	crash.Point("shim.checkpoint")
+	err = t.ask(ask.Dump, ask.Request{Checkpoint: &ask.Checkpoint{
+		Dir: dir, Parent: o.ParentPath, Work: work, Exit: o.Exit, PreDump: preDump, TCP: o.OpenTCP, Unix: o.ExternalUnixSockets,
+		ShellJob: o.Terminal, FileLocks: o.FileLocks, Empty: o.EmptyNamespaces, Cgroups: o.CgroupsMode,
+	}}, nil)
+	crash.Point("shim.checkpointed")
+	if err == nil && o.Exit {
+		err = p.endCheckpointed()
+	}
+	s.mu.Lock()
+	t.dumping = false
+	if err != nil && p.reason == checkpointed {
+		p.reason = ""
+	}
+	s.mu.Unlock()
+	if err == nil {
+		return nil
+	}
+	// A criu that was killed leaves the container frozen.
+	if !paused && !isClosed(p.died) {
+		if terr := t.thaw(); terr != nil {
+			t.logf("%v", terr)
+		}
+	}
+	return errors.Join(err, made())
+}
+
+// makeDir makes the directory of a checkpoint, and gives what takes it away again if it was not there.
+func makeDir(dir string) (undo func() error, err error) {
+	if _, err := os.Lstat(dir); err == nil {
+		return func() error { return nil }, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return func() error { return os.RemoveAll(dir) }, nil
+}
+
+// beginCheckpoint admits a checkpoint, which no exec may begin in. It tells whether the container is paused.
+func (t *task) beginCheckpoint(p *process, exit bool) (paused bool, err error) {
+	s := t.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := p.state(); st != taskapi.StatusRunning && st != taskapi.StatusPaused || t.ending || isClosed(p.died) {
+		return false, p.wrong("checkpoint", st)
+	}
+	for _, e := range t.execs {
+		// Its processes are nobody's children in the container.
+		if e.status == taskapi.StatusRunning && !isClosed(e.died) {
+			return false, fmt.Errorf("%s runs, and cannot be part of it: %w", e.name(), errdefs.ErrFailedPrecondition)
+		}
+	}
+	if t.entering > 0 {
+		return false, fmt.Errorf("an exec is being started: %w", errdefs.ErrFailedPrecondition)
+	}
+	t.dumping = true
+	if exit && p.reason == "" {
+		p.reason = checkpointed
+	}
+	return t.paused, nil
+}
+
+// endCheckpointed waits for the end of a container that criu has killed, and kills one that was paused meanwhile.
+func (p *process) endCheckpointed() error {
+	p.t.s.mu.Lock()
+	if !isClosed(p.died) {
+		unix.Kill(p.pid, unix.SIGKILL)
+	}
+	p.t.s.mu.Unlock()
+	if err := p.t.thaw(); err != nil {
+		p.t.logf("%v", err)
+	}
+	select {
+	case <-p.died:
+		return nil
+	case <-time.After(drainTime):
+		return fmt.Errorf("it does not end: %w", context.DeadlineExceeded)
+	}
+}
+
+// frozen is what a container that is made from a checkpoint waits with for Start.
+type frozen struct {
+	request ask.Request
+	thawing bool // its processes are being restored; guarded by the server's mu
+}
+
+// awaitRestore sets up all of a container that is made from a checkpoint but its processes: Start restores these.
+func (t *task) awaitRestore(p *process, e *engineProcess, r *taskapi.CreateTaskRequest) error {
+	defer e.close()
+	if st, err := os.Stat(r.Checkpoint); err != nil || !st.IsDir() || !filepath.IsAbs(r.Checkpoint) {
+		return fmt.Errorf("checkpoint %q is not the absolute path of a directory: %w", r.Checkpoint, errdefs.ErrInvalidArgument)
+	}
+	if err := errors.Join(t.meet(e), t.recordEngine()); err != nil {
+		return err
+	}
+	if err := t.reserve(); err != nil {
+		return fmt.Errorf("set aside the room for the exit record: %w", err)
+	}
+	var err error
+	if p.io, err = t.openStreams(p); err != nil {
+		return err
+	}
+	p.frozen = &frozen{request: ask.Request{
+		Mounts: rootMounts(r.Rootfs), Terminal: r.Terminal, NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring,
+		Checkpoint: &ask.Checkpoint{Dir: r.Checkpoint, Parent: r.ParentCheckpoint, Work: t.options.CriuWorkPath},
+	}}
+	t.s.mu.Lock()
+	t.init = p
+	t.s.mu.Unlock()
+	if err := t.recordFrozen(); err != nil {
+		return err
+	}
+	t.s.mu.Lock()
+	p.status = taskapi.StatusCreated
+	if err := t.s.refuses(); err != nil {
+		t.kill(err.Error())
+	}
+	t.s.mu.Unlock()
+	go p.watchClient()
+	crash.Point("shim.restore-waits")
+	return nil
+}
+
+// thawOut restores the processes of a container that waits for it, which then run. One that fails leaves the container waiting.
+func (t *task) thawOut(p *process) error {
+	e, err := t.spawnEngine(ask.Restore)
+	if err != nil {
+		return err
+	}
+	thawing := func(is bool) {
+		t.s.mu.Lock()
+		defer t.s.mu.Unlock()
+		p.frozen.thawing = is
+		if reason := p.reason; !is && reason != "" {
+			// Somebody has ended it meanwhile, when it had no process.
+			p.reason = ""
+			t.kill(reason)
+		}
+	}
+	thawing(true)
+	if err := t.meet(e); err != nil {
+		e.close()
+		thawing(false)
+		return err
+	}
+	req := p.frozen.request
+	req.Engine = t.engine()
+	p.made.Delete = req.Binary != ""
+	err = e.run(req, p, p.io.give...)
+	crash.Point("shim.restored")
+	if err != nil {
+		// Half of them may be there.
+		if kerr := errors.Join(cgroup.Kill(t.cgroup), cgroup.Remove(t.cgroup)); kerr != nil {
+			t.logf("undo the restore: %v", kerr)
+		}
+		thawing(false)
+		return err
+	}
+	thawing(false)
+	if err := p.io.begin(); err != nil {
+		t.logf("%v", err)
+	}
+	if err := t.recordCreated(p.pid); err != nil {
+		t.logf("record what was restored: %v", err)
+	}
+	return nil
+}
+
+// dieFrozen ends a container that waits to be restored, as a signal would; mu is held. It reports false for any other.
+func (p *process) dieFrozen(sig unix.Signal) bool {
+	if p.status != taskapi.StatusCreated || p.frozen == nil || p.frozen.thawing || p.pid != 0 || isClosed(p.died) {
+		return false
+	}
+	p.reaped(ending{status: 128 + uint32(sig), at: time.Now().UTC()})
+	return true
+}

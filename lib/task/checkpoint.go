@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// checkpointTime bounds a checkpoint: the memory of a container is written.
+const checkpointTime = 6 * time.Minute
+
+// Checkpoint has the processes of the running task written as criu's images into the directory o.ImagePath, which is made. With
+// o.Exit the task ends, and no restart policy applies. One that fails leaves the task as it was. The caller that is killed
+// leaves the supervisor at it, which goes on.
+func (t *Task) Checkpoint(ctx context.Context, o taskapi.CheckpointOptions) error {
+	return t.checkpoint(ctx, o.ImagePath, taskapi.NewAny(&o))
+}
+
+// PreDump has the memory of the running task written, as the parent of a later checkpoint, while it runs on.
+func (t *Task) PreDump(ctx context.Context, o taskapi.CheckpointOptions) error {
+	v, err := taskdir.Look(t.Dir())
+	if err == nil && v.Supervisor.Foreign {
+		err = fmt.Errorf("its shim is not ctr-shim, and makes no pre-dump: %w", errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		return fmt.Errorf("checkpoint container %q: %w", t.ID(), err)
+	}
+	return t.checkpoint(ctx, o.ImagePath, taskapi.NewAny(&taskapi.PreDump{Options: taskapi.Marshal(&o)}))
+}
+
+func (t *Task) checkpoint(ctx context.Context, dir string, o *taskapi.Any) error {
+	return t.call(ctx, checkpointTime, func(ctx context.Context, c *taskapi.Client) error {
+		return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.ID(), Path: dir, Options: o})
+	})
+}
+
+// AwaitStopped waits until the task that has ended with its checkpoint is recorded as such.
+func (t *Task) AwaitStopped(ctx context.Context) error { return t.awaitEndFor(ctx, endWithin) }
+
+// ToRestore tells whether the task is one that Start restores from a checkpoint: it is created and has no process yet.
+func (t *Task) ToRestore() (bool, error) {
+	if t.inc == "" {
+		return false, nil
+	}
+	var init taskdir.Process
+	created, err := taskdir.Read(t.Dir(), taskdir.Init, &init)
+	return created && init.PID == 0, err
+}
