@@ -12,7 +12,10 @@
 //
 // The options uidmap= and gidmap= of an overlay show its lower directories with other owners: through a mapped
 // mount (Linux 5.19, and a file system that can), else by copies in the upper directory, which take the time and the
-// room of the layers once.
+// room of the layers once. Those of a bind mount show all that is bound so, through a mapped mount alone.
+//
+// A list in which the type of a mount begins with "format/" is one mount: its texts name the mounts before it, which are made
+// in a mount namespace of a thread and seen nowhere ([Fill]). [Detached] mounts something to be read by way of a descriptor.
 //
 // A target is used by a descriptor of it, so that it cannot become a symbolic link between the look and
 // the mount; a target that is one is refused.
