@@ -62,11 +62,11 @@ var unknown = []byte("\xc0\xb8\x02\x01" + "\xc1\xb8\x0212345678" + "\xc2\xb8\x02
 
 // TestUnknownFields: they change nothing of the answer.
 func TestUnknownFields(t *testing.T) {
-	s := serve(t, Options{})
-	c := dial(t, s.path)
-	for _, m := range s.methods() {
-		for _, known := range []string{"", "\x0a\x02.."} {
-			without, with := answered(t, s, c, m, "default", []byte(known)), answered(t, s, c, m, "default", append([]byte(known), unknown...))
+	one, other := serve(t, Options{}), serve(t, Options{})
+	c, d := dial(t, one.path), dial(t, other.path)
+	for _, m := range one.methods() {
+		for _, known := range []string{"", "\x0a\x04name"} {
+			without, with := answered(t, one, c, m, "default", []byte(known)), answered(t, other, d, m, "default", append([]byte(known), unknown...))
 			if status.Code(without) != status.Code(with) {
 				t.Errorf("%s: %q: %v, with fields that it does not know %v", m, known, without, with)
 			}
