@@ -51,10 +51,15 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-func openDir(t testing.TB) *state.Dir {
+func openDir(t testing.TB) *state.Dir { return openWaiting(t, 0) }
+
+// openPatient makes a state directory of which the locks are waited for.
+func openPatient(t testing.TB) *state.Dir { return openWaiting(t, -1) }
+
+func openWaiting(t testing.TB, wait time.Duration) *state.Dir {
 	t.Helper()
 	dir := t.TempDir()
-	d, err := state.Open(state.Config{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state")})
+	d, err := state.Open(state.Config{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Wait: wait})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,10 @@ import (
 // View), the parent and the labels count. No collection takes the parent in between. The caller holds no lock. What else
 // is to be in the same commit may be given.
 func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s Info, also ...func(*state.Tx) error) (made Info, err error) {
+	// One that is there is told without a wait for those who remove others.
+	if err := d.View(ctx, func(tx *state.Tx) error { return sn.free(tx, ns, s.Key) }); err != nil {
+		return s, err
+	}
 	defer d.EmptyTrash() // of one that fails
 	l, err := lease.Take(d)
 	if err != nil {
@@ -271,6 +275,14 @@ func (sn *Snapshotter) NotMounted(ctx context.Context, d *state.Dir, ns, key str
 // on or that unfinished work needs is errdefs.ErrFailedPrecondition. used, unless it is nil, may object to the
 // removal.
 func (sn *Snapshotter) Delete(ctx context.Context, d *state.Dir, ns, key string, used func(*state.Tx, Info) error) (err error) {
+	// One that is not there is told without a wait for those who remove others.
+	err = d.View(ctx, func(tx *state.Tx) error {
+		_, err := sn.Get(tx, ns, key)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	defer d.EmptyTrash()
 	// As a collection does it, so that no lease is taken meanwhile.
 	l, err := d.Lock(ctx, nil, lock.Collect, "collect", lock.Exclusive)

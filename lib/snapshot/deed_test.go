@@ -73,6 +73,27 @@ func TestNobodyObjects(t *testing.T) {
 	}
 }
 
+// TestToldAtOnce: what is there and what is not is told while others hold the lock of a collection.
+func TestToldAtOnce(t *testing.T) {
+	b := newBench(t, snapshot.Overlay, t.TempDir())
+	b.prepare("s", "")
+	l, err := b.d.Lock(t.Context(), nil, lock.Collect, "collect", lock.Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Release()
+	hasty, err := state.Open(state.Config{Root: b.d.Path(), State: b.d.Run(), Wait: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := snapshot.Overlay.Create(t.Context(), hasty, "ns", snapshot.Info{Key: "s", Kind: snapshot.Active}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("one that is there is made: %v", err)
+	}
+	if err := snapshot.Overlay.Delete(t.Context(), hasty, "ns", "none", nil); !errdefs.IsNotFound(err) {
+		t.Errorf("one that is not there is removed: %v", err)
+	}
+}
+
 // TestCommitAndMount: nobody mounts what is being committed, and what is mounted is committed on demand alone.
 func TestCommitAndMount(t *testing.T) {
 	b := newBench(t, snapshot.Overlay, t.TempDir())

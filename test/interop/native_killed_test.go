@@ -20,12 +20,16 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/dialer"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/image-spec/identity"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
 	grpcstatus "google.golang.org/grpc/status"
 
 	"ctrd.dev/ctrd/test/world"
@@ -102,6 +106,15 @@ func activate(t *testing.T) *activated {
 	return a
 }
 
+// connect makes a client that connects again at once. By itself gRPC waits longer after each connection that breaks before the
+// server has spoken, as those to a server that is killed early do: up to 3 s in containerd's client.
+func (a *activated) connect() (*containerd.Client, error) {
+	return containerd.New(a.socket, containerd.WithTimeout(time.Second), containerd.WithDialOpts([]grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dialer.ContextDialer),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second, Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5, MaxDelay: killEvery / 2}}),
+	}))
+}
+
 // stubborn is a client that asks again when the server is gone, as a sane one does.
 type stubborn struct {
 	*containerd.Client
@@ -144,6 +157,12 @@ func (s *stubborn) life(id string, code uint32, parent string) error {
 	var rootfs []*apitypes.Mount
 	api := s.TaskService()
 	snapshotter := s.SnapshotService("overlayfs")
+	if err := s.do("snapshot", func(ctx context.Context) error {
+		_, err := snapshotter.Prepare(ctx, id, parent)
+		return err
+	}, errdefs.ErrAlreadyExists); err != nil {
+		return err
+	}
 	if err := s.do("container", func(ctx context.Context) error {
 		c := containers.Container{ID: id, Snapshotter: "overlayfs", SnapshotKey: id, Runtime: containers.RuntimeInfo{Name: "io.containerd.runc.v2"}}
 		made, err := oci.GenerateSpec(ctx, s.Client, &c, oci.WithDefaultPathEnv, oci.WithProcessArgs("sh", "-c", "while ! test -e /end; do sleep 0.05; done; exit "+fmt.Sprint(code)))
@@ -155,12 +174,6 @@ func (s *stubborn) life(id string, code uint32, parent string) error {
 			return err
 		}
 		_, err = s.ContainerService().Create(ctx, c)
-		return err
-	}, errdefs.ErrAlreadyExists); err != nil {
-		return err
-	}
-	if err := s.do("snapshot", func(ctx context.Context) error {
-		_, err := snapshotter.Prepare(ctx, id, parent)
 		return err
 	}, errdefs.ErrAlreadyExists); err != nil {
 		return err
@@ -242,7 +255,7 @@ func TestNativeKilledAgain(t *testing.T) {
 	}
 	a := activate(t)
 	a.Must(t, "ctr-pull", "-q", busybox)
-	first, err := containerd.New(a.socket, containerd.WithTimeout(time.Second))
+	first, err := a.connect()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +278,7 @@ func TestNativeKilledAgain(t *testing.T) {
 	until := time.Now().Add(time.Duration(seconds) * time.Second)
 	for i := range clients {
 		group.Go(func() {
-			c, err := containerd.New(a.socket, containerd.WithTimeout(time.Second))
+			c, err := a.connect()
 			if err != nil {
 				t.Error(err)
 				return
