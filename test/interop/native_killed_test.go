@@ -122,6 +122,7 @@ type stubborn struct {
 	patient time.Duration // for one answer
 	longest time.Duration // that one answer took
 	asked   int
+	took    map[string]time.Duration // the longest answer, by what was asked
 }
 
 // do calls until there is an answer. An answer that the call before may have brought about is fine too.
@@ -136,6 +137,7 @@ func (s *stubborn) do(what string, call func(context.Context) error, too ...erro
 			err = errgrpc.ToNative(err)
 		}
 		s.longest = max(s.longest, time.Since(began))
+		s.took[what] = max(s.took[what], time.Since(began))
 		if err == nil {
 			return nil
 		}
@@ -261,7 +263,7 @@ func TestNativeKilledAgain(t *testing.T) {
 	}
 	defer first.Close()
 	var parent string
-	if err := (&stubborn{Client: first, ctx: in("default"), patient: time.Minute}).do("image", func(ctx context.Context) error {
+	if err := (&stubborn{Client: first, ctx: in("default"), patient: time.Minute, took: map[string]time.Duration{}}).do("image", func(ctx context.Context) error {
 		image, err := first.GetImage(ctx, busybox)
 		if err != nil {
 			return err
@@ -275,6 +277,8 @@ func TestNativeKilledAgain(t *testing.T) {
 	var group sync.WaitGroup
 	var lives, asked atomic.Int64
 	var longest atomic.Int64
+	var mu sync.Mutex
+	took := map[string]time.Duration{}
 	until := time.Now().Add(time.Duration(seconds) * time.Second)
 	for i := range clients {
 		group.Go(func() {
@@ -284,7 +288,7 @@ func TestNativeKilledAgain(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			s := &stubborn{Client: c, ctx: in("default"), patient: 2 * time.Minute}
+			s := &stubborn{Client: c, ctx: in("default"), patient: 2 * time.Minute, took: map[string]time.Duration{}}
 			for n := 0; time.Now().Before(until) || n == 0; n++ {
 				id := fmt.Sprintf("c%d-%d", i, n)
 				if err := s.life(id, uint32(10+i%100), parent); err != nil {
@@ -294,6 +298,11 @@ func TestNativeKilledAgain(t *testing.T) {
 				lives.Add(1)
 			}
 			asked.Add(int64(s.asked))
+			mu.Lock()
+			defer mu.Unlock()
+			for what, d := range s.took {
+				took[what] = max(took[what], d.Round(time.Millisecond))
+			}
 			for was := longest.Load(); int64(s.longest) > was && !longest.CompareAndSwap(was, int64(s.longest)); was = longest.Load() {
 			}
 		})
@@ -301,6 +310,7 @@ func TestNativeKilledAgain(t *testing.T) {
 	group.Wait()
 	a.stop()
 	t.Logf("%d kills, %d clients, %d lives of containers, %d calls, of which the longest was answered after %s", a.kills.Load(), clients, lives.Load(), asked.Load(), time.Duration(longest.Load()).Round(time.Millisecond))
+	t.Logf("the longest waits: %v", took)
 	for _, list := range [][]string{{"ctr-task", "ls", "-q"}, {"ctr-snap", "ls", "-q", "--kind", "active"}} {
 		if out := a.Must(t, list...); out != "" && !t.Failed() {
 			t.Errorf("%s: %s", list, out)
