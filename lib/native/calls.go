@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
@@ -79,7 +80,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	defer release()
 	began, ended := time.Now(), s.metrics.begin("unary", info.FullMethod)
 	defer func() {
-		err = s.end(ctx, info.FullMethod, began, recover(), err)
+		err = s.end(ctx, info.FullMethod, req, began, recover(), err)
 		ended(status.Code(err))
 	}()
 	return handle(ctx, req)
@@ -90,7 +91,7 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 	defer release()
 	began, ended := time.Now(), s.metrics.begin(kindOfStream(info), info.FullMethod)
 	defer func() {
-		err = s.end(ctx, info.FullMethod, began, recover(), err)
+		err = s.end(ctx, info.FullMethod, nil, began, recover(), err)
 		ended(status.Code(err))
 	}()
 	return handle(srv, withContext{stream, ctx})
@@ -116,8 +117,29 @@ type withContext struct {
 // Context implements grpc.ServerStream.
 func (s withContext) Context() context.Context { return s.ctx }
 
+// subject names what a request is about, for the log: the id of a container or a sandbox, the key of a snapshot, or a name; empty where it has none.
+func subject(req any) string {
+	switch r := req.(type) {
+	case interface{ GetContainerID() string }:
+		return r.GetContainerID()
+	case interface{ GetSandboxID() string }:
+		return r.GetSandboxID()
+	case interface {
+		GetContainer() *containersapi.Container
+	}:
+		return r.GetContainer().GetID()
+	case interface{ GetKey() string }:
+		return r.GetKey()
+	case interface{ GetID() string }:
+		return r.GetID()
+	case interface{ GetName() string }:
+		return r.GetName()
+	}
+	return ""
+}
+
 // end makes of how a call ended the error that its client is told, and logs it. A panic ends the call alone.
-func (s *Server) end(ctx context.Context, method string, began time.Time, panicked any, err error) error {
+func (s *Server) end(ctx context.Context, method string, req any, began time.Time, panicked any, err error) error {
 	if panicked != nil {
 		s.log.Error("a call failed", "method", method, "panic", panicked, "stack", string(debug.Stack()))
 		err = fmt.Errorf("%s: a fault of ctrd: %v: %w", method, panicked, errdefs.ErrInternal)
@@ -125,6 +147,6 @@ func (s *Server) end(ctx context.Context, method string, began time.Time, panick
 	if err != nil && errors.Is(context.Cause(ctx), errStopping) {
 		err = errStopping
 	}
-	s.log.Debug("call", "method", method, "namespace", first(ctx, namespaceKey), "peer", peerOf(ctx), "took", time.Since(began), "error", err)
+	s.log.Debug("call", "method", method, "namespace", first(ctx, namespaceKey), "id", subject(req), "peer", peerOf(ctx), "took", time.Since(began), "error", err)
 	return errgrpc.ToGRPC(err)
 }

@@ -63,7 +63,7 @@ func (s *Shims) unary(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *tt
 	defer release()
 	began, ended := time.Now(), s.s.metrics.begin("unary", info.FullMethod)
 	defer func() {
-		err = s.s.end(ctx, info.FullMethod, began, recover(), err)
+		err = s.s.end(ctx, info.FullMethod, nil, began, recover(), err)
 		ended(status.Code(err))
 	}()
 	return handle(ctx, unmarshal)
