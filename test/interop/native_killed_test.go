@@ -159,12 +159,7 @@ func (s *stubborn) life(id string, code uint32, parent string) error {
 	var rootfs []*apitypes.Mount
 	api := s.TaskService()
 	snapshotter := s.SnapshotService("overlayfs")
-	if err := s.do("snapshot", func(ctx context.Context) error {
-		_, err := snapshotter.Prepare(ctx, id, parent)
-		return err
-	}, errdefs.ErrAlreadyExists); err != nil {
-		return err
-	}
+	// The container is first: it keeps the snapshot, which a collection takes otherwise.
 	if err := s.do("container", func(ctx context.Context) error {
 		c := containers.Container{ID: id, Snapshotter: "overlayfs", SnapshotKey: id, Runtime: containers.RuntimeInfo{Name: "io.containerd.runc.v2"}}
 		made, err := oci.GenerateSpec(ctx, s.Client, &c, oci.WithDefaultPathEnv, oci.WithProcessArgs("sh", "-c", "while ! test -e /end; do sleep 0.05; done; exit "+fmt.Sprint(code)))
@@ -176,6 +171,12 @@ func (s *stubborn) life(id string, code uint32, parent string) error {
 			return err
 		}
 		_, err = s.ContainerService().Create(ctx, c)
+		return err
+	}, errdefs.ErrAlreadyExists); err != nil {
+		return err
+	}
+	if err := s.do("snapshot", func(ctx context.Context) error {
+		_, err := snapshotter.Prepare(ctx, id, parent)
 		return err
 	}, errdefs.ErrAlreadyExists); err != nil {
 		return err
