@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -35,6 +36,17 @@ type host struct {
 	images runtimeapi.ImageServiceClient
 	ctx    context.Context
 	logs   string // log directory of its pods
+
+	serve *exec.Cmd
+	start func(t *testing.T) *exec.Cmd
+}
+
+// kill kills ctrd, and starts another one in its place.
+func (h *host) kill(t *testing.T) {
+	t.Helper()
+	h.serve.Process.Kill()
+	h.serve.Wait()
+	h.serve = h.start(t)
 }
 
 // network is the network of the pods: an interface of the host for each, which is gone with the pod.
@@ -65,19 +77,22 @@ func newHostWith(t *testing.T, conf string) *host {
 	if err := os.WriteFile(filepath.Join(nets, "10-pods.conflist"), fmt.Appendf(nil, network, filepath.Join(w.Dir, "addresses")), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	env := []string{"NETCONFPATH=" + nets}
-	serve := w.Command(context.Background(), env, "ctrd", "serve", "--config", file)
 	logFile, err := os.Create(filepath.Join(w.Dir, "ctrd.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve.Stderr = logFile
-	if err := serve.Start(); err != nil {
-		t.Fatal(err)
+	start := func(t *testing.T) *exec.Cmd {
+		serve := w.Command(context.Background(), []string{"NETCONFPATH=" + nets}, "ctrd", "serve", "--config", file)
+		serve.Stderr = logFile
+		if err := serve.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return serve
 	}
+	h := &host{World: w, ctx: ctx, logs: filepath.Join(w.Dir, "logs"), serve: start(t), start: start}
 	t.Cleanup(func() {
-		serve.Process.Signal(syscall.SIGTERM)
-		serve.Wait()
+		h.serve.Process.Signal(syscall.SIGTERM)
+		h.serve.Wait()
 		logFile.Close()
 		if text, _ := os.ReadFile(logFile.Name()); t.Failed() {
 			t.Logf("ctrd serve:\n%s", text)
@@ -89,10 +104,7 @@ func newHostWith(t *testing.T, conf string) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	h := &host{
-		World: w, RuntimeServiceClient: runtimeapi.NewRuntimeServiceClient(conn), images: runtimeapi.NewImageServiceClient(conn), ctx: ctx,
-		logs: filepath.Join(w.Dir, "logs"),
-	}
+	h.RuntimeServiceClient, h.images = runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
 	if err := os.Mkdir(h.logs, 0o755); err != nil {
 		t.Fatal(err)
 	}

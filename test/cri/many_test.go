@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"ctrd.dev/ctrd/test/world"
+)
+
+// again makes a call until ctrd has lived long enough to answer it.
+func again[A any](ctx context.Context, call func() (A, error)) (A, error) {
+	for {
+		a, err := call()
+		if status.Code(err) != codes.Unavailable || ctx.Err() != nil {
+			return a, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// life is all of a pod: made, execed into, stopped and removed.
+func (h *host) life(ctx context.Context, name string) error {
+	config := &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Uid: name + "-uid", Namespace: "test"}, LogDirectory: filepath.Join(h.logs, name),
+		Linux: &runtimeapi.LinuxPodSandboxConfig{},
+	}
+	pod, err := again(ctx, func() (*runtimeapi.RunPodSandboxResponse, error) {
+		return h.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	})
+	if err != nil {
+		return err
+	}
+	c, err := again(ctx, func() (*runtimeapi.CreateContainerResponse, error) {
+		return h.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod.PodSandboxId, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: busybox()}, Command: []string{"sleep", "100000"}, LogPath: "c.log",
+		}})
+	})
+	if err != nil {
+		return err
+	}
+	if _, err = again(ctx, func() (*runtimeapi.StartContainerResponse, error) {
+		return h.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId})
+	}); err != nil {
+		return err
+	}
+	r, err := again(ctx, func() (*runtimeapi.ExecSyncResponse, error) {
+		return h.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: c.ContainerId, Cmd: []string{"echo", name}})
+	})
+	if err != nil || string(r.Stdout) != name+"\n" {
+		return fmt.Errorf("exec in %s: %v, %w", name, r, err)
+	}
+	if _, err = again(ctx, func() (*runtimeapi.StopPodSandboxResponse, error) {
+		return h.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod.PodSandboxId})
+	}); err != nil {
+		return err
+	}
+	_, err = again(ctx, func() (*runtimeapi.RemovePodSandboxResponse, error) {
+		return h.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod.PodSandboxId})
+	})
+	return err
+}
+
+// Many pods live at once while ctrd is killed every second, and nothing of them is left: no process, mount, namespace, cgroup,
+// address or directory. CTRD_PODS says how many, which are 10 else.
+func TestManyKilled(t *testing.T) {
+	pods := 10
+	if text := os.Getenv("CTRD_PODS"); text != "" {
+		var err error
+		if pods, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := newHost(t)
+	h.pull(t)
+	ctx, cancel := context.WithTimeout(t.Context(), world.Patience+time.Duration(pods)*5*time.Second)
+	defer cancel()
+	interfaces := links(t)
+	var lives sync.WaitGroup
+	for i := range pods {
+		lives.Go(func() {
+			if err := h.life(ctx, fmt.Sprintf("pod-%d", i)); err != nil {
+				t.Errorf("pod %d: %v", i, err)
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() {
+		lives.Wait()
+		close(ended)
+	}()
+	begun, kills := time.Now(), 0
+	for alive := true; alive; {
+		select {
+		case <-ended:
+			alive = false
+		case <-time.After(time.Second):
+			h.kill(t)
+			kills++
+		}
+	}
+	t.Logf("%d pods in %s, ctrd killed %d times", pods, time.Since(begun).Round(time.Millisecond), kills)
+	h.Must(t, "ctrd", "gc")
+	if left := h.Must(t, "ctrd", "fsck"); left != "" {
+		t.Errorf("fsck: %s", left)
+	}
+	for _, where := range []string{"pods/*/*", "tasks/*/*/*", "netns/*/*", "s/*", "trash/*"} {
+		if left, _ := filepath.Glob(filepath.Join(h.State, where)); len(left) > 0 {
+			t.Errorf("left are %q", left)
+		}
+	}
+	for _, where := range []string{"root/containers/*/*", "root/networks/pods/*", "addresses/pods/10.*"} {
+		if left, _ := filepath.Glob(filepath.Join(h.Dir, where)); len(left) > 0 {
+			t.Errorf("left are %q", left)
+		}
+	}
+	if cgroups := h.Cgroups(); len(cgroups) > 0 {
+		t.Errorf("left are the cgroups %q", cgroups)
+	}
+	if now := links(t); now > interfaces {
+		t.Errorf("%d interfaces of the host, and %d before", now, interfaces)
+	}
+}
+
+// links counts the interfaces of the host.
+func links(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/sys/class/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
