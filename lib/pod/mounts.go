@@ -163,7 +163,9 @@ func (h Host) imageVolumes(ctx context.Context, outer *lock.Lock, le *lease.Leas
 			})
 		}
 		if err == nil {
-			err = task.CheckImagePath(layers, m.SubPath)
+			if err := task.CheckImagePath(layers, m.SubPath); err != nil {
+				return nil, bad("mounts.image_sub_path", "%q of image %q: %v", m.SubPath, m.Image, err)
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("mounts.image %q: %w", m.Image, err)

@@ -232,13 +232,14 @@ func TestBadContainers(t *testing.T) {
 		"devices.permissions": func(c *runtimeapi.ContainerConfig) {
 			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/x", Permissions: "q"}}
 		},
-		"mounts.container_path":      mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/"}),
-		"mounts.host_path":           mount(&runtimeapi.Mount{HostPath: "tmp", ContainerPath: "/x"}),
-		"mounts":                     mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: busybox()}}),
-		"mounts.image_sub_path":      mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", ImageSubPath: "x"}),
-		"mounts.recursive_read_only": mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", RecursiveReadOnly: true}),
-		"mounts.propagation":         mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", Propagation: 12}),
-		"mounts.mount_options":       mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", MountOptions: []string{"suid"}}),
+		"mounts.container_path": mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/"}),
+		"mounts.host_path":      mount(&runtimeapi.Mount{HostPath: "tmp", ContainerPath: "/x"}),
+		"mounts":                mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: busybox()}}),
+		"mounts.image_sub_path that there is not": mount(&runtimeapi.Mount{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: busybox()}, ImageSubPath: "no/such"}),
+		"mounts.image_sub_path":                   mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", ImageSubPath: "x"}),
+		"mounts.recursive_read_only":              mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", RecursiveReadOnly: true}),
+		"mounts.propagation":                      mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", Propagation: 12}),
+		"mounts.mount_options":                    mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", MountOptions: []string{"suid"}}),
 
 		"working_dir with NUL": func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/a\x00" },
 		"log_path with NUL":    func(c *runtimeapi.ContainerConfig) { c.LogPath = "a\x00" },
