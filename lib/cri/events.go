@@ -64,10 +64,17 @@ func (r runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, strea
 	if err != nil {
 		return err
 	}
-	// A container that has been removed tells its pod no more.
+	// What has been removed tells its pod no more.
 	podOf, err := r.podsOfContainers(ctx)
 	if err != nil {
 		return err
+	}
+	pods, err := r.s.pods().List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, st := range pods {
+		podOf[st.ID] = st.ID
 	}
 	if err := stream.SendHeader(nil); err != nil {
 		return err
@@ -99,7 +106,9 @@ func (r runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, strea
 func (r runtimeService) eventMessage(ctx context.Context, c change, podOf map[string]string) (*runtimeapi.ContainerEventResponse, error) {
 	m := &runtimeapi.ContainerEventResponse{ContainerId: c.id, ContainerEventType: c.kind}
 	podID := c.id
-	if !c.pod {
+	if c.pod {
+		podOf[podID] = podID
+	} else {
 		st, err := r.s.pods().ContainerStatus(ctx, c.id)
 		switch {
 		case err == nil:

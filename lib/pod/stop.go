@@ -71,13 +71,14 @@ func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 	if err := endShm(dir); err != nil {
 		return err
 	}
+	// Before the directory goes, which tells that nobody has: rather twice than never.
+	if v.Known {
+		_ = h.Dir.Journal().Append(h.Namespace, event.SandboxExit{SandboxID: s.ID, ExitedAt: time.Now().UTC()})
+	}
 	if err := h.Dir.Trash(dir); err != nil {
 		return err
 	}
 	crash.Point("pod.stopped")
-	if v.Known {
-		_ = h.Dir.Journal().Append(h.Namespace, event.SandboxExit{SandboxID: s.ID, ExitedAt: time.Now().UTC()})
-	}
 	return nil
 }
 
@@ -103,7 +104,11 @@ func (h Host) remove(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error
 		}
 	}
 	crash.Point("pod.emptied")
-	err = h.Dir.Update(ctx, l, func(tx *state.Tx) error { return sandbox.Remove(tx, h.Namespace, s.ID) })
+	err = h.Dir.Update(ctx, l, func(tx *state.Tx) error {
+		// A pod is a container of its own id to who listens, as with containerd; there is no event of a sandbox for this.
+		tx.Emit(h.Namespace, event.ContainerDelete{ID: s.ID})
+		return sandbox.Remove(tx, h.Namespace, s.ID)
+	})
 	if errdefs.IsNotFound(err) {
 		return nil
 	}

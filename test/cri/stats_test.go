@@ -154,6 +154,23 @@ func TestEvents(t *testing.T) {
 	if fmt.Sprint(got) != want {
 		t.Errorf("%v, want %s", got, want)
 	}
+	// A pod counts as a container of its id. Of one that is gone there is no status.
+	if _, err := h.RemovePodSandbox(h.ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+	for got = nil; len(got) < 2; {
+		e, err := events.Recv()
+		if err != nil {
+			t.Fatalf("after %v: %v", got, err)
+		}
+		if e.ContainerId != pod {
+			t.Errorf("%v", e)
+		}
+		got = append(got, e.ContainerEventType.String())
+	}
+	if want = "[CONTAINER_STOPPED_EVENT CONTAINER_DELETED_EVENT]"; fmt.Sprint(got) != want {
+		t.Errorf("of the pod %v, want %s", got, want)
+	}
 }
 
 func TestImages(t *testing.T) {
