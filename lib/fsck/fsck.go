@@ -39,6 +39,7 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/namespace"
+	"ctrd.dev/ctrd/lib/sandbox"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
@@ -108,7 +109,7 @@ func check(ctx context.Context, d *state.Dir, o Options) ([]Finding, error) {
 	var c *checker
 	err := d.View(ctx, func(tx *state.Tx) error {
 		c = &checker{ctx: ctx, d: d, tx: tx, deep: o.Deep, blobs: map[digest.Digest]bool{}, snapshots: map[string]bool{}, containers: map[string]bool{}, mounts: map[string]bool{}, logs: map[string]bool{}}
-		return errors.Join(c.content(), c.snapshot(), c.image(), c.container(), c.lease(), c.activation(), c.namespace())
+		return errors.Join(c.content(), c.snapshot(), c.image(), c.container(), c.sandbox(), c.lease(), c.activation(), c.namespace())
 	})
 	var damaged *state.DamagedError
 	if errors.As(err, &damaged) {
@@ -363,6 +364,21 @@ func (c *checker) container() error {
 		}
 		if err != nil {
 			c.add(Broken, "container", ns, k.ID, "its snapshot: %v", err)
+		}
+	})
+}
+
+func (c *checker) sandbox() error {
+	id := func(_ string, s sandbox.Sandbox) string { return s.ID }
+	return each(c, "sandbox", sandbox.Namespaces, sandbox.All, id, func(ns string, s sandbox.Sandbox) {
+		if s.Name == "" {
+			return
+		}
+		named, err := sandbox.ByName(c.tx, ns, s.Name)
+		if err != nil {
+			c.add(Broken, "sandbox", ns, s.ID, "its name %q: %v", s.Name, err)
+		} else if named.ID != s.ID {
+			c.add(Broken, "sandbox", ns, s.ID, "its name %q is that of sandbox %q", s.Name, named.ID)
 		}
 	})
 }

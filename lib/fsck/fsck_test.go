@@ -23,6 +23,7 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/fsck"
 	"ctrd.dev/ctrd/lib/image"
+	"ctrd.dev/ctrd/lib/sandbox"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
@@ -284,6 +285,35 @@ func TestBroken(t *testing.T) {
 		"container record damaged": {
 			func(w *whole) { put(w, false, "containers", "t", "no record") },
 			func(w *whole) []string { return []string{"container default t"} },
+		},
+		"sandbox record damaged": {
+			func(w *whole) { put(w, true, "sandboxes", "pod", "no record") },
+			func(w *whole) []string { return []string{"sandbox default pod"} },
+		},
+		"sandbox with damaged name": {
+			func(w *whole) {
+				w.update(func(tx *state.Tx) error {
+					_, err := sandbox.Create(tx, "default", sandbox.Sandbox{ID: "pod", Name: "called"})
+					return err
+				})
+				put(w, true, "sandbox-names", "called", 7)
+			},
+			func(w *whole) []string { return []string{"sandbox default pod"} },
+		},
+		"sandbox with the name of another": {
+			func(w *whole) {
+				w.update(func(tx *state.Tx) error {
+					_, err1 := sandbox.Create(tx, "default", sandbox.Sandbox{ID: "other"})
+					_, err2 := sandbox.Create(tx, "default", sandbox.Sandbox{ID: "pod", Name: "called"})
+					return errors.Join(err1, err2)
+				})
+				put(w, true, "sandbox-names", "called", "other")
+			},
+			func(w *whole) []string { return []string{"sandbox default pod"} },
+		},
+		"mount record damaged": {
+			func(w *whole) { put(w, false, "mounts", "m", "no record") },
+			func(w *whole) []string { return []string{"mounts default m"} },
 		},
 		"container in both databases": {
 			func(w *whole) { put(w, false, "containers", "c", container.Container{}) },

@@ -10,7 +10,7 @@
 // the labels containerd.io/gc.ref.*, gc.bref.* and gc.cond.* (labels.go).
 //
 // A record that cannot be decoded stops no collection. It stays, and so does every record of its namespace whose
-// name stands in its bytes; where there is none, all of the namespace stays.
+// name stands in its bytes. Where there is none, or where the bytes are no JSON, all of the namespace stays.
 //
 // # Locks
 //

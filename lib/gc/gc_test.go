@@ -3,6 +3,7 @@
 package gc_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	bolt "go.etcd.io/bbolt"
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/content"
@@ -390,7 +392,7 @@ func TestChildrenFirst(t *testing.T) {
 // A damaged record stops no collection: its namespace keeps all that the record may name, and is told of; others are
 // collected.
 func TestDamagedRecord(t *testing.T) {
-	for _, bucket := range []string{"images", "containers", "content", "snapshots/overlayfs", "leases"} {
+	for _, bucket := range []string{"images", "containers", "content", "snapshots/overlayfs", "leases", "mounts"} {
 		t.Run(strings.ReplaceAll(bucket, "/", " "), func(t *testing.T) {
 			w := fresh(t)
 			w.blob("other", "loose of other")
@@ -433,6 +435,87 @@ func TestDamagedRecord(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A record of which the end is missing keeps all of its namespace: what it named may stand in what is missing.
+func TestTornRecord(t *testing.T) {
+	for _, bucket := range []string{"images", "containers", "content", "snapshots/overlayfs", "leases", "mounts"} {
+		t.Run(strings.ReplaceAll(bucket, "/", " "), func(t *testing.T) {
+			w := fresh(t)
+			named := w.blob("default", "named")
+			w.blob("default", "loose")
+			w.blob("other", "loose of other")
+			w.layer("default", "layer", "")
+			w.update(func(tx *state.Tx) error {
+				return state.Table[string]{Name: bucket}.Put(tx, "default", "x", "")
+			})
+			w.tear(bucket, "default", "x", `{"labels":{"containerd.io/gc.ref.content.0":"`+named.String()+`","containerd.io/gc.ref.con`)
+			var told error
+			_, err := gc.Run(ctx, w.d, gc.Options{Damaged: func(err error) { told = err }})
+			w.must(err)
+			if !errdefs.IsDataLoss(told) {
+				t.Errorf("told %v", told)
+			}
+			if got, want := w.files()+" "+w.dirs(), "loose named layer"; got != want {
+				t.Errorf("there is %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// A name is found in a damaged record as JSON writes it.
+func TestDamagedRecordEscapes(t *testing.T) {
+	w := fresh(t)
+	const key = "a \"layer\" of <build> & test"
+	w.layer("default", key, "")
+	w.layer("default", "loose", "")
+	named := w.blob("default", "named")
+	w.update(func(tx *state.Tx) error {
+		return state.Table[[]string]{Name: "containers"}.Put(tx, "default", "x", []string{key, named.String()})
+	})
+	w.collect()
+	if got := w.dirs(); got != key {
+		t.Errorf("there is %s", got)
+	}
+}
+
+// Damage in what a collection does not follow stops none, and keeps nothing.
+func TestDamagedOthers(t *testing.T) {
+	for _, bucket := range []string{"sandboxes", "sandbox-names", "namespaces", "container-specs", "lease-resources"} {
+		t.Run(bucket, func(t *testing.T) {
+			w := fresh(t)
+			w.blob("default", "loose")
+			held, want := w.blob("default", "held"), ""
+			ns, key := "default", "x"
+			w.update(func(tx *state.Tx) error {
+				if bucket == "lease-resources" {
+					l, err := lease.Create(tx, ns, "l", nil)
+					if err != nil {
+						return err
+					}
+					ns, key = ns+"/"+l.UID, lease.ContentType+" "+held.String()
+					want = "held"
+				}
+				return state.Table[string]{Name: bucket}.Put(tx, ns, key, "damaged")
+			})
+			w.tear(bucket, ns, key, "{")
+			w.collect()
+			if got := w.blobs("default"); got != want {
+				t.Errorf("there is %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// tear replaces the bytes of a record in meta.db.
+func (w *world) tear(bucket, ns, key, text string) {
+	w.Helper()
+	db, err := bolt.Open(w.d.Path("meta.db"), 0o600, nil)
+	w.must(err)
+	err = db.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte(bucket)).Bucket([]byte(ns)).Put([]byte(key), []byte(text))
+	})
+	w.must(errors.Join(err, db.Close()))
 }
 
 // Parents in a circle stay, with their directories.

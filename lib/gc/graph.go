@@ -3,6 +3,7 @@
 package gc
 
 import (
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -285,8 +286,8 @@ func (g *graph) judge() {
 // tellingName is how long a name must be, in bytes, so that it does not stand in a text by chance.
 const tellingName = 16
 
-// pin makes all that a damaged record may name a root: each record whose name stands in its bytes, and where there
-// is none, all of the namespace.
+// pin makes all that a damaged record may name a root: each record whose name stands in its bytes, and all of the
+// namespace where there is none, or where the bytes are not JSON: then they may be the beginning of a record only.
 func (g *graph) pin() {
 	for _, r := range g.damaged {
 		holder := Holder{Kind: Damaged, Namespace: g.ns, Name: r.Kind + " " + r.Key}
@@ -297,11 +298,14 @@ func (g *graph) pin() {
 				found = found || len(n.ID) >= tellingName && n.ID != r.Key
 			}
 		}
-		for i := 0; i < len(g.all) && !found; i++ {
+		for i := 0; i < len(g.all) && (!found || isTorn(r)); i++ {
 			g.root(g.all[i], holder)
 		}
 	}
 }
+
+// isTorn tells whether the bytes of a damaged record are no JSON, so that names may be missing from them.
+func isTorn(r *state.RecordError) bool { return !json.Valid(r.Raw) }
 
 // marks is what is kept. A flat mark is of what is kept without what its labels refer to.
 type marks struct{ full, flat map[node]bool }

@@ -3,6 +3,7 @@
 package gc
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 	"reflect"
@@ -36,7 +37,7 @@ type plan struct {
 	mounts    map[string]bool        // directories of activations
 	shared    map[digest.Digest]bool // what some ingest takes over from another namespace
 	damaged   []*state.RecordError
-	snapshots []string // the bytes of damaged records of snapshots, which may name any directory
+	snapshots []string // the bytes of damaged records of snapshots, which may name any directory; none of a torn one
 
 	activations []string // those of damaged records of activations
 }
@@ -138,7 +139,11 @@ func (p *plan) add(tx *state.Tx, g *graph) error {
 	p.damaged = append(p.damaged, g.damaged...)
 	for _, r := range g.damaged {
 		if r.Kind == "snapshot" {
-			p.snapshots = append(p.snapshots, string(r.Raw))
+			text := string(r.Raw)
+			if isTorn(r) {
+				text = ""
+			}
+			p.snapshots = append(p.snapshots, text)
 		}
 		if r.Kind == "mount" {
 			p.activations = append(p.activations, string(r.Raw))
@@ -283,8 +288,14 @@ func (p *plan) needsDir(one dir, all []dir) bool {
 	return false
 }
 
-// names tells whether a name stands in a text.
-func names(text, name string) bool { return name != "" && strings.Contains(text, name) }
+// names tells whether a name stands in a text, as it is or as JSON writes it.
+func names(text, name string) bool {
+	if name == "" {
+		return false
+	}
+	written, err := json.Marshal(name)
+	return strings.Contains(text, name) || err == nil && strings.Contains(text, string(written[1:len(written)-1]))
+}
 
 // damage is the damaged records as one error, or nil.
 func (p *plan) damage() error {
