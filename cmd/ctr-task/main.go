@@ -26,7 +26,7 @@ func main() {
 	}, nil)
 	for _, verb := range []func(*cli.Global) *cobra.Command{
 		runVerb, createVerb, startVerb, lsVerb, execVerb, attachVerb, logsVerb, killVerb, stopVerb, waitVerb,
-		rmVerb, inspectVerb, pauseVerb, resumeVerb, portVerb, topVerb, statsVerb, updateVerb, renameVerb, restartVerb,
+		rmVerb, inspectVerb, pauseVerb, resumeVerb, checkpointVerb, restoreVerb, portVerb, topVerb, statsVerb, updateVerb, renameVerb, restartVerb,
 	} {
 		cmd := verb(g)
 		cmd.SuggestFor = otherNames[cmd.Name()]

@@ -20,7 +20,11 @@ const checkpointTime = 6 * time.Minute
 // o.Exit the task ends, and no restart policy applies. One that fails leaves the task as it was. The caller that is killed
 // leaves the supervisor at it, which goes on.
 func (t *Task) Checkpoint(ctx context.Context, o taskapi.CheckpointOptions) error {
-	return t.checkpoint(ctx, o.ImagePath, taskapi.NewAny(&o))
+	err := t.checkpoint(ctx, o.ImagePath, taskapi.NewAny(&o))
+	if err == nil && o.Exit {
+		err = t.awaitEndFor(ctx, endWithin) // the supervisor records the end after it has answered
+	}
+	return err
 }
 
 // PreDump has the memory of the running task written, as the parent of a later checkpoint, while it runs on.
@@ -40,9 +44,6 @@ func (t *Task) checkpoint(ctx context.Context, dir string, o *taskapi.Any) error
 		return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.ID(), Path: dir, Options: o})
 	})
 }
-
-// AwaitStopped waits until the task that has ended with its checkpoint is recorded as such.
-func (t *Task) AwaitStopped(ctx context.Context) error { return t.awaitEndFor(ctx, endWithin) }
 
 // ToRestore tells whether the task is one that Start restores from a checkpoint: it is created and has no process yet.
 func (t *Task) ToRestore() (bool, error) {

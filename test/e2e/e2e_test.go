@@ -41,6 +41,10 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setup,
 		Condition: func(cond string) (bool, error) {
+			if cond == "criu" {
+				_, why := world.FindCriu()
+				return why == "", nil
+			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -100,6 +104,9 @@ func setup(env *testscript.Env) error {
 	env.Setenv("PROXY", p.addr)
 	env.Setenv("IMG", registry+"/busybox:1")
 	env.Setenv("TOP", top)
+	if path, why := world.FindCriu(); why == "" {
+		env.Setenv("CTRD_CRIU", path)
+	}
 	env.Defer(p.close)
 	return nil
 }
