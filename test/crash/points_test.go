@@ -41,8 +41,13 @@ func TestPoints(t *testing.T) {
 		return
 	}
 	all := 0
+	_, criu := checkpoints()
 	for _, p := range pointsInSource(t) {
 		all += deaths.at[p]
+		if criu != "" && isOfCheckpoints(p) {
+			t.Logf("nobody dies at %q: it %s", p, criu)
+			continue
+		}
 		if deaths.at[p] == 0 {
 			t.Errorf("no scenario passes the crash point %q", p)
 		}
