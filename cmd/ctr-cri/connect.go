@@ -24,8 +24,8 @@ const envEndpoint = "CONTAINER_RUNTIME_ENDPOINT"
 
 // options are those that all verbs have.
 type options struct {
-	g               *cli.Global
-	endpoint, image string
+	g                            *cli.Global
+	endpoint, image, snapshotter string
 }
 
 func (o *options) add(root *cobra.Command) {
@@ -34,6 +34,7 @@ func (o *options) add(root *cobra.Command) {
 	root.PersistentFlags().Lookup("endpoint").DefValue = ""
 	// Before the verb crictl's own names are understood too; behind it -r and -i are the verb's.
 	root.TraverseChildren = true
+	cli.SnapshotterFlag(root, root.PersistentFlags(), &o.snapshotter)
 	f := root.Flags()
 	f.StringVarP(&o.endpoint, "runtime-endpoint", "r", env, "the same as --endpoint, before the verb")
 	f.StringVarP(&o.image, "image-endpoint", "i", "", "ask the runtime on `ADDRESS` for images, before the verb (default: --endpoint)")

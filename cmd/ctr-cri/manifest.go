@@ -139,6 +139,9 @@ func (o *options) leave(ctx context.Context, d *state.Dir, h manifest.Home, held
 	if o.image != "" {
 		args = append([]string{"--image-endpoint", o.image}, args...)
 	}
+	if o.snapshotter != "" {
+		args = append([]string{"--snapshotter", o.snapshotter}, args...)
+	}
 	cmd := exec.Command(self, args...)
 	cmd.Dir, cmd.ExtraFiles, cmd.SysProcAttr = string(h), []*os.File{held.File(), w}, &syscall.SysProcAttr{Setsid: true}
 	err = task.StartOut(d, cmd)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/cli/network"
 	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/cri"
+	"ctrd.dev/ctrd/lib/snapshot"
 )
 
 // within serves the state directory inside this process, to this process alone: no socket is made. The protocol in
@@ -28,6 +30,10 @@ func (o *options) within(_ context.Context, r *runtimeClient) (*grpc.ClientConn,
 	conf, err := config.Load("")
 	if err != nil {
 		return nil, cli.Hint(err, "ctrd config check says all that is wrong")
+	}
+	conf.Snapshotter = cmp.Or(o.snapshotter, conf.Snapshotter)
+	if _, err := snapshot.Named(conf.Snapshotter); err != nil {
+		return nil, err
 	}
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.UnaryInterceptor(func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 		out, err := handle(ctx, in)

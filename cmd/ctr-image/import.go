@@ -17,7 +17,6 @@ import (
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/namespace"
 	"ctrd.dev/ctrd/lib/pull"
-	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/tail"
 )
@@ -67,8 +66,8 @@ func importVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
-		if _, err := snapshot.Named(snapshotter); err != nil {
-			return cli.Usagef("--%v", err)
+		if err := cli.CheckSnapshotter(snapshotter); err != nil {
+			return err
 		}
 		show, err := newProgress(quiet, how, "imported")
 		if err != nil {

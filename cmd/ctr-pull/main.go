@@ -21,7 +21,6 @@ import (
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/pull/remote"
 	"ctrd.dev/ctrd/lib/registry"
-	"ctrd.dev/ctrd/lib/snapshot"
 )
 
 // options are what the command line says beside the names.
@@ -103,8 +102,8 @@ func run(cmd *cobra.Command, g *cli.Global, o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := snapshot.Named(o.snapshotter); err != nil {
-		return cli.Usagef("--%v", err)
+	if err := cli.CheckSnapshotter(o.snapshotter); err != nil {
+		return err
 	}
 	if err := o.network.Read(cmd.Context(), os.Stdin, args...); err != nil {
 		return err

@@ -43,7 +43,7 @@ func commitVerb(g *cli.Global) *cobra.Command {
 		if _, ok := o.Labels[labelRoot]; !ok {
 			o.Labels[labelRoot] = time.Now().UTC().Format(time.RFC3339)
 		}
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}

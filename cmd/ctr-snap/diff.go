@@ -64,7 +64,7 @@ func diffVerb(g *cli.Global) *cobra.Command {
 		if o.Latest, err = latest(); err != nil {
 			return err
 		}
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}

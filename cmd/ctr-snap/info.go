@@ -42,7 +42,7 @@ func infoVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(1, -1), Complete: cli.Snapshots(g), Exit: []int{cli.ExitNotFound, cli.ExitSome, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-snap-ls", "ctr-snap-usage"},
 	}, func(cmd *cobra.Command, args []string) error {
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}

@@ -75,7 +75,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 
 // list reads all snapshots of the namespace.
 func list(cmd *cobra.Command, g *cli.Global) (all []snapshot.Info, err error) {
-	d, sn, err := open(g)
+	d, sn, err := open(cmd.Context(), g)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/namespace"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -39,13 +40,16 @@ func main() {
 // operands is what the verbs say of names on stdin.
 const operands = "with the operand -, keys of snapshots, one a line"
 
-// open opens the state directory and gives the snapshotter that --snapshotter names.
-func open(g *cli.Global) (*state.Dir, *snapshot.Snapshotter, error) {
-	sn, err := snapshot.Named(snapshotter)
-	if err != nil {
-		return nil, nil, cli.Usagef("--%v", err)
+// open opens the state directory and gives the snapshotter that --snapshotter names, or else the namespace's label.
+func open(ctx context.Context, g *cli.Global) (*state.Dir, *snapshot.Snapshotter, error) {
+	if err := cli.CheckSnapshotter(snapshotter); err != nil {
+		return nil, nil, err
 	}
 	d, err := g.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	sn, err := namespace.Snapshotter(ctx, d, g.Namespace, snapshotter)
 	return d, sn, err
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/task"
 )
 
@@ -32,7 +33,7 @@ func mountVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}
@@ -78,7 +79,7 @@ func unmountVerb(g *cli.Global) *cobra.Command {
 				}
 				return fmt.Errorf("unmount %s: nothing is mounted there: %w", dir, errdefs.ErrNotFound)
 			}
-			ours, err := mount.From(dir, d.Path("snapshots"))
+			ours, err := snapshot.From(d, dir)
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ func mountsVerb(g *cli.Global) *cobra.Command {
 		if len(args) > 1 {
 			target = args[1]
 		}
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}

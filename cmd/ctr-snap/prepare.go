@@ -63,7 +63,7 @@ func makeVerb(g *cli.Global, kind snapshot.Kind, short string, about cli.About) 
 		if img != "" && len(args) > 1 {
 			return cli.Usagef("both PARENT and --image given")
 		}
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}

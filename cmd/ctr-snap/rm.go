@@ -23,7 +23,7 @@ func rmVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(1, -1), Complete: cli.Snapshots(g), Exit: []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-image-rm"},
 	}, func(cmd *cobra.Command, args []string) error {
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}

@@ -45,7 +45,7 @@ func treeVerb(g *cli.Global) *cobra.Command {
 		if len(args) == 0 {
 			return table.PrintAll(nodes)
 		}
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func usageVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		d, sn, err := open(g)
+		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err
 		}

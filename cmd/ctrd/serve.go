@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/footprint"
 	"ctrd.dev/ctrd/lib/native"
+	"ctrd.dev/ctrd/lib/snapshot"
 )
 
 // drainFor is how long calls that are under way may take to end after a signal.
@@ -32,8 +34,8 @@ const quietAfter = 5 * time.Second
 type server struct {
 	g *cli.Global
 	settings
-	address, cri, group, logLevel string
-	idleTimeout                   time.Duration
+	address, cri, group, logLevel, snapshotter string
+	idleTimeout                                time.Duration
 }
 
 func serveVerb(g *cli.Global) *cobra.Command {
@@ -53,6 +55,7 @@ func serveVerb(g *cli.Global) *cobra.Command {
 			"Metrics for Prometheus are at /metrics on the socket metrics.sock in the state directory, for root alone, and on a port if the " +
 			"configuration names one.",
 		Stdout: "nothing",
+		Env: []cli.Note{cli.SnapshotterNote},
 		Files: []cli.Note{
 			{Name: config.File, Text: "the configuration; see ctrd-config(1). Options go before it"},
 			{Name: "/etc/ctrd/config.d/*.toml", Text: "what overrides it, in the order of names"},
@@ -72,12 +75,30 @@ func serveVerb(g *cli.Global) *cobra.Command {
 	f.StringVar(&s.group, "group", "ctrd", "let members of `GROUP` connect to the socket of containerd's API that it makes, if there is such a group")
 	f.DurationVar(&s.idleTimeout, "idle-timeout", time.Minute, "end when there has been no call for this `TIME`; 0 is never, and so it is without systemd unless given")
 	f.StringVar(&s.logLevel, "log-level", "info", "say what is at least `LEVEL`: debug (each call), info, warn or error")
+	cli.SnapshotterFlag(cmd, f, &s.snapshotter)
+	s.over = append(s.over, func(c *config.Config) error {
+		c.Snapshotter = cmp.Or(s.snapshotter, c.Snapshotter)
+		return nil
+	})
 	s.option(cmd, "address", func(c *config.Config) error { c.Sockets.Native.Address = s.address; return nil })
 	s.option(cmd, "cri-address", func(c *config.Config) error { c.Sockets.CRI.Address = s.cri; return nil })
 	s.option(cmd, "group", func(c *config.Config) error { c.Sockets.Native.Group = s.group; return nil })
 	s.option(cmd, "idle-timeout", func(c *config.Config) error { c.IdleTimeout = config.Duration(s.idleTimeout); return nil })
 	s.option(cmd, "log-level", func(c *config.Config) error { c.LogLevel = s.logLevel; return nil })
 	return cmd
+}
+
+// snapshotters refuses a configuration that names a snapshotter which there is not.
+func snapshotters(c *config.Config) error {
+	if _, err := snapshot.Named(c.Snapshotter); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	for name, r := range c.Runtimes {
+		if _, err := snapshot.Named(r.Snapshotter); err != nil {
+			return fmt.Errorf("configuration: runtime %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (s *server) run(cmd *cobra.Command) error {
@@ -93,8 +114,16 @@ func (s *server) run(cmd *cobra.Command) error {
 			return fmt.Errorf("cgroup.path of the configuration: %w", err)
 		}
 	}
+	if s.file != "" { // for the commands that it starts, too
+		if err := os.Setenv(config.EnvFile, s.file); err != nil {
+			return err
+		}
+	}
 	d, err := s.g.Open()
 	if err != nil {
+		return err
+	}
+	if err := snapshotters(s.get()); err != nil {
 		return err
 	}
 	sockets, err := given()

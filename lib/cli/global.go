@@ -87,10 +87,14 @@ func env(name, otherwise string) string {
 	return otherwise
 }
 
-// Open opens the state directory, which it makes when it is not there. A wait for a lock that lasts
+// Open opens the state directory, which it makes when it is not there, and makes the snapshotters known that the configuration
+// says other processes serve. A wait for a lock that lasts
 // longer than two seconds is told on stderr.
 func (g *Global) Open() (*state.Dir, error) {
 	if err := checkNamespace(g.Namespace); err != nil {
+		return nil, err
+	}
+	if err := serveProxies(); err != nil {
 		return nil, err
 	}
 	d, err := state.Open(state.Config{Root: g.Root, State: g.State, Wait: g.Wait, Waiting: func(b *lock.BusyError) {

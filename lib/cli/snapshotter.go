@@ -17,13 +17,27 @@ const EnvSnapshotter = "CTRD_SNAPSHOTTER"
 // SnapshotterFlag declares the option --snapshotter in f, which is one of the command's. Its text is for
 // [snapshot.Named]; it is empty where neither the option nor the environment names one.
 func SnapshotterFlag(cmd *cobra.Command, f *pflag.FlagSet, name *string) {
-	f.StringVar(name, "snapshotter", os.Getenv(EnvSnapshotter), "keep layers and roots with the `DRIVER`: overlayfs, native, which copies them, btrfs, for a root that is on btrfs, or erofs, which keeps a layer in one file")
+	f.StringVar(name, "snapshotter", os.Getenv(EnvSnapshotter), "keep layers and roots with the `DRIVER`: overlayfs, native, which copies them, btrfs, for a root that is on btrfs, erofs, which keeps a layer in one file, or one of proxy_plugins in the configuration")
 	f.Lookup("snapshotter").DefValue = snapshot.Overlayfs
-	var names []string
-	for _, sn := range snapshot.Snapshotters() {
-		names = append(names, sn.Name())
+	CompleteOption(cmd, "snapshotter", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		_ = serveProxies() // completion offers what it can
+		var names []string
+		for _, sn := range snapshot.Snapshotters() {
+			names = append(names, sn.Name())
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// CheckSnapshotter refuses a --snapshotter that there is not, before anything is done.
+func CheckSnapshotter(name string) error {
+	if err := serveProxies(); err != nil {
+		return err
 	}
-	CompleteOption(cmd, "snapshotter", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+	if _, err := snapshot.Named(name); err != nil {
+		return Usagef("--%v", err)
+	}
+	return nil
 }
 
 // SnapshotterNote tells of the environment variable in a page.

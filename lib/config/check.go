@@ -120,12 +120,21 @@ func (c *checker) runtime(r Runtime, key ...string) {
 	}
 }
 
+// Snapshotters are the names of ctrd's own, which no key of ProxyPlugins can be.
+var Snapshotters = []string{"overlayfs", "native", "btrfs", "erofs"}
+
 func (c *checker) proxy(p ProxyPlugin, key ...string) {
 	at := func(name string) []string { return append(slices.Clip(key), name) }
 	if !isName(key[1]) {
 		c.refuse(key, "%q is no name of a snapshotter", key[1])
 	}
+	if slices.Contains(Snapshotters, key[1]) {
+		c.refuse(key, "ctrd has a snapshotter of that name; call it otherwise, and say by snapshotter what its server calls it")
+	}
 	c.oneOf(p.Type, at("type"), "snapshot")
+	if p.Snapshotter != "" && !isName(p.Snapshotter) {
+		c.refuse(at("snapshotter"), "%q is no name of a snapshotter", p.Snapshotter)
+	}
 	if p.Address == "" {
 		c.refuse(at("address"), "want the path of its socket")
 	}

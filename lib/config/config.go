@@ -2,8 +2,12 @@
 
 package config
 
-// File is where the configuration is read from when no other file is named.
-const File = "/etc/ctrd/config.toml"
+// File is where the configuration is read from when no other file is named, and EnvFile the environment variable that names
+// another one.
+const (
+	File    = "/etc/ctrd/config.toml"
+	EnvFile = "CTRD_CONFIG"
+)
 
 // Config is the whole configuration. [Default] has every field set; the zero Config is not valid.
 type Config struct {
@@ -109,11 +113,13 @@ type ProxyPlugin struct {
 	Type string `toml:"type"`
 	// Address is the path of its unix socket.
 	Address string `toml:"address"`
+	// Snapshotter is what the server calls it; empty: the name of the table.
+	Snapshotter string `toml:"snapshotter,omitempty"`
 	// Platform is what it serves, such as linux/amd64; empty: this machine's.
 	Platform string `toml:"platform"`
 	// Exports is told to clients with the plugin. root is the directory that its snapshots are in;
 	// enable_remote_snapshot_annotations = "true" has a pull tell it of images and layers.
 	Exports map[string]string `toml:"exports,omitempty"`
-	// Capabilities are told to clients and kept to, such as rebase and remap-ids.
+	// Capabilities are told to clients and kept to. remap-ids: the owners in its mounts may be mapped.
 	Capabilities []string `toml:"capabilities,omitempty"`
 }

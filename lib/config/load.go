@@ -33,28 +33,18 @@ func Default() *Config {
 // maxFile bounds a file, in bytes.
 const maxFile = 1 << 20
 
-// Load reads a file and its drop-ins over the defaults, and checks the result. An empty name is [File], which need not be there;
-// another one that is not there is errdefs.ErrNotFound. What is wrong with them is told as [Mistakes], all at once.
+// Load reads a file and its drop-ins over the defaults, and checks the result. An empty name is what [EnvFile] names, or else
+// [File], which need not be there; another one that is not there is errdefs.ErrNotFound. What is wrong with them is told as
+// [Mistakes], all at once.
 func Load(file string) (*Config, error) {
-	required := file != ""
-	if !required {
-		file = File
-	}
-	drops, err := filepath.Glob(filepath.Join(filepath.Dir(file), "config.d", "*.toml")) // sorted
+	texts, err := read(file)
 	if err != nil {
-		return nil, fmt.Errorf("configuration %q: %w: %w", file, err, errdefs.ErrInvalidArgument)
+		return nil, err
 	}
 	c, w := Default(), where{}
 	var wrong Mistakes
-	for i, f := range append([]string{file}, drops...) {
-		data, err := Read(f)
-		if i == 0 && !required && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("configuration: %w", err)
-		}
-		wrong = append(wrong, c.parse(data, f, w)...)
+	for _, t := range texts {
+		wrong = append(wrong, c.parse(t.data, t.file, w)...)
 	}
 	if len(wrong) == 0 {
 		wrong = c.check(w)
@@ -63,6 +53,57 @@ func Load(file string) (*Config, error) {
 		return nil, wrong
 	}
 	return c, nil
+}
+
+// Proxies gives the table proxy_plugins of the configuration that Load reads without a name. It is for commands that need no more
+// of it: what has no such table costs a look at the file, and its mistakes are not theirs.
+func Proxies() (map[string]ProxyPlugin, error) {
+	texts, err := read("")
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range texts {
+		if bytes.Contains(t.data, []byte("proxy_plugins")) {
+			c, err := Load("")
+			if err != nil {
+				return nil, err
+			}
+			return c.ProxyPlugins, nil
+		}
+	}
+	return nil, nil
+}
+
+// source is a file that was read.
+type source struct {
+	file string
+	data []byte
+}
+
+// read reads a file and its drop-ins; see [Load].
+func read(file string) (all []source, err error) {
+	if file == "" {
+		file = os.Getenv(EnvFile)
+	}
+	required := file != ""
+	if !required {
+		file = File
+	}
+	drops, err := filepath.Glob(filepath.Join(filepath.Dir(file), "config.d", "*.toml")) // sorted
+	if err != nil {
+		return nil, fmt.Errorf("configuration %q: %w: %w", file, err, errdefs.ErrInvalidArgument)
+	}
+	for i, f := range append([]string{file}, drops...) {
+		data, err := Read(f)
+		if i == 0 && !required && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
+		all = append(all, source{f, data})
+	}
+	return all, nil
 }
 
 // parse reads the text of a file over what c has, and notes where its keys are.

@@ -12,6 +12,7 @@ func Restart(was, is *Config) (keys []string) {
 	}{
 		{"cgroup", was.Cgroup, is.Cgroup},
 		{"sockets", was.Sockets, is.Sockets},
+		{"proxy_plugins", was.ProxyPlugins, is.ProxyPlugins},
 		{"metrics", was.Metrics, is.Metrics},
 		{"cri.stream_server_address", was.CRI.StreamServerAddress, is.CRI.StreamServerAddress},
 		{"cri.stream_server_port", was.CRI.StreamServerPort, is.CRI.StreamServerPort},

@@ -213,11 +213,14 @@ func (c *checker) snapshot() error {
 }
 
 func (c *checker) snapshotsOf(sn *snapshot.Snapshotter) error {
-	note := func(_ string, s snapshot.Info) string {
-		c.snapshots[sn.Name()+"/"+string(s.ID)] = true
-		return s.Key
+	if names, err := sn.Namespaces(c.tx); err != nil || len(names) > 0 {
+		if away := sn.Ready(c.d); errdefs.IsUnavailable(away) {
+			// What cannot be asked is not broken, and its directories are no garbage.
+			err := each(c, "snapshot", sn.Namespaces, sn.All, c.noteSnapshot(sn), func(string, snapshot.Info) {})
+			return errors.Join(fmt.Errorf("snapshots that cannot be looked at: %w", away), err)
+		}
 	}
-	return each(c, "snapshot", sn.Namespaces, sn.All, note, func(ns string, s snapshot.Info) {
+	return each(c, "snapshot", sn.Namespaces, sn.All, c.noteSnapshot(sn), func(ns string, s snapshot.Info) {
 		if err := sn.Check(c.d, s.ID); err != nil {
 			c.add(Broken, "snapshot", ns, s.Key, "its directory: %v", err)
 		}
@@ -231,6 +234,13 @@ func (c *checker) snapshotsOf(sn *snapshot.Snapshotter) error {
 			c.add(Broken, "snapshot", ns, s.Key, "its parent %q is not committed", s.Parent)
 		}
 	})
+}
+
+func (c *checker) noteSnapshot(sn *snapshot.Snapshotter) func(string, snapshot.Info) string {
+	return func(_ string, s snapshot.Info) string {
+		c.snapshots[sn.Name()+"/"+string(s.ID)] = true
+		return s.Key
+	}
 }
 
 func (c *checker) image() error {

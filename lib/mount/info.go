@@ -204,8 +204,8 @@ func From(target, tree string) (bool, error) {
 // it as the upper directory or named after it.
 func At(dir string) ([]string, error) {
 	dir = filepath.Clean(dir)
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); errors.Is(err, unix.ENOENT) {
+	real, err := filepath.EvalSymlinks(dir) // the kernel tells of directories by their own names
+	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	} else if err != nil {
 		return nil, fmt.Errorf("mounts of %s: %w", dir, err)
@@ -214,7 +214,7 @@ func At(dir string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mounts of %s: %w", dir, err)
 	}
-	on, device, root, err := locate(all, dir)
+	on, device, root, err := locate(all, real)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +223,7 @@ func At(dir string) ([]string, error) {
 		if e.id == strconv.Itoa(on) {
 			continue
 		}
-		itself := func(path string) bool { return path == dir }
+		itself := func(path string) bool { return path == dir || path == real }
 		if e.device == device && e.root == root || e.fstype == "overlay" && (e.source == dir || e.overlaid("upperdir", itself)) {
 			at = append(at, e.point)
 		}

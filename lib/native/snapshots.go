@@ -5,10 +5,13 @@ package native
 import (
 	"context"
 	"fmt"
+	"maps"
+	"strings"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,12 +36,46 @@ func snapshotter(name string) (*snapshot.Snapshotter, error) {
 	if name == "" {
 		return nil, fmt.Errorf("a request names its snapshotter: %w", errdefs.ErrInvalidArgument)
 	}
+	if name, ok := strings.CutPrefix(name, proxied); ok {
+		return snapshot.Named(name)
+	}
 	return snapshot.Named(name)
+}
+
+// proxied begins another name of each snapshotter: ctrd-overlayfs is overlayfs to a containerd which has ctrd's as a proxy plugin,
+// and one of its own that is called overlayfs.
+const proxied = "ctrd-"
+
+// proxiedNamespace has the snapshots of such a containerd, whose keys begin with its own namespaces, and which names none
+// when it collects garbage. There is one for a root: it removes what it does not know.
+const proxiedNamespace = "containerd"
+
+// whose gives the context of a call the namespace in which the snapshots of a snapshotter of this name are.
+func whose(ctx context.Context, name string) context.Context {
+	if !strings.HasPrefix(name, proxied) {
+		return ctx
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	md = md.Copy()
+	md.Set(namespaceKey, proxiedNamespace)
+	return metadata.NewIncomingContext(ctx, md)
+}
+
+// kept gives the labels of a snapshot of a client that has the records itself, and removes what it needs no more: ctrd's
+// collections leave it alone.
+func kept(name string, labels map[string]string) map[string]string {
+	if !strings.HasPrefix(name, proxied) {
+		return labels
+	}
+	all := map[string]string{"containerd.io/gc.root": "proxy"}
+	maps.Copy(all, labels)
+	return all
 }
 
 // Prepare makes an active snapshot, and tells how to mount it.
 func (s snapshotService) Prepare(ctx context.Context, r *snapshotsapi.PrepareSnapshotRequest) (*snapshotsapi.PrepareSnapshotResponse, error) {
-	mounts, err := s.make(ctx, r.Snapshotter, snapshot.Info{Key: r.Key, Kind: snapshot.Active, Parent: r.Parent, Labels: r.Labels, Client: true})
+	ctx = whose(ctx, r.Snapshotter)
+	mounts, err := s.make(ctx, r.Snapshotter, snapshot.Info{Key: r.Key, Kind: snapshot.Active, Parent: r.Parent, Labels: kept(r.Snapshotter, r.Labels), Client: true})
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +84,8 @@ func (s snapshotService) Prepare(ctx context.Context, r *snapshotsapi.PrepareSna
 
 // View makes a view of a committed snapshot, and tells how to mount it.
 func (s snapshotService) View(ctx context.Context, r *snapshotsapi.ViewSnapshotRequest) (*snapshotsapi.ViewSnapshotResponse, error) {
-	mounts, err := s.make(ctx, r.Snapshotter, snapshot.Info{Key: r.Key, Kind: snapshot.View, Parent: r.Parent, Labels: r.Labels, Client: true})
+	ctx = whose(ctx, r.Snapshotter)
+	mounts, err := s.make(ctx, r.Snapshotter, snapshot.Info{Key: r.Key, Kind: snapshot.View, Parent: r.Parent, Labels: kept(r.Snapshotter, r.Labels), Client: true})
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +161,7 @@ func (s snapshotService) holdExisting(ctx context.Context, sn *snapshot.Snapshot
 
 // Mounts tells how to mount a snapshot that is not committed.
 func (s snapshotService) Mounts(ctx context.Context, r *snapshotsapi.MountsRequest) (*snapshotsapi.MountsResponse, error) {
+	ctx = whose(ctx, r.Snapshotter)
 	sn, err := snapshotter(r.Snapshotter)
 	if err != nil {
 		return nil, err
@@ -146,6 +185,7 @@ func (s snapshotService) mounts(ctx context.Context, sn *snapshot.Snapshotter, k
 // Commit makes a committed snapshot of an active one, on top of the parent that the request names if it was prepared
 // without any. As in containerd, nobody looks whether it is mounted.
 func (s snapshotService) Commit(ctx context.Context, r *snapshotsapi.CommitSnapshotRequest) (*emptypb.Empty, error) {
+	ctx = whose(ctx, r.Snapshotter)
 	ns, err := namespace(ctx)
 	if err != nil {
 		return nil, err
@@ -158,7 +198,7 @@ func (s snapshotService) Commit(ctx context.Context, r *snapshotsapi.CommitSnaps
 		return nil, fmt.Errorf("snapshot %q: %w", r.Name, err)
 	}
 	kind := leases.SnapshotType(sn.Name())
-	o := snapshot.CommitOptions{Parent: r.Parent, Labels: r.Labels, Mounted: true}
+	o := snapshot.CommitOptions{Parent: r.Parent, Labels: kept(r.Snapshotter, r.Labels), Mounted: true}
 	_, err = sn.Seal(ctx, s.s.d, ns, r.Name, r.Key, o, func(tx *state.Tx, _ snapshot.Info) error {
 		if err := leases.Drop(tx, ns, lease(ctx), leases.Resource{Type: kind, ID: r.Key}); err != nil {
 			return err
@@ -175,6 +215,7 @@ func (s snapshotService) Commit(ctx context.Context, r *snapshotsapi.CommitSnaps
 
 // Remove removes a snapshot that no other stands on.
 func (s snapshotService) Remove(ctx context.Context, r *snapshotsapi.RemoveSnapshotRequest) (*emptypb.Empty, error) {
+	ctx = whose(ctx, r.Snapshotter)
 	ns, err := namespace(ctx)
 	if err != nil {
 		return nil, err
@@ -207,6 +248,7 @@ func (s snapshotService) get(ctx context.Context, name, key string) (sn *snapsho
 
 // Stat tells of one snapshot.
 func (s snapshotService) Stat(ctx context.Context, r *snapshotsapi.StatSnapshotRequest) (*snapshotsapi.StatSnapshotResponse, error) {
+	ctx = whose(ctx, r.Snapshotter)
 	_, one, err := s.get(ctx, r.Snapshotter, r.Key)
 	if err != nil {
 		return nil, err
@@ -216,6 +258,7 @@ func (s snapshotService) Stat(ctx context.Context, r *snapshotsapi.StatSnapshotR
 
 // Update changes the labels that the mask names, or all.
 func (s snapshotService) Update(ctx context.Context, r *snapshotsapi.UpdateSnapshotRequest) (*snapshotsapi.UpdateSnapshotResponse, error) {
+	ctx = whose(ctx, r.Snapshotter)
 	sn, err := snapshotter(r.Snapshotter)
 	if err != nil {
 		return nil, err
@@ -233,6 +276,7 @@ func (s snapshotService) Update(ctx context.Context, r *snapshotsapi.UpdateSnaps
 
 // List sends the snapshots that a filter fits.
 func (s snapshotService) List(r *snapshotsapi.ListSnapshotsRequest, stream snapshotsapi.Snapshots_ListServer) error {
+	ctx := whose(stream.Context(), r.Snapshotter)
 	sn, err := snapshotter(r.Snapshotter)
 	if err != nil {
 		return err
@@ -242,7 +286,7 @@ func (s snapshotService) List(r *snapshotsapi.ListSnapshotsRequest, stream snaps
 		return err
 	}
 	var all []*snapshotsapi.Info
-	err = s.s.view(stream.Context(), func(tx *state.Tx, ns string) (err error) {
+	err = s.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
 		all, err = filter.Select(f, sn.All(tx, ns), func(one snapshot.Info) filter.Fields {
 			return filter.Snapshot(string(one.Kind), one.Key, one.Parent, one.Labels)
 		}, sure(snapshotMessage))
@@ -258,6 +302,7 @@ func (s snapshotService) List(r *snapshotsapi.ListSnapshotsRequest, stream snaps
 
 // Usage tells what a snapshot occupies by itself.
 func (s snapshotService) Usage(ctx context.Context, r *snapshotsapi.UsageRequest) (*snapshotsapi.UsageResponse, error) {
+	ctx = whose(ctx, r.Snapshotter)
 	sn, one, err := s.get(ctx, r.Snapshotter, r.Key)
 	if err != nil {
 		return nil, err
@@ -272,6 +317,7 @@ func (s snapshotService) Usage(ctx context.Context, r *snapshotsapi.UsageRequest
 
 // Cleanup removes directories that no record names.
 func (s snapshotService) Cleanup(ctx context.Context, r *snapshotsapi.CleanupRequest) (*emptypb.Empty, error) {
+	ctx = whose(ctx, r.Snapshotter)
 	if _, err := snapshotter(r.Snapshotter); err != nil {
 		return nil, err
 	}

@@ -60,7 +60,13 @@ func (p *puller) tryLayer(ctx context.Context, n int, desc ocispec.Descriptor, d
 		if there, err = p.findLayer(ctx, n); err != nil {
 			return false, err
 		}
-		if there && p.discards() {
+		if !there && !doubt {
+			if there, err = p.fetch(ctx, n); err != nil {
+				return false, err
+			}
+			defer func() { err = errors.Join(err, p.unstage(n)) }()
+		}
+		if there && (p.discards() || p.isFetched(p.layers[n].id)) {
 			p.report.Send(desc, progress.Exists, desc.Size)
 			return false, nil // a blob that is not kept is nothing that the directory must be compared with
 		}

@@ -130,6 +130,9 @@ type puller struct {
 	labels labels
 	layers []unpacked // as far as they were unpacked
 	made   *made
+	staged snapshot.ID // what the snapshotter has staged for the layer that is next
+	// fetched are the blobs that are not brought, as the snapshotter has brought what they unpack to.
+	fetched map[digest.Digest]bool
 }
 
 func (p *puller) sn() *snapshot.Snapshotter {
@@ -167,6 +170,13 @@ func (p *puller) run(ctx context.Context) (image.Image, error) {
 			return image.Image{}, err
 		}
 		if err := q.stack(ctx); err != nil {
+			return image.Image{}, err
+		}
+		ids := make([]snapshot.ID, len(q.layers))
+		for n, l := range q.layers {
+			ids[n] = l.id
+		}
+		if err := q.noteFetched(ids); err != nil {
 			return image.Image{}, err
 		}
 		records = append(records, q.recordBlobs, q.recordLayers)

@@ -64,8 +64,10 @@ func (p *puller) label() (labels, error) {
 		if p.discards() {
 			holds = "" // which removes the label
 		}
-		all.set(p.image.Descriptor.Digest, fmt.Sprintf("%sl.%d", labelRef, n), holds)
-		if !p.opt.NoUnpack {
+		if !p.fetched[l.Digest] { // with a blob that another pull has brought, the label stays
+			all.set(p.image.Descriptor.Digest, fmt.Sprintf("%sl.%d", labelRef, n), holds)
+		}
+		if !p.opt.NoUnpack && !p.fetched[l.Digest] {
 			all.set(l.Digest, labelUncompressed, p.image.Config.RootFS.DiffIDs[n].String())
 		}
 	}
@@ -79,8 +81,10 @@ func (p *puller) label() (labels, error) {
 func (p *puller) blobs() []ocispec.Descriptor {
 	all := slices.Clone(p.image.Indexes)
 	all = append(all, p.image.Descriptor, p.image.Manifest.Config)
-	if !p.discards() {
-		all = append(all, p.image.Manifest.Layers...)
+	for _, l := range p.image.Manifest.Layers {
+		if !p.discards() && !p.fetched[l.Digest] {
+			all = append(all, l)
+		}
 	}
 	seen := map[digest.Digest]bool{}
 	return slices.DeleteFunc(all, func(d ocispec.Descriptor) bool {
@@ -127,6 +131,17 @@ func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image,
 // recorded tells whether blobs and snapshots are recorded and their files are there. A record that cannot
 // be read is none: the pull writes it anew.
 func (p *puller) recorded(tx *state.Tx) (bool, error) {
+	var ids []snapshot.ID
+	for _, chain := range p.image.ChainIDs {
+		if s, err := p.sn().Get(tx, p.opt.Namespace, chain.String()); err == nil && !p.opt.NoUnpack {
+			ids = append(ids, s.ID)
+		} else {
+			ids = append(ids, "")
+		}
+	}
+	if err := p.noteFetched(ids); err != nil {
+		return false, err
+	}
 	for _, desc := range p.blobs() {
 		b, err := content.Get(tx, p.opt.Namespace, desc.Digest)
 		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
@@ -155,11 +170,29 @@ func (p *puller) recorded(tx *state.Tx) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if !p.hasTree(s.ID) {
-			return false, nil
+		if there, err := p.hasTree(s.ID); !there || err != nil {
+			return false, err
 		}
 	}
 	return true, nil
+}
+
+// noteFetched notes which layers, of which these are the ids, the snapshotter has brought itself. A blob of several layers is
+// needed for each that was not brought so.
+func (p *puller) noteFetched(ids []snapshot.ID) (err error) {
+	p.fetched = map[digest.Digest]bool{}
+	for n, l := range p.image.Manifest.Layers {
+		if n >= len(ids) {
+			break
+		}
+		is := p.isFetched(ids[n])
+		if before, seen := p.fetched[l.Digest]; seen {
+			is = is && before
+		}
+		p.fetched[l.Digest] = is
+	}
+	p.labels, err = p.label()
+	return err
 }
 
 // record makes what is durable visible, in one commit.

@@ -63,9 +63,10 @@ func (p *puller) lockLayer(ctx context.Context, n int) (l *lock.Lock, err error)
 func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	chain := p.image.ChainIDs[n]
 	id := snapshot.LayerID(chain)
-	var found, damaged bool
+	var damaged bool
+	var recorded []unpacked
 	err := p.d.View(ctx, func(tx *state.Tx) error {
-		found, damaged = false, false
+		recorded, damaged = nil, false
 		names, err := p.sn().Namespaces(tx)
 		if err != nil {
 			return err
@@ -81,19 +82,30 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 			case err != nil:
 				return err
 			}
-			if s.Kind == snapshot.Committed && (ns == p.opt.Namespace || slices.Contains(snapshot.LayerIDs(chain), s.ID)) && p.hasTree(s.ID) {
-				p.layers[n] = unpacked{s.ID, s.Size, s.Inodes}
-				found = true
+			if s.Kind == snapshot.Committed && (ns == p.opt.Namespace || slices.Contains(snapshot.LayerIDs(chain), s.ID)) {
+				recorded = append(recorded, unpacked{s.ID, s.Size, s.Inodes})
 			}
 		}
 		return nil
 	})
-	if found || err != nil {
-		return found, err
+	if err != nil {
+		return false, err
+	}
+	for _, l := range recorded {
+		if there, err := p.hasTree(l.id); there || err != nil {
+			p.layers[n] = l
+			return there, err
+		}
 	}
 	m := markOf(p.sn().Path(p.d, id))
 	// A record that cannot be read any more was written when the directory was complete.
-	if (damaged || m.chain == chain) && p.hasTree(id) {
+	var there bool
+	if damaged || m.chain == chain {
+		if there, err = p.hasTree(id); err != nil {
+			return false, err
+		}
+	}
+	if there {
 		l := &p.layers[n]
 		l.id = id
 		l.size, l.inodes, err = p.sn().Usage(ctx, p.d, id)
@@ -107,8 +119,108 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	return false, nil
 }
 
-func (p *puller) hasTree(id snapshot.ID) bool {
-	return p.sn().Check(p.d, id) == nil
+// hasTree tells whether a layer's directory is there. Where another process has the trees and does not say, that is an error:
+// nothing may be made anew, or thrown away, in place of what may be there.
+func (p *puller) hasTree(id snapshot.ID) (bool, error) {
+	err := p.sn().Check(p.d, id)
+	if errdefs.IsUnavailable(err) {
+		return false, err
+	}
+	return err == nil, nil
+}
+
+// isFetched tells whether a layer is one that the snapshotter has brought itself, so that its blob is not needed.
+func (p *puller) isFetched(id snapshot.ID) bool {
+	f, ok := p.sn().Driver.(snapshot.Fetcher)
+	return ok && id != "" && f.Fetched(p.d, id)
+}
+
+// The labels of a layer's snapshot by which a snapshotter finds what it is to fetch, as containerd's CRI has them.
+const (
+	labelImageRef    = "containerd.io/snapshot/cri.image-ref"
+	labelManifest    = "containerd.io/snapshot/cri.manifest-digest"
+	labelLayer       = "containerd.io/snapshot/cri.layer-digest"
+	labelImageLayers = "containerd.io/snapshot/cri.image-layers"
+	// maxLabel bounds a label with its name, in bytes, as containerd does.
+	maxLabel = 4096
+)
+
+// describe gives the labels of a layer's snapshot: which it is of which image, and which follow it there.
+func (p *puller) describe(n int) map[string]string {
+	layers := p.image.Manifest.Layers
+	var rest string
+	for _, l := range layers[n:] {
+		next := l.Digest.String()
+		if rest != "" {
+			next = rest + "," + next
+		}
+		if len(labelImageLayers)+len(next) > maxLabel {
+			break
+		}
+		rest = next
+	}
+	return map[string]string{
+		labelImageRef: p.ref.String(), labelManifest: p.image.Descriptor.Digest.String(),
+		labelLayer: layers[n].Digest.String(), labelImageLayers: rest,
+	}
+}
+
+// fetch asks the snapshotter whether it has a layer, or brings it itself. Then the layer is in place.
+func (p *puller) fetch(ctx context.Context, n int) (bool, error) {
+	f, ok := p.sn().Driver.(snapshot.Fetcher)
+	if !ok || p.repo == nil {
+		return false, nil
+	}
+	chain := p.image.ChainIDs[n]
+	id := snapshot.LayerID(chain)
+	has, err := f.Fetch(ctx, p.d, staged(id), p.below(n), chain.String(), p.describe(n))
+	if err != nil {
+		return false, errors.Join(err, p.sn().Drop(p.d, staged(id)))
+	}
+	if !has {
+		p.staged = staged(id)
+		return false, nil
+	}
+	if err := p.place(n, unpacked{id: id}); err != nil {
+		return false, err
+	}
+	l := &p.layers[n]
+	l.size, l.inodes, err = p.sn().Usage(ctx, p.d, id)
+	return true, err
+}
+
+// unstage throws a layer away that fetch has staged, and nobody has unpacked.
+func (p *puller) unstage(n int) error {
+	id := staged(snapshot.LayerID(p.image.ChainIDs[n]))
+	if p.staged != id {
+		return nil
+	}
+	p.staged = ""
+	return p.sn().Drop(p.d, id)
+}
+
+// below is what a layer is staged on top of.
+func (p *puller) below(n int) snapshot.ID {
+	if n > 0 && !p.sn().Late() {
+		return p.layers[n-1].id
+	}
+	return ""
+}
+
+// place gives a staged layer its name.
+func (p *puller) place(n int, l unpacked) error {
+	dir := p.sn().Path(p.d, staged(l.id))
+	if err := mark(dir, layerMark{p.image.ChainIDs[n], p.image.Manifest.Layers[n].Digest}); err != nil {
+		return err
+	}
+	crash.Point("pull.before-layer-rename")
+	if err := os.Rename(dir, p.sn().Path(p.d, l.id)); err != nil {
+		return err
+	}
+	crash.Point("pull.after-layer-rename")
+	p.layers[n] = l
+	p.made.add(l.id)
+	return nil
 }
 
 // isProven tells whether the blob of a layer is known to unpack to the directory that is there.
@@ -140,18 +252,16 @@ var errUseless = errors.New("no more is needed")
 // unpack makes the directory of a layer from its compressed bytes. It is put in place only when the
 // digest of the blob has been checked, too: i is committed here.
 func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Ingest) (err error) {
-	chain := p.image.ChainIDs[n]
-	id := snapshot.LayerID(chain)
-	var parent snapshot.ID
-	if n > 0 && !p.sn().Late() {
-		parent = p.layers[n-1].id
-	}
+	id := snapshot.LayerID(p.image.ChainIDs[n])
+	parent := p.below(n)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.sn().Drop(p.d, staged(id)))
 		}
 	}()
-	if err := p.sn().Stage(ctx, p.d, staged(id), parent); err != nil {
+	if p.staged == staged(id) {
+		p.staged = ""
+	} else if err := p.sn().Stage(ctx, p.d, staged(id), parent); err != nil {
 		return err
 	}
 	res, err := p.apply(ctx, r, staged(id), parent, layer.Options{
@@ -182,17 +292,7 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 			res.Size, res.Inodes = made.Size, made.Inodes
 		}
 	}
-	if err := mark(p.sn().Path(p.d, staged(id)), layerMark{chain, p.image.Manifest.Layers[n].Digest}); err != nil {
-		return err
-	}
-	crash.Point("pull.before-layer-rename")
-	if err := os.Rename(p.sn().Path(p.d, staged(id)), p.sn().Path(p.d, id)); err != nil {
-		return err
-	}
-	crash.Point("pull.after-layer-rename")
-	p.layers[n] = unpacked{id, res.Size, res.Inodes}
-	p.made.add(id)
-	return nil
+	return p.place(n, unpacked{id, res.Size, res.Inodes})
 }
 
 // apply unpacks a layer into a staged tree: as a layer where the driver stacks them late, and otherwise onto what its

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -51,7 +52,11 @@ func (sn *Snapshotter) Create(ctx context.Context, d *state.Dir, ns string, s In
 	if err != nil {
 		return s, err
 	}
-	err = sn.Stage(ctx, d, s.ID, parent.ID)
+	stage := sn.Stage
+	if v, ok := sn.Driver.(viewer); ok && s.Kind == View {
+		stage = v.StageView
+	}
+	err = stage(ctx, d, s.ID, parent.ID)
 	if err == nil {
 		err = sn.Sync(d, s.ID, true)
 	}
@@ -247,6 +252,31 @@ func (e *MountedError) Unwrap() error { return errdefs.ErrFailedPrecondition }
 
 // Hint names the next step.
 func (e *MountedError) Hint() string { return "ctr-snap unmount " + e.At }
+
+// From tells whether the topmost mount at target is of a snapshot, of whichever snapshotter.
+func From(d *state.Dir, target string) (bool, error) {
+	if ours, err := mount.From(target, d.Path("snapshots")); ours || err != nil {
+		return ours, err
+	}
+	for _, sn := range Snapshotters() {
+		if _, elsewhere := sn.Driver.(*proxy); !elsewhere {
+			continue
+		}
+		for id, err := range sn.Dirs(d) {
+			if err != nil {
+				return false, err
+			}
+			tree, err := filepath.EvalSymlinks(sn.FS(d, id))
+			if err != nil {
+				continue // a server that has lost it
+			}
+			if ours, err := mount.From(target, tree); ours || err != nil {
+				return ours, err
+			}
+		}
+	}
+	return false, nil
+}
 
 func notMounted(fs, key string) error {
 	at, err := mount.At(fs)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
@@ -36,7 +37,8 @@ type Driver interface {
 	// Stage makes the tree of a new snapshot on top of a committed one, or an empty one. What a kill leaves is garbage.
 	Stage(ctx context.Context, d *state.Dir, id, parent ID) error
 	// Fix makes what is committed of an active tree: under the id to, so that the active one stays as it is until a record
-	// says otherwise, or in place when both ids are one, which no record names. Doing it again changes nothing.
+	// says otherwise, or in place when both ids are one, which no record names. With a snapshotter of another process,
+	// whose active tree is then committed, it can but be committed again until then. Doing it again changes nothing.
 	Fix(ctx context.Context, d *state.Dir, from, to ID) (Fixed, error)
 	// Maps tells whether Mounts can show the owners of files as the labels LabelUIDMapping and LabelGIDMapping say.
 	Maps(d *state.Dir) bool
@@ -77,8 +79,55 @@ var (
 	Erofs   = &Snapshotter{images{}}
 )
 
+// own are those that need no other process.
+var own = []*Snapshotter{Overlay, Native, Btrfs, Erofs}
+
+// proxies are those that others serve.
+var proxies atomic.Pointer[[]*Snapshotter]
+
+// Serve adds the snapshotters of other processes to those of ctrd, in place of what it was told before. A program says it
+// once, before it looks at any snapshot. A name that one of ctrd's own has is errdefs.ErrInvalidArgument.
+func Serve(all ...Proxy) error {
+	var made []*Snapshotter
+	for _, p := range all {
+		for _, sn := range slices.Concat(own, made) {
+			if sn.Name() == p.Name {
+				return fmt.Errorf("snapshotter %q: there is one of that name already; the name that a server has for its own may be another: %w", p.Name, errdefs.ErrInvalidArgument)
+			}
+		}
+		made = append(made, &Snapshotter{newProxy(p)})
+	}
+	proxies.Store(&made)
+	return nil
+}
+
 // Snapshotters lists all of them, the default first.
-func Snapshotters() []*Snapshotter { return []*Snapshotter{Overlay, Native, Btrfs, Erofs} }
+func Snapshotters() []*Snapshotter {
+	if more := proxies.Load(); more != nil {
+		return slices.Concat(own, *more)
+	}
+	return own
+}
+
+// Fetcher is a driver that may have an image's layer, or bring it, without being given it (containerd's remote snapshots).
+type Fetcher interface {
+	// Fetch stages an image's layer on top of another, or on none, and reports whether the driver has it; then it is as if
+	// it had been unpacked and committed. Otherwise it is staged as [Driver.Stage] does it. target is its chain id, and
+	// labels say what it is of.
+	Fetch(ctx context.Context, d *state.Dir, id, parent ID, target string, labels map[string]string) (has bool, err error)
+	// Fetched tells whether a layer is one that Fetch has reported.
+	Fetched(d *state.Dir, id ID) bool
+}
+
+// viewer is a driver of which a view is another thing than an active snapshot from its beginning.
+type viewer interface {
+	StageView(ctx context.Context, d *state.Dir, id, parent ID) error
+}
+
+// sorter is a driver that can remove a snapshot only after those that stand on it.
+type sorter interface {
+	Sort(d *state.Dir, ids []ID)
+}
 
 // Named gives the snapshotter of a name; without a name it is Overlay. One that is not there is
 // errdefs.ErrInvalidArgument.
@@ -196,7 +245,7 @@ func (t *Trees) Close() (err error) {
 	return err
 }
 
-// Dirs yields the ids of all directories, recorded or not.
+// Dirs yields the ids of all directories, recorded or not, in an order in which they can be dropped.
 func (sn *Snapshotter) Dirs(d *state.Dir) iter.Seq2[ID, error] {
 	return func(yield func(ID, error) bool) {
 		entries, err := os.ReadDir(d.Path("snapshots", sn.Name()))
@@ -204,8 +253,15 @@ func (sn *Snapshotter) Dirs(d *state.Dir) iter.Seq2[ID, error] {
 			yield("", err)
 			return
 		}
-		for _, e := range entries {
-			if !yield(ID(e.Name()), nil) {
+		ids := make([]ID, len(entries))
+		for i, e := range entries {
+			ids[i] = ID(e.Name())
+		}
+		if s, ok := sn.Driver.(sorter); ok {
+			s.Sort(d, ids)
+		}
+		for _, id := range ids {
+			if !yield(id, nil) {
 				return
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"iter"
+	"os"
 	"strings"
 	"time"
 	"unicode"
@@ -113,7 +114,7 @@ func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 	old, err := sn.Get(tx, ns, s.Key)
 	switch {
 	case errdefs.IsNotFound(err):
-	case err == nil && (old.Kind != Committed || sn.Check(tx.Dir(), old.ID) == nil):
+	case err == nil && (old.Kind != Committed || sn.isThere(tx.Dir(), old.ID)):
 		return nil
 	case err == nil || errdefs.IsDataLoss(err):
 		s.Labels = old.Labels
@@ -128,6 +129,15 @@ func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 	}
 	tx.Emit(ns, event.SnapshotCommit{Key: s.Key, Name: s.Key, Snapshotter: sn.Name()})
 	return nil
+}
+
+// isThere tells whether the directory of a snapshot is. It asks no other process, as others wait for the transaction.
+func (sn *Snapshotter) isThere(d *state.Dir, id ID) bool {
+	if _, elsewhere := sn.Driver.(*proxy); elsewhere {
+		_, err := os.Stat(sn.Path(d, id))
+		return err == nil
+	}
+	return sn.Check(d, id) == nil
 }
 
 // add records a new snapshot.

@@ -44,6 +44,10 @@ func TestMain(m *testing.M) {
 		}
 		return errors.Join(buildClients(), layOut(filepath.Join(bin, "layout"), registry+"/busybox:1"))
 	})
+	if err := endServer(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
 	unmountDisk()
 	os.RemoveAll(bin)
 	os.Exit(status)

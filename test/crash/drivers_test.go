@@ -4,12 +4,15 @@ package crash
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +23,7 @@ import (
 func drivers() (all []scenario) {
 	runs := do("ctr-task run --rm " + small + " true")
 	names := []string{"pull", "pull with one layer present", "image commit", "image mount", "image rm", "create", "run --rm", "rm", "snap prepare", "snap view", "snap commit", "snap rm"}
-	for _, driver := range []string{"btrfs", "erofs"} {
+	for _, driver := range []string{"btrfs", "erofs", "proxy"} {
 		for _, s := range concat(pulls(runs), creates(runs), runsOf(), removals(), snapshots()) {
 			if slices.Contains(names, s.name) {
 				s.name, s.driver = driver+" "+s.name, driver
@@ -39,6 +42,13 @@ func (s scenario) world(t *testing.T) *world.World {
 		return w
 	}
 	w.Env = []string{"CTRD_SNAPSHOTTER=" + s.driver}
+	if s.driver == "proxy" {
+		config, err := snapshotServer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Env = append(w.Env, "CTRD_CONFIG="+config)
+	}
 	if s.driver == "btrfs" {
 		at, err := btrfsDisk()
 		if err != nil {
@@ -63,5 +73,55 @@ var btrfsDisk = sync.OnceValues(func() (string, error) {
 	}
 	return at, nil
 })
+
+// served is the server of snapshots that all worlds share, which nobody kills.
+var served *exec.Cmd
+
+// snapshotServer starts a server of containerd's snapshots API, with a root of its own below bin, and gives a configuration by
+// which its snapshotter is called proxy. endServer ends it.
+var snapshotServer = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(bin, "served")
+	config, socket := filepath.Join(dir, "config.toml"), filepath.Join(dir, "sock")
+	text := fmt.Sprintf("[proxy_plugins.proxy]\ntype = \"snapshot\"\naddress = %q\nsnapshotter = \"overlayfs\"\n", socket)
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(config, []byte(text), 0o600)); err != nil {
+		return "", err
+	}
+	served = exec.Command(filepath.Join(bin, "ctrd"), "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "run"),
+		"serve", "--config", "/dev/null", "--address", socket, "--cri-address", socket+".cri")
+	served.Env = []string{"PATH=" + os.Getenv("PATH")}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return "", err
+	}
+	defer log.Close()
+	served.Stdout, served.Stderr = log, log
+	if err := served.Start(); err != nil {
+		return "", err
+	}
+	for range 200 {
+		if c, err := net.Dial("unix", socket); err == nil {
+			return config, c.Close()
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return "", errors.New("the server of snapshots does not answer")
+})
+
+// endServer ends the server of snapshots. What the scenarios have left there is an error: each removes all that it has made.
+func endServer() error {
+	if served == nil {
+		return nil
+	}
+	dir := filepath.Join(bin, "served")
+	list := exec.Command(filepath.Join(bin, "ctr-snap"), "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "run"), "-n", "ctrd", "ls", "-q")
+	list.Env = []string{"CTRD_CONFIG=/dev/null"}
+	left, err := list.CombinedOutput()
+	served.Process.Signal(unix.SIGTERM)
+	served.Wait() // what it says of its end is of no interest
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("left with the server of snapshots:\n%s", left)
+	}
+	return err
+}
 
 func unmountDisk() { unix.Unmount(filepath.Join(bin, "btrfs"), unix.MNT_DETACH) }

@@ -46,6 +46,7 @@ type daemon struct {
 	namespace string
 	cmd       *exec.Cmd
 	ended     chan struct{}
+	more      string // configuration
 }
 
 // withDaemon runs a test once for each shim, each with a new daemon, and wants nothing to be left behind.
@@ -90,7 +91,7 @@ disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime
 func (d *daemon) start(t *testing.T) {
 	t.Helper()
 	file := filepath.Join(d.dir, "config.toml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, config, d.dir), 0o644); err != nil {
+	if err := os.WriteFile(file, append(fmt.Appendf(nil, config, d.dir), d.more...), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.OpenFile(d.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
