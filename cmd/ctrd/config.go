@@ -21,7 +21,7 @@ var configFiles = []cli.Note{
 func configVerb(g *cli.Global) *cobra.Command {
 	cmd := cli.Group("config", "show, check and import the configuration of ctrd serve", cli.About{
 		Long: "ctrd serve and ctr-cri read a file of TOML, and drop-ins in the directory config.d beside it, each of which overrides those before " +
-			"it key by key. Neither has to be there. Options of the command line go before them. The other commands read no configuration.\n\n" +
+			"it key by key. Neither has to be there. Options of the command line go before them. The other commands read there which snapshotters other processes serve (proxy_plugins), and nothing else. CTRD_CONFIG names another file for all.\n\n" +
 			"A setting has the name that it has in containerd's config.toml where it means the same. An unknown key is an error.",
 		Files:   configFiles,
 		SeeAlso: []string{"ctrd-serve"},
