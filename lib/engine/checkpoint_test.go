@@ -36,7 +36,11 @@ func testCheckpoint(t *testing.T, e ask.Engine) {
 	first := out.next(t)
 	for range 3 {
 		dir := t.TempDir()
-		if _, _, err := b.request(ask.Dump, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir}}); err != nil {
+		_, _, err := b.request(ask.Dump, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir}})
+		if err != nil && strings.Contains(err.Error(), "could not load `libcriu") {
+			t.Skip("this crun needs the library libcriu: ", err)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		out.next(t) // it runs on
