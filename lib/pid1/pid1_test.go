@@ -80,9 +80,9 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestSignals passes on each signal that a program may want, once.
+// TestSignals passes on each signal that a program may want, once. A shell that is told just before it waits sees to it when that has ended.
 func TestSignals(t *testing.T) {
-	cmd, out := start(t, true, `for s in HUP INT QUIT USR1 USR2 TERM WINCH CONT 34 64; do trap "echo $s" $s; done; echo ready; while :; do sleep 1000 & wait; done`)
+	cmd, out := start(t, true, `for s in HUP INT QUIT USR1 USR2 TERM WINCH CONT 34 64; do trap "echo $s" $s; done; echo ready; while :; do sleep 0.1 & wait; done`)
 	if got := line(t, out); got != "ready" {
 		t.Fatal(got)
 	}
