@@ -167,7 +167,11 @@ func (h Host) replay(ctx context.Context, outer *lock.Lock) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return replace(stamp, []byte(h.Boot), false)
+	err = replace(stamp, []byte(h.Boot), false)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // somebody else, at the same moment, has written the same
+	}
+	return err
 }
 
 // Status tells whether the default network can be attached to: nil when it can, else why not, with the next step as the
