@@ -23,33 +23,34 @@ import (
 
 var (
 	top      string
-	bin      string // the commands, with their crash points
-	registry string // address of the real registry
-	small    string // an image of one layer: busybox
-	large    string // an image of three layers: redis
-	second   string // an image of two layers, the first of which is that of small
-	exported string // where ctr-image export writes to
+	shared   *world.World // has bin, and what else the worlds of scenarios have in common
+	bin      string       // the commands, with their crash points
+	registry string       // address of the real registry
+	small    string       // an image of one layer: busybox
+	large    string       // an image of three layers: redis
+	second   string       // an image of two layers, the first of which is that of small
+	exported string       // where ctr-image export writes to
 )
 
 func TestMain(m *testing.M) {
+	end := func() error { return nil }
 	status := world.Main(m, func(s world.Site) (err error) {
 		top, registry = s.Top, s.Registry
 		small, large, second = registry+"/busybox:1", registry+"/redis:7", registry+"/multi:1"
-		if bin, err = os.MkdirTemp("", "ctrd-crash-bin-"); err != nil {
+		if shared, end, err = world.Shared(); err != nil {
 			return err
 		}
+		bin = shared.Dir
 		exported = filepath.Join(bin, "exported")
 		if err := errors.Join(os.Chmod(bin, 0o755), world.Build(top, bin, "crashpoints")); err != nil {
 			return err
 		}
 		return errors.Join(buildClients(), layOut(filepath.Join(bin, "layout"), registry+"/busybox:1"))
 	})
-	if err := endServer(); err != nil {
+	if err := errors.Join(endServer(), end()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		status = 1
 	}
-	unmountDisk()
-	os.RemoveAll(bin)
 	os.Exit(status)
 }
 

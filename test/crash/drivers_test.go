@@ -3,6 +3,7 @@
 package crash
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -60,7 +61,7 @@ func (s scenario) world(t *testing.T) *world.World {
 	return w
 }
 
-// btrfsDisk mounts a disk that all worlds share, below bin. unmountDisk unmounts it.
+// btrfsDisk mounts a disk that all worlds share, below bin.
 var btrfsDisk = sync.OnceValues(func() (string, error) {
 	disk, at := filepath.Join(bin, "disk"), filepath.Join(bin, "btrfs")
 	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 8<<30), os.Mkdir(at, 0o755)); err != nil {
@@ -86,9 +87,7 @@ var snapshotServer = sync.OnceValues(func() (string, error) {
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(config, []byte(text), 0o600)); err != nil {
 		return "", err
 	}
-	served = exec.Command(filepath.Join(bin, "ctrd"), "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "run"),
-		"serve", "--config", "/dev/null", "--address", socket, "--cri-address", socket+".cri")
-	served.Env = []string{"PATH=" + os.Getenv("PATH")}
+	served = shared.Command(context.Background(), nil, "ctrd", "serve", "--config", "/dev/null", "--address", socket, "--cri-address", socket+".cri")
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		return "", err
@@ -112,9 +111,7 @@ func endServer() error {
 	if served == nil {
 		return nil
 	}
-	dir := filepath.Join(bin, "served")
-	list := exec.Command(filepath.Join(bin, "ctr-snap"), "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "run"), "-n", "ctrd", "ls", "-q")
-	list.Env = []string{"CTRD_CONFIG=/dev/null"}
+	list := shared.Command(context.Background(), []string{"CTRD_CONFIG=/dev/null"}, "ctr-snap", "-n", "ctrd", "ls", "-q")
 	left, err := list.CombinedOutput()
 	served.Process.Signal(unix.SIGTERM)
 	served.Wait() // what it says of its end is of no interest
@@ -123,5 +120,3 @@ func endServer() error {
 	}
 	return err
 }
-
-func unmountDisk() { unix.Unmount(filepath.Join(bin, "btrfs"), unix.MNT_DETACH) }

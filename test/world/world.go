@@ -56,6 +56,21 @@ func New(tb testing.TB, bin string) *World {
 	return w
 }
 
+// Shared makes a world for what the tests of a package share, and gives what ends and removes it. When the tests are cut off
+// before that, the next Sweep does it.
+func Shared() (*World, func() error, error) {
+	dir, err := os.MkdirTemp("", dirPrefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := in(dir, dir)
+	claim, err := w.claim()
+	if err != nil {
+		return nil, nil, err
+	}
+	return w, func() error { return errors.Join(w.destroy(), claim.Close()) }, nil
+}
+
 // dirPrefix begins the names of the directories of worlds.
 const dirPrefix = "ctrd-world-"
 
