@@ -167,11 +167,8 @@ func (h Host) replay(ctx context.Context, outer *lock.Lock) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	err = replace(stamp, []byte(h.Boot), false)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // somebody else, at the same moment, has written the same
-	}
-	return err
+	// Whoever writes it at the same moment writes the same, and one that is cut off is replayed again.
+	return os.WriteFile(stamp, []byte(h.Boot+"\n"), 0o600)
 }
 
 // Status tells whether the default network can be attached to: nil when it can, else why not, with the next step as the
