@@ -115,9 +115,14 @@ func (t *Task) settled(ctx context.Context) (taskdir.View, error) {
 // decided is settled for what is about to act on the task. A creation outlives its creator: one whose creator has died is
 // waited for, as long as a supervisor may take, until there is a task or none.
 func (t *Task) decided(ctx context.Context) (taskdir.View, error) {
-	for end := time.Now().Add(t.patience()); ; {
+	return t.settledPast(ctx, t.patience(), func(v taskdir.View) bool { return v.State == taskdir.Creating && !v.Starting })
+}
+
+// settledPast is settled once the task is past what it is to wait for, or some time has gone.
+func (t *Task) settledPast(ctx context.Context, within time.Duration, waits func(taskdir.View) bool) (taskdir.View, error) {
+	for end := time.Now().Add(within); ; {
 		v, err := t.settled(ctx)
-		if err != nil || v.State != taskdir.Creating || v.Starting || time.Now().After(end) {
+		if err != nil || !waits(v) || time.Now().After(end) {
 			return v, err
 		}
 		if err := pause(ctx, pollEvery/10); err != nil {
@@ -140,12 +145,7 @@ type ProcessState struct {
 // errdefs.ErrNotFound. An orphan is ended. A task that is created with an input is waited for, for up to 5 s: a client whose
 // input has ended asks for the task to have that closed, asks once, and may do so before its Create is answered.
 func (t *Task) State(ctx context.Context, execID string) (ProcessState, error) {
-	v, err := t.settled(ctx)
-	for end := time.Now().Add(answerWithin); err == nil && awaitsInput(v) && time.Now().Before(end); {
-		if err = pause(ctx, pollEvery/10); err == nil {
-			v, err = t.settled(ctx)
-		}
-	}
+	v, err := t.settledPast(ctx, answerWithin, awaitsInput)
 	if err != nil {
 		return ProcessState{}, err
 	}
