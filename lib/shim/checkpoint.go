@@ -163,33 +163,17 @@ func (t *task) awaitRestore(p *process, e *engineProcess, r *taskapi.CreateTaskR
 	if st, err := os.Stat(r.Checkpoint); err != nil || !st.IsDir() || !filepath.IsAbs(r.Checkpoint) {
 		return fmt.Errorf("checkpoint %q is not the absolute path of a directory: %w", r.Checkpoint, errdefs.ErrInvalidArgument)
 	}
-	if err := errors.Join(t.meet(e), t.recordEngine()); err != nil {
-		return err
-	}
-	if err := t.reserve(); err != nil {
-		return fmt.Errorf("set aside the room for the exit record: %w", err)
-	}
-	var err error
-	if p.io, err = t.openStreams(p); err != nil {
-		return err
-	}
 	p.frozen = &frozen{request: ask.Request{
 		Mounts: rootMounts(r.Rootfs), Terminal: r.Terminal, NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring,
 		Checkpoint: &ask.Checkpoint{Dir: r.Checkpoint, Parent: r.ParentCheckpoint, Work: t.options.CriuWorkPath},
 	}}
-	t.s.mu.Lock()
-	t.init = p
-	t.s.mu.Unlock()
+	if err := t.receive(p, e); err != nil {
+		return err
+	}
 	if err := t.recordFrozen(); err != nil {
 		return err
 	}
-	t.s.mu.Lock()
-	p.status = taskapi.StatusCreated
-	if err := t.s.refuses(); err != nil {
-		t.kill(err.Error())
-	}
-	t.s.mu.Unlock()
-	go p.watchClient()
+	p.created()
 	crash.Point("shim.restore-waits")
 	return nil
 }

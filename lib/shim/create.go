@@ -121,21 +121,10 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 		Engine: t.engine(), Mounts: rootMounts(r.Rootfs), Terminal: r.Terminal,
 		NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring, Filters: t.s.config.Filters,
 	}
-	if err := errors.Join(t.meet(e), t.recordEngine()); err != nil {
+	if err := t.receive(p, e); err != nil {
 		e.close()
 		return err
 	}
-	if err := t.reserve(); err != nil {
-		e.close()
-		return fmt.Errorf("set aside the room for the exit record: %w", err)
-	}
-	if p.io, err = t.openStreams(p); err != nil {
-		e.close()
-		return err
-	}
-	t.s.mu.Lock()
-	t.init = p
-	t.s.mu.Unlock()
 	p.made.Delete = req.Binary != "" // also of an OCI engine that dies after it has made the container, before it answers
 	err = e.run(req, p, p.io.give...)
 	crash.Point("shim.created")
@@ -150,6 +139,31 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	if err := t.recordCreated(p.pid); err != nil {
 		return err
 	}
+	p.created()
+	crash.Point("shim.init-recorded")
+	return nil
+}
+
+// receive lets the first process of the task be p: the engine has read its bundle, and what its end needs is set aside.
+func (t *task) receive(p *process, e *engineProcess) (err error) {
+	if err := errors.Join(t.meet(e), t.recordEngine()); err != nil {
+		return err
+	}
+	if err := t.reserve(); err != nil {
+		return fmt.Errorf("set aside the room for the exit record: %w", err)
+	}
+	if p.io, err = t.openStreams(p); err != nil {
+		return err
+	}
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	t.init = p
+	return nil
+}
+
+// created tells that the first process is recorded, and waits for Start. Of a server that is to end it ends at once.
+func (p *process) created() {
+	t := p.t
 	t.s.mu.Lock()
 	p.status = taskapi.StatusCreated
 	if err := t.s.refuses(); err != nil {
@@ -157,8 +171,6 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	}
 	t.s.mu.Unlock()
 	go p.watchClient()
-	crash.Point("shim.init-recorded")
-	return nil
 }
 
 // meet takes what the engine has read in config.json. What is wrong with that file is told by the engine's result.
