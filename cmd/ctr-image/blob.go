@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -17,6 +16,7 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/gc"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/tail"
 )
@@ -89,9 +89,6 @@ func blobCatVerb(g *cli.Global) *cobra.Command {
 	return cmd
 }
 
-// labelRoot keeps what has it from being collected although nothing refers to it.
-const labelRoot = "containerd.io/gc.root"
-
 func blobPutVerb(g *cli.Global) *cobra.Command {
 	var o content.WriterOptions
 	var expected string
@@ -101,7 +98,7 @@ func blobPutVerb(g *cli.Global) *cobra.Command {
 			"has the blob that --digest names, it is shared, and what is read is only compared with it.\n\n" +
 			"With --ref, what was read before the command was interrupted is kept under that name, and a later put with the same --ref goes " +
 			"on with it: what is there is compared with the beginning of what is read and not written again. One put at a time has a ref.\n\n" +
-			"The blob gets the label " + labelRoot + ", so that it stays until it is removed, unless --lease says how long it stays.",
+			"The blob gets the label " + label.Root + ", so that it stays until it is removed, unless --lease says how long it stays.",
 		Stdin:  "the bytes of the blob, where FILE is not given or -",
 		Stdout: "the digest",
 		Examples: []cli.Example{
@@ -130,8 +127,8 @@ func blobPutVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		o.Digest = digest.Digest(expected)
-		if _, ok := labels[labelRoot]; !ok && o.Lease == "" {
-			labels[labelRoot] = time.Now().UTC().Format(time.RFC3339)
+		if o.Lease == "" {
+			label.Keep(labels)
 		}
 		resume := o.Ref != ""
 		if !resume {
@@ -226,7 +223,7 @@ func blobLabelVerb(g *cli.Global) *cobra.Command {
 		Long: "Sets labels of the namespace's record of a blob; KEY= removes a label. Labels that begin with containerd.io/gc. say what a " +
 			"collection keeps, and are described with ctrd gc.",
 		Examples: []cli.Example{
-			{Note: "keep a blob although nothing refers to it", Text: "ctr-image blob label 6f1a2b3c " + labelRoot + "=1"},
+			{Note: "keep a blob although nothing refers to it", Text: "ctr-image blob label 6f1a2b3c " + label.Root + "=1"},
 			{Note: "let a blob keep another one", Text: "ctr-image blob label 6f1a2b3c containerd.io/gc.ref.content.x=sha256:9c2e..."},
 		},
 		Args: cli.Count(2, -1), Complete: cli.InTurn(cli.Blobs(g)), Exit: []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitCorrupt},

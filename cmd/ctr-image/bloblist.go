@@ -15,6 +15,7 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/filter"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -35,7 +36,7 @@ func blobLsVerb(g *cli.Global) *cobra.Command {
 		Long:   "Lists the blobs of the namespace by digest. No lock is taken.\n\n" + cli.FilterHelp(filter.ContentFields),
 		Stdout: "a blob a line",
 		Examples: []cli.Example{
-			{Note: "list blobs that nothing but their own label keeps", Text: "ctr-image blob ls --filter 'labels.\"" + labelRoot + "\"'"},
+			{Note: "list blobs that nothing but their own label keeps", Text: "ctr-image blob ls --filter 'labels.\"" + label.Root + "\"'"},
 			{Note: "the largest", Text: "ctr-image blob ls -o size,digest | sort -n | tail -1"},
 		},
 		Exit: []int{cli.ExitCorrupt},

@@ -5,16 +5,13 @@ package main
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/snapshot"
 )
-
-// labelRoot keeps what has it from being collected although nothing refers to it.
-const labelRoot = "containerd.io/gc.root"
 
 func commitVerb(g *cli.Global) *cobra.Command {
 	var below string
@@ -23,7 +20,7 @@ func commitVerb(g *cli.Global) *cobra.Command {
 	cmd := cli.New("commit [OPTION]... NAME SNAPSHOT", "finish a snapshot, so that others can stand on it", cli.About{
 		Long: "Turns the active SNAPSHOT into the committed snapshot NAME; its key is free afterwards. What is in it is on the " +
 			"disk before it is recorded. One that was prepared without a parent can be put on top of one now.\n\n" +
-			"The new snapshot has the label " + labelRoot + ", so it stays until it is removed, also when nothing uses it.",
+			"The new snapshot has the label " + label.Root + ", so it stays until it is removed, also when nothing uses it.",
 		Examples: []cli.Example{
 			{Note: "finish work", Text: "ctr-snap commit done work"},
 			{Note: "put a layer that was made by itself on top of another", Text: "ctr-snap commit --parent base done work"},
@@ -40,9 +37,7 @@ func commitVerb(g *cli.Global) *cobra.Command {
 		if o.Labels, err = parseLabels(labels); err != nil {
 			return err
 		}
-		if _, ok := o.Labels[labelRoot]; !ok {
-			o.Labels[labelRoot] = time.Now().UTC().Format(time.RFC3339)
-		}
+		label.Keep(o.Labels)
 		d, sn, err := open(cmd.Context(), g)
 		if err != nil {
 			return err

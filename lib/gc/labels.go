@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/lease"
 )
 
@@ -41,7 +42,6 @@ func (c condition) holds(now, used time.Time) bool {
 // Prefixes of labels with containerd's meaning. Behind one that is not of a snapshot, a label may have a name of its own,
 // after "." or "/"; of a snapshot, the driver comes first, and a name after "/".
 const (
-	labelRoot         = "containerd.io/gc.root"
 	labelExpire       = lease.LabelExpire
 	labelRef          = "containerd.io/gc.ref."
 	labelBackRef      = "containerd.io/gc.bref."
@@ -55,7 +55,7 @@ func parseLabels(labels map[string]string) (r references) {
 		if !strings.HasPrefix(key, "containerd.io/gc.") {
 			continue
 		}
-		if strings.HasPrefix(key, labelRoot) {
+		if strings.HasPrefix(key, label.Root) {
 			r.root = true
 		} else if rest, ok := strings.CutPrefix(key, labelRef); ok {
 			if n, ok := target(rest, value); ok && n.Type != containerType {

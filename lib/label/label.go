@@ -8,12 +8,24 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
 
 // Max is containerd's bound on the length of a label's key and value together, in bytes.
 const Max = 4096
+
+// Root keeps the blob or snapshot that has it from being collected although nothing refers to it. As with containerd, its
+// value is the time at which it was set.
+const Root = "containerd.io/gc.root"
+
+// Keep gives labels the label Root, unless they have it.
+func Keep(labels map[string]string) {
+	if _, ok := labels[Root]; !ok {
+		labels[Root] = time.Now().UTC().Format(time.RFC3339)
+	}
+}
 
 // Check refuses labels without a key and labels longer than Max.
 func Check(labels map[string]string) error {

@@ -67,7 +67,7 @@ func kept(name string, labels map[string]string) map[string]string {
 	if !strings.HasPrefix(name, proxied) {
 		return labels
 	}
-	all := map[string]string{"containerd.io/gc.root": "proxy"}
+	all := map[string]string{label.Root: "proxy"}
 	maps.Copy(all, labels)
 	return all
 }

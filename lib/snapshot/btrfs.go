@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 
@@ -150,13 +149,7 @@ func (v subvolumes) Sync(d *state.Dir, id ID, fresh bool) error {
 	if !fresh {
 		return syncFS(fsOf(v, d, id))
 	}
-	dir := pathOf(v, d, id)
-	for _, path := range []string{fsOf(v, d, id), dir, filepath.Dir(dir)} {
-		if err := state.SyncDir(path); err != nil {
-			return fmt.Errorf("sync snapshot %s: %w", id, err)
-		}
-	}
-	return nil
+	return syncNames(v, d, id, fsOf(v, d, id))
 }
 
 func (v subvolumes) Drop(d *state.Dir, id ID) error { return d.Trash(pathOf(v, d, id)) }

@@ -10,14 +10,16 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 
-	"ctrd.dev/ctrd/lib/mount"
-	"ctrd.dev/ctrd/lib/state"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"ctrd.dev/ctrd/lib/mount"
+	"ctrd.dev/ctrd/lib/state"
 )
 
 // Driver keeps the trees of snapshots; their records are not its business. Each snapshot has a directory ([Path]) that
@@ -320,6 +322,17 @@ func bindTree(dir string, s Info) []mount.Mount {
 	m := bind(dir, mode)
 	mapOwners(&m[0], s.Labels)
 	return m
+}
+
+// syncNames makes the names in the directory of a snapshot durable, its own, and those in further directories.
+func syncNames(v Driver, d *state.Dir, id ID, more ...string) error {
+	dir := pathOf(v, d, id)
+	for _, path := range append(more, dir, filepath.Dir(dir)) {
+		if err := state.SyncDir(path); err != nil {
+			return fmt.Errorf("sync snapshot %s: %w", id, err)
+		}
+	}
+	return nil
 }
 
 // syncFS writes out the file system that a directory is on.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -215,13 +214,7 @@ func (v images) Sync(d *state.Dir, id ID, fresh bool) error {
 	if !fresh {
 		return syncFS(pathOf(v, d, id))
 	}
-	dir := pathOf(v, d, id)
-	for _, path := range []string{fsOf(v, d, id), dir, filepath.Dir(dir)} {
-		if err := state.SyncDir(path); err != nil {
-			return fmt.Errorf("sync snapshot %s: %w", id, err)
-		}
-	}
-	return nil
+	return syncNames(v, d, id, fsOf(v, d, id))
 }
 
 func (v images) Drop(d *state.Dir, id ID) error { return d.Trash(pathOf(v, d, id)) }

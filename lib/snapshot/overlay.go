@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -154,13 +153,7 @@ func (o overlay) Sync(d *state.Dir, id ID, fresh bool) error {
 	if !fresh {
 		return syncFS(fsOf(o, d, id))
 	}
-	dir := pathOf(o, d, id)
-	for _, path := range []string{fsOf(o, d, id), dir, filepath.Dir(dir)} {
-		if err := state.SyncDir(path); err != nil {
-			return fmt.Errorf("sync snapshot %s: %w", id, err)
-		}
-	}
-	return nil
+	return syncNames(o, d, id, fsOf(o, d, id))
 }
 
 // inherit gives the root of a tree the owner and the mode of another one. One that is not there is left to whoever

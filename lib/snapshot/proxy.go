@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/label"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/snapshotapi"
 	"ctrd.dev/ctrd/lib/state"
@@ -50,8 +51,6 @@ const (
 // Labels of snapshots at a server.
 const (
 	labelTarget = "containerd.io/snapshot.ref" // of a layer, its chain id
-	// labelRoot has a containerd that serves the snapshotter keep what its own records do not name.
-	labelRoot = "containerd.io/gc.root"
 )
 
 // proxy keeps snapshots with another program. The directory of a snapshot has a file that names them there; see [note].
@@ -249,7 +248,8 @@ func (p *proxy) StageView(ctx context.Context, d *state.Dir, id, parent ID) erro
 
 // keep adds the label by which a containerd keeps it.
 func keep(labels map[string]string) map[string]string {
-	all := map[string]string{labelRoot: "ctrd"}
+	// A containerd that serves the snapshotter is to keep what its own records do not name.
+	all := map[string]string{label.Root: "ctrd"}
 	for k, v := range labels {
 		all[k] = v
 	}
@@ -566,13 +566,7 @@ func (p *proxy) Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes in
 
 // Sync is of the directory alone: what a server has is durable by Fix, and otherwise the server's business.
 func (p *proxy) Sync(d *state.Dir, id ID, _ bool) error {
-	dir := pathOf(p, d, id)
-	for _, path := range []string{dir, filepath.Dir(dir)} {
-		if err := state.SyncDir(path); err != nil {
-			return fmt.Errorf("sync snapshot %s: %w", id, err)
-		}
-	}
-	return nil
+	return syncNames(p, d, id)
 }
 
 // Drop leaves what a server that is not there cannot remove to the next collection.
