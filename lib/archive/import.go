@@ -16,7 +16,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/gc"
 	"ctrd.dev/ctrd/lib/image"
@@ -301,20 +300,11 @@ func (in *intake) wholeIndex(ctx context.Context, name string) (named, error) {
 
 // put stores a document.
 func (in *intake) put(ctx context.Context, data []byte) (ocispec.Descriptor, error) {
-	s, err := content.Stage(in.d, digest.SHA256)
-	if err != nil {
-		return ocispec.Descriptor{}, err
+	desc, err := in.work.StoreBytes(ctx, "", data)
+	if err == nil {
+		in.size[desc.Digest] = desc.Size
 	}
-	defer s.Close()
-	if _, err := s.Write(data); err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	desc := s.Descriptor()
-	if err := in.work.Hold(ctx, desc.Digest.String()); err != nil {
-		return desc, err
-	}
-	in.size[desc.Digest] = desc.Size
-	return desc, s.Place(ctx, nil)
+	return desc, err
 }
 
 // putJSON stores a document that is made here.

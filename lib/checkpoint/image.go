@@ -10,7 +10,6 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -55,11 +54,11 @@ func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taska
 	if err != nil {
 		return img, err
 	}
-	if m.Config, err = put(ctx, d, work, MediaTypeSpec, bytesOf(Spec(specType, raw))); err != nil {
+	if m.Config, err = work.StoreBytes(ctx, MediaTypeSpec, Spec(specType, raw)); err != nil {
 		return img, err
 	}
 	err = Dump(ctx, d, t, o, func(dir string) error {
-		criu, err := put(ctx, d, work, MediaTypeCriu, func(w io.Writer) error { return Pack(ctx, w, dir) })
+		criu, err := work.Store(ctx, MediaTypeCriu, func(w io.Writer) error { return Pack(ctx, w, dir) })
 		m.Layers = []ocispec.Descriptor{criu}
 		return err
 	})
@@ -70,7 +69,7 @@ func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taska
 	if err != nil {
 		return img, err
 	}
-	target, err := put(ctx, d, work, m.MediaType, bytesOf(data))
+	target, err := work.StoreBytes(ctx, m.MediaType, data)
 	if err != nil {
 		return img, err
 	}
@@ -89,31 +88,6 @@ func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taska
 		return image.Put(tx, t.Namespace, img)
 	})
 	return img, err
-}
-
-// put stores a blob, which the work's lease holds.
-func put(ctx context.Context, d *state.Dir, work *pull.Local, mediaType string, write func(io.Writer) error) (desc ocispec.Descriptor, err error) {
-	s, err := content.Stage(d, digest.SHA256)
-	if err != nil {
-		return desc, err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	if err := write(s); err != nil {
-		return desc, err
-	}
-	desc = s.Descriptor()
-	desc.MediaType = mediaType
-	if err := work.Hold(ctx, desc.Digest.String()); err != nil {
-		return desc, err
-	}
-	return desc, s.Place(ctx, nil)
-}
-
-func bytesOf(data []byte) func(io.Writer) error {
-	return func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	}
 }
 
 // Restore starts a container that does not run from a checkpoint: the processes are those of the image name, or of the

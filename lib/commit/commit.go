@@ -206,22 +206,13 @@ func (e *NoBaseError) Hint() string {
 
 // layer stores what the container has changed.
 func (m *maker) layer(ctx context.Context) (res diff.Result, err error) {
-	s, err := content.Stage(m.d, digest.SHA256)
-	if err != nil {
-		return res, err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	err = m.still(ctx, func(from, to []string) (err error) {
-		res, err = m.write(ctx, s, from, to)
-		return err
+	_, err = m.work.Store(ctx, "", func(w io.Writer) error {
+		return m.still(ctx, func(from, to []string) (err error) {
+			res, err = m.write(ctx, w, from, to)
+			return err
+		})
 	})
-	if err != nil {
-		return res, err
-	}
-	if err := m.work.Hold(ctx, res.Descriptor.Digest.String()); err != nil {
-		return res, err
-	}
-	return res, s.Place(ctx, nil)
+	return res, err
 }
 
 func (m *maker) write(ctx context.Context, w io.Writer, from, to []string) (diff.Result, error) {
@@ -290,38 +281,20 @@ func (m *maker) document(ctx context.Context, layer diff.Result) error {
 		Config: ocispec.Descriptor{MediaType: m.base.Manifest.Config.MediaType},
 		Layers: append(append([]ocispec.Descriptor{}, m.base.Manifest.Layers...), layer.Descriptor),
 	}
-	if err := m.put(ctx, raw, &man.Config); err != nil {
+	if man.Config, err = m.work.StoreBytes(ctx, man.Config.MediaType, raw); err != nil {
 		return err
 	}
 	data, err := json.Marshal(man)
 	if err != nil {
 		return err
 	}
-	m.made.Descriptor.MediaType = man.MediaType
-	if err := m.put(ctx, data, &m.made.Descriptor); err != nil {
+	if m.made.Descriptor, err = m.work.StoreBytes(ctx, man.MediaType, data); err != nil {
 		return err
 	}
 	m.made, err = image.Complete(m.made, func(desc ocispec.Descriptor) ([]byte, error) {
 		return content.ReadAll(m.d, desc, image.MaxManifest)
 	})
 	return err
-}
-
-// put stores a document and fills in the digest and size of its descriptor.
-func (m *maker) put(ctx context.Context, data []byte, desc *ocispec.Descriptor) (err error) {
-	s, err := content.Stage(m.d, digest.SHA256)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	if _, err := s.Write(data); err != nil {
-		return err
-	}
-	desc.Digest, desc.Size = s.Descriptor().Digest, s.Descriptor().Size
-	if err := m.work.Hold(ctx, desc.Digest.String()); err != nil {
-		return err
-	}
-	return s.Place(ctx, nil)
 }
 
 // record gives the image its name. What an API or a user attached to the name stays.

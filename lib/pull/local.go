@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
@@ -48,6 +51,32 @@ func NewLocal(d *state.Dir, opt Options) (*Local, error) {
 // Hold puts blobs, by digest, on the lease of the work. Only then may be looked whether they are there.
 func (l *Local) Hold(ctx context.Context, digests ...string) error {
 	return l.lease.Hold(ctx, nil, lease.Content, digests...)
+}
+
+// Store stores the blob that write writes, on the lease of the work, and describes it with a media type.
+func (l *Local) Store(ctx context.Context, mediaType string, write func(io.Writer) error) (desc ocispec.Descriptor, err error) {
+	s, err := content.Stage(l.d, digest.SHA256)
+	if err != nil {
+		return desc, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := write(s); err != nil {
+		return desc, err
+	}
+	desc = s.Descriptor()
+	desc.MediaType = mediaType
+	if err := l.Hold(ctx, desc.Digest.String()); err != nil {
+		return desc, err
+	}
+	return desc, s.Place(ctx, nil)
+}
+
+// StoreBytes is Store of a document.
+func (l *Local) StoreBytes(ctx context.Context, mediaType string, data []byte) (ocispec.Descriptor, error) {
+	return l.Store(ctx, mediaType, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
 }
 
 // Unpack makes the directories of an image's layers, as far as they are not there. All of its blobs must be in
