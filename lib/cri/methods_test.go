@@ -71,6 +71,11 @@ func (w *world) socket(t testing.TB) *grpc.ClientConn {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		s.Stop(ctx)
+		for end := time.Now().Add(time.Minute); s.Idle() == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("a handler does not return") // it writes into the directory of the test
+			}
+		}
 	})
 	c, err := grpc.NewClient("unix://"+filepath.Join(dir, "s"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -95,6 +95,8 @@ func serve(t testing.TB, o Options) *served {
 		if err := <-ended; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
+		// Calls that were broken are still in their handlers, which write into the directory of the test.
+		eventually(t, "every handler has returned", func() bool { _, none := s.calls.quiet(); return none })
 	})
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,7 +35,11 @@ func TestNativeShimEvents(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range each {
 			all.Go(func() {
-				if err := p.Publish(in("shims"), "/tasks/oom", &events.TaskOOM{ContainerID: fmt.Sprintf("c%d-%d", round, i)}); err != nil {
+				err := p.Publish(in("shims"), "/tasks/oom", &events.TaskOOM{ContainerID: fmt.Sprintf("c%d-%d", round, i)})
+				if errors.Is(err, ttrpc.ErrClosed) && round > 0 {
+					return // calls of one publisher close each other's new connection; it sends such an event again, a second later
+				}
+				if err != nil {
 					t.Errorf("publish: %v", err)
 				}
 			})
@@ -47,7 +52,9 @@ func TestNativeShimEvents(t *testing.T) {
 	publish(1)
 	until(t, "all events are in the journal", func() error {
 		out := n.Must(t, "ctrd", "-n", "shims", "events", "--filter", `topic=="/tasks/oom"`, "--format", "{{.event.container_id}}")
-		if got := len(strings.Fields(out)); got != 2*each {
+		ids := strings.Fields(out)
+		slices.Sort(ids)
+		if got := len(slices.Compact(ids)); got != 2*each {
 			return fmt.Errorf("there are %d", got)
 		}
 		return nil
