@@ -157,7 +157,8 @@ func testExec(t *testing.T, e ask.Engine) {
 
 func testExecTerminal(t *testing.T, e ask.Engine) {
 	b := running(t, e)
-	p := newTestProcess("sh", "-c", "tty; stty size")
+	// crun lets the program go before it has set the size.
+	p := newTestProcess("sh", "-c", `tty; for i in 1 2 3 4 5 6 7 8 9; do s=$(stty size 2>/dev/null); test -z "$s" || break; sleep 0.1; done; echo $s`)
 	p.Terminal, p.ConsoleSize = true, &specs.Box{Height: 45, Width: 98}
 	pid, o, err := b.exec(p)
 	must(t, err)
