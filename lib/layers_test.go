@@ -37,6 +37,7 @@ var only = map[string][]string{
 	"github.com/google/go-containerregistry/": {"registry"},
 	"github.com/opencontainers/runc/":         {"engine"},
 	"github.com/containerd/go-runc":           {"engine"},
+	"github.com/checkpoint-restore/":          {},         // see ARCHITECTURE.md, "Why our own RPC with criu?"
 	"github.com/coreos/go-systemd/v22/dbus":   {"cgroup"}, // lib/cgroup/scope
 	"github.com/godbus/":                      {"cgroup"},
 	"google.golang.org/grpc/":                 {"cri", "manifest", "native"},

@@ -18,11 +18,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/checkpoint-restore/go-criu/v8"
 	"github.com/containerd/errdefs"
 	runc "github.com/containerd/go-runc"
-	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/configs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -31,6 +28,7 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/engine/criu"
 	"ctrd.dev/ctrd/lib/mount"
 )
 
@@ -64,7 +62,7 @@ func needCriu() (version int, err error) {
 	if _, err := exec.LookPath("criu"); err != nil {
 		return 0, fmt.Errorf("criu is not installed: %w; install the package criu (version 4 or later), or have %s name it", errors.Unwrap(err), CriuEnv)
 	}
-	if version, err = criu.MakeCriu().GetCriuVersion(); err != nil {
+	if version, err = criu.Version(); err != nil {
 		return 0, fmt.Errorf("criu does not run: %w; is it too old for this kernel? criu check tells more, and %s can name a newer one", err, CriuEnv)
 	}
 	return version, nil
@@ -223,7 +221,7 @@ func (j *job) freeze(ctx context.Context, e engine, st stdio) (m made, err error
 		}
 	}
 	if j.verb == ask.Dump {
-		err = explainCriu(e.checkpoint(ctx, c), c, "dump.log")
+		err = explainCriu(e.checkpoint(ctx, c), c, dumpLog)
 		crash.Point("engine.checkpoint.dumped")
 		if err == nil && !c.PreDump {
 			err = recordMade(c, version)
@@ -246,91 +244,7 @@ func (j *job) freeze(ctx context.Context, e engine, st stdio) (m made, err error
 		return err
 	})
 	crash.Point("engine.restore.restored")
-	return m, explainCriu(err, c, "restore.log")
-}
-
-// options gives libcontainer's. At a restore the checkpoint decides of what it has: what was not to be in it is not.
-func (e *embedded) options(c *ask.Checkpoint, restore bool) *libcontainer.CriuOpts {
-	return &libcontainer.CriuOpts{
-		ImagesDirectory: c.Dir, WorkDirectory: c.Work, ParentImage: c.Parent, LeaveRunning: !c.Exit, PreDump: c.PreDump,
-		TcpEstablished: c.TCP || restore, ExternalUnixConnections: c.Unix || restore, FileLocks: c.FileLocks || restore,
-		ShellJob: c.ShellJob, ManageCgroupsMode: c.Cgroups, StatusFd: -1,
-		// As runc has it: interfaces and addresses are not criu's but ours.
-		EmptyNs: unix.CLONE_NEWNET,
-	}
-}
-
-func (e *embedded) checkpoint(_ context.Context, c *ask.Checkpoint) error {
-	lc, err := libcontainer.Load(e.root, e.id)
-	if err != nil {
-		return err
-	}
-	state, err := lc.State()
-	if err != nil {
-		return err
-	}
-	// The network namespace is left out, as if it had been given: a restore is given one, whose loopback is up and which
-	// has its addresses before a socket is bound to them.
-	setNetns(lc, fmt.Sprintf("/proc/%d/ns/net", state.InitProcessPid))
-	return lc.Checkpoint(e.options(c, false))
-}
-
-// setNetns has libcontainer take the network namespace of a container from a path; one that has none of its own keeps that of the host.
-func setNetns(c *libcontainer.Container, path string) {
-	all := c.Config().Namespaces // shared with the container
-	for i := range all {
-		if all[i].Type == configs.NEWNET {
-			all[i].Path = path
-		}
-	}
-}
-
-func (e *embedded) restore(_ context.Context, spec *specs.Spec, c *ask.Checkpoint, st stdio) (made, error) {
-	if e.err != nil {
-		return made{}, e.err
-	}
-	e.config.NoNewKeyring, e.config.NoPivotRoot = e.noNewKeyring, e.noPivotRoot
-	// criu is told of a directory in it, and works in another one.
-	root, err := filepath.Abs(e.root)
-	if err != nil {
-		return made{}, err
-	}
-	lc, err := libcontainer.Create(root, e.id, e.config)
-	if err != nil {
-		os.Remove(e.root)
-		return made{}, err
-	}
-	p := &libcontainer.Process{Init: true}
-	if st.terminal != nil {
-		p.ConsoleSocket = st.terminal
-	} else {
-		p.Stdin, p.Stdout, p.Stderr = st.files[0], st.files[1], st.files[2]
-	}
-	pid := 0
-	if e.config.Namespaces.IsPrivate(configs.NEWNET) {
-		var ns *os.File
-		if ns, err = newNetns(); err == nil {
-			defer ns.Close()
-			setNetns(lc, fmt.Sprintf("/proc/self/fd/%d", ns.Fd()))
-		}
-	}
-	if err == nil {
-		err = lc.Restore(p, e.options(c, true))
-	}
-	if err == nil {
-		pid, err = p.Pid()
-	}
-	if err != nil {
-		if derr := lc.Destroy(); derr != nil {
-			logrus.Warn(derr)
-		}
-		os.Remove(e.root)
-		return made{}, err
-	}
-	return made{
-		pid:    pid,
-		delete: e.root != stateDir || hasPoststop(spec) || cgroup.UsesSystemd(spec.Linux.CgroupsPath) || spec.Linux.IntelRdt != nil,
-	}, nil
+	return m, explainCriu(err, c, restoreLog)
 }
 
 // newNetns makes a network namespace whose loopback is up.

@@ -25,9 +25,20 @@ import (
 const counter = "n=0; while true; do n=$((n+1)); echo $n; sleep 0.05; done"
 
 // testCheckpoint makes checkpoints of a container that runs on and of one that ends with it, and restores that into a new one.
-func testCheckpoint(t *testing.T, e ask.Engine) {
+func testCheckpoint(t *testing.T, e ask.Engine) { checkpointOf(t, e, false) }
+
+// testCheckpointReadOnly is the same where the container cannot write, and nor can criu.
+func testCheckpointReadOnly(t *testing.T, e ask.Engine) {
+	if e.Binary != "" {
+		t.Skip("other engines want a directory /tmp in the root")
+	}
+	checkpointOf(t, e, true)
+}
+
+func checkpointOf(t *testing.T, e ask.Engine, readOnly bool) {
 	world.Criu(t)
 	b := newBundle(t, e, "sh", "-c", counter)
+	b.spec.Root.Readonly = readOnly
 	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	o, err := b.create()
 	must(t, err)
@@ -57,6 +68,10 @@ func testCheckpoint(t *testing.T, e ask.Engine) {
 
 	b2 := newBundle(t, e, "sh", "-c", counter)
 	b2.spec.Linux.Namespaces = b.spec.Linux.Namespaces
+	b2.spec.Root.Readonly = readOnly
+	if readOnly {
+		must(t, os.Remove(b2.path("rootfs/tmp")))
+	}
 	b2.writeSpec()
 	o2 := b2.output(false)
 	res, _, err := b2.request(ask.Restore, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir}}, o2.give...)
@@ -67,12 +82,61 @@ func testCheckpoint(t *testing.T, e ask.Engine) {
 	if n <= last || n > last+5 {
 		t.Errorf("it was at %d (began with %d) and goes on with %d", last, first, n)
 	}
+	// It can be asked for all that one can which was started.
+	pid, o3, err := b2.exec(newTestProcess("sh", "-c", "cat /proc/1/cmdline | wc -c; exit 3"))
+	must(t, err)
+	if out, status := o3.all(), b2.wait(pid); out == "0\n" || status != 3 {
+		t.Errorf("exec: %q, %d", out, status)
+	}
+	must(t, os.WriteFile(b2.path("resources.json"), []byte(`{"pids":{"limit":50}}`), 0o600))
+	if _, _, err := b2.request(ask.Update, ask.Request{File: b2.path("resources.json")}); err != nil {
+		t.Error(err)
+	}
 	must(t, cgroup.Kill(b2.cgroup()))
 	b2.wait(res.Pid)
 	b2.remove()
 	if left, _ := filepath.Glob(b2.path("engine", "*")); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// testCheckpointTerminal has a program with a terminal go on in a new one.
+func testCheckpointTerminal(t *testing.T, e ask.Engine) {
+	world.Criu(t)
+	b := newBundle(t, e, "sh", "-c", counter)
+	b.spec.Process.Terminal = true
+	o, err := b.create()
+	must(t, err)
+	must(t, b.start())
+	out := bufioLines(o.r)
+	out.next(t)
+	dir := t.TempDir()
+	if _, _, err := b.request(ask.Dump, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir, Exit: true}}); err != nil {
+		if strings.Contains(err.Error(), "could not load `libcriu") {
+			t.Skip("this crun needs the library libcriu: ", err)
+		}
+		t.Fatal(err)
+	}
+	b.wait(b.made.Pid)
+	last := out.rest()
+	o.r.Close()
+	b.remove()
+
+	b2 := newBundle(t, e, "sh", "-c", counter)
+	b2.spec.Process.Terminal = true
+	b2.writeSpec()
+	o2 := b2.output(true)
+	res, _, err := b2.request(ask.Restore, ask.Request{Terminal: true, Checkpoint: &ask.Checkpoint{Dir: dir}}, o2.give...)
+	o2.given(err)
+	b2.made, b2.delete = res, err == nil
+	must(t, err)
+	if n := bufioLines(o2.r).next(t); n <= last || n > last+5 {
+		t.Errorf("it was at %d and goes on with %d", last, n)
+	}
+	must(t, cgroup.Kill(b2.cgroup()))
+	b2.wait(res.Pid)
+	o2.r.Close()
+	b2.remove()
 }
 
 // numbers are lines of numbers.
@@ -92,7 +156,7 @@ func (l *numbers) next(t *testing.T) int {
 	for {
 		if i := bytes.IndexByte(l.buf, '\n'); i >= 0 {
 			n := 0
-			for _, c := range l.buf[:i] {
+			for _, c := range bytes.TrimSpace(l.buf[:i]) {
 				n = n*10 + int(c-'0')
 			}
 			l.buf, l.last = l.buf[i+1:], n

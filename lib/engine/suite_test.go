@@ -98,6 +98,8 @@ var suite = []struct {
 	{"kill", testKill},
 	{"delete", testDelete},
 	{"checkpoint", testCheckpoint},
+	{"checkpoint of a terminal", testCheckpointTerminal},
+	{"checkpoint of a read-only root", testCheckpointReadOnly},
 	{"two at once", testTwo},
 	{"odd specs", testOddSpecs},
 	{"specs that fail", testBadSpecs},
