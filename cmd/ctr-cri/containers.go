@@ -240,7 +240,8 @@ func checkpointVerb(o *options) *cobra.Command {
 	var location string
 	var limit time.Duration
 	cmd := o.each("checkpoint [OPTION]... CONTAINER...", "write the state of containers that run to an archive", cli.About{
-		Long:     "Writes the container's memory, its files and its configuration to a tar archive, from which it can be restored. The container runs on.",
+		Long: "Writes the container's memory, what it has changed of its files, its configuration and its log to a tar archive, in the form of containerd and CRI-O. " +
+			"The container runs on. The runtime needs criu.",
 		Examples: []cli.Example{{Note: "take a checkpoint", Text: "ctr-cri checkpoint --export /var/tmp/c.tar 8c0de7a1f3b52"}},
 	}, func(ctx context.Context, r *runtimeClient, id string) error {
 		if location == "" {

@@ -121,7 +121,7 @@ func export(ctx context.Context, d *state.Dir, output, format string, names []st
 	if output == "" || output == "-" {
 		return write(tail.Writer(ctx, os.Stdout))
 	}
-	return archive.ToFile(ctx, output, write)
+	return archive.ToFile(ctx, output, 0o666, write)
 }
 
 // timeOfFiles reads SOURCE_DATE_EPOCH; without it, it is the zero value.

@@ -25,8 +25,8 @@ func checkpointVerb(g *cli.Global) *cobra.Command {
 	var leave, preDump bool
 	cmd := cli.New("checkpoint [OPTION]... CONTAINER", "write down what the processes of a container are", cli.About{
 		Long: "Has criu write what the processes of a running container are, into the directory --dir or into an image, which ctr-push takes to a " +
-			"registry. The container ends with that, unless --leave-running is given; ctr-task restore has it go on from there. What the container has changed of " +
-			"its files is not in it: it stays with the container, and ctr-image commit makes an image of it.\n\n" +
+			"registry. The container ends with that, unless --leave-running is given; ctr-task restore has it go on from there. An image has the container's options, too, and " +
+			"what it has changed of its files; but none of a volume. A directory has not: the files stay with the container, and ctr-image commit makes an image of them.\n\n" +
 			"--pre-dump writes the memory alone, while the container runs on; a later checkpoint with --parent adds to that. Both are for directories.",
 		Stdout: "with --image NAME@DIGEST, else nothing",
 		Examples: []cli.Example{
@@ -94,20 +94,34 @@ func writeCheckpoint(cmd *cobra.Command, g *cli.Global, t *task.Task, name, dir 
 }
 
 func restoreVerb(g *cli.Global) *cobra.Command {
-	var name, dir string
-	cmd := cli.New("restore [OPTION]... CONTAINER", "have a container go on from a checkpoint", cli.About{
+	var image, dir string
+	var o task.CreateOptions
+	var pull pullFlags
+	cmd := cli.New("restore [OPTION]... [CONTAINER]", "have a container go on from a checkpoint", cli.About{
 		Long: "Starts a container that does not run, in the background: its processes are those of a checkpoint. The files must be as they were, " +
-			"so it is the container that the checkpoint was made of, or one of the same options and of an image of its files, made by ctr-image commit. " +
-			"A checkpoint of another architecture, or of a newer criu than the one here, is refused. Who restores a checkpoint runs what is in it: take none from strangers.",
+			"so it is the container that the checkpoint was made of, or one of the same options and of an image of its files, made by ctr-image commit.\n\n" +
+			"With --name a container is made from an image of a checkpoint, with its options and files, on the image that the first one stood on, which ctr-pull brings " +
+			"if it is not here. Volumes without a source are as the image has them; a source on the host must be there. The image may be one of containerd's (ctr tasks checkpoint, ctr containers checkpoint). " +
+			"A container of a pod, or with a user namespace or namespaces of another one, cannot be made.\n\n" +
+			"A checkpoint of another architecture, or of a newer criu than the one here, is refused. Who restores a checkpoint runs what is in it, with " +
+			"the mounts and privileges that it says: take none from strangers.",
+		Stdout: "with --name the name, else nothing",
 		Examples: []cli.Example{
 			{Note: "go on", Text: "ctr-task restore --dir /var/tmp/web web"},
-			{Note: "on another machine", Text: "ctr-pull registry.example/web:now; ctr-task create --name web registry.example/web:files; ctr-task restore --image registry.example/web:now web"},
+			{Note: "on another machine", Text: "ctr-pull registry.example/web:now; ctr-task restore --image registry.example/web:now --name web"},
 		},
-		Args: cli.Count(1, 1), Complete: cli.InTurn(cli.Containers(g)),
-		Exit: []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitCorrupt}, Env: []cli.Note{criuNote}, SeeAlso: []string{"ctr-task-checkpoint", "ctr-task-start"},
+		Args: cli.Count(0, 1), Complete: cli.InTurn(cli.Containers(g)),
+		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitCorrupt}, Env: []cli.Note{criuNote, cli.SnapshotterNote}, SeeAlso: []string{"ctr-task-checkpoint", "ctr-task-start", "ctr-pull"},
 	}, func(cmd *cobra.Command, args []string) error {
-		if (name == "") == (dir == "") {
+		switch {
+		case (image == "") == (dir == ""):
 			return cli.Usagef("give one of --image and --dir")
+		case (o.ID == "") == (len(args) == 0):
+			return cli.Usagef("give one of CONTAINER and --name")
+		case o.ID != "" && dir != "":
+			return cli.Usagef("--name needs --image: a directory has no options of a container")
+		case o.ID != "":
+			return restoreNew(cmd, g, pull, image, o)
 		}
 		d, err := g.Open()
 		if err != nil {
@@ -122,10 +136,34 @@ func restoreVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
-		return errors.Join(checkpoint.Restore(cmd.Context(), d, t, name, dir), t.Close())
+		return errors.Join(checkpoint.Restore(cmd.Context(), d, t, image, dir), t.Close())
 	})
-	cmd.Flags().StringVar(&name, "image", "", "the checkpoint is the image `NAME`")
+	cmd.Flags().StringVar(&image, "image", "", "the checkpoint is the image `NAME`")
 	cmd.Flags().StringVar(&dir, "dir", "", "the checkpoint is in the directory `DIR`")
+	cmd.Flags().StringVar(&o.ID, "name", "", "make a container of this `NAME`")
+	cli.SnapshotterFlag(cmd, cmd.Flags(), &o.Snapshotter)
+	pull.add(cmd)
 	cli.CompleteOption(cmd, "image", cli.Images(g))
+	cli.CompleteOption(cmd, "name", cobra.NoFileCompletions)
 	return cmd
+}
+
+// restoreNew makes a container from an image of a checkpoint.
+func restoreNew(cmd *cobra.Command, g *cli.Global, pull pullFlags, image string, o task.CreateOptions) error {
+	d, err := g.Open()
+	if err != nil {
+		return err
+	}
+	// What is brought is not the checkpoint but what its container stood on.
+	if o.Image, err = checkpoint.BaseImage(cmd.Context(), d, g.Namespace, image); err != nil {
+		return err
+	}
+	t, err := withImage(cmd, g, pull, o, func() (*task.Task, error) {
+		return checkpoint.RestoreNew(cmd.Context(), d, g.Namespace, image, o)
+	})
+	if err != nil {
+		return pullStatus(err)
+	}
+	_, err = fmt.Println(t.ID())
+	return errors.Join(err, t.Close())
 }

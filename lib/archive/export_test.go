@@ -155,7 +155,7 @@ func TestExportDamaged(t *testing.T) {
 	if err := os.WriteFile(file, []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := ToFile(t.Context(), file, func(w io.Writer) error {
+	err := ToFile(t.Context(), file, 0o666, func(w io.Writer) error {
 		return Export(t.Context(), d, w, []string{"app:1"}, ExportOptions{Namespace: ns})
 	})
 	if !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), layer) {
@@ -179,8 +179,9 @@ func TestToFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x")
 	write := func(w io.Writer) error { _, err := io.WriteString(w, "text"); return err }
-	unnamed := func(path string, fn func(io.Writer) error) error { return ToFile(t.Context(), path, fn) }
-	for name, to := range map[string]func(string, func(io.Writer) error) error{"without a name": unnamed, "named": toNamed} {
+	unnamed := func(path string, fn func(io.Writer) error) error { return ToFile(t.Context(), path, 0o640, fn) }
+	named := func(path string, fn func(io.Writer) error) error { return toNamed(path, 0o640, fn) }
+	for name, to := range map[string]func(string, func(io.Writer) error) error{"without a name": unnamed, "named": named} {
 		for range 2 {
 			if err := to(path, write); err != nil {
 				t.Fatal(name, err)
@@ -189,9 +190,12 @@ func TestToFile(t *testing.T) {
 		if data, err := os.ReadFile(path); err != nil || string(data) != "text" {
 			t.Errorf("%s: %q, %v", name, data, err)
 		}
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm()&0o027 != 0 {
+			t.Errorf("%s: %v, %v", name, st.Mode(), err)
+		}
 	}
 	link := filepath.Join(dir, "link")
-	if err := errors.Join(os.Symlink("x", link), ToFile(t.Context(), link, write), ToFile(t.Context(), "/dev/null", write)); err != nil {
+	if err := errors.Join(os.Symlink("x", link), ToFile(t.Context(), link, 0o666, write), ToFile(t.Context(), "/dev/null", 0o666, write)); err != nil {
 		t.Fatal(err)
 	}
 	if to, err := os.Readlink(link); err != nil || to != "x" {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -121,10 +122,10 @@ func (t *tree) file(name string, size int64, r io.Reader) (err error) {
 	return os.Chtimes(path, t.time, t.time)
 }
 
-// ToFile writes a file that has its name when all is in it and durable, so that a file of that name is whole. What is
+// ToFile writes a file of a mode, less the umask, that has its name when all is in it and durable, so that a file of that name is whole. What is
 // no regular file, a FIFO or a device, is written as it is, until ctx ends. After an error a file that was there is
 // unchanged.
-func ToFile(ctx context.Context, path string, fn func(io.Writer) error) (err error) {
+func ToFile(ctx context.Context, path string, mode fs.FileMode, fn func(io.Writer) error) (err error) {
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
 		f, err := tail.Until(ctx, func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY, 0) })
 		if err != nil {
@@ -136,9 +137,9 @@ func ToFile(ctx context.Context, path string, fn func(io.Writer) error) (err err
 		path = real // a link to the file stays a link
 	}
 	dir := filepath.Dir(path)
-	f, err := os.OpenFile(dir, os.O_WRONLY|unix.O_TMPFILE, 0o666)
+	f, err := os.OpenFile(dir, os.O_WRONLY|unix.O_TMPFILE, mode)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) {
-		return toNamed(path, fn)
+		return toNamed(path, mode, fn)
 	}
 	if err != nil {
 		return err
@@ -161,9 +162,9 @@ func ToFile(ctx context.Context, path string, fn func(io.Writer) error) (err err
 }
 
 // toNamed is ToFile on a file system that has no files without a name.
-func toNamed(path string, fn func(io.Writer) error) (err error) {
+func toNamed(path string, mode fs.FileMode, fn func(io.Writer) error) (err error) {
 	name := beside(path)
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}

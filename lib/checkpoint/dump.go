@@ -17,10 +17,12 @@ import (
 	"ctrd.dev/ctrd/lib/taskapi"
 )
 
-// The media types of containerd's checkpoints (core/images/mediatypes.go).
+// The media types of containerd's checkpoints (core/images/mediatypes.go), and one of ours.
 const (
 	MediaTypeCriu = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
 	MediaTypeSpec = "application/vnd.containerd.container.checkpoint.config.v1+proto"
+	// MediaTypeRecord is the JSON of a container's record.
+	MediaTypeRecord = "application/vnd.ctrd.container.v1+json"
 )
 
 // Dump makes a checkpoint of the processes of a running task and gives it to write as an archive. o.ImagePath does not count.

@@ -3,19 +3,24 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	runtimespecs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/commit"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/pull"
 	"ctrd.dev/ctrd/lib/state"
@@ -29,9 +34,12 @@ const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 // gcRef begins the labels of a manifest that keep its blobs.
 const gcRef = "containerd.io/gc.ref.content."
 
-// Image makes a checkpoint of the processes of a running task and records it under name: a manifest, which any registry takes,
-// with the container's spec as its configuration and the archive of criu's files as its layer. The files that the container has
-// changed are not in it: see package commit.
+// imageName is the annotation of a checkpoint that names the image of its container, as containerd's client has it.
+const imageName = "image.name"
+
+// Image makes a checkpoint of a running task and records it under name: a manifest, which any registry takes, with the container's
+// spec as its configuration and as its layers the archive of criu's files, what the container has changed of its files, and
+// its record. Files in volumes are not in it, nor are changes of a container with a user namespace.
 func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taskapi.CheckpointOptions) (img image.Image, err error) {
 	ref, err := image.Parse(name)
 	if err != nil {
@@ -45,27 +53,19 @@ func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taska
 		return img, err
 	}
 	defer func() { err = errors.Join(err, work.Close()) }()
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: MediaTypeCriu}
-	var raw []byte
-	err = d.View(ctx, func(tx *state.Tx) (err error) {
-		raw, err = container.RawSpec(tx, t.Namespace, t.ID())
-		return err
-	})
-	if err != nil {
+	m := &maker{t: t, work: work, Manifest: ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: MediaTypeCriu,
+	}}
+	if t.Container.Image != "" {
+		m.Annotations = map[string]string{imageName: t.Container.Image}
+	}
+	if err := m.documents(ctx, d); err != nil {
 		return img, err
 	}
-	if m.Config, err = work.StoreBytes(ctx, MediaTypeSpec, Spec(specType, raw)); err != nil {
+	if err := m.dump(ctx, d, o); err != nil {
 		return img, err
 	}
-	err = Dump(ctx, d, t, o, func(dir string) error {
-		criu, err := work.Store(ctx, MediaTypeCriu, func(w io.Writer) error { return Pack(ctx, w, dir) })
-		m.Layers = []ocispec.Descriptor{criu}
-		return err
-	})
-	if err != nil {
-		return img, err
-	}
-	data, err := json.Marshal(m)
+	data, err := json.Marshal(m.Manifest)
 	if err != nil {
 		return img, err
 	}
@@ -75,11 +75,13 @@ func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taska
 	}
 	crash.Point("checkpoint.stored")
 	err = work.Record(ctx, func(tx *state.Tx) error {
-		labels := map[string]string{gcRef + "config": m.Config.Digest.String(), gcRef + "l.0": m.Layers[0].Digest.String()}
-		for _, b := range []content.Blob{
-			{Digest: m.Config.Digest, Size: m.Config.Size}, {Digest: m.Layers[0].Digest, Size: m.Layers[0].Size},
-			{Digest: target.Digest, Size: target.Size, Labels: labels},
-		} {
+		labels := map[string]string{gcRef + "config": m.Config.Digest.String()}
+		blobs := []content.Blob{{Digest: m.Config.Digest, Size: m.Config.Size}}
+		for i, l := range m.Layers {
+			labels[gcRef+"l."+strconv.Itoa(i)] = l.Digest.String()
+			blobs = append(blobs, content.Blob{Digest: l.Digest, Size: l.Size})
+		}
+		for _, b := range append(blobs, content.Blob{Digest: target.Digest, Size: target.Size, Labels: labels}) {
 			if err := content.Merge(tx, t.Namespace, b); err != nil {
 				return err
 			}
@@ -90,59 +92,240 @@ func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taska
 	return img, err
 }
 
-// Restore starts a container that does not run from a checkpoint: the processes are those of the image name, or of the
-// directory dir of criu's files.
-func Restore(ctx context.Context, d *state.Dir, t *task.Task, name, dir string) error {
-	if name == "" {
-		return t.Start(ctx, task.StartOptions{Checkpoint: dir})
-	}
-	var img image.Image
+// maker makes the manifest of one checkpoint.
+type maker struct {
+	ocispec.Manifest
+	t    *task.Task
+	work *pull.Local
+}
+
+// documents stores what says how the container was made.
+func (m *maker) documents(ctx context.Context, d *state.Dir) error {
+	var raw []byte
 	err := d.View(ctx, func(tx *state.Tx) (err error) {
-		img, err = image.Find(tx, t.Namespace, name)
+		raw, err = container.RawSpec(tx, m.t.Namespace, m.t.ID())
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	criu, err := find(d, img)
-	if err != nil {
-		return fmt.Errorf("image %q: %w", name, err)
+	if m.Config, err = m.work.StoreBytes(ctx, MediaTypeSpec, Spec(specType, raw)); err != nil {
+		return err
 	}
-	blob, err := content.OpenRange(ctx, d, t.Namespace, criu.Digest, 0, 0)
+	record, err := json.Marshal(m.t.Container)
 	if err != nil {
-		return fmt.Errorf("image %q: %w", name, err)
+		return err
 	}
-	defer blob.Close()
-	s, err := Prepare(ctx, d, t, blob, criu.Digest)
-	if err != nil {
-		return fmt.Errorf("image %q: %w", name, err)
-	}
-	return errors.Join(t.Start(ctx, task.StartOptions{Checkpoint: s.Path}), s.Close())
+	desc, err := m.work.StoreBytes(ctx, MediaTypeRecord, record)
+	m.Layers = append(m.Layers, desc)
+	return err
 }
 
-// find finds the archive of criu's files in an image: in a manifest as [Image] makes it, or in an index as containerd's clients do.
-func find(d *state.Dir, img image.Image) (ocispec.Descriptor, error) {
+// dump stores the processes and the files, both as they were at one moment.
+func (m *maker) dump(ctx context.Context, d *state.Dir, o taskapi.CheckpointOptions) error {
+	processes := func() error {
+		return Dump(ctx, d, m.t, o, func(dir string) error {
+			desc, err := m.work.Store(ctx, MediaTypeCriu, func(w io.Writer) error { return Pack(ctx, w, dir) })
+			m.Layers = append(m.Layers, desc)
+			return err
+		})
+	}
+	files := func(from, to []string) error {
+		if m.t.Container.UserNS.Private() {
+			return nil // the owners are mapped, and a layer has none that are
+		}
+		desc, err := m.work.Store(ctx, ocispec.MediaTypeImageLayerGzip, func(w io.Writer) error {
+			_, err := commit.WriteChange(ctx, m.t, w, from, to, diff.Options{Compression: diff.Gzip})
+			return err
+		})
+		m.Layers = append(m.Layers, desc)
+		return err
+	}
+	if o.Exit { // nobody writes to its files then
+		if err := processes(); err != nil {
+			return err
+		}
+		return m.t.Still(ctx, false, files)
+	}
+	return m.t.Still(ctx, true, func(from, to []string) error {
+		if err := processes(); err != nil {
+			return err
+		}
+		return files(from, to)
+	})
+}
+
+// Restore starts a container that does not run from a checkpoint: the processes are those of the image name, or of the
+// directory dir of criu's files. Its files are its own.
+func Restore(ctx context.Context, d *state.Dir, t *task.Task, name, dir string) error {
+	if name == "" {
+		return t.Start(ctx, task.StartOptions{Checkpoint: dir})
+	}
+	s, err := read(ctx, d, t.Namespace, name)
+	if err == nil {
+		err = s.start(ctx, d, t)
+	}
+	if err != nil {
+		return fmt.Errorf("image %q: %w", name, err)
+	}
+	return nil
+}
+
+// RestoreNew makes a container from a checkpoint, which may be one of containerd's, and starts it: spec, files and processes are
+// those of the image name. Of o count ID, Image, Snapshotter and Labels. One that cannot be restored is removed again. Its volumes are as
+// its image has them.
+func RestoreNew(ctx context.Context, d *state.Dir, ns, name string, o task.CreateOptions) (*task.Task, error) {
+	s, err := read(ctx, d, ns, name)
+	if err == nil {
+		o.Saved, err = s.saved(d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", name, err)
+	}
+	t, err := task.Create(ctx, d, ns, o)
+	if err != nil {
+		return nil, err
+	}
+	crash.Point("checkpoint.created")
+	if err = s.files(ctx, d, t); err == nil {
+		err = s.start(ctx, d, t)
+	}
+	if err != nil {
+		err = fmt.Errorf("image %q: %w", name, err)
+		return nil, errors.Join(err, t.Remove(context.WithoutCancel(ctx), true))
+	}
+	return t, nil
+}
+
+// BaseImage gives the name of the image on which the container of a checkpoint stood, which need not be here.
+func BaseImage(ctx context.Context, d *state.Dir, ns, name string) (string, error) {
+	s, err := read(ctx, d, ns, name)
+	if err == nil && s.image == "" {
+		err = fmt.Errorf("it does not say which image its container stood on: %w", errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return "", fmt.Errorf("image %q: %w", name, err)
+	}
+	return s.image, nil
+}
+
+// parts are those of a checkpoint in the content store. Each is of whoever made it.
+type parts struct {
+	image                      string // of the container
+	criu, spec, record, change *ocispec.Descriptor
+}
+
+// read finds the parts of an image: of a manifest as [Image] makes it, or of an index as containerd's clients do.
+func read(ctx context.Context, d *state.Dir, ns, name string) (s parts, err error) {
+	var img image.Image
+	err = d.View(ctx, func(tx *state.Tx) (err error) {
+		img, err = image.Find(tx, ns, name)
+		return err
+	})
+	if err != nil {
+		return s, err
+	}
 	data, err := content.ReadAll(d, img.Target, image.MaxManifest)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return s, err
 	}
-	var parts []ocispec.Descriptor
+	var all []ocispec.Descriptor
 	if image.IsIndex(img.Target.MediaType) {
 		var index ocispec.Index
 		index, err = image.ParseIndex(data, img.Target.MediaType)
-		parts = index.Manifests
+		all, s.image = index.Manifests, cmp.Or(index.Annotations[imageName], index.Annotations[ocispec.AnnotationRefName])
 	} else {
 		var m ocispec.Manifest
 		m, err = image.ParseArtifact(data, img.Target.MediaType)
-		parts = m.Layers
+		all, s.image = append(m.Layers, m.Config), m.Annotations[imageName]
 	}
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return s, err
 	}
-	for _, p := range parts {
-		if p.MediaType == MediaTypeCriu {
-			return p, nil
+	for i := range all {
+		switch p := &all[i]; p.MediaType {
+		case MediaTypeCriu:
+			s.criu = p
+		case MediaTypeSpec:
+			s.spec = p
+		case MediaTypeRecord:
+			s.record = p
+		case ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerZstd:
+			s.change = p
 		}
 	}
-	return ocispec.Descriptor{}, fmt.Errorf("it is no checkpoint: %w", errdefs.ErrInvalidArgument)
+	if s.criu == nil {
+		return s, fmt.Errorf("it is no checkpoint: %w", errdefs.ErrInvalidArgument)
+	}
+	return s, nil
+}
+
+// saved reads what the container was.
+func (s parts) saved(d *state.Dir) (*task.Saved, error) {
+	if s.spec == nil {
+		return nil, fmt.Errorf("it has no spec: %w", errdefs.ErrInvalidArgument)
+	}
+	data, err := content.ReadAll(d, *s.spec, maxDocument)
+	if err != nil {
+		return nil, err
+	}
+	var packed taskapi.Any
+	saved := &task.Saved{Spec: &runtimespecs.Spec{}}
+	if err = taskapi.Unmarshal(data, &packed); err == nil {
+		err = json.Unmarshal(packed.Value, saved.Spec)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("its spec: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if s.record == nil {
+		return saved, nil
+	}
+	if data, err = content.ReadAll(d, *s.record, maxDocument); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &saved.Container); err != nil {
+		return nil, fmt.Errorf("its record: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return saved, nil
+}
+
+// maxDocument bounds a spec and a record of a checkpoint, in bytes.
+const maxDocument = 16 << 20
+
+// files gives a container the files that were changed.
+func (s parts) files(ctx context.Context, d *state.Dir, t *task.Task) (err error) {
+	if s.change == nil {
+		return nil
+	}
+	blob, err := content.OpenRange(ctx, d, t.Namespace, s.change.Digest, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	sum := s.change.Digest.Verifier()
+	r := io.TeeReader(blob, sum)
+	if err := t.ApplyChange(ctx, r, s.change.MediaType); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil { // what follows the end of the layer
+		return err
+	}
+	if !sum.Verified() {
+		return fmt.Errorf("blob %s: its bytes have another digest: %w", s.change.Digest, errdefs.ErrDataLoss)
+	}
+	return nil
+}
+
+// start starts a container with the processes.
+func (s parts) start(ctx context.Context, d *state.Dir, t *task.Task) error {
+	blob, err := content.OpenRange(ctx, d, t.Namespace, s.criu.Digest, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	scratch, err := Prepare(ctx, d, t, blob, s.criu.Digest)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.Start(ctx, task.StartOptions{Checkpoint: scratch.Path}), scratch.Close())
 }

@@ -22,8 +22,20 @@ const (
 	maxBytes = 1 << 40
 )
 
+// epoch is the time of every file of an archive: the same checkpoint gives the same bytes.
+var epoch = time.Unix(0, 0)
+
 // Pack writes the files of a directory of criu's as a tar archive, as containerd has it.
 func Pack(ctx context.Context, w io.Writer, dir string) error {
+	tw := tar.NewWriter(w)
+	if err := packDir(ctx, tw, dir, ""); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return tw.Close()
+}
+
+// packDir writes the files of a directory, but no directory in it, under names that begin with prefix.
+func packDir(ctx context.Context, tw *tar.Writer, dir, prefix string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -33,19 +45,21 @@ func Pack(ctx context.Context, w io.Writer, dir string) error {
 	if err != nil {
 		return err
 	}
-	tw := tar.NewWriter(w)
 	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if err := packFile(tw, root, e.Name()); err != nil {
-			return fmt.Errorf("checkpoint: %s: %w", e.Name(), err)
+		if e.IsDir() {
+			continue
+		}
+		if err := packFile(tw, root, e.Name(), prefix); err != nil {
+			return fmt.Errorf("%s: %w", e.Name(), err)
 		}
 	}
-	return tw.Close()
+	return nil
 }
 
-func packFile(tw *tar.Writer, root *os.Root, name string) error {
+func packFile(tw *tar.Writer, root *os.Root, name, prefix string) error {
 	f, err := root.Open(name)
 	if err != nil {
 		return err
@@ -58,7 +72,7 @@ func packFile(tw *tar.Writer, root *os.Root, name string) error {
 	if !st.Mode().IsRegular() {
 		return fmt.Errorf("it is no file, and a checkpoint that adds to another one is no image: %w", errdefs.ErrInvalidArgument)
 	}
-	if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: st.Size(), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
+	if err := tw.WriteHeader(&tar.Header{Name: prefix + name, Mode: 0o600, Size: st.Size(), ModTime: epoch, Format: tar.FormatPAX}); err != nil {
 		return err
 	}
 	_, err = io.Copy(tw, io.LimitReader(f, st.Size()))

@@ -207,7 +207,7 @@ func (e *NoBaseError) Hint() string {
 // layer stores what the container has changed.
 func (m *maker) layer(ctx context.Context) (res diff.Result, err error) {
 	_, err = m.work.Store(ctx, "", func(w io.Writer) error {
-		return m.still(ctx, func(from, to []string) (err error) {
+		return m.task.Still(ctx, !m.opt.NoPause, func(from, to []string) (err error) {
 			res, err = m.write(ctx, w, from, to)
 			return err
 		})
@@ -216,22 +216,25 @@ func (m *maker) layer(ctx context.Context) (res diff.Result, err error) {
 }
 
 func (m *maker) write(ctx context.Context, w io.Writer, from, to []string) (diff.Result, error) {
-	o := diff.Options{Compression: cmp.Or(m.opt.Compression, diff.Gzip), Latest: m.opt.Time, Places: map[string]bool{}}
-	for _, name := range []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"} {
-		o.Places[name] = true
+	res, err := WriteChange(ctx, m.task, w, from, to, diff.Options{Compression: cmp.Or(m.opt.Compression, diff.Gzip), Latest: m.opt.Time})
+	if image.IsManifest(m.base.Descriptor.MediaType) && m.base.Descriptor.MediaType == image.DockerManifest {
+		res.Descriptor.MediaType = dockerLayer[res.Descriptor.MediaType]
 	}
-	spec, err := m.task.Spec(ctx)
+	return res, err
+}
+
+// WriteChange writes what a container has changed of its files as a layer, from the trees of [task.Task.Still]. What is
+// mounted in it is left out, and so are the places of that which were made by its start. o.Places does not count.
+func WriteChange(ctx context.Context, t *task.Task, w io.Writer, from, to []string, o diff.Options) (diff.Result, error) {
+	o.Places = map[string]bool{"etc/hosts": true, "etc/hostname": true, "etc/resolv.conf": true}
+	spec, err := t.Spec(ctx)
 	if err != nil {
 		return diff.Result{}, err
 	}
 	for _, mount := range spec.Mounts {
 		o.Places[clean(mount.Destination)] = true
 	}
-	res, err := diff.Write(ctx, w, from, to, o)
-	if image.IsManifest(m.base.Descriptor.MediaType) && m.base.Descriptor.MediaType == image.DockerManifest {
-		res.Descriptor.MediaType = dockerLayer[res.Descriptor.MediaType]
-	}
-	return res, err
+	return diff.Write(ctx, w, from, to, o)
 }
 
 // dockerLayer gives the media types of Docker's format for those of OCI's: a manifest has one or the other.
@@ -239,35 +242,6 @@ var dockerLayer = map[string]string{
 	ocispec.MediaTypeImageLayer:     "application/vnd.docker.image.rootfs.diff.tar",
 	ocispec.MediaTypeImageLayerGzip: "application/vnd.docker.image.rootfs.diff.tar.gzip",
 	ocispec.MediaTypeImageLayerZstd: "application/vnd.docker.image.rootfs.diff.tar.zstd",
-}
-
-// still calls fn with the trees that the container stands on and with its own, see [task.ReadChange], while nobody writes to them: a container that does not run
-// is not started meanwhile, one that runs is paused.
-func (m *maker) still(ctx context.Context, fn func(from, to []string) error) (err error) {
-	t := m.task
-	info, err := t.Info(ctx)
-	if err != nil {
-		return err
-	}
-	key := t.Container.SnapshotKey
-	sn, err := snapshot.Named(t.Container.Snapshotter)
-	if err != nil {
-		return err
-	}
-	switch info.Status {
-	case task.Running, task.Paused:
-	default:
-		return task.ReadChange(ctx, m.d, sn, m.opt.Namespace, key, fn)
-	}
-	if info.Status == task.Running && !m.opt.NoPause {
-		if err := t.Pause(ctx); err != nil {
-			return err
-		}
-		crash.Point("commit.paused")
-		defer func() { err = errors.Join(err, t.Resume(context.WithoutCancel(ctx))) }()
-	}
-	none := func(*state.Tx, snapshot.Info) error { return nil }
-	return sn.ReadChange(ctx, m.d, nil, m.opt.Namespace, key, none, fn)
 }
 
 // document stores configuration and manifest.

@@ -172,6 +172,18 @@ func SetVolumes(s *specs.Spec, dir string) {
 	}
 }
 
+// Volumes gives back Result.Volumes of a spec whose sources [SetVolumes] has not set.
+func Volumes(s *specs.Spec) []string {
+	var all []string
+	for n := 0; ; n++ {
+		i := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "bind" && m.Source == volumesDir+"/"+strconv.Itoa(n) })
+		if i < 0 {
+			return all
+		}
+		all = append(all, s.Mounts[i].Destination)
+	}
+}
+
 // sorted puts parents before children.
 func sorted(volumes []Volume) []Volume {
 	return slices.SortedStableFunc(slices.Values(volumes), func(a, b Volume) int {

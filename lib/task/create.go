@@ -59,7 +59,10 @@ type CreateOptions struct {
 	Pod         json.RawMessage // kept with the record
 	// Amend, when set, changes what the spec says, before it is recorded. It is for what Spec has no option for. The opener
 	// reads files of the image.
-	Amend   func(*spec.Result, spec.Opener) error
+	Amend func(*spec.Result, spec.Opener) error
+	// Saved, when set, is what another container was, of which this one is to be a copy: but for ID, Image, Snapshotter and
+	// Labels the other options do not count.
+	Saved   *Saved
 	LogPath string // absolute; who asks for it rotates and removes the log; empty: the container's own place
 }
 
@@ -142,12 +145,20 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, src.layers.Close()) }()
+	if o.Saved != nil {
+		if err := o.Saved.check(); err != nil {
+			return nil, nil, fmt.Errorf("create container %q: %w", o.ID, err)
+		}
+	}
 	if o.UserNSAuto > 0 {
 		if o.Spec.UserNS, err = ownIDs(ctx, d, o.UserNSAuto); err != nil {
 			return nil, nil, err
 		}
 	}
 	nets, mode, err := o.settle(src.config)
+	if o.Saved != nil {
+		nets = o.Saved.Container.Network
+	}
 	if err == nil {
 		err = checkNetworks(d, nets)
 	}
@@ -180,6 +191,9 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	if restart := container.RestartLabels(o.Restart); restart != nil {
 		maps.Copy(restart, o.Labels)
 		c.Labels = restart
+	}
+	if o.Saved != nil {
+		o.Saved.fill(&c)
 	}
 	if c.StopSignal == "" {
 		c.StopSignal = src.config.StopSignal
@@ -322,6 +336,9 @@ func generate(ctx context.Context, d *state.Dir, ns string, o CreateOptions, src
 	}
 	if r, err = spec.Generate(ctx, src.config, so); err != nil {
 		return r, err
+	}
+	if o.Saved != nil {
+		r = o.Saved.result(r)
 	}
 	r.Spec.Root.Path = taskdir.Rootfs
 	if o.Amend != nil {

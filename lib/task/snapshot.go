@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
@@ -88,6 +89,34 @@ func ReadChange(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns,
 	return sn.ReadChange(ctx, d, l, ns, key, func(tx *state.Tx, s snapshot.Info) error {
 		return notUsed(tx, d, sn, ns, s, false)
 	}, fn)
+}
+
+// Still calls fn with the trees that the container stands on and with its own, see [ReadChange], while nobody writes to them: one that
+// does not run is not started meanwhile, one that runs is paused if pause says so.
+func (t *Task) Still(ctx context.Context, pause bool, fn func(from, to []string) error) (err error) {
+	info, err := t.Info(ctx)
+	if err != nil {
+		return err
+	}
+	key := t.Container.SnapshotKey
+	sn, err := t.snapshots()
+	if err != nil {
+		return err
+	}
+	switch info.Status {
+	case Running, Paused:
+	default:
+		return ReadChange(ctx, t.d, sn, t.Namespace, key, fn)
+	}
+	if info.Status == Running && pause {
+		if err := t.Pause(ctx); err != nil {
+			return err
+		}
+		crash.Point("task.still")
+		defer func() { err = errors.Join(err, t.Resume(context.WithoutCancel(ctx))) }()
+	}
+	none := func(*state.Tx, snapshot.Info) error { return nil }
+	return sn.ReadChange(ctx, t.d, nil, t.Namespace, key, none, fn)
 }
 
 // lockRoot takes the lock of the container whose root is the snapshot; without one the lock is nil.

@@ -30,6 +30,7 @@ func checkpoints() (all []scenario, criu string) {
 	}
 	os.Setenv("CTRD_CRIU", path)
 	run, dump, restore := "ctr-task run -d --name c "+small+" sleep 1000", "ctr-task checkpoint --image cp:1 c", "ctr-task restore --image cp:1 c"
+	restored := "ctr-task restore --image cp:1 --name d"
 	anew := []step{do("ctr-task rm -f c"), do("ctr-image rm -f cp:1"), do(run), do(dump), do(restore), do("ctr-task exec c true")}
 	return []scenario{
 		{name: "checkpoint", before: []step{pull(small), do(run)}, command: words(dump), again: anew, only: ofCheckpoints},
@@ -38,5 +39,10 @@ func checkpoints() (all []scenario, criu string) {
 			name: "restore", before: []step{pull(small), do(run), do(dump)}, command: words(restore), only: ofCheckpoints,
 			again: []step{do("ctr-task stop -t 0 c"), do(restore), do("ctr-task exec c true")},
 		},
+		{
+			name: "restore into a new container", before: []step{pull(small), do(run), do(dump)}, command: words(restored), only: ofCheckpoints,
+			again: []step{do("ctr-task rm -f d"), do(restored), do("ctr-task exec d true")},
+		},
+		{name: "checkpoint of one that runs on", before: []step{pull(small), do(run)}, command: words(dump + " -R"), again: anew, only: append([]string{"task.still"}, ofCheckpoints...)},
 	}, ""
 }

@@ -100,10 +100,6 @@ func TestPodResources(t *testing.T) {
 		t.Error(err)
 	}
 	for _, call := range []func() error{
-		func() error {
-			_, err := h.CheckpointContainer(h.ctx, &runtimeapi.CheckpointContainerRequest{})
-			return err
-		},
 		func() error { _, err := h.CheckpointPod(h.ctx, &runtimeapi.CheckpointPodRequest{}); return err },
 		func() error { _, err := h.RestorePod(h.ctx, &runtimeapi.RestorePodRequest{}); return err },
 	} {

@@ -150,7 +150,9 @@ func (p *Process) do(v Verb, o *Options, on func(Notice) error) (a answer, err e
 		req.message(2, o.marshal())
 	}
 	if a, err = p.talk(v, req, on); err == nil && !a.ok {
-		err = fmt.Errorf("criu: %w", unix.Errno(a.errno))
+		if err = errors.New("criu has failed"); a.errno != 0 {
+			err = fmt.Errorf("%w: %w", err, unix.Errno(a.errno))
+		}
 	}
 	p.conn.Close()
 	if werr := p.cmd.Wait(); err == nil && werr != nil && v != version {
