@@ -29,7 +29,7 @@ all: deps build
 build:
 	@mkdir -p $(BIN)
 ifneq ($(static),)
-	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)" -o $(BIN)/ $(static:%=./cmd/%)
+	CGO_ENABLED=0 $(GO) build -trimpath -tags "nri_no_wasm $(TAGS)" -ldflags "$(LDFLAGS)" -o $(BIN)/ $(static:%=./cmd/%)
 endif
 ifneq ($(filter ctr-shim,$(commands)),)
 	CGO_ENABLED=1 $(GO) build -trimpath -tags "seccomp netgo osusergo $(TAGS)" -ldflags '$(LDFLAGS) -X main.version=$(VERSION) -linkmode external -extldflags "-static"' -o $(BIN)/ ./cmd/ctr-shim

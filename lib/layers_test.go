@@ -23,7 +23,7 @@ var floors = []struct {
 	{"tools", []string{"btrfs", "cgroup", "config", "crash", "diff", "engine", "erofs", "filter", "footprint", "label", "layer", "lock", "mount", "network", "pid1", "progress", "reference", "registry", "shim", "snapshotapi", "spec", "stdio", "tail", "taskapi", "taskdir"}},
 	{"kept", []string{"activation", "container", "content", "event", "image", "lease", "namespace", "sandbox", "snapshot", "state"}},
 	{"deeds", []string{"account", "archive", "checkpoint", "commit", "fsck", "gc", "pod", "prune", "pull", "push", "task"}},
-	{"doors", []string{"cli", "cri", "manifest", "native"}},
+	{"doors", []string{"cli", "cri", "manifest", "native", "nri"}},
 }
 
 // toolsThatPublish may import the event journal: the supervisor writes what it sees.
@@ -43,6 +43,7 @@ var only = map[string][]string{
 	"google.golang.org/grpc/":                 {"cri", "manifest", "native"},
 	"github.com/containerd/ttrpc":             {"native"},
 	"github.com/containerd/containerd/":       {"native"},
+	"github.com/containerd/nri/":              {"nri"},
 	"k8s.io/":                                 {"cri", "manifest"},
 	"github.com/containernetworking/":         {"network"},
 	"github.com/spf13/cobra":                  {"cli"},

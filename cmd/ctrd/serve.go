@@ -52,6 +52,9 @@ func serveVerb(g *cli.Global) *cobra.Command {
 			"SIGTERM and SIGINT let the calls that are under way end, for 10 seconds. Waits and subscriptions are ended at once, with the " +
 			"code Unavailable. SIGHUP has the configuration read again: what it says of sockets holds from the next start, all else at once. " +
 			"A configuration that is wrong is logged, and the old one holds.\n\n" +
+			"Plugins of NRI, the Node Resource Interface, are asked about pods and containers of the CRI. They connect to /var/run/nri/nri.sock, " +
+			"or to nri.sock in a state directory that is not the usual one, or are started from /opt/nri/plugins; the configuration has " +
+			"other places. While one is connected, ctrd does not end for want of calls.\n\n" +
 			"Metrics for Prometheus are at /metrics on the socket metrics.sock in the state directory, for root alone, and on a port if the " +
 			"configuration names one.",
 		Stdout: "nothing",
@@ -211,6 +214,9 @@ func (s *server) until(ctx context.Context, srv *servers, failed <-chan error, i
 			}
 		case <-sleep.C:
 			left := idle() - srv.idle()
+			if left <= 0 && srv.hasPlugins() {
+				left = idle()
+			}
 			if left <= 0 {
 				log.Info("ending: no call for a while", "idle-timeout", idle())
 				return nil

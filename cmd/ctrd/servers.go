@@ -16,6 +16,8 @@ import (
 	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/cri"
 	"ctrd.dev/ctrd/lib/native"
+	"ctrd.dev/ctrd/lib/nri"
+	"ctrd.dev/ctrd/lib/pod"
 	"ctrd.dev/ctrd/lib/state"
 )
 
@@ -30,18 +32,29 @@ type api interface {
 type servers struct {
 	native, cri *native.Server
 	byName      map[string]api // by the names of the kinds
+	plugins     *nri.Plugins   // nil: there are none
+	endPlugins  func()
 }
 
 func newServers(d *state.Dir, log *slog.Logger, conf func() *config.Config, m *native.Metrics) (*servers, error) {
 	o := native.Options{Dir: d, Version: cli.Version, Log: log, Config: conf, Metrics: m}
 	all := &servers{}
+	var err error
+	if all.plugins, all.endPlugins, err = startPlugins(d, conf, log); err != nil {
+		return nil, err
+	}
+	var asked pod.Plugins
+	if all.plugins != nil {
+		asked = all.plugins
+	}
 	k8s := cri.New(cri.Options{
 		Dir: d, Version: cli.Version, Log: log, Config: conf,
-		Hosts:   os.Getenv(network.EnvHosts),
+		Hosts: os.Getenv(network.EnvHosts), Plugins: asked,
 		Collect: func() { all.native.Collect() }, Busy: func() func() { return all.cri.Busy() },
 	})
 	shims, err := native.NewShims(o)
 	if err != nil {
+		all.endPlugins()
 		return nil, err
 	}
 	o.Also = k8s.Register
@@ -59,6 +72,9 @@ func (all *servers) idle() time.Duration {
 	return since
 }
 
+// hasPlugins tells whether plugins of NRI are connected, which the end of the server would end.
+func (all *servers) hasPlugins() bool { return all.plugins != nil && all.plugins.Count() > 0 }
+
 // stop is native.Server.Stop of all of them at once.
 func (all *servers) stop(ctx context.Context) {
 	var stops sync.WaitGroup
@@ -66,4 +82,5 @@ func (all *servers) stop(ctx context.Context) {
 		stops.Go(func() { s.Stop(ctx) })
 	}
 	stops.Wait()
+	all.endPlugins()
 }

@@ -106,7 +106,8 @@ type CNI struct {
 type NRI struct {
 	// Disable has no plugin asked.
 	Disable bool `toml:"disable"`
-	// SocketPath is where plugins connect.
+	// SocketPath is where plugins connect; empty: /var/run/nri/nri.sock, and with another state directory than the usual one
+	// nri.sock in that.
 	SocketPath string `toml:"socket_path"`
 	// PluginPath has the plugins that are started.
 	PluginPath string `toml:"plugin_path"`

@@ -35,9 +35,6 @@ func (c *Config) Idle() (all []string) {
 	} {
 		note(!reflect.DeepEqual(s.was, s.is), s.key, s.why)
 	}
-	nri, usualNRI := cri.NRI, was.NRI
-	nri.Disable = usualNRI.Disable
-	note(nri != usualNRI, []string{"cri", "nri"}, "plugins of NRI are not asked")
 	return all
 }
 

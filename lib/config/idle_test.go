@@ -29,7 +29,7 @@ socket_path = "/run/nri.sock"
 	}
 	all := c.Idle()
 	want := []string{`runtimes."a.b".base_runtime_spec`, `runtimes."a.b".cni_max_conf_num`, "cri.selinux_category_range", "cri.cdi_spec_dirs",
-		"cri.drain_exec_sync_io_timeout", "cri.disable_snapshot_annotations", "cri.nri"}
+		"cri.drain_exec_sync_io_timeout", "cri.disable_snapshot_annotations"}
 	if len(all) != len(want) {
 		t.Fatalf("%q, want %q", all, want)
 	}

@@ -34,6 +34,8 @@ type Options struct {
 	Busy func() (done func())
 	// ReadyMadeNetwork gives pods a bridge network of ctrd's own where none is configured.
 	ReadyMadeNetwork bool
+	// Plugins are asked about pods and containers; nil: there are none.
+	Plugins pod.Plugins
 	// Collect, when set, has what nothing refers to any more removed, soon.
 	Collect func()
 }
@@ -45,6 +47,7 @@ type Server struct {
 	log       *slog.Logger
 	readyMade bool
 
+	plugins   pod.Plugins
 	config    func() *config.Config
 	hosts     string
 	collect   func()
@@ -57,7 +60,7 @@ type Server struct {
 // New makes a server.
 func New(o Options) *Server {
 	s := &Server{
-		d: o.Dir, version: o.Version, log: o.Log, config: o.Config, readyMade: o.ReadyMadeNetwork, hosts: o.Hosts, collect: o.Collect,
+		d: o.Dir, version: o.Version, log: o.Log, config: o.Config, readyMade: o.ReadyMadeNetwork, hosts: o.Hosts, collect: o.Collect, plugins: o.Plugins,
 	}
 	if s.config == nil {
 		c := config.Default()
@@ -75,7 +78,7 @@ func New(o Options) *Server {
 
 // pods is where pods are made, by the configuration as it is now.
 func (s *Server) pods() pod.Host {
-	return pod.Host{Dir: s.d, Namespace: Namespace, Config: s.config(), ReadyMade: s.readyMade}
+	return pod.Host{Dir: s.d, Namespace: Namespace, Config: s.config(), ReadyMade: s.readyMade, Plugins: s.plugins}
 }
 
 // Close takes no more clients of streams. Those that are under way go on as long as the process.

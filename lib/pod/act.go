@@ -124,7 +124,18 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 	case info.Status == task.Stopped || info.Status == task.Orphaned:
 		return fmt.Errorf("it has ended: %w", errdefs.ErrFailedPrecondition)
 	}
-	return t.Start(ctx, task.StartOptions{Shim: h.Shim})
+	one, err := h.subject(ctx, t)
+	if err != nil {
+		return err
+	}
+	if err := one.ask(ctx, ContainerStart); err != nil {
+		return err
+	}
+	if err := t.Start(ctx, task.StartOptions{Shim: h.Shim}); err != nil {
+		return err
+	}
+	one.tell(ctx, ContainerStarted)
+	return nil
 }
 
 // reopen looks at a container once more.
@@ -148,6 +159,9 @@ func (h Host) StopContainer(ctx context.Context, id string, grace time.Duration)
 		} else {
 			err = t.Stop(ctx, 0, grace)
 		}
+		if err == nil {
+			err = h.tellStopped(ctx, t)
+		}
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("stop container %q: %w", id, err)
@@ -161,7 +175,7 @@ func (h Host) RemoveContainer(ctx context.Context, id string) error {
 	defer h.Dir.EmptyTrash()
 	t, err := h.Open(ctx, id)
 	if err == nil {
-		err = t.Remove(ctx, true)
+		err = h.removeContainer(ctx, t)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -186,28 +200,48 @@ func (h Host) UpdateContainer(ctx context.Context, id string, r Resources) error
 	if err != nil {
 		return err
 	}
-	var all specs.LinuxResources
-	r.fill(&all)
-	return t.Update(ctx, &all)
+	all := r.Spec()
+	one, err := h.subject(ctx, t)
+	if err == nil && h.Plugins != nil {
+		all, err = one.askUpdate(ctx, all)
+	}
+	if err != nil {
+		return fmt.Errorf("update container %q: %w", id, err)
+	}
+	if err := t.Update(ctx, all); err != nil {
+		return err
+	}
+	one.tell(ctx, ContainerUpdated)
+	return nil
 }
 
 // ContainerStatus tells of a container, by its id or the beginning of it. It changes nothing and waits for nobody.
 func (h Host) ContainerStatus(ctx context.Context, id string) (ContainerStatus, error) {
+	st, _, err := h.Inspect(ctx, id)
+	return st, err
+}
+
+// Inspect is ContainerStatus, with the container's spec.
+func (h Host) Inspect(ctx context.Context, id string) (ContainerStatus, *specs.Spec, error) {
 	t, err := h.Open(ctx, id)
 	if err != nil {
-		return ContainerStatus{}, err
+		return ContainerStatus{}, nil, err
 	}
+	return h.inspect(ctx, t)
+}
+
+func (h Host) inspect(ctx context.Context, t *task.Task) (ContainerStatus, *specs.Spec, error) {
 	info, err := t.Info(ctx)
 	if err != nil {
-		return ContainerStatus{}, err
+		return ContainerStatus{}, nil, err
 	}
 	st, err := h.containerStatus(ctx, info, map[string]bool{})
 	if err != nil {
-		return st, err
+		return st, nil, err
 	}
 	s, err := t.Spec(ctx)
 	if err != nil {
-		return st, err
+		return st, nil, err
 	}
 	if s.Process != nil {
 		st.User = s.Process.User
@@ -215,7 +249,7 @@ func (h Host) ContainerStatus(ctx context.Context, id string) (ContainerStatus, 
 	if s.Linux != nil {
 		st.Resource = s.Linux.Resources
 	}
-	return st, nil
+	return st, s, nil
 }
 
 // ListContainers tells of all containers of pods, by id, without Resource and User. It changes nothing and waits for nobody.

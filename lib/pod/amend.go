@@ -239,12 +239,24 @@ func (r Resources) set(s *specs.Spec, c config.CRI) error {
 		}
 	}
 	r.fill(s.Linux.Resources)
-	score := int(r.OOMScoreAdj)
-	if least, bound := leastScore(c.RestrictOOMScoreAdj); bound {
-		score = max(score, least)
-	}
-	s.Process.OOMScoreAdj = &score
+	adj := score(int(r.OOMScoreAdj), c)
+	s.Process.OOMScoreAdj = &adj
 	return nil
+}
+
+// score is the OOM score that a container may have in place of what is asked for.
+func score(asked int, c config.CRI) int {
+	if least, bound := leastScore(c.RestrictOOMScoreAdj); bound {
+		return max(asked, least)
+	}
+	return asked
+}
+
+// Spec gives the bounds as a spec has them.
+func (r Resources) Spec() *specs.LinuxResources {
+	var all specs.LinuxResources
+	r.fill(&all)
+	return &all
 }
 
 // fill sets the bounds that are given, and leaves the others.

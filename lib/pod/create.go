@@ -89,6 +89,12 @@ func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig
 	if len(c.CDI) > 0 {
 		return "", fmt.Errorf("cdi_devices: %q: %w", c.CDI[0], errdefs.ErrNotImplemented)
 	}
+	if st, err := h.get(ctx, pod); err == nil {
+		// Nobody has been told of one that is being made, and it is not waited for.
+		if v, err := taskdir.LookPod(h.dir(st)); err == nil && v.Starting {
+			return "", fmt.Errorf("the pod is not ready: %w", errdefs.ErrFailedPrecondition)
+		}
+	}
 	s, p, l, err := h.locked(ctx, pod)
 	if err != nil {
 		return "", err
@@ -115,15 +121,30 @@ func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig
 		return "", err
 	}
 	o.ID = id
+	amend := o.Amend
+	o.Amend = func(r *spec.Result, open spec.Opener) error {
+		if err := amend(r, open); err != nil {
+			return err
+		}
+		return h.askPlugins(ctx, st, id, c, r)
+	}
 	if o.LogPath != "" {
 		if err := os.MkdirAll(filepath.Dir(o.LogPath), 0o755); err != nil {
 			return "", fmt.Errorf("log_path: %w", err)
 		}
 	}
-	if _, err := task.Create(ctx, h.Dir, h.Namespace, o); err != nil {
+	leave := h.enter()
+	t, err := task.Create(ctx, h.Dir, h.Namespace, o)
+	leave()
+	if err != nil {
 		return "", err
 	}
 	crash.Point("pod.container-created")
+	one, err := h.subject(ctx, t)
+	if err != nil {
+		return "", err
+	}
+	one.tell(ctx, ContainerCreated)
 	return id, nil
 }
 

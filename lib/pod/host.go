@@ -31,6 +31,8 @@ type Host struct {
 	// ReadyMade gives pods a bridge network of ctrd's own where no network is configured. A kubelet's host is given one
 	// later, by whoever installs it.
 	ReadyMade bool
+	// Plugins are asked about what is done here; nil: there are none.
+	Plugins Plugins
 }
 
 // Status is a pod and what it is doing.
@@ -42,6 +44,7 @@ type Status struct {
 	IPs     []string // the first is the one that the pod is known by; none with the host's network
 	PID     int      // of the supervisor; 0: there is none
 	Cgroup  string   // the parent of the containers' cgroups, below the hierarchies; empty: none
+	Dir     string   // where it has its files in this boot
 	// Paths are where the pod's namespaces are, by kind, as long as the supervisor lives.
 	Paths map[string]string
 }
@@ -114,7 +117,7 @@ func (h Host) dir(s sandbox.Sandbox) string { return s.Dir(h.Dir, h.Namespace) }
 
 // status looks at a pod.
 func (h Host) status(s sandbox.Sandbox, c Config) (Status, error) {
-	st := Status{Config: c, ID: s.ID, Created: s.Created}
+	st := Status{Config: c, ID: s.ID, Created: s.Created, Dir: h.dir(s)}
 	v, err := taskdir.LookPod(h.dir(s))
 	if err != nil {
 		return st, err

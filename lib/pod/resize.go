@@ -37,8 +37,22 @@ func (h Host) Resize(ctx context.Context, id string, overhead, resources *Resour
 	if s.Pod, err = json.Marshal(c); err != nil {
 		return fmt.Errorf("pod %q: %w", s.ID, err)
 	}
-	return h.Dir.Update(ctx, l, func(tx *state.Tx) error {
+	st, err := h.status(s, c)
+	if err == nil {
+		err = func() error {
+			defer h.enter()()
+			return h.askPod(ctx, PodUpdate, st)
+		}()
+	}
+	if err != nil {
+		return fmt.Errorf("update pod %q: %w", s.ID, err)
+	}
+	err = h.Dir.Update(ctx, l, func(tx *state.Tx) error {
 		_, err := sandbox.Put(tx, h.Namespace, s)
 		return err
 	})
+	if err == nil {
+		h.tellPod(ctx, PodUpdated, st)
+	}
+	return err
 }

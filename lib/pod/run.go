@@ -146,7 +146,24 @@ func (h Host) make(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Confi
 	if err := writeFiles(dir, c, ips); err != nil {
 		return err
 	}
-	return taskdir.Write(dir, taskdir.PodReady, ready{At: time.Now().UTC(), IPs: ips})
+	return h.publish(ctx, s, c, ips)
+}
+
+// publish asks plugins about a pod that is all made, and marks it as ready.
+func (h Host) publish(ctx context.Context, s sandbox.Sandbox, c Config, ips []string) error {
+	defer h.enter()()
+	if h.Plugins != nil {
+		st, err := h.status(s, c)
+		if err != nil {
+			return err
+		}
+		st.IPs = ips
+		if err := h.askPod(ctx, PodRun, st); err != nil {
+			_ = h.askPod(context.WithoutCancel(ctx), PodRemoved, st) // of those that have been asked before
+			return err
+		}
+	}
+	return taskdir.Write(h.dir(s), taskdir.PodReady, ready{At: time.Now().UTC(), IPs: ips})
 }
 
 // cgroup gives the parent of the containers' cgroups as a path below the hierarchies; empty: the root.

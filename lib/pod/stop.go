@@ -57,7 +57,9 @@ func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 		// The supervisor has recorded the exits, unless it was killed.
 		t, err := task.Open(ctx, h.Dir, h.Namespace, one.ID)
 		if err == nil && t.Container.UID == one.UID {
-			err = t.End(ctx)
+			if err = t.End(ctx); err == nil {
+				err = h.tellStopped(ctx, t)
+			}
 		}
 		if err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("container %q: %w", one.ID, err)
@@ -68,6 +70,9 @@ func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 		return err
 	}
 	crash.Point("pod.disconnected")
+	if c, err := configOf(s); err == nil && v.Whole {
+		h.tellPod(ctx, PodStopped, h.brief(s, c))
+	}
 	if err := endShm(dir); err != nil {
 		return err
 	}
@@ -97,7 +102,7 @@ func (h Host) remove(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error
 	for _, one := range containers {
 		t, err := task.Open(ctx, h.Dir, h.Namespace, one.ID)
 		if err == nil && t.Container.UID == one.UID {
-			err = t.Remove(ctx, true)
+			err = h.removeContainer(ctx, t)
 		}
 		if err != nil && !errdefs.IsNotFound(err) {
 			return err
@@ -112,5 +117,17 @@ func (h Host) remove(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
+	if c, e := configOf(s); err == nil && e == nil {
+		h.tellPod(ctx, PodRemoved, h.brief(s, c))
+	}
 	return err
+}
+
+// brief is the status of a pod, of one that cannot be looked at what its record says.
+func (h Host) brief(s sandbox.Sandbox, c Config) Status {
+	st, err := h.status(s, c)
+	if err != nil {
+		st = Status{Config: c, ID: s.ID, Created: s.Created}
+	}
+	return st
 }

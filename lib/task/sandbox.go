@@ -79,14 +79,10 @@ func (t *Task) joinSandbox(ctx context.Context, s *specs.Spec) error {
 
 // joinKind has the container share the namespace at path; it reports false when the spec asks for none of the kind.
 func joinKind(s *specs.Spec, kind, path string) bool {
-	types := map[string]specs.LinuxNamespaceType{
-		taskdir.NetNS: specs.NetworkNamespace, taskdir.IPCNS: specs.IPCNamespace, taskdir.UTSNS: specs.UTSNamespace,
-		taskdir.PIDNS: specs.PIDNamespace, taskdir.UserNS: specs.UserNamespace,
-	}
 	if s.Linux == nil {
 		return false
 	}
-	i := slices.IndexFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == types[kind] })
+	i := slices.IndexFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == taskdir.NamespaceType(kind) })
 	if i < 0 {
 		return false
 	}

@@ -36,6 +36,14 @@ const (
 	UserNS = "user"
 )
 
+// NamespaceType is what OCI specs call a kind of namespaces.
+func NamespaceType(kind string) specs.LinuxNamespaceType {
+	if kind == NetNS {
+		return specs.NetworkNamespace
+	}
+	return specs.LinuxNamespaceType(kind)
+}
+
 // Pod is what pod.json says: what the maker of a pod tells its supervisor.
 type Pod struct {
 	Namespace string `json:"namespace"`

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nri
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/nri/pkg/api"
+	nrigen "github.com/containerd/nri/pkg/runtime-tools/generate"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-tools/generate"
+)
+
+// adjust changes a spec as plugins want it. What they want and cannot have is errdefs.ErrNotImplemented.
+func adjust(s *specs.Spec, to *api.ContainerAdjustment) error {
+	if to == nil {
+		return nil
+	}
+	if devices := to.GetCDIDevices(); len(devices) > 0 {
+		return fmt.Errorf("a plugin adds the CDI device %q: %w", devices[0].GetName(), errdefs.ErrNotImplemented)
+	}
+	base := generate.NewFromSpec(s)
+	g := nrigen.SpecGenerator(&base,
+		nrigen.WithBlockIOResolver(func(class string) (*specs.LinuxBlockIO, error) {
+			return nil, fmt.Errorf("class %q of block I/O: there are none: %w", class, errdefs.ErrNotImplemented)
+		}),
+		nrigen.WithRdtResolver(func(class string) (*specs.LinuxIntelRdt, error) {
+			return nil, fmt.Errorf("class %q of RDT: there are none: %w", class, errdefs.ErrNotImplemented)
+		}))
+	if err := g.Adjust(to); err != nil {
+		return fmt.Errorf("what a plugin changes: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pod
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"ctrd.dev/ctrd/lib/spec"
+	"ctrd.dev/ctrd/lib/task"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Plugins are programs of the node that are asked about pods and told of them. Only a server has any: a process that makes
+// pods by itself asks none. It is an interface so that this package, and what links it, need not link their protocol.
+type Plugins interface {
+	// Enter keeps plugins that come in at the door until leave is called, and waits for one that is coming in: what is made
+	// between the two calls is told to a new plugin or is in what it is shown. It must not be called twice at a time.
+	Enter() (leave func())
+	// Pod asks about an event of a pod, or tells it. Only PodRun and PodUpdate can be refused.
+	Pod(ctx context.Context, e PodEvent, p Status) error
+	// Container asks about an event of a container, or tells it, and gives what other containers are to be changed. s is the
+	// container's spec. Only ContainerStart can be refused.
+	Container(ctx context.Context, e ContainerEvent, p Status, c ContainerStatus, s *specs.Spec) ([]Change, error)
+	// Create asks about a container that is to be made, and changes its spec.
+	Create(ctx context.Context, p Status, c ContainerStatus, s *specs.Spec) ([]Change, error)
+	// Update asks about bounds that a container is to have, and gives those that it shall have.
+	Update(ctx context.Context, p Status, c ContainerStatus, s *specs.Spec, r *specs.LinuxResources) (*specs.LinuxResources, []Change, error)
+}
+
+// PodEvent is what happens to a pod.
+type PodEvent int
+
+// The events of a pod.
+const (
+	PodRun     PodEvent = iota // it is all made, and nobody has been told
+	PodUpdate                  // it is to have the resources that its configuration says
+	PodUpdated                 // it has them
+	PodStopped                 // its containers have ended
+	PodRemoved                 // it is no more
+)
+
+// ContainerEvent is what happens to a container.
+type ContainerEvent int
+
+// The events of a container.
+const (
+	ContainerCreated ContainerEvent = iota // it has been made
+	ContainerStart                         // it is to be started
+	ContainerStarted                       // it runs
+	ContainerUpdated                       // it has other bounds
+	ContainerStopped                       // it has ended; told once
+	ContainerRemoved                       // it is no more
+)
+
+// Change is what a plugin wants changed of a container.
+type Change struct {
+	ID            string
+	Resources     *specs.LinuxResources
+	IgnoreFailure bool
+}
+
+// Apply carries out changes that plugins want, without asking or telling them, and gives those that failed with the first
+// error. Of one whose failure is to be ignored there is no error.
+func (h Host) Apply(ctx context.Context, all []Change) (failed []Change, err error) {
+	for _, c := range all {
+		if c.Resources == nil {
+			continue
+		}
+		e := h.apply(ctx, c)
+		if e == nil {
+			continue
+		}
+		failed = append(failed, c)
+		if !c.IgnoreFailure && err == nil {
+			err = fmt.Errorf("change that a plugin wants: %w", e)
+		}
+	}
+	return failed, err
+}
+
+func (h Host) apply(ctx context.Context, c Change) error {
+	t, err := h.Open(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return t.Update(ctx, c.Resources)
+}
+
+// enter is Plugins.Enter, where there are plugins.
+func (h Host) enter() (leave func()) {
+	if h.Plugins == nil {
+		return func() {}
+	}
+	return h.Plugins.Enter()
+}
+
+// askPod is Plugins.Pod, where there are plugins.
+func (h Host) askPod(ctx context.Context, e PodEvent, st Status) error {
+	if h.Plugins == nil {
+		return nil
+	}
+	if err := h.Plugins.Pod(ctx, e, st); err != nil {
+		return fmt.Errorf("a plugin refuses it: %w", err)
+	}
+	return nil
+}
+
+// tellPod tells plugins of a pod; what they say to it does not matter.
+func (h Host) tellPod(ctx context.Context, e PodEvent, st Status) {
+	defer h.enter()()
+	_ = h.askPod(ctx, e, st)
+}
+
+// subject is a container as plugins are told of it. That of a host without plugins is told to nobody.
+type subject struct {
+	h Host
+	p Status
+	c ContainerStatus
+	s *specs.Spec
+}
+
+// subject looks at a container that plugins are to be told of.
+func (h Host) subject(ctx context.Context, t *task.Task) (one subject, err error) {
+	if h.Plugins == nil {
+		return one, nil
+	}
+	one.h = h
+	if one.c, one.s, err = h.inspect(ctx, t); err == nil {
+		one.p, err = h.Status(ctx, one.c.Pod)
+	}
+	return one, err
+}
+
+// ask asks plugins about an event, and carries out what they want changed.
+func (s subject) ask(ctx context.Context, e ContainerEvent) error {
+	if s.h.Plugins == nil {
+		return nil
+	}
+	defer s.h.enter()()
+	changes, err := s.h.Plugins.Container(ctx, e, s.p, s.c, s.s)
+	if err != nil {
+		return fmt.Errorf("a plugin refuses it: %w", err)
+	}
+	_, err = s.h.Apply(ctx, changes)
+	return err
+}
+
+// askUpdate asks plugins about bounds, and gives those that the container shall have.
+func (s subject) askUpdate(ctx context.Context, r *specs.LinuxResources) (*specs.LinuxResources, error) {
+	defer s.h.enter()()
+	to, changes, err := s.h.Plugins.Update(ctx, s.p, s.c, s.s, r)
+	if err != nil {
+		return nil, fmt.Errorf("a plugin refuses it: %w", err)
+	}
+	_, err = s.h.Apply(ctx, changes)
+	return to, err
+}
+
+// tell tells plugins of an event that has happened, with the container as it is now; of one that is gone, as it was. What they
+// say to it does not matter.
+func (s subject) tell(ctx context.Context, e ContainerEvent) {
+	if s.h.Plugins == nil {
+		return
+	}
+	if t, err := s.h.Open(ctx, s.c.ID); err == nil {
+		if now, err := s.h.subject(ctx, t); err == nil {
+			s = now
+		}
+	}
+	_ = s.ask(ctx, e)
+}
+
+// Stopped tells plugins that a container of a pod has ended, if it has, and unless they know. It is for those that end by
+// themselves.
+func (h Host) Stopped(ctx context.Context, id string) error {
+	t, err := h.Open(ctx, id)
+	if err != nil {
+		return err
+	}
+	return h.tellStopped(ctx, t)
+}
+
+func (h Host) tellStopped(ctx context.Context, t *task.Task) error {
+	one, err := h.subject(ctx, t)
+	if err == nil && one.c.State == Exited {
+		one.tell(ctx, ContainerStopped)
+	}
+	return err
+}
+
+// removeContainer removes a container of a pod.
+func (h Host) removeContainer(ctx context.Context, t *task.Task) error {
+	if h.Plugins == nil {
+		return t.Remove(ctx, true)
+	}
+	// Plugins are told of its end before they are told of its removal.
+	if err := t.End(ctx); err != nil {
+		return err
+	}
+	one, err := h.subject(ctx, t)
+	if err != nil {
+		return err
+	}
+	if one.c.State == Exited {
+		one.tell(ctx, ContainerStopped)
+	}
+	if err := t.Remove(ctx, true); err != nil {
+		return err
+	}
+	one.tell(ctx, ContainerRemoved)
+	return nil
+}
+
+// askPlugins asks plugins about a container that is to be made, whose spec they may change.
+func (h Host) askPlugins(ctx context.Context, pod Status, id string, c ContainerConfig, r *spec.Result) error {
+	if h.Plugins == nil {
+		return nil
+	}
+	st := ContainerStatus{ContainerConfig: c, ID: id, Pod: pod.ID, State: Unknown, User: r.Spec.Process.User}
+	changes, err := h.Plugins.Create(ctx, pod, st, r.Spec)
+	if err != nil {
+		return fmt.Errorf("a plugin refuses it: %w", err)
+	}
+	for _, kind := range joins(pod.Config, c) {
+		if !slices.ContainsFunc(r.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == taskdir.NamespaceType(kind) && n.Path == "" }) {
+			return fmt.Errorf("a plugin changes the namespace %s, which is the pod's: %w", kind, errdefs.ErrNotImplemented)
+		}
+	}
+	if s := r.Spec.Process.OOMScoreAdj; s != nil {
+		*s = score(*s, h.config().CRI)
+	}
+	if r.Spec.Linux.Seccomp != nil {
+		r.DefaultSeccomp = false
+	}
+	_, err = h.Apply(ctx, changes)
+	return err
+}
