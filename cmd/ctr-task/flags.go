@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"ctrd.dev/ctrd/lib/cdi"
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/spec"
@@ -97,7 +98,8 @@ func (c *containerFlags) addFiles(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.Tmpfs, "tmpfs", nil, "mount a tmpfs at `TARGET[:OPTIONS]`")
 	f.BoolVar(&s.ReadOnly, "read-only", false, "mount the root filesystem read-only")
 	f.StringVar(&s.ShmSize, "shm-size", "", "give /dev/shm this `SIZE` (default: 64m)")
-	f.StringArrayVar(&s.Devices, "device", nil, "allow and show a device: `SOURCE[:TARGET[:rwm]]`")
+	f.StringArrayVar(&s.Devices, "device", nil, "allow and show a device: `SOURCE[:TARGET[:rwm]]`, or give one that a CDI spec describes: VENDOR/CLASS=NAME")
+	f.StringArrayVar(&s.CDIDirs, "cdi-spec-dir", nil, "look for CDI specs in `DIR`, of several in the last first (default: "+strings.Join(cdi.Dirs(), " and ")+")")
 	f.StringArrayVar(&s.DeviceRules, "device-cgroup-rule", nil, "allow devices by number: `RULE` such as \"c 1:3 mr\"")
 }
 

@@ -29,7 +29,6 @@ func (c *Config) Idle() (all []string) {
 	}{
 		{was.CNI.MaxConfNum, cri.CNI.MaxConfNum, []string{"cri", "cni", "max_conf_num"}, onlyOne},
 		{was.SELinuxCategoryRange, cri.SELinuxCategoryRange, []string{"cri", "selinux_category_range"}, "labels are taken from the pod, and none are made"},
-		{was.CDISpecDirs, cri.CDISpecDirs, []string{"cri", "cdi_spec_dirs"}, "CDI devices are refused"},
 		{was.DrainExecSyncIOTimeout, cri.DrainExecSyncIOTimeout, []string{"cri", "drain_exec_sync_io_timeout"}, "output that others hold open is never waited for"},
 		{was.DisableSnapshotAnnotations, cri.DisableSnapshotAnnotations, []string{"cri", "disable_snapshot_annotations"}, "snapshotters are told nothing of images"},
 	} {

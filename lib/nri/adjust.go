@@ -10,18 +10,24 @@ import (
 	nrigen "github.com/containerd/nri/pkg/runtime-tools/generate"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-tools/generate"
+
+	"ctrd.dev/ctrd/lib/cdi"
+	"ctrd.dev/ctrd/lib/config"
 )
 
 // adjust changes a spec as plugins want it. What they want and cannot have is errdefs.ErrNotImplemented.
-func adjust(s *specs.Spec, to *api.ContainerAdjustment) error {
+func adjust(s *specs.Spec, to *api.ContainerAdjustment, c config.CRI) error {
 	if to == nil {
 		return nil
 	}
-	if devices := to.GetCDIDevices(); len(devices) > 0 {
-		return fmt.Errorf("a plugin adds the CDI device %q: %w", devices[0].GetName(), errdefs.ErrNotImplemented)
-	}
 	base := generate.NewFromSpec(s)
 	g := nrigen.SpecGenerator(&base,
+		nrigen.WithCDIDeviceInjector(func(s *specs.Spec, names []string) error {
+			if !c.EnableCDI {
+				return fmt.Errorf("CDI device %s: enable_cdi of the configuration is not set: %w", names[0], errdefs.ErrFailedPrecondition)
+			}
+			return cdi.Inject(s, c.CDISpecDirs, names)
+		}),
 		nrigen.WithBlockIOResolver(func(class string) (*specs.LinuxBlockIO, error) {
 			return nil, fmt.Errorf("class %q of block I/O: there are none: %w", class, errdefs.ErrNotImplemented)
 		}),

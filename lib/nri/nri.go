@@ -239,7 +239,7 @@ func (p *Plugins) Create(ctx context.Context, st pod.Status, c pod.ContainerStat
 	if err != nil {
 		return nil, err
 	}
-	if err := adjust(s, r.GetAdjust()); err != nil {
+	if err := adjust(s, r.GetAdjust(), p.o.Configuration().CRI); err != nil {
 		return nil, err
 	}
 	return changes(r.GetUpdate()), nil

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/cdi"
 	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/task"
@@ -51,6 +52,24 @@ func (a amendment) amend(r *spec.Result, open spec.Opener) error {
 		}
 	}
 	a.annotate(s)
+	return a.giveCDI(s)
+}
+
+// giveCDI changes a spec as the CDI devices want it that the container is given, or that its annotations ask for.
+func (a amendment) giveCDI(s *specs.Spec) error {
+	if !a.conf.EnableCDI {
+		if len(a.c.CDI) > 0 {
+			return fmt.Errorf("cdi_devices: %q: enable_cdi of the configuration is not set: %w", a.c.CDI[0], errdefs.ErrFailedPrecondition)
+		}
+		return nil
+	}
+	more, err := cdi.Annotated(a.c.Annotations)
+	if err != nil {
+		return err
+	}
+	if err := cdi.Inject(s, a.conf.CDISpecDirs, append(slices.Clone(a.c.CDI), more...)); err != nil {
+		return fmt.Errorf("cdi_devices: %w", err)
+	}
 	return nil
 }
 

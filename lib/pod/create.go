@@ -86,9 +86,6 @@ func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig
 	if err := c.check(); err != nil {
 		return "", err
 	}
-	if len(c.CDI) > 0 {
-		return "", fmt.Errorf("cdi_devices: %q: %w", c.CDI[0], errdefs.ErrNotImplemented)
-	}
 	if st, err := h.get(ctx, pod); err == nil {
 		// Nobody has been told of one that is being made, and it is not waited for.
 		if v, err := taskdir.LookPod(h.dir(st)); err == nil && v.Starting {

@@ -12,9 +12,11 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/cdi"
 )
 
-// Device is one value of --device.
+// Device is one value of --device that is no CDI device.
 type Device struct {
 	Source, Destination string
 	Access              string // some of "rwm"
@@ -104,6 +106,9 @@ func devices(o Options, l *specs.Linux) error {
 		l.Devices = all
 	}
 	for _, text := range o.Devices {
+		if cdi.IsName(text) {
+			continue // see giveCDI
+		}
 		d, err := ParseDevice(text)
 		if err != nil {
 			return err
@@ -132,6 +137,25 @@ func devices(o Options, l *specs.Linux) error {
 	}
 	l.Resources.Devices = rules
 	return nil
+}
+
+// giveCDI changes a specification as the CDI devices among those of --device, and of annotations, want it.
+func giveCDI(s *specs.Spec, o Options) error {
+	var names []string
+	for _, text := range o.Devices {
+		if cdi.IsName(text) {
+			names = append(names, text)
+		}
+	}
+	more, err := cdi.Annotated(s.Annotations)
+	if err != nil {
+		return err
+	}
+	dirs := o.CDIDirs
+	if len(dirs) == 0 {
+		dirs = cdi.Dirs()
+	}
+	return cdi.Inject(s, dirs, append(names, more...))
 }
 
 func hostDevices(d Device) ([]specs.LinuxDevice, error) {

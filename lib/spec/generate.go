@@ -70,6 +70,9 @@ func Generate(ctx context.Context, img ocispec.ImageConfig, o Options) (Result, 
 	if err := confine(s, o, sec); err != nil {
 		return Result{}, err
 	}
+	if err := giveCDI(s, o); err != nil {
+		return Result{}, err
+	}
 	r.DefaultSeccomp = sec.seccomp == "" && !o.Privileged
 	return r, nil
 }

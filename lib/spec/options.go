@@ -29,7 +29,8 @@ type Options struct {
 	Tmpfs    []string // --tmpfs
 	ReadOnly bool     // --read-only
 	ShmSize  string   // --shm-size; "" is 64m
-	Devices  []string // --device
+	Devices  []string // --device: of the host, or of CDI
+	CDIDirs  []string // --cdi-spec-dir; none: those of lib/cdi
 	// DeviceRules are those of --device-cgroup-rule: TYPE MAJOR:MINOR ACCESS.
 	DeviceRules []string
 

@@ -210,7 +210,10 @@ func TestPluginFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { late.Process.Kill(); late.Wait() }()
-	until(t, "it to be shown", func() bool { text, _ := os.ReadFile(filepath.Join(h.Dir, "late")); return strings.Contains(string(text), "synchronize") })
+	until(t, "it to be shown", func() bool {
+		text, _ := os.ReadFile(filepath.Join(h.Dir, "late"))
+		return strings.Contains(string(text), "synchronize")
+	})
 	since := time.Now()
 	h.container(t, pod, config, "meanwhile", "exec sleep 1000", nil)
 	if took := time.Since(since); took > 8*time.Second {

@@ -10,8 +10,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -246,18 +244,5 @@ func TestUpdate(t *testing.T) {
 	}
 	if _, err := h.UpdateContainerResources(h.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: "no-such"}); err == nil {
 		t.Error("a container that there is not is updated")
-	}
-}
-
-// What cannot be given is refused, and not left out.
-func TestNotImplemented(t *testing.T) {
-	h := newHost(t)
-	h.pull(t)
-	pod, config := h.pod(t, "p")
-	_, err := h.CreateContainer(h.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{
-		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: busybox()}, CDIDevices: []*runtimeapi.CDIDevice{{Name: "a/b=c"}},
-	}})
-	if status.Code(err) != codes.Unimplemented {
-		t.Errorf("a CDI device: %v", err)
 	}
 }
