@@ -2,6 +2,14 @@
 
 package config
 
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/pelletier/go-toml/v2"
+)
+
 // File is where the configuration is read from when no other file is named, and EnvFile the environment variable that names
 // another one.
 const (
@@ -105,6 +113,28 @@ type Runtime struct {
 	BaseRuntimeSpec string `toml:"base_runtime_spec"`
 	// CgroupWritable has the cgroup mounted writable in containers that are not privileged; cgroup v2 alone.
 	CgroupWritable bool `toml:"cgroup_writable"`
+}
+
+// DecodeOptions reads Options into a struct by the names of its fields. A name that it has not, and a value of another type, are
+// errdefs.ErrInvalidArgument.
+func (r Runtime) DecodeOptions(to any) error {
+	text, err := r.OptionsText()
+	if err != nil {
+		return err
+	}
+	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(to); err != nil {
+		return fmt.Errorf("options of a runtime: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// OptionsText gives Options in TOML.
+func (r Runtime) OptionsText() ([]byte, error) {
+	text, err := toml.Marshal(r.Options)
+	if err != nil {
+		return nil, fmt.Errorf("options of a runtime: %w", err)
+	}
+	return text, nil
 }
 
 // ProxyPlugin is a snapshotter that another process serves by containerd's snapshots API.

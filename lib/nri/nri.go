@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -235,9 +236,17 @@ func (p *Plugins) Create(ctx context.Context, st pod.Status, c pod.ContainerStat
 	if p.Count() == 0 {
 		return nil, nil
 	}
-	r, err := p.nri.CreateContainer(ctx, &api.CreateContainerRequest{Pod: podMessage(st), Container: containerMessage(c, s, st.Dir)})
+	m := containerMessage(c, s, st.Dir)
+	r, err := p.nri.CreateContainer(ctx, &api.CreateContainerRequest{Pod: podMessage(st), Container: m})
 	if err != nil {
 		return nil, err
+	}
+	if len(r.GetAdjust().GetEnv()) > 0 || len(m.GetEnv()) != len(s.Process.Env) {
+		// NRI has made the changes of each plugin in the message for the next one. Its answer lacks variables that were removed.
+		s.Process.Env = m.GetEnv()
+		if r.GetAdjust() != nil {
+			r.Adjust.Env = nil
+		}
 	}
 	if err := adjust(s, r.GetAdjust(), p.o.Configuration().CRI); err != nil {
 		return nil, err
@@ -350,5 +359,8 @@ func (l logger) Warnf(ctx context.Context, format string, args ...any) {
 }
 
 func (l logger) Errorf(ctx context.Context, format string, args ...any) {
+	if slices.Contains(args, any(adaptation.ErrWasmDisabled)) {
+		return // it is left out on purpose
+	}
 	l.log.ErrorContext(ctx, "nri: "+fmt.Sprintf(format, args...))
 }

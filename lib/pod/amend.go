@@ -25,6 +25,7 @@ import (
 
 // amendment is what the spec of a container of a pod has beside what lib/spec makes of options.
 type amendment struct {
+	id     string // of the pod
 	p      Config
 	c      ContainerConfig
 	run    config.Runtime
@@ -237,7 +238,7 @@ func (a amendment) annotate(s *specs.Spec) {
 	maps.Copy(s.Annotations, pick(a.c.Annotations, a.run.ContainerAnnotations))
 	maps.Copy(s.Annotations, pick(a.p.Annotations, a.run.PodAnnotations))
 	for key, value := range map[string]string{
-		annotationType: "container", annotationName: a.c.Name, annotationImage: a.c.Image,
+		annotationType: "container", annotationSandbox: a.id, annotationName: a.c.Name, annotationImage: a.c.Image,
 		annotationPod: a.p.Name, annotationNamespace: a.p.Namespace, annotationUID: a.p.UID,
 	} {
 		s.Annotations[key] = value

@@ -158,13 +158,13 @@ func (h Host) options(ctx context.Context, l *lock.Lock, le *lease.Lease, s sand
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); run.CgroupWritable && err != nil {
 		return o, fmt.Errorf("runtime %q: cgroup_writable of the configuration: this machine has not cgroup v2 alone: %w", p.Handler, errdefs.ErrFailedPrecondition)
 	}
-	runtime, err := runtimeOf(run)
+	runtime, runtimeOptions, err := runtimeOf(run)
 	if err != nil {
 		return o, err
 	}
 	driver, parent := p.parent()
 	o = task.CreateOptions{
-		Image: c.ImageName, Runtime: runtime, Snapshotter: run.Snapshotter, Labels: labels(s, c), StopSignal: c.StopSignal, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
+		Image: c.ImageName, Runtime: runtime, RuntimeOptions: runtimeOptions, Snapshotter: run.Snapshotter, Labels: labels(s, c), StopSignal: c.StopSignal, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
 		CgroupDriver: driver, CgroupParent: parent, LogMaxLine: h.maxLine(),
 		Sandbox: s.ID, JoinSandbox: joins(p, c), Pod: data,
 		Spec: spec.Options{
@@ -210,7 +210,7 @@ func (h Host) options(ctx context.Context, l *lock.Lock, le *lease.Lease, s sand
 	if o.Spec.SecurityOpt, err = securityOptions(c.Security, h.config().CRI.UnsetSeccompProfile); err != nil {
 		return o, err
 	}
-	a := amendment{p: p, c: c, run: run, conf: h.config().CRI}
+	a := amendment{id: s.ID, p: p, c: c, run: run, conf: h.config().CRI}
 	if a.images, err = h.imageVolumes(ctx, l, le, c.Mounts, run.Snapshotter, o.Labels); err != nil {
 		return o, err
 	}

@@ -11,11 +11,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
-
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/taskapi"
 )
 
 // config is what pods are made by.
@@ -57,32 +56,58 @@ func (h Host) handler(name string) (config.Runtime, error) {
 func (h Host) checkHandler(name string) error {
 	r, err := h.handler(name)
 	if err == nil {
-		_, err = runtimeOf(r)
+		_, _, err = runtimeOf(r)
 	}
 	return err
 }
 
-// A shim, and its program, whose part ctr-shim plays: it drives an OCI engine, too.
-const (
-	runcType    = "io.containerd.runc.v2"
-	runcProgram = "containerd-shim-runc-v2"
-)
+// runcType is a shim whose part ctr-shim plays where no program is named: it drives an OCI engine, too.
+const runcType = "io.containerd.runc.v2"
 
-// runtimeOf gives what a container's record says of its runtime. One that ctr-shim cannot stand in for is
-// errdefs.ErrNotImplemented: a pod's containers are in the supervisor that has its namespaces.
-func runtimeOf(r config.Runtime) (string, error) {
-	engine := r.Engine
-	if name, ok := r.Options["BinaryName"].(string); ok {
-		engine = cmp.Or(engine, name)
+// runtimeOf gives what a container's record says of its runtime. ctr-shim has the containers of a pod in the supervisor that has
+// its namespaces; a shim of others has each container by itself, in those namespaces.
+func runtimeOf(r config.Runtime) (name string, options *container.Any, err error) {
+	ours := r.Path == "" || path.Base(r.Path) == "ctr-shim"
+	likeRunc := r.Type == "" || r.Type == runcType || r.Type == container.DefaultRuntime
+	if err := container.CheckRuntime(cmp.Or(r.Path, r.Type, container.DefaultRuntime)); err != nil {
+		return "", nil, fmt.Errorf("runtime_handler: %w", err)
 	}
-	foreign := r.Type != "" && r.Type != runcType && r.Type != container.DefaultRuntime
-	if p := path.Base(r.Path); r.Path != "" && p != runcProgram && p != "ctr-shim" {
-		foreign = true
+	if !likeRunc {
+		options, err = configOptions(r)
+		return cmp.Or(r.Path, r.Type), options, err
 	}
-	if foreign {
-		return "", fmt.Errorf("runtime_handler: a pod in the shim %s: %w", cmp.Or(r.Path, r.Type), errdefs.ErrNotImplemented)
+	var o taskapi.Options
+	if err := r.DecodeOptions(&o); err != nil {
+		return "", nil, fmt.Errorf("runtime_handler: %w", err)
 	}
-	return cmp.Or(engine, container.DefaultRuntime), nil
+	if len(r.Options) > 0 {
+		a := taskapi.NewAny(&o)
+		options = &container.Any{Type: a.TypeURL, Value: a.Value}
+	}
+	if ours {
+		return cmp.Or(r.Engine, o.BinaryName, container.DefaultRuntime), options, nil
+	}
+	return r.Path, options, nil
+}
+
+// configOptions gives the options of a shim that is not like runc's: the path of a configuration, or a text in TOML, as containerd
+// gives them.
+func configOptions(r config.Runtime) (*container.Any, error) {
+	if len(r.Options) == 0 {
+		return nil, nil
+	}
+	var o taskapi.ConfigOptions
+	o.TypeURL, _ = r.Options["TypeUrl"].(string)
+	o.ConfigPath, _ = r.Options["ConfigPath"].(string)
+	if o.ConfigPath == "" {
+		text, err := r.OptionsText()
+		if err != nil {
+			return nil, err
+		}
+		o.ConfigBody = text
+	}
+	a := taskapi.NewAny(&o)
+	return &container.Any{Type: a.TypeURL, Value: a.Value}, nil
 }
 
 // pick gives those annotations that patterns let through.

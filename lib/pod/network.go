@@ -27,7 +27,7 @@ func (h Host) networks(confDir string) (network.Host, error) {
 	}
 	// The variables of CNI's own tools go before the configuration.
 	c := h.config().CRI.CNI
-	n.Conf = cmp.Or(n.Conf, confDir, c.ConfDir)
+	n.Conf = cmp.Or(confDir, n.Conf, c.ConfDir)
 	if len(n.Bin) == 0 {
 		n.Bin = c.BinDirs
 	}

@@ -89,7 +89,20 @@ func (h Host) apply(ctx context.Context, c Change) error {
 		return err
 	}
 	defer t.Close()
-	return t.Update(ctx, c.Resources)
+	return t.Update(ctx, swapped(c.Resources))
+}
+
+// swapped gives bounds of which that of swap is not below that of memory, which the kernel refuses. Who names none wants no swap.
+func swapped(r *specs.LinuxResources) *specs.LinuxResources {
+	if r.Memory == nil || r.Memory.Limit == nil || !swapLimited() {
+		return r
+	}
+	to, memory := *r, *r.Memory
+	if memory.Swap == nil || *memory.Swap >= 0 && *memory.Swap < *memory.Limit {
+		memory.Swap = memory.Limit
+	}
+	to.Memory = &memory
+	return &to
 }
 
 // enter is Plugins.Enter, where there are plugins.
@@ -159,7 +172,7 @@ func (s subject) askUpdate(ctx context.Context, r *specs.LinuxResources) (*specs
 		return nil, fmt.Errorf("a plugin refuses it: %w", err)
 	}
 	_, err = s.h.Apply(ctx, changes)
-	return to, err
+	return swapped(to), err
 }
 
 // tell tells plugins of an event that has happened, with the container as it is now; of one that is gone, as it was. What they

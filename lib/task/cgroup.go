@@ -107,10 +107,7 @@ func (t *Task) clearAfter(s taskdir.Supervisor) {
 // lastSupervisor is the supervisor of the task that is meant, for sweepAfter: its record goes with the task. That of a
 // sandbox does not end with a task.
 func (t *Task) lastSupervisor() (s taskdir.Supervisor) {
-	if t.inSandbox() {
-		return s
-	}
-	if _, err := taskdir.Read(t.Dir(), taskdir.Shim, &s); err != nil {
+	if _, err := taskdir.Read(t.Dir(), taskdir.Shim, &s); err != nil || t.inSandbox() && !s.Foreign {
 		return taskdir.Supervisor{}
 	}
 	return s

@@ -45,6 +45,8 @@ type CreateOptions struct {
 	StopTimeout *int   // seconds that a stop waits before it kills; nil: the default, -1: no bound
 	Restart     taskdir.Restart
 	Runtime     string // as container.CheckRuntime takes it; empty: as the namespace's label says, else ctr
+	// RuntimeOptions are for the shim; nil: none.
+	RuntimeOptions *container.Any
 	// UserNSAuto asks for a range of this many users of the host that no other container has; 0: Spec.UserNS says.
 	UserNSAuto   uint32
 	CgroupParent string
@@ -180,7 +182,7 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 	}
 	c := container.Container{
 		ID: o.ID, Image: src.name, Labels: o.Labels,
-		Runtime:     container.Runtime{Name: runtime},
+		Runtime:     container.Runtime{Name: runtime, Options: o.RuntimeOptions},
 		Snapshotter: src.sn.Name(), SnapshotKey: o.ID,
 		DefaultSeccomp: made.DefaultSeccomp,
 		UserNS:         o.Spec.UserNS, Join: join, Etc: made.Etc, Network: nets,

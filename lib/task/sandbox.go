@@ -17,7 +17,8 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// inSandbox tells whether the supervisor of a sandbox has the container's tasks. It lives on when they end.
+// inSandbox tells whether the container has namespaces of a sandbox. The sandbox's supervisor has its tasks, and lives on when they
+// end, unless it is run by a foreign shim, which has each task alone.
 func (t *Task) inSandbox() bool { return t.Container.Sandbox != "" }
 
 // sandbox looks at the sandbox of the container. One that is not ready is errdefs.ErrFailedPrecondition.
@@ -39,10 +40,7 @@ func (t *Task) sandbox(ctx context.Context) (dir string, v taskdir.PodView, err 
 }
 
 // enterSandbox connects to the supervisor of the container's sandbox.
-func (t *Task) enterSandbox(ctx context.Context, r runtime) error {
-	if r.foreign {
-		return fmt.Errorf("shim %s cannot run a container in a sandbox of ctr-shim: %w", r.shim, errdefs.ErrInvalidArgument)
-	}
+func (t *Task) enterSandbox(ctx context.Context) error {
 	_, v, err := t.sandbox(ctx)
 	if err != nil {
 		return err

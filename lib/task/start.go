@@ -221,8 +221,8 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 	}
 	crash.Point("task.bundle")
 	adopted := func() error { return nil }
-	if t.inSandbox() {
-		err = t.enterSandbox(ctx, r)
+	if t.inSandbox() && !r.foreign {
+		err = t.enterSandbox(ctx)
 	} else if shim, err = t.spawn(ctx, r, req.Options); err == nil {
 		crash.Point("task.spawned")
 		if err = t.meet(ctx, r, shim); err == nil {

@@ -5,6 +5,7 @@ package cri_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,7 +48,13 @@ func (h *host) plug(t *testing.T, name string, args ...string) *plugin {
 	t.Helper()
 	p := &plugin{file: filepath.Join(h.Dir, name+".events")}
 	socket := filepath.Join(h.State, "nri.sock")
-	until(t, "the socket of NRI", func() bool { _, err := os.Stat(socket); return err == nil })
+	until(t, "the socket of NRI", func() bool {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	p.Cmd = exec.Command(buildPlugin(t), append([]string{"-socket", socket, "-file", p.file}, args...)...)
 	p.Cmd.Stderr = os.Stderr
 	if err := p.Start(); err != nil {
@@ -198,7 +205,8 @@ func TestPluginFaults(t *testing.T) {
 				}
 			}
 		})
-		if all := p.events(); !strings.HasPrefix(all[len(all)-1], event+" ") {
+		until(t, "a plugin that is dropped to see it", func() bool { return slices.Contains(p.events(), "end") })
+		if all := p.events(); !strings.HasPrefix(all[len(all)-2], event+" ") {
 			t.Errorf("after it did not answer %s it was told %q", event, all)
 		}
 		p.Process.Kill()
