@@ -97,10 +97,6 @@ func (b *blob) openAt(e *endpoint) error {
 	if b.pos > 0 || b.end < b.desc.Size {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.pos, b.end-1))
 	}
-	if b.from != e {
-		b.failures = 0
-	}
-	b.from = e
 	codes := []int{http.StatusOK, http.StatusPartialContent}
 	var resp *http.Response
 	var err error
@@ -119,6 +115,9 @@ func (b *blob) openAt(e *endpoint) error {
 	if b.body, err = b.begin(resp); err != nil {
 		resp.Body.Close()
 		return err
+	}
+	if b.from != e {
+		b.from, b.failures = e, 0
 	}
 	b.started = b.pos
 	return nil

@@ -15,7 +15,8 @@
 //
 // They come from a file as docker and containers-auth.json(5) have it. The entry with the most specific path
 // counts, component by component; one of another path is never sent. They go to the host that they are for and
-// to the token server that it names, and to nobody else: neither with a redirect nor to a mirror. A token
+// to the token server that it names, and to nobody else: neither with a redirect nor to a mirror. The same holds of the
+// headers that are configured for a host, as their values may be secrets. A token
 // server on a loopback or private address is asked only for a registry on such an address, one on a link-local
 // address never.
 //

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -118,7 +119,7 @@ func (e *endpoint) connect(ctx context.Context) (client, bare *http.Client, err 
 		}
 	}
 	e.client = e.loggedIn(scope(e.ref.Path, e.acts))
-	e.bare = &http.Client{Transport: e.guarded(), CheckRedirect: checkRedirect}
+	e.bare = &http.Client{Transport: e.guarded(), CheckRedirect: stayHome(e.header)}
 	return e.client, e.bare, nil
 }
 
@@ -132,7 +133,7 @@ func (e *endpoint) loggedIn(scopes ...string) *http.Client {
 	g := e.guarded()
 	f := &tokenFetcher{host: e.host, plain: g.plain, inner: e.tokenTransport(), header: e.header}
 	l := &login{inner: g, host: e.host, scheme: e.scheme, find: e.creds, fetcher: f, first: scopes}
-	return &http.Client{Transport: l, CheckRedirect: checkRedirect}
+	return &http.Client{Transport: l, CheckRedirect: stayHome(e.header)}
 }
 
 // tokenTransport makes the connections to token servers. They have the certificates of the host, and are
@@ -185,16 +186,19 @@ func (e *endpoint) get(ctx context.Context, method, kind, id string, header http
 	return e.send(ctx, client, method, e.url(e.scheme, kind, id), header, nil, codes...)
 }
 
-// send is get of any address of the host, with a body if there is one.
-func (e *endpoint) send(ctx context.Context, client *http.Client, method, url string, header http.Header, body io.Reader, codes ...int) (*http.Response, error) {
-	all := e.header.Clone()
-	if all == nil {
-		all = http.Header{}
+// send is get of any address that the host has named, with a body if there is one. Another host is sent nothing that was
+// configured for this one.
+func (e *endpoint) send(ctx context.Context, client *http.Client, method, address string, header http.Header, body io.Reader, codes ...int) (*http.Response, error) {
+	to, err := url.Parse(address)
+	if err != nil {
+		return nil, err
 	}
-	for k, v := range header {
-		all[k] = v
+	all := http.Header{}
+	if to.Host == e.host && to.Scheme == e.scheme {
+		maps.Copy(all, e.header)
 	}
-	resp, err := do(ctx, client, method, url, all, body, codes...)
+	maps.Copy(all, header)
+	resp, err := do(ctx, client, method, address, all, body, codes...)
 	if err == nil {
 		e.opt.hear(e.host, resp.Header)
 	}

@@ -174,6 +174,8 @@ func TestRealms(t *testing.T) {
 		{"registry.example", false, "http://auth.example/token", false},
 		{"registry.example", false, "https://127.0.0.1/token", false},
 		{"registry.example", false, "https://localhost/token", false},
+		{"registry.example", false, "https://LocalHost:5000/token", false},
+		{"registry.example", false, "https://a.localhost./token", false},
 		{"registry.example", false, "https://10.1.2.3/token", false},
 		{"registry.example", false, "https://[fd00::1]/token", false},
 		{"registry.example", false, "https://[::ffff:10.1.2.3]/token", false},
@@ -305,6 +307,22 @@ func TestPasswordGrant(t *testing.T) {
 	away = true
 	if _, err := open(t, host+"/test/repo:v1", Options{Username: "u", Password: "p"}).Resolve(context.Background()); err == nil || len(other.asked) > 0 {
 		t.Errorf("redirected: %v, %q", err, other.asked)
+	}
+}
+
+// A redirect of a token server takes no password to another one, be it another port of the same name.
+func TestTokenRedirect(t *testing.T) {
+	other, ts := &tokens{}, &tokens{}
+	elsewhere := "http://" + serve(t, other) + "/token"
+	ts.answer = func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, elsewhere, http.StatusTemporaryRedirect)
+	}
+	f := newFront()
+	push(t, f.next, "v1", noise(10))
+	f.wrap = demandToken(func(s string) bool { return s == "t1" }, `Bearer realm="http://`+serve(t, ts)+`/"`)
+	_, err := open(t, serve(t, f)+"/test/repo:v1", Options{Username: "u", Password: "p"}).Resolve(context.Background())
+	if err != nil || len(ts.asked) != 1 || !strings.HasPrefix(ts.asked[0], "GET u:p ") || len(other.asked) != 1 || !strings.HasPrefix(other.asked[0], "GET : ") {
+		t.Errorf("%v; the one was asked %q, the other one %q", err, ts.asked, other.asked)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -71,6 +72,50 @@ func TestMirrorServes(t *testing.T) {
 	}
 	if up.count("") != 0 || ns.Load() != upHost || custom.Load() != "1" {
 		t.Errorf("the registry was asked %q, the mirror was told ns=%v and X-Custom: %v", up.seen, ns.Load(), custom.Load())
+	}
+}
+
+// What is configured for a host goes nowhere else: not where the host redirects to, be it another port of the same name.
+func TestHeadersStay(t *testing.T) {
+	up, store := newFront(), newFront()
+	data := noise(5000)
+	want, blob := push(t, up.next, "v1", data)
+	var mu sync.Mutex
+	leaked := map[string]string{}
+	store.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range []string{"Authorization", "X-Key", "Referer"} {
+			if v := r.Header.Get(name); v != "" {
+				leaked[name] = v
+			}
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		w.Write(data)
+		return true
+	}
+	storeHost := serve(t, store)
+	upHost := serve(t, up)
+	kept := true
+	up.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		kept = kept && r.Header.Get("Authorization") == "Basic configured" && r.Header.Get("X-Key") == "secret"
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			http.Redirect(w, r, "http://"+storeHost+"/data", http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	}
+	r := open(t, upHost+"/test/repo:v1", hostsFor(t, upHost, fmt.Sprintf("server = %q\n[header]\nauthorization = \"Basic configured\"\nx-key = \"secret\"\n", "http://"+upHost)))
+	if got, err := r.Resolve(context.Background()); err != nil || got.Digest != want.Digest {
+		t.Fatal(err)
+	}
+	if b, err := readBlob(r, blob, 0, -1); err != nil || !bytes.Equal(b, data) {
+		t.Fatal(err)
+	}
+	if !kept || len(leaked) > 0 || store.count("") == 0 {
+		t.Errorf("the host was sent its headers: %v; the other one saw %v", kept, leaked)
 	}
 }
 
@@ -213,6 +258,35 @@ func TestFailoverInMidBlob(t *testing.T) {
 	got, err := readBlob(r, blob, 0, -1)
 	if err != nil || !bytes.Equal(got, data) || rest.Load() != "bytes=70000-199999" {
 		t.Errorf("%d bytes, %v, the registry was asked for %v", len(got), err, rest.Load())
+	}
+}
+
+// A mirror without the blob does not make a registry that always breaks off a transfer without end.
+func TestBreaksBehindMirror(t *testing.T) {
+	up, mirror := newFront(), newFront()
+	data := noise(50000)
+	_, blob := push(t, up.next, "v1", data)
+	push(t, mirror.next, "v1", noise(10))
+	up.wrap = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		w.Write(data[:100])
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	upHost, mirrorHost := serve(t, up), serve(t, mirror)
+	r := open(t, upHost+"/test/repo:v1", hostsFor(t, upHost, fmt.Sprintf("server = %q\n[host.%q]\n", "http://"+upHost, "http://"+mirrorHost)))
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	body, err := r.Blob(ctx, blob, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	if _, err = io.Copy(io.Discard, body); !errdefs.IsUnavailable(err) || ctx.Err() != nil || !strings.Contains(err.Error(), "broke off") {
+		t.Errorf("%v after %d requests", err, up.count("GET "))
 	}
 }
 

@@ -167,7 +167,7 @@ func (f *tokenFetcher) do(req *http.Request) ([]byte, error) {
 		if next.Method == http.MethodPost && next.URL.Host != via[0].URL.Host {
 			return fmt.Errorf("a password is not sent on to %q: %w", next.URL.Host, errdefs.ErrPermissionDenied)
 		}
-		return checkRedirect(next, via)
+		return stayHome(f.header)(next, via)
 	}}
 	resp, err := client.Do(req)
 	if err != nil {

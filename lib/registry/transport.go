@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -222,13 +223,26 @@ func (e *plainError) Error() string { return fmt.Sprintf("plain HTTP with %q: %v
 // Unwrap gives the cause.
 func (e *plainError) Unwrap() error { return e.err }
 
-// checkRedirect bounds redirects. That they carry no credentials is the work of net/http, which drops
-// the header for another host, and of the layer that adds it, which looks at the host.
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= maxRedirects {
-		return fmt.Errorf("more than %d redirects", maxRedirects)
+// stayHome gives an [http.Client]'s check of redirects. It bounds them, and takes from a request to another host what is
+// for the first one: these headers, a password, and where it was. What is added below the client is not its business:
+// see login.
+func stayHome(own http.Header) func(*http.Request, []*http.Request) error {
+	return func(next *http.Request, via []*http.Request) error {
+		if len(via) >= maxRedirects {
+			return fmt.Errorf("more than %d redirects", maxRedirects)
+		}
+		// net/http itself drops a password only, and takes other ports and names below a host's for the host.
+		if next.URL.Host != via[0].URL.Host || next.URL.Scheme != via[0].URL.Scheme {
+			for name, values := range own {
+				if slices.Equal(next.Header[name], values) {
+					next.Header.Del(name)
+				}
+			}
+			next.Header.Del("Authorization")
+			next.Header.Del("Referer")
+		}
+		return nil
 	}
-	return nil
 }
 
 // isLoopback tells whether host[:port] names this machine: localhost, *.localhost, 127.0.0.0/8, ::1.
@@ -236,7 +250,7 @@ func isLoopback(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	host = strings.Trim(host, "[]")
+	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		return true
 	}

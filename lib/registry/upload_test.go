@@ -375,7 +375,7 @@ func TestUploadLocation(t *testing.T) {
 	u := newUploads()
 	var leaked atomic.Bool
 	other := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		leaked.Store(leaked.Load() || r.Header.Get("Authorization") != "")
+		leaked.Store(leaked.Load() || r.Header.Get("Authorization") != "" || r.Header.Get("X-Key") != "")
 		u.ServeHTTP(w, r)
 	}))
 	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -386,7 +386,7 @@ func TestUploadLocation(t *testing.T) {
 		}
 		u.ServeHTTP(w, r)
 	}))
-	opt := Options{Username: "u", Password: "p"}
+	opt := Options{Username: "u", Password: "p", Header: map[string]string{"X-Key": "secret"}}
 	for name, location := range map[string]func(string) string{
 		"path":       func(id string) string { return "/v2/test/repo/blobs/uploads/" + id },
 		"relative":   func(id string) string { return "../uploads/" + id },
@@ -402,7 +402,7 @@ func TestUploadLocation(t *testing.T) {
 		}
 	}
 	if leaked.Load() {
-		t.Error("the other host was sent the password")
+		t.Error("the other host was sent the password, or a header that was configured for this one")
 	}
 }
 
