@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -38,6 +39,9 @@ type joined struct {
 	Capabilities map[string]any  `json:"capabilities,omitempty"`
 	Result       json.RawMessage `json:"result,omitempty"` // of the last plugin that has ended its ADD
 	Added        bool            `json:"added,omitempty"`  // that was the last one of the network
+	// Waits says that no plugin has been run for it in the boot of the record. After another boot it says nothing: it is not
+	// synced when that changes.
+	Waits bool `json:"waits,omitempty"`
 }
 
 // whole tells whether all networks of the record were attached.
@@ -48,6 +52,11 @@ func (r record) whole() bool {
 		}
 	}
 	return true
+}
+
+// touched tells whether a plugin may have been run for the record.
+func (h Host) touched(r record) bool {
+	return r.Boot != h.Boot || slices.ContainsFunc(r.Networks, func(j joined) bool { return !j.Waits })
 }
 
 // read gives the record of an id; it reports false when there is none. One that cannot be read is errdefs.ErrDataLoss.

@@ -52,7 +52,7 @@ func (h Host) setup(ctx context.Context, outer *lock.Lock, r Request) (res Resul
 			return old.result()
 		}
 	}
-	if ok {
+	if ok && (h.touched(old) || h.isRemoving(r.ID)) {
 		if err := h.detach(ctx, outer, old, r.From != ""); err != nil {
 			return res, err
 		}
@@ -141,7 +141,7 @@ func (h Host) record(ctx context.Context, outer *lock.Lock, r Request, all []Net
 		}
 		caps, args := r.capabilities(n, i == 0)
 		rec.Networks = append(rec.Networks, joined{
-			Name: n.Name, Interface: "eth" + strconv.Itoa(i), Config: n.list.Bytes, Args: args, Capabilities: caps,
+			Name: n.Name, Interface: "eth" + strconv.Itoa(i), Config: n.list.Bytes, Args: args, Capabilities: caps, Waits: true,
 		})
 	}
 	return rec, h.write(rec, true)
@@ -166,6 +166,10 @@ func (h Host) add(ctx context.Context, outer *lock.Lock, rec *record, i int) (er
 		return err
 	}
 	if err := h.prepare(rec.ID, j.Name); err != nil {
+		return err
+	}
+	j.Waits = false
+	if err := h.write(*rec, false); err != nil {
 		return err
 	}
 	results := &chain{keep: func(answer json.RawMessage) error {
@@ -329,6 +333,9 @@ func (h Host) del(ctx context.Context, outer *lock.Lock, id string, i int) (err 
 		return err
 	}
 	j := rec.Networks[i]
+	if j.Waits && rec.Boot == h.Boot {
+		return nil
+	}
 	list, err := parse(j.Config, true)
 	if err != nil {
 		return named(j.Name, err)

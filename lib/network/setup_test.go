@@ -353,21 +353,13 @@ func TestKilledInPlugin(t *testing.T) {
 			if role == "teardown" {
 				w.setup(t, Request{ID: "x"})
 			}
-			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), inside+"=1", "NETWORK_TEST_ROLE="+role, "NETWORK_TEST_DIR="+w.dir, "NETWORK_TEST_ID=x", "NETWORK_TEST_MARK="+w.Mark)
-			cmd.Stderr = os.Stderr
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
+			cmd := w.as(t, role, "x")
 			until(t, "the plugin runs", func() bool { _, err := os.Stat(filepath.Join(w.dir, "began")); return err == nil })
 			cmd.Process.Kill()
 			cmd.Wait()
 			done := make(chan error, 1)
 			go func() { done <- w.Teardown(t.Context(), nil, "x") }()
-			until(t, "the teardown waits", func() bool {
-				all, err := w.Locks.All()
-				return err == nil && slices.ContainsFunc(all, func(s lock.State) bool { return s.Name == OwnName && len(s.Waiters) > 0 })
-			})
+			until(t, "the teardown waits", func() bool { return w.waitedFor(OwnName) })
 			select {
 			case err := <-done:
 				t.Fatalf("it did not wait: %v", err)
@@ -386,6 +378,24 @@ func TestKilledInPlugin(t *testing.T) {
 	}
 }
 
+// as starts this program in another role.
+func (w *world) as(t *testing.T, role, id string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), inside+"=1", "NETWORK_TEST_ROLE="+role, "NETWORK_TEST_DIR="+w.dir, "NETWORK_TEST_ID="+id, "NETWORK_TEST_MARK="+w.Mark)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// waitedFor tells whether somebody waits for the lock of a network.
+func (w *world) waitedFor(name string) bool {
+	all, err := w.Locks.All()
+	return err == nil && slices.ContainsFunc(all, func(s lock.State) bool { return s.Name == name && len(s.Waiters) > 0 })
+}
+
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
@@ -393,4 +403,38 @@ func until(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
+}
+
+// A Setup that was killed while it waited for the network is gone on with: no plugin is run to take off what was never attached,
+// neither by it nor by a Teardown.
+func TestKilledWaiting(t *testing.T) {
+	w := newWorld(t)
+	log, bin := filepath.Join(w.dir, "log"), filepath.Join(w.dir, "bin")
+	script := "#!/bin/sh\necho $CNI_COMMAND >>" + log + "\nexec /usr/lib/cni/ptp\n"
+	if err := errors.Join(os.MkdirAll(bin, 0o755), os.WriteFile(filepath.Join(bin, "told"), []byte(script), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	w.Bin = append([]string{bin}, w.Bin...)
+	w.conf(t, "10-told.conflist", `{"cniVersion":"1.0.0","name":"told","plugins":[{"type":"told","ipam":{"type":"host-local","dataDir":"`+w.IPAM+`/own","ranges":[[{"subnet":"10.219.60.0/24"}]]}}]}`)
+	for _, id := range []string{"a", "b"} {
+		held, err := w.lock(t.Context(), nil, "told")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := w.as(t, "setup", id)
+		until(t, "it waits for the network", func() bool { return w.waitedFor("told") })
+		cmd.Process.Kill()
+		cmd.Wait()
+		if err := held.Release(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Setup(t.Context(), nil, Request{ID: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	w.teardown(t, "b")
+	if said, _ := os.ReadFile(log); string(said) != "ADD\n" {
+		t.Errorf("plugins were called for %q", said)
+	}
+	w.teardown(t, "a")
 }

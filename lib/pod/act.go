@@ -109,21 +109,18 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 		return err
 	}
 	defer t.Close()
-	info, err := t.Info(ctx)
-	if err == nil && info.Status == task.Orphaned {
-		// Of a start that was killed before the container was made nothing is left then.
-		if err = t.End(ctx); err == nil {
-			t, info, err = h.reopen(ctx, t)
-		}
-	}
-	switch {
-	case err != nil:
+	// Of a start that was killed before the container was made nothing is left then; what the supervisor had begun is done.
+	if err := t.Settle(ctx); err != nil {
 		return err
-	case info.Status == task.Running || info.Status == task.Paused:
-		return nil
-	case info.Status == task.Stopped || info.Status == task.Orphaned:
-		return fmt.Errorf("it has ended: %w", errdefs.ErrFailedPrecondition)
 	}
+	runs, err := h.runs(ctx, t.ID())
+	if err != nil || runs {
+		return err
+	}
+	if t, err = h.Open(ctx, t.ID()); err != nil {
+		return err
+	}
+	defer t.Close()
 	one, err := h.subject(ctx, t)
 	if err != nil {
 		return err
@@ -132,20 +129,26 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 		return err
 	}
 	if err := t.Start(ctx, task.StartOptions{Shim: h.Shim}); err != nil {
-		return err
+		// The supervisor may just have started it, as a killed call had asked.
+		if runs, e := h.runs(ctx, t.ID()); e != nil || !runs {
+			return err
+		}
 	}
 	one.tell(ctx, ContainerStarted)
 	return nil
 }
 
-// reopen looks at a container once more.
-func (h Host) reopen(ctx context.Context, t *task.Task) (*task.Task, task.Info, error) {
-	now, err := h.Open(ctx, t.ID())
+// runs tells whether a container runs. One that has ended is errdefs.ErrFailedPrecondition.
+func (h Host) runs(ctx context.Context, id string) (bool, error) {
+	t, err := h.Open(ctx, id)
 	if err != nil {
-		return t, task.Info{}, err
+		return false, err
 	}
-	info, err := now.Info(ctx)
-	return now, info, err
+	info, err := t.Info(ctx)
+	if err == nil && (info.Status == task.Stopped || info.Status == task.Orphaned) {
+		err = fmt.Errorf("it has ended: %w", errdefs.ErrFailedPrecondition)
+	}
+	return info.Status == task.Running || info.Status == task.Paused, err
 }
 
 // StopContainer asks a container to end with its stop signal, and kills it after the grace; at once when that is 0. One that

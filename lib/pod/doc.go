@@ -11,7 +11,7 @@
 //
 // Each call may be made again at any time, also while the first one is under way, and after that was killed. A pod is
 // meant by its name, namespace, uid and attempt, a container by its pod, name and attempt. [Host.Run] of a pod that is
-// ready gives that pod; what a killed call has left is replaced. Nothing is ever reserved.
+// ready gives that pod; what a killed call has left is gone on with, or replaced. Nothing is ever reserved.
 //
 // # Locks
 //
@@ -21,6 +21,7 @@
 //
 // # After a crash
 //
-// A pod whose maker was killed is never ready; its supervisor sees within a second that start.lock is free, and ends.
-// What is left is removed by the next Run, Stop or Remove of it.
+// A pod whose maker was killed is not ready. Its supervisor sees that start.lock is free, and waits some seconds for a Run that
+// takes the lock and goes on; else it takes the lock itself and ends. What is left then is removed by the next Run, Stop or
+// Remove of it.
 package pod

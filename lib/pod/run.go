@@ -3,6 +3,7 @@
 package pod
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,8 +27,9 @@ import (
 )
 
 // Run makes a pod: its namespaces and its network, with no container in it. The same pod once more, when it is ready, is
-// that pod; while another call makes it, that one is waited for. A pod that is not ready, as a killed call or a dead
-// supervisor has left it, is removed with its containers, and made anew. When Run fails nothing is left.
+// that pod; while another call makes it, that one is waited for. A pod that a killed call has left unfinished is gone on with
+// as long as its supervisor lives; any other that is not ready is removed with its containers, and made anew. When Run fails
+// nothing is left.
 func (h Host) Run(ctx context.Context, c Config) (Status, error) {
 	err := c.check()
 	if err == nil {
@@ -50,29 +52,35 @@ func (h Host) Run(ctx context.Context, c Config) (Status, error) {
 
 // run is Run under the pod's lock.
 func (h Host) run(ctx context.Context, l *lock.Lock, c Config) (Status, error) {
-	old, err := h.named(ctx, sandbox.LockName(c.key()))
-	switch {
-	case err == nil:
-		st, err := h.status(old, c)
-		if err == nil && st.Ready {
-			return st, nil
-		}
-		if err == nil {
-			err = h.remove(ctx, l, old)
-		}
-		if err != nil {
-			return Status{}, fmt.Errorf("replace pod %q, which is not ready: %w", old.ID, err)
-		}
-	case !errdefs.IsNotFound(err):
-		return Status{}, err
-	}
-	s, err := h.record(ctx, l, c)
+	data, err := json.Marshal(c)
 	if err != nil {
 		return Status{}, err
 	}
-	crash.Point("pod.recorded")
-	if err := h.make(ctx, l, s, c); err != nil {
-		return Status{}, errors.Join(err, h.remove(context.WithoutCancel(ctx), l, s))
+	s, err := h.named(ctx, sandbox.LockName(c.key()))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return Status{}, err
+	}
+	resumed := false
+	if err == nil {
+		st, err := h.status(s, c)
+		if err == nil && st.Ready {
+			return st, nil
+		}
+		if resumed = err == nil && bytes.Equal(s.Pod, data) && h.resume(ctx, l, s, c) == nil; !resumed && err == nil {
+			err = h.remove(ctx, l, s)
+		}
+		if err != nil {
+			return Status{}, fmt.Errorf("replace pod %q, which is not ready: %w", s.ID, err)
+		}
+	}
+	if !resumed {
+		if s, err = h.record(ctx, l, c, data); err != nil {
+			return Status{}, err
+		}
+		crash.Point("pod.recorded")
+		if err := h.make(ctx, l, s, c); err != nil {
+			return Status{}, errors.Join(err, h.remove(context.WithoutCancel(ctx), l, s))
+		}
 	}
 	crash.Point("pod.ready")
 	// An event that is lost is told by the journal's gap.
@@ -89,12 +97,8 @@ func (h Host) named(ctx context.Context, name string) (s sandbox.Sandbox, err er
 	return s, err
 }
 
-// record makes the record of a new pod.
-func (h Host) record(ctx context.Context, l *lock.Lock, c Config) (s sandbox.Sandbox, err error) {
-	data, err := json.Marshal(c)
-	if err != nil {
-		return s, err
-	}
+// record makes the record of a new pod; data is its configuration.
+func (h Host) record(ctx context.Context, l *lock.Lock, c Config, data []byte) (s sandbox.Sandbox, err error) {
 	err = h.Dir.Update(ctx, l, func(tx *state.Tx) error {
 		s, err = sandbox.Create(tx, h.Namespace, sandbox.Sandbox{
 			ID: newID(), Name: sandbox.LockName(c.key()), Sandboxer: Sandboxer, Labels: maps.Clone(c.Labels),
@@ -134,6 +138,31 @@ func (h Host) make(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Confi
 		return err
 	}
 	crash.Point("pod.started")
+	return h.finish(ctx, l, s, c)
+}
+
+// resume goes on with a pod whose maker was killed. An error says no more than that the pod is to be made anew.
+func (h Host) resume(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Config) (err error) {
+	dir := h.dir(s)
+	v, err := taskdir.LookPod(dir)
+	if err != nil || !v.Known || v.Whole || !v.Supervised {
+		return errors.Join(err, errdefs.ErrFailedPrecondition)
+	}
+	// The supervisor takes the lock before it gives the pod up.
+	making, err := lock.Hold(filepath.Join(dir, taskdir.StartLock))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, making.Release()) }()
+	if err := task.AwaitPodStart(ctx, h.Dir, dir); err != nil {
+		return err
+	}
+	return h.finish(ctx, l, s, c)
+}
+
+// finish gives a pod that has its supervisor a network and its files, and marks it as ready.
+func (h Host) finish(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Config) error {
+	dir := h.dir(s)
 	var pinned taskdir.Pinned
 	if _, err := taskdir.Read(dir, taskdir.PodPinned, &pinned); err != nil {
 		return err

@@ -176,24 +176,42 @@ func (s *server) openPinned(pod taskdir.Pod, pid int, p *taskdir.Pinned) error {
 	return nil
 }
 
-// watchMaker ends a pod whose maker died before the pod was whole.
+// makerAway is how long a pod that is not whole waits for somebody to go on with it when its maker has died.
+const makerAway = 5 * time.Second
+
+// watchMaker ends a pod whose maker died before the pod was whole, and with which nobody goes on. It takes the lock of makers
+// before, so that nobody does from then on.
 func (s *server) watchMaker() {
 	dir := s.config.Bundle
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	for {
+	for alone := time.Duration(0); ; alone += watchEvery {
 		select {
 		case <-s.life.Done():
 			return
 		case <-tick.C:
 		}
-		held, err := lock.IsHeld(filepath.Join(dir, taskdir.StartLock))
-		if held || err != nil {
+		_, err := os.Lstat(filepath.Join(dir, taskdir.PodReady))
+		if err == nil {
+			return
+		}
+		path := filepath.Join(dir, taskdir.StartLock)
+		if held, err := lock.IsHeld(path); held || err != nil {
+			alone = 0
+			continue
+		}
+		if alone < makerAway {
+			continue
+		}
+		making, err := lock.Hold(path)
+		if err != nil {
 			continue
 		}
 		if _, err := os.Lstat(filepath.Join(dir, taskdir.PodReady)); err == nil {
+			making.Release()
 			return
 		}
+		s.lastLock = making // for as long as the process lives
 		s.abandon("the maker of the pod died")
 		return
 	}

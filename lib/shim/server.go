@@ -31,6 +31,7 @@ type server struct {
 	tasks    map[string]*task      // by container id
 	sandbox  *sandbox              // nil when there is none
 	podLock  *lock.Held            // shim.lock of a pod
+	lastLock *lock.Held            // start.lock of a pod that was given up
 	podPipe  *os.File              // keeps podInit alive
 	podInit  int                   // pid of the first process of a pod's PID namespace; 0: there is none
 	prepared *engineProcess        // for the Create of the container that it was started for

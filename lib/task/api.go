@@ -118,6 +118,13 @@ func (t *Task) decided(ctx context.Context) (taskdir.View, error) {
 	return t.settledPast(ctx, t.patience(), func(v taskdir.View) bool { return v.State == taskdir.Creating && !v.Starting })
 }
 
+// Settle ends the task if it is an orphan, and waits for a creation whose creator has died, until there is a task or none. It
+// waits as long as a supervisor may take.
+func (t *Task) Settle(ctx context.Context) error {
+	_, err := t.decided(ctx)
+	return err
+}
+
 // settledPast is settled once the task is past what it is to wait for, or some time has gone.
 func (t *Task) settledPast(ctx context.Context, within time.Duration, waits func(taskdir.View) bool) (taskdir.View, error) {
 	for end := time.Now().Add(within); ; {

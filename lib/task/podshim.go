@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
@@ -47,6 +48,28 @@ func StartPod(ctx context.Context, d *state.Dir, p taskdir.Pod, dir, shim string
 		err = errors.New(string(bytes.TrimPrefix(bytes.TrimSpace(text), []byte("ctr-shim: "))))
 	}
 	return fmt.Errorf("shim %s: %w", r.shim, err)
+}
+
+// AwaitPodStart returns when the supervisor of the pod in a directory has the pod's namespaces and listens, whoever has started
+// it. One that has ended before is errdefs.ErrFailedPrecondition.
+func AwaitPodStart(ctx context.Context, d *state.Dir, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience(d))
+	defer cancel()
+	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
+		v, err := taskdir.LookPod(dir)
+		if err != nil {
+			return err
+		}
+		if !v.Supervised {
+			return fmt.Errorf("the supervisor of the pod has ended: %w", errdefs.ErrFailedPrecondition)
+		}
+		if v.Supervisor.PID != 0 {
+			return nil
+		}
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
 }
 
 // EndPod ends the supervisor of the pod in a directory with all containers that it has, and returns when it is gone. One that

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -98,7 +99,11 @@ func newHostWith(t *testing.T, conf string) *host {
 			t.Logf("ctrd serve:\n%s", text)
 		}
 	})
+	// A ctrd that was killed has no socket until the next one serves: gRPC would wait a second and more then, in which a test may
+	// have killed that one, too.
+	soon := backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 100 * time.Millisecond}
 	conn, err := grpc.NewClient("unix://"+filepath.Join(w.State, "cri.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: world.Patience}),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(16<<20)))
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/test/world"
 )
 
@@ -141,4 +143,81 @@ func links(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(all)
+}
+
+// A pod whose maker is killed while it waits for the network is gone on with, not made anew.
+func TestRunResumed(t *testing.T) {
+	h := newHost(t)
+	locks := lock.Dir{Path: filepath.Join(h.State, "locks"), Wait: world.Patience}
+	held, err := locks.Acquire(h.ctx, nil, lock.Network, "pods", lock.Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Uid: "u", Namespace: "test"}}
+	run := func() (*runtimeapi.RunPodSandboxResponse, error) {
+		return h.RunPodSandbox(h.ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	}
+	var made *runtimeapi.RunPodSandboxResponse
+	answered := make(chan error, 1)
+	go func() {
+		var err error
+		made, err = again(h.ctx, run)
+		answered <- err
+	}()
+	dirs := func() []string {
+		all, _ := filepath.Glob(filepath.Join(h.State, "pods/*/*"))
+		return all
+	}
+	until(t, "the pod's network", func() bool {
+		all, _ := filepath.Glob(filepath.Join(h.Dir, "root/networks/pods/*/record.json"))
+		return len(all) == 1
+	})
+	before := dirs()
+	for range 3 {
+		h.kill(t)
+		time.Sleep(300 * time.Millisecond)
+	}
+	if err := held.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	if now := dirs(); len(before) != 1 || !slices.Equal(now, before) {
+		t.Errorf("the pod is in %q, and was begun in %q", now, before)
+	}
+	if _, err := h.RemovePodSandbox(h.ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: made.PodSandboxId}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A container is started by the call that comes after one that was killed, at whatever moment that was.
+func TestStartKilled(t *testing.T) {
+	h := newHost(t)
+	h.pull(t)
+	pod, config := h.pod(t, "killed")
+	for i := range 40 {
+		c, err := h.CreateContainer(h.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "c", Attempt: uint32(i)}, Image: &runtimeapi.ImageSpec{Image: busybox()}, Command: []string{"sleep", "100000"},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered := make(chan error, 1)
+		go func() {
+			_, err := again(h.ctx, func() (*runtimeapi.StartContainerResponse, error) {
+				return h.StartContainer(h.ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId})
+			})
+			answered <- err
+		}()
+		time.Sleep(time.Duration(i) * time.Millisecond)
+		h.kill(t)
+		if err := <-answered; err != nil {
+			t.Fatalf("killed %d ms after the call: %v", i, err)
+		}
+		st, err := h.ContainerStatus(h.ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.ContainerId})
+		if err != nil || st.Status.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Fatalf("killed %d ms after the call: %v, %v", i, st.GetStatus().GetState(), err)
+		}
+	}
 }
