@@ -265,6 +265,25 @@ func newNetns() (ns *os.File, err error) {
 	return ns, err
 }
 
+// inNetns calls fn in a thread that is in another network namespace.
+func inNetns(path string, fn func() error) (err error) {
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and the thread ends with the goroutine
+		if err = os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)); err == nil {
+			err = fn()
+		}
+	}()
+	<-done
+	return err
+}
+
 // loopbackUp sets lo up in the thread's network namespace (netdevice(7)).
 func loopbackUp() error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

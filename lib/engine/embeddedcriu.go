@@ -104,13 +104,11 @@ func (e *embedded) checkpoint(_ context.Context, c *ask.Checkpoint) error {
 	if o.Freezer = state.CgroupPaths["freezer"]; cgroups.IsCgroup2UnifiedMode() {
 		o.Freezer = state.CgroupPaths[""]
 	}
-	// A network namespace is left out: a restore is given one, whose loopback is up and which has its addresses before a
-	// socket is bound to them. So is a PID namespace that others have, too.
-	if config.Namespaces.Contains(configs.NEWNET) {
-		err = external(o, configs.NEWNET, fmt.Sprintf("/proc/%d/ns/net", o.Pid))
-	}
-	if path := config.Namespaces.PathOf(configs.NEWPID); err == nil && path != "" {
-		err = external(o, configs.NEWPID, path)
+	// Namespaces of others are left out, as runc does.
+	for _, t := range []configs.NamespaceType{configs.NEWNET, configs.NEWPID} {
+		if path := config.Namespaces.PathOf(t); err == nil && path != "" {
+			err = external(o, t, path)
+		}
 	}
 	verb := criu.Dump
 	if c.PreDump {
@@ -337,8 +335,8 @@ func (r *restoring) mountRoot(o *criu.Options) (undo func(), err error) {
 	}, nil
 }
 
-// namespaces gives criu those that the container has from outside, and a network namespace of its own where the
-// spec names none.
+// namespaces gives criu those that the container has from outside. A network namespace of its own is for a checkpoint of a
+// container that had one from outside; of any other it is not used.
 func (r *restoring) namespaces(o *criu.Options) error {
 	for _, n := range r.config.Namespaces {
 		switch {
@@ -388,6 +386,12 @@ func (r *restoring) enterCgroups(o *criu.Options, pid int) error {
 func (r *restoring) notice(n criu.Notice) error {
 	switch n.Name {
 	case "setup-namespaces":
+		// Sockets are bound to its address next.
+		if r.config.Namespaces.Contains(configs.NEWNET) {
+			if err := inNetns(fmt.Sprintf("/proc/%d/ns/net", n.Pid), loopbackUp); err != nil {
+				return err
+			}
+		}
 		return r.hooks(n.Pid)
 	case "orphan-pts-master":
 		if n.File == nil || r.st.terminal == nil {

@@ -24,6 +24,9 @@ const (
 // MaxManifest bounds an index, a manifest and a configuration, in bytes.
 const MaxManifest = 16 << 20
 
+// maxBlob bounds any other blob, in bytes.
+const maxBlob = 1 << 62
+
 // maxLayers is what no image reaches: overlayfs stacks at most 500.
 const maxLayers = 1024
 
@@ -101,11 +104,34 @@ func ParseIndex(data []byte, mediaType string) (ocispec.Index, error) {
 		return x, damaged("index", "it has %d entries, at most %d are supported", len(x.Manifests), maxEntries)
 	}
 	for _, m := range x.Manifests {
-		if err := checkDescriptor("index", m, MaxManifest); err != nil {
+		limit := int64(MaxManifest)
+		if strings.HasPrefix(m.MediaType, checkpointPrefix) || strings.HasPrefix(m.MediaType, ocispec.MediaTypeImageLayer) {
+			limit = maxBlob // see CheckpointParts
+		}
+		if err := checkDescriptor("index", m, limit); err != nil {
 			return x, err
 		}
 	}
 	return x, nil
+}
+
+// checkpointPrefix begins the media types of containerd's checkpoints (core/images/mediatypes.go).
+const checkpointPrefix = "application/vnd.containerd.container."
+
+// CheckpointParts gives the blobs that an index names itself, without a manifest, as those of containerd's checkpoints do. Of
+// any other index there are none.
+func CheckpointParts(x ocispec.Index) (all []ocispec.Descriptor) {
+	is := false
+	for _, m := range x.Manifests {
+		is = is || strings.HasPrefix(m.MediaType, checkpointPrefix)
+		if !IsManifest(m.MediaType) && !IsIndex(m.MediaType) {
+			all = append(all, m)
+		}
+	}
+	if !is {
+		return nil
+	}
+	return all
 }
 
 // ParseManifest reads an image manifest and checks it. mediaType is what its descriptor says. A
@@ -146,7 +172,7 @@ func checkManifest(m ocispec.Manifest) error {
 		return damaged("manifest", "it has %d layers, at most %d are supported", len(m.Layers), maxLayers)
 	}
 	for _, l := range m.Layers {
-		if err := checkDescriptor("manifest: layer", l, 1<<62); err != nil {
+		if err := checkDescriptor("manifest: layer", l, maxBlob); err != nil {
 			return err
 		}
 	}

@@ -293,3 +293,30 @@ func TestDiffIDs(t *testing.T) {
 		}
 	}
 }
+
+// The blobs of a checkpoint of containerd's are entries of its index, and as large as they are; documents have their bound
+// there, too.
+func TestCheckpointParts(t *testing.T) {
+	entry := func(mediaType string, size int64) string {
+		return fmt.Sprintf(`{"mediaType":%q,"size":%d,"digest":"sha256:%064x"}`, mediaType, size, size)
+	}
+	const criu, layer = "application/vnd.containerd.container.criu.checkpoint.criu.tar", "application/vnd.oci.image.layer.v1.tar+gzip"
+	for name, c := range map[string]struct {
+		entries []string
+		parts   int
+		bad     bool
+	}{
+		"checkpoint":        {[]string{entry(ocispec.MediaTypeImageManifest, 7), entry(criu, 1<<40), entry(layer, 1<<30)}, 2, false},
+		"image":             {[]string{entry(ocispec.MediaTypeImageManifest, 7)}, 0, false},
+		"layers alone":      {[]string{entry(layer, 7)}, 0, false},
+		"too large":         {[]string{entry(criu, 7), entry(ocispec.MediaTypeImageManifest, MaxManifest+1)}, 0, true},
+		"a negative size":   {[]string{entry(criu, -1)}, 0, true},
+		"without a digest":  {[]string{`{"mediaType":"` + criu + `","size":1}`}, 0, true},
+		"a digest of paths": {[]string{`{"mediaType":"` + criu + `","size":1,"digest":"sha256:../../etc/passwd"}`}, 0, true},
+	} {
+		x, err := ParseIndex([]byte(`{"schemaVersion":2,"manifests":[`+strings.Join(c.entries, ",")+`]}`), ocispec.MediaTypeImageIndex)
+		if (err != nil) != c.bad || len(CheckpointParts(x)) != c.parts && !c.bad {
+			t.Errorf("%s: %v, %v", name, CheckpointParts(x), err)
+		}
+	}
+}

@@ -66,12 +66,19 @@ func (p *puller) manifests(ctx context.Context) (all []image.Manifest, err error
 		}
 		return data, err
 	}
+	loose, err := p.loose(read)
+	if err != nil {
+		return nil, err
+	}
 	if p.opt.AllPlatforms {
 		if all, err = image.Whole(read, p.target); err == nil {
 			err = p.findOwn(read)
 		}
 	} else {
 		all, err = p.perPlatform(read)
+	}
+	if errdefs.IsNotFound(err) && len(loose) > 0 {
+		err = nil // it is without the image
 	}
 	if err != nil {
 		return nil, err
@@ -88,7 +95,29 @@ func (p *puller) manifests(ctx context.Context) (all []image.Manifest, err error
 			p.warn("%s: it is of the type %q and no image: it is kept and not unpacked", p.ref, m.Artifact)
 		}
 	}
-	return all, nil
+	return append(all, loose...), nil
+}
+
+// loose gives what an index of containerd's checkpoints names without a manifest, as a manifest without a configuration.
+func (p *puller) loose(read func(ocispec.Descriptor) ([]byte, error)) ([]image.Manifest, error) {
+	if !image.IsIndex(p.target.MediaType) {
+		return nil, nil
+	}
+	data, err := read(p.target)
+	if err != nil {
+		return nil, err
+	}
+	index, err := image.ParseIndex(data, p.target.MediaType)
+	if err != nil {
+		return nil, err
+	}
+	parts := image.CheckpointParts(index)
+	if len(parts) == 0 {
+		return nil, nil
+	}
+	return []image.Manifest{{
+		Indexes: []ocispec.Descriptor{p.target}, Descriptor: p.target, Manifest: ocispec.Manifest{Layers: parts}, Artifact: parts[0].MediaType,
+	}}, nil
 }
 
 func (p *puller) perPlatform(read func(ocispec.Descriptor) ([]byte, error)) ([]image.Manifest, error) {

@@ -58,7 +58,9 @@ func (p *puller) label() (labels, error) {
 		}
 	}
 	m := p.image.Manifest
-	all.set(p.image.Descriptor.Digest, labelRef+"config", m.Config.Digest.String())
+	if m.Config.Digest != "" {
+		all.set(p.image.Descriptor.Digest, labelRef+"config", m.Config.Digest.String())
+	}
 	for n, l := range m.Layers {
 		holds := l.Digest.String()
 		if p.discards() {
@@ -80,7 +82,10 @@ func (p *puller) label() (labels, error) {
 // blobs lists what the image consists of, each blob once.
 func (p *puller) blobs() []ocispec.Descriptor {
 	all := slices.Clone(p.image.Indexes)
-	all = append(all, p.image.Descriptor, p.image.Manifest.Config)
+	all = append(all, p.image.Descriptor)
+	if p.image.Manifest.Config.Digest != "" { // see loose
+		all = append(all, p.image.Manifest.Config)
+	}
 	for _, l := range p.image.Manifest.Layers {
 		if !p.discards() && !p.fetched[l.Digest] {
 			all = append(all, l)

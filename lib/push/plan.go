@@ -132,6 +132,9 @@ func (p *pusher) addIndex(ctx context.Context, n *node, entries []ocispec.Descri
 	if len(entries) > maxDocuments {
 		return nil, fmt.Errorf("index %s has %d entries: %w", n.desc.Digest, len(entries), errdefs.ErrFailedPrecondition)
 	}
+	if loose := image.CheckpointParts(ocispec.Index{Manifests: entries}); len(loose) > 0 {
+		return p.addCheckpoint(ctx, n, entries, loose, depth)
+	}
 	chosen, err := p.choose(entries)
 	if err != nil {
 		return nil, err
@@ -174,6 +177,26 @@ func (p *pusher) addIndex(ctx context.Context, n *node, entries []ocispec.Descri
 			p.image.Name, len(entries), len(n.children)))
 	}
 	return p.reduce(n, here)
+}
+
+// addCheckpoint pushes all that an index of one of containerd's checkpoints names: it says nothing of platforms, and its
+// blobs are entries of its own.
+func (p *pusher) addCheckpoint(ctx context.Context, n *node, entries, loose []ocispec.Descriptor, depth int) (*node, error) {
+	for _, e := range entries {
+		if slices.ContainsFunc(loose, same(e)) {
+			p.want(e)
+			continue
+		}
+		child, err := p.add(ctx, e, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		if child.desc.Digest != e.Digest {
+			return nil, fmt.Errorf("image %s of a checkpoint is here in part only: %w", e.Digest, errdefs.ErrFailedPrecondition)
+		}
+		n.children = append(n.children, child)
+	}
+	return n, nil
 }
 
 func (p *pusher) missing(entries []ocispec.Descriptor) error {
