@@ -25,7 +25,6 @@ package container
 import (
 	"bytes"
 	"cmp"
-	"compress/flate"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -36,6 +35,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/flate"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"ctrd.dev/ctrd/lib/event"
@@ -384,15 +384,6 @@ func Rename(tx *state.Tx, ns, from, to string, fn func(*Container, *specs.Spec))
 // pack deflates a spec.
 func pack(data []byte) ([]byte, error) {
 	var packed bytes.Buffer
-	w, err := flate.NewWriter(&packed, flate.BestSpeed)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(data); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return packed.Bytes(), nil
+	err := flate.StatelessDeflate(&packed, data, true, nil)
+	return packed.Bytes(), err
 }
