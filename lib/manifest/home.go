@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
@@ -58,6 +59,7 @@ func Make(dir string, p *Pod) (h Home, held *lock.Held, err error) {
 			return "", nil, err
 		}
 	}
+	crash.Point("manifest.home")
 	err = errors.Join(os.Mkdir(filepath.Join(string(h), dirVolumes), 0o711), os.Mkdir(h.logs(), 0o711))
 	if err == nil {
 		var data []byte
@@ -68,6 +70,7 @@ func Make(dir string, p *Pod) (h Home, held *lock.Held, err error) {
 	if err != nil {
 		return "", nil, errors.Join(err, h.remove(), held.Release())
 	}
+	crash.Point("manifest.recorded")
 	return h, held, nil
 }
 
@@ -145,6 +148,7 @@ func (h Home) remove() error {
 			}
 		}
 	}
+	crash.Point("manifest.emptied")
 	return os.RemoveAll(string(h))
 }
 

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/tail"
 )
 
@@ -76,6 +77,7 @@ func Keep(ctx context.Context, r Runtime, h Home, log *slog.Logger, told func(ev
 	if err := k.find(ctx); err != nil {
 		return err
 	}
+	crash.Point("manifest.kept")
 	go k.untilEnding(ctx, cancel)
 	return k.run(ctx)
 }
@@ -263,9 +265,11 @@ func (k *keeper) start(ctx context.Context, c *corev1.Container, before *runtime
 			return nil, err
 		}
 	}
+	crash.Point("manifest.container-created")
 	if _, err := k.r.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		return nil, err
 	}
+	crash.Point("manifest.container-started")
 	k.log.Info("started", "container", c.Name, "id", id)
 	s, err := k.status(ctx, id)
 	if err == nil && s == nil {

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
 )
 
@@ -109,9 +110,11 @@ func Start(ctx context.Context, r Runtime, dir, handler string, p *Pod) (h Home,
 		err = p.Prepare(h)
 	}
 	if err == nil {
+		crash.Point("manifest.prepared")
 		err = p.runSandbox(ctx, r, h, handler)
 	}
 	if err == nil {
+		crash.Point("manifest.pod-run")
 		return h, held, nil
 	}
 	if held != nil {
@@ -184,11 +187,13 @@ func End(ctx context.Context, r Runtime, h Home) error {
 	if err := h.setEnding(); err != nil {
 		return err
 	}
+	crash.Point("manifest.ending")
 	held, err := h.await(ctx)
 	if err != nil || held == nil {
 		return err
 	}
 	defer held.Release()
+	crash.Point("manifest.taken")
 	p, err := h.Load()
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -202,9 +207,11 @@ func End(ctx context.Context, r Runtime, h Home) error {
 			return err
 		}
 	}
+	crash.Point("manifest.ended")
 	if err := endSandboxes(ctx, r, h); err != nil {
 		return err
 	}
+	crash.Point("manifest.pod-removed")
 	return h.remove()
 }
 

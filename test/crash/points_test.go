@@ -68,6 +68,7 @@ type scenario struct {
 	// a check of the result.
 	again []step
 	only  []string // beginnings of the points that are killed at; nil: all
+	end   []step   // what ends by this, and not by a removal of all containers
 	// driver keeps the snapshots; empty: the default one.
 	driver string
 }
@@ -102,6 +103,9 @@ func (s scenario) undisturbed(t *testing.T) []string {
 	ended(t, w)
 	w.Whole(t)
 	passed := read(t, trace)
+	for _, e := range s.end {
+		e(t, w)
+	}
 	w.Empty(t)
 	if !s.lives {
 		passed = read(t, trace)
@@ -147,6 +151,9 @@ func (s scenario) crash(t *testing.T, point string) {
 		a(t, w)
 	}
 	w.Whole(t)
+	for _, e := range s.end {
+		e(t, w)
+	}
 	w.Empty(t)
 	deaths.Lock()
 	defer deaths.Unlock()
