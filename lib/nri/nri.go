@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,12 +42,13 @@ type Options struct {
 type Plugins struct {
 	o     Options
 	nri   *adaptation.Adaptation
+	begun atomic.Bool // synchronize has been called
 	count atomic.Int64
 
 	mu sync.Mutex
 	// stopped has the containers that plugins have been told have ended; the channel is closed when they have.
-	stopped map[string]chan struct{}
-	end     context.CancelFunc
+	stopped  map[string]chan struct{}
+	unfollow context.CancelFunc // ends follow; nil: it does not run
 }
 
 // Start starts the plugins of the configured directory, which is waited for, and lets others connect. A plugin that cannot be
@@ -58,7 +60,7 @@ func Start(o Options) (*Plugins, error) {
 	adaptation.SetPluginRequestTimeout(time.Duration(o.Config.PluginRequestTimeout))
 	options := []adaptation.Option{
 		adaptation.WithPluginPath(o.Config.PluginPath), adaptation.WithPluginConfigPath(o.Config.PluginConfigPath),
-		adaptation.WithSocketPath(o.Socket), adaptation.WithMetrics(counter{&p.count}),
+		adaptation.WithSocketPath(o.Socket), adaptation.WithMetrics(counter{p}),
 	}
 	if o.Socket == "" {
 		options = append(options, adaptation.WithDisabledExternalConnections())
@@ -67,17 +69,10 @@ func Start(o Options) (*Plugins, error) {
 	if p.nri, err = adaptation.New("ctrd", o.Version, p.synchronize, p.updateUnasked, options...); err != nil {
 		return nil, fmt.Errorf("plugins of NRI: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	p.end = cancel
-	since, err := o.Dir.Journal().Last()
-	if err == nil {
-		err = p.nri.Start()
-	}
-	if err != nil {
-		cancel()
+	if err := p.nri.Start(); err != nil {
+		p.Close()
 		return nil, fmt.Errorf("plugins of NRI: %w", err)
 	}
-	go p.follow(ctx, since)
 	return p, nil
 }
 
@@ -88,8 +83,8 @@ func (p *Plugins) host() pod.Host {
 
 // Close removes the socket and ends the plugins that Start has started.
 func (p *Plugins) Close() {
-	p.end()
 	p.nri.Stop()
+	p.counted(0)
 }
 
 // Count is how many plugins there are. One that has gone is counted until the next request.
@@ -103,7 +98,14 @@ func (p *Plugins) Enter() (leave func()) { return p.nri.BlockPluginSync().Unbloc
 // A synchronization is part of a plugin's coming in, and may take as long as its registration: no other request is under way
 // that the longer timeout could concern.
 func (p *Plugins) synchronize(ctx context.Context, show adaptation.SyncCB) error {
+	if installed, _ := os.ReadDir(p.o.Config.PluginPath); p.begun.CompareAndSwap(false, true) && len(installed) == 0 {
+		return nil // the first time is for those that the server starts
+	}
 	h := p.host()
+	since, err := p.o.Dir.Journal().Last()
+	if err != nil {
+		return err
+	}
 	pods, containers, err := p.all(ctx, h)
 	if err != nil {
 		return err
@@ -114,6 +116,13 @@ func (p *Plugins) synchronize(ctx context.Context, show adaptation.SyncCB) error
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	if p.unfollow == nil {
+		var ctx context.Context
+		ctx, p.unfollow = context.WithCancel(context.Background())
+		go p.follow(ctx, since)
+	}
+	p.mu.Unlock()
 	if _, err := h.Apply(ctx, changes(updates)); err != nil {
 		p.o.Log.Warn("a plugin of NRI wants what cannot be done", "error", err)
 	}
@@ -193,6 +202,9 @@ func (p *Plugins) Pod(ctx context.Context, e pod.PodEvent, st pod.Status) (err e
 
 // Container asks plugins about a container, or tells them; see pod.Plugins.
 func (p *Plugins) Container(ctx context.Context, e pod.ContainerEvent, st pod.Status, c pod.ContainerStatus, s *specs.Spec) (all []pod.Change, err error) {
+	if p.Count() == 0 {
+		return nil, nil
+	}
 	switch e {
 	case pod.ContainerStopped:
 		tell, done := p.first(c.ID)
@@ -202,9 +214,6 @@ func (p *Plugins) Container(ctx context.Context, e pod.ContainerEvent, st pod.St
 		defer done()
 	case pod.ContainerRemoved:
 		defer p.forget(c.ID)
-	}
-	if p.Count() == 0 {
-		return nil, nil
 	}
 	m, in := containerMessage(c, s, st.Dir), podMessage(st)
 	switch e {
@@ -232,10 +241,10 @@ func (p *Plugins) Container(ctx context.Context, e pod.ContainerEvent, st pod.St
 
 // Create asks plugins about a container that is to be made; see pod.Plugins.
 func (p *Plugins) Create(ctx context.Context, st pod.Status, c pod.ContainerStatus, s *specs.Spec) ([]pod.Change, error) {
-	p.forget(c.ID)
 	if p.Count() == 0 {
 		return nil, nil
 	}
+	p.forget(c.ID)
 	m := containerMessage(c, s, st.Dir)
 	r, err := p.nri.CreateContainer(ctx, &api.CreateContainerRequest{Pod: podMessage(st), Container: m})
 	if err != nil {
@@ -309,6 +318,21 @@ func (p *Plugins) forget(id string) {
 	delete(p.stopped, id)
 }
 
+// counted notes how many plugins there are. Without any nothing is followed, and nothing remembered.
+func (p *Plugins) counted(n int) {
+	p.count.Store(int64(n))
+	if n > 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unfollow != nil {
+		p.unfollow()
+		p.unfollow = nil
+	}
+	clear(p.stopped)
+}
+
 // follow tells plugins of the containers that end by themselves, which the journal knows.
 func (p *Plugins) follow(ctx context.Context, since uint64) {
 	for e, err := range p.o.Dir.Journal().Read(ctx, since, true) {
@@ -325,7 +349,7 @@ func (p *Plugins) follow(ctx context.Context, since uint64) {
 			p.forget(gone.ID)
 		}
 		exit, ok := event.Decode[event.TaskExit](e)
-		if !ok || exit.ID != "" && exit.ID != exit.ContainerID || p.Count() == 0 {
+		if !ok || exit.ID != "" && exit.ID != exit.ContainerID {
 			continue
 		}
 		if err := p.host().Stopped(ctx, exit.ContainerID); err != nil && !errdefs.IsNotFound(err) {
@@ -335,9 +359,9 @@ func (p *Plugins) follow(ctx context.Context, since uint64) {
 }
 
 // counter is told how many plugins there are.
-type counter struct{ n *atomic.Int64 }
+type counter struct{ p *Plugins }
 
-func (c counter) UpdatePluginCount(n int) { c.n.Store(int64(n)) }
+func (c counter) UpdatePluginCount(n int) { c.p.counted(n) }
 
 func (counter) RecordPluginInvocation(string, string, error)                               {}
 func (counter) RecordPluginLatency(string, string, time.Duration)                          {}

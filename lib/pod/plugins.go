@@ -144,8 +144,11 @@ func (h Host) subject(ctx context.Context, t *task.Task) (one subject, err error
 		return one, nil
 	}
 	one.h = h
-	if one.c, one.s, err = h.inspect(ctx, t); err == nil {
-		one.p, err = h.Status(ctx, one.c.Pod)
+	if one.c, one.s, err = h.inspect(ctx, t); err != nil {
+		return one, err
+	}
+	if one.p, err = h.Status(ctx, one.c.Pod); errdefs.IsNotFound(err) {
+		one.p, err = Status{ID: one.c.Pod}, nil
 	}
 	return one, err
 }

@@ -188,8 +188,7 @@ func (h Host) publish(ctx context.Context, s sandbox.Sandbox, c Config, ips []st
 		}
 		st.IPs = ips
 		if err := h.askPod(ctx, PodRun, st); err != nil {
-			_ = h.askPod(context.WithoutCancel(ctx), PodRemoved, st) // of those that have been asked before
-			return err
+			return err // the others are told with the removal
 		}
 	}
 	return taskdir.Write(h.dir(s), taskdir.PodReady, ready{At: time.Now().UTC(), IPs: ips})
