@@ -5,6 +5,7 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -97,6 +98,54 @@ func checkpointOf(t *testing.T, e ask.Engine, readOnly bool) {
 	b2.remove()
 	if left, _ := filepath.Glob(b2.path("engine", "*")); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// testCheckpointFIFO has a program go on that writes to a FIFO, into another one.
+func testCheckpointFIFO(t *testing.T, e ask.Engine) {
+	world.Criu(t)
+	if e.Binary != "" {
+		t.Skip("other engines make no checkpoint of a FIFO that is not the container's")
+	}
+	dir, last := t.TempDir(), 0
+	for i := range 2 {
+		b := newBundle(t, e, "sh", "-c", counter)
+		b.writeSpec()
+		path := b.path("fifo")
+		must(t, unix.Mkfifo(path, 0o600))
+		r, err := os.OpenFile(path, os.O_RDWR, 0)
+		must(t, err)
+		w, err := os.OpenFile(path, os.O_WRONLY, 0)
+		must(t, err)
+		null, err := os.Open(os.DevNull)
+		must(t, err)
+		verb, req := ask.Create, ask.Request{}
+		if i > 0 {
+			verb, req.Checkpoint = ask.Restore, &ask.Checkpoint{Dir: dir}
+		}
+		res, status, err := b.request(verb, req, null, w, w)
+		must(t, errors.Join(w.Close(), null.Close()))
+		b.made, b.status, b.delete = res, status, err == nil
+		must(t, err)
+		out := bufioLines(r)
+		if i == 0 {
+			must(t, b.start())
+			out.next(t)
+			if _, _, err := b.request(ask.Dump, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir, Exit: true}}); err != nil {
+				t.Fatal(err)
+			}
+			b.wait(b.made.Pid)
+			must(t, r.SetReadDeadline(time.Now().Add(time.Second)))
+			last = out.rest()
+		} else {
+			if n := out.next(t); n <= last || n > last+5 {
+				t.Errorf("it was at %d and goes on with %d", last, n)
+			}
+			must(t, cgroup.Kill(b.cgroup()))
+			b.wait(res.Pid)
+		}
+		must(t, r.Close())
+		b.remove()
 	}
 }
 

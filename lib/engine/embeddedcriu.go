@@ -38,8 +38,9 @@ const (
 	restoreLog = "restore.log"
 	// descriptorsFile says what stdin, stdout and stderr of the first process were.
 	descriptorsFile = "descriptors.json"
-	// pipePrefix begins the text of a descriptor that a restore replaces.
-	pipePrefix = "pipe:"
+	// pipePrefix begins the text of a descriptor that a restore replaces. So does filePrefix, which runc has not: its shims
+	// give no process a FIFO.
+	pipePrefix, filePrefix = "pipe:", "file["
 	// criuRoot is where the root is mounted for criu, which wants a mount point that nothing is mounted over.
 	criuRoot = "criu-root"
 	// stateFile is what libcontainer knows of a container.
@@ -159,11 +160,50 @@ func dumpOutside(o *criu.Options, dir string, state *libcontainer.State) error {
 			return err
 		}
 	}
-	data, err := json.Marshal(state.ExternalDescriptors)
+	streams := slices.Clone(state.ExternalDescriptors)
+	for i := range streams {
+		key, err := fifoKey(o.Pid, i)
+		if err != nil {
+			return err
+		}
+		if key != "" {
+			o.External = append(o.External, key)
+			streams[i] = key
+		}
+	}
+	data, err := json.Marshal(streams)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, descriptorsFile), data, 0o600)
+}
+
+// fifoKey is criu's name of a FIFO that a descriptor of a process is of, which lies outside: file[MOUNT:INODE]. Of any other
+// descriptor it is empty.
+func fifoKey(pid, fd int) (string, error) {
+	var st unix.Stat_t
+	name := fmt.Sprintf("/proc/%d/fd/%d", pid, fd)
+	link, err := os.Readlink(name)
+	if err == nil {
+		err = unix.Stat(name, &st)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil // it has closed it
+	}
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO || strings.HasPrefix(link, pipePrefix) {
+		return "", err
+	}
+	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(info)) {
+		if id, found := strings.CutPrefix(line, "mnt_id:"); found {
+			mount, err := strconv.Atoi(strings.TrimSpace(id))
+			return fmt.Sprintf("%s%x:%x]", filePrefix, mount, st.Ino), err
+		}
+	}
+	return "", fmt.Errorf("%s: the kernel does not tell its mount", name)
 }
 
 // outside lists what is bound into a container, and from where. Outside is the source here and now.
@@ -298,10 +338,8 @@ func (r *restoring) run(c *ask.Checkpoint) (err error) {
 	if err := readJSON(filepath.Join(c.Dir, descriptorsFile), &were); err != nil {
 		return err
 	}
-	for i, was := range were[:min(len(were), 3)] {
-		if strings.HasPrefix(was, pipePrefix) {
-			o.Inherit = append(o.Inherit, criu.Inherit{Key: was, Fd: i})
-		}
+	if err := r.inherit(o, were); err != nil {
+		return err
 	}
 	var streams [3]*os.File
 	copy(streams[:], r.st.files)
@@ -314,6 +352,25 @@ func (r *restoring) run(c *ask.Checkpoint) (err error) {
 		return err
 	}
 	return p.Do(criu.Restore, o, r.notice)
+}
+
+// inherit gives criu the streams for what they were. criu wants a file of the same kind.
+func (r *restoring) inherit(o *criu.Options, were []string) error {
+	for i, was := range were[:min(len(were), 3)] {
+		fifo := strings.HasPrefix(was, filePrefix)
+		if !fifo && !strings.HasPrefix(was, pipePrefix) {
+			continue
+		}
+		o.Inherit = append(o.Inherit, criu.Inherit{Key: was, Fd: i})
+		o.AnyMode = o.AnyMode || fifo // a pipe has other permissions than a FIFO with a name
+		if i >= len(r.st.files) {
+			return fmt.Errorf("restore: its streams were pipes, and are to be a terminal: %w", errdefs.ErrInvalidArgument)
+		}
+		if st, err := r.st.files[i].Stat(); err != nil || fifo && st.Mode()&fs.ModeNamedPipe == 0 {
+			return errors.Join(err, fmt.Errorf("restore: descriptor %d was a FIFO, and is to be %s: %w", i, r.st.files[i].Name(), errdefs.ErrInvalidArgument))
+		}
+	}
+	return nil
 }
 
 // mountRoot mounts the root where criu wants it.

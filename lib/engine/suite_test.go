@@ -100,6 +100,7 @@ var suite = []struct {
 	{"checkpoint", testCheckpoint},
 	{"checkpoint of a terminal", testCheckpointTerminal},
 	{"checkpoint of a read-only root", testCheckpointReadOnly},
+	{"checkpoint of a FIFO", testCheckpointFIFO},
 	{"two at once", testTwo},
 	{"odd specs", testOddSpecs},
 	{"specs that fail", testBadSpecs},

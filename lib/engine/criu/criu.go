@@ -61,6 +61,7 @@ type Options struct {
 	Join            []Namespace
 
 	EvasiveDevices bool // a restore opens devices by other names when it must
+	AnyMode        bool // skip_file_rwx_check: permissions of files may have changed
 	Sibling        bool // the restored process is a child of criu's parent
 }
 

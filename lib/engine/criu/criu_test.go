@@ -30,7 +30,7 @@ func TestOptions(t *testing.T) {
 		LeaveRunning: true, TCP: true, Unix: true, ShellJob: true, FileLocks: true, Freezer: "/sys/fs/cgroup/freezer/x", Cgroups: Modes["soft"],
 		CgroupRoots: []CgroupRoot{{"memory", "/a"}, {"", "/b"}}, Mounts: []Mount{{"/etc/hosts", "/h"}, {"/data", "/d"}},
 		External: []string{"net[1]:k"}, EmptyNamespaces: 0x40000000, Inherit: []Inherit{{"pipe:[0]", 0}, {"k", 4}},
-		Join: []Namespace{{"ipc", "/proc/1/ns/ipc"}}, EvasiveDevices: true, Sibling: true,
+		Join: []Namespace{{"ipc", "/proc/1/ns/ipc"}}, EvasiveDevices: true, AnyMode: true, Sibling: true,
 	}
 	var got rpc.CriuOpts
 	must(t, got.UnmarshalVT(o.marshal()))
@@ -39,7 +39,7 @@ func TestOptions(t *testing.T) {
 		"directories": got.GetImagesDirFd() == fd && got.GetWorkDirFd() == fd, "log": got.GetLogFile() == o.Log && got.GetLogLevel() == logLevel,
 		"parent": got.GetParentImg() == o.Parent && got.GetTrackMem(), "config": got.GetConfigFile() == o.Config, "root": got.GetRoot() == o.Root,
 		"pid": got.GetPid() == 41, "flags": got.GetLeaveRunning() && got.GetTcpEstablished() && got.GetExtUnixSk() && got.GetShellJob() && got.GetFileLocks(),
-		"restore": got.GetEvasiveDevices() && got.GetRstSibling(), "always": got.GetNotifyScripts() && got.GetManageCgroups() && got.GetOrphanPtsMaster(),
+		"restore": got.GetEvasiveDevices() && got.GetRstSibling() && got.GetSkipFileRwxCheck(), "always": got.GetNotifyScripts() && got.GetManageCgroups() && got.GetOrphanPtsMaster(),
 		"freezer": got.GetFreezeCgroup() == o.Freezer, "cgroups": got.GetManageCgroupsMode() == rpc.CriuCgMode_SOFT,
 		"cgroup roots": len(got.CgRoot) == 2 && got.CgRoot[0].GetCtrl() == "memory" && got.CgRoot[1].GetPath() == "/b",
 		"mounts":       len(got.ExtMnt) == 2 && got.ExtMnt[1].GetKey() == "/data" && got.ExtMnt[1].GetVal() == "/d",

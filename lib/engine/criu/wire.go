@@ -83,6 +83,7 @@ func (o *Options) marshal() (m message) {
 	m.string(44, o.Freezer)
 	m.bool(50, true) // orphan_pts_master
 	m.string(51, o.Config)
+	m.bool(66, o.AnyMode)
 	return m
 }
 
