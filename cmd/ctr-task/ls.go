@@ -3,11 +3,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -59,19 +61,21 @@ func lsVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		all, err := task.All(cmd.Context(), d, g.Namespace)
-		if err != nil {
+		if err != nil && !errdefs.IsDataLoss(err) {
 			return err
 		}
-		if len(all) == 0 {
+		lost := err
+		if len(all) == 0 && lost == nil {
 			if err := g.NotACount(cmd, "ctr-task ls | tail -n "+g.Namespace); err != nil {
 				return err
 			}
 		}
-		return table.PrintAll(slices.DeleteFunc(all, func(i task.Info) bool {
+		err = table.PrintAll(slices.DeleteFunc(all, func(i task.Info) bool {
 			return running && !slices.Contains([]task.Status{task.Running, task.Paused, task.Restarting}, i.Status) ||
 				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels) ||
 				!f.Match(filter.Container(i.ID, i.Image, i.Runtime.Name, i.Labels))
 		}))
+		return errors.Join(err, lost)
 	})
 	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run, are paused or wait for their next restart")
 	cmd.Flags().StringSliceVar(&statuses, "status", nil, "list only containers with one of these `STATUSES`")

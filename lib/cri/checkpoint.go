@@ -54,6 +54,9 @@ func (r runtimeService) CheckpointContainer(ctx context.Context, q *runtimeapi.C
 	if !filepath.IsAbs(q.GetLocation()) {
 		return nil, fmt.Errorf("location: %q is no absolute path: %w", q.GetLocation(), errdefs.ErrInvalidArgument)
 	}
+	if q.GetTimeout() < 0 {
+		return nil, invalid("timeout", "%d seconds", q.GetTimeout())
+	}
 	if limit := q.GetTimeout(); limit > 0 {
 		var cancel func()
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(limit, longestTimeout))*time.Second)

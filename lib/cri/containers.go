@@ -74,8 +74,11 @@ func (r runtimeService) StopContainer(ctx context.Context, q *runtimeapi.StopCon
 	if err := required("container_id", q.GetContainerId()); err != nil {
 		return nil, err
 	}
+	if q.GetTimeout() < 0 {
+		return nil, invalid("timeout", "%d seconds", q.GetTimeout())
+	}
 	const longest = int64(1<<63-1) / int64(time.Second)
-	grace := time.Duration(min(max(q.GetTimeout(), 0), longest)) * time.Second
+	grace := time.Duration(min(q.GetTimeout(), longest)) * time.Second
 	return &runtimeapi.StopContainerResponse{}, r.s.pods().StopContainer(ctx, q.GetContainerId(), grace)
 }
 

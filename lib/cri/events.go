@@ -56,7 +56,7 @@ func changeOf(e event.Event) (c change, ok bool) {
 }
 
 // GetContainerEvents sends what happens to pods and their containers from now on, each with the state of the pod and of all
-// its containers as it is when the event is sent.
+// its containers as it is when the event is sent. What cannot be read of these is left out, and ends no stream.
 func (r runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	ctx := stream.Context()
 	journal := r.s.d.Journal()
@@ -88,8 +88,8 @@ func (r runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, strea
 			continue
 		}
 		m, err := r.eventMessage(ctx, c, podOf)
-		if errdefs.IsNotFound(err) {
-			continue // of a container that is in no pod
+		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+			continue // of a container that is in no pod, or of which that cannot be read
 		}
 		if err != nil {
 			return err
@@ -113,7 +113,7 @@ func (r runtimeService) eventMessage(ctx context.Context, c change, podOf map[st
 		switch {
 		case err == nil:
 			podOf[c.id] = st.Pod
-		case !errdefs.IsNotFound(err):
+		case !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err):
 			return nil, err
 		case podOf[c.id] == "":
 			return nil, err
@@ -124,7 +124,7 @@ func (r runtimeService) eventMessage(ctx context.Context, c change, podOf map[st
 		}
 	}
 	st, err := r.s.pods().Status(ctx, podID)
-	if errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
 		return m, nil
 	}
 	if err != nil {
@@ -146,7 +146,7 @@ func (r runtimeService) statusesOf(ctx context.Context, podID string) (all []*ru
 			continue
 		}
 		st, e := r.s.pods().ContainerStatus(ctx, one.ID)
-		if errdefs.IsNotFound(e) {
+		if errdefs.IsNotFound(e) || errdefs.IsDataLoss(e) {
 			continue
 		}
 		err = errors.Join(err, e)

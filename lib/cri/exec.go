@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,10 +47,10 @@ func (s *Server) running(ctx context.Context, id string) (*task.Task, error) {
 // context.DeadlineExceeded. Of more output than a message can have the beginning is answered, and the last line of stderr
 // tells how many bytes are missing.
 func (r runtimeService) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (_ *runtimeapi.ExecSyncResponse, err error) {
-	switch {
-	case len(req.GetCmd()) == 0:
-		return nil, fmt.Errorf("cmd: missing: %w", errdefs.ErrInvalidArgument)
-	case req.GetTimeout() < 0 || req.GetTimeout() > int64(maxTimeout/time.Second):
+	if err := checkCmd(req.GetCmd()); err != nil {
+		return nil, err
+	}
+	if req.GetTimeout() < 0 || req.GetTimeout() > int64(maxTimeout/time.Second) {
 		return nil, fmt.Errorf("timeout: %d seconds: %w", req.GetTimeout(), errdefs.ErrInvalidArgument)
 	}
 	t, err := r.s.running(ctx, req.GetContainerId())
@@ -72,6 +73,19 @@ func (r runtimeService) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRe
 		fmt.Fprintf(&errOut.buf, "\n[ctrd: %d more bytes of output are left out]\n", room.lost)
 	}
 	return &runtimeapi.ExecSyncResponse{Stdout: out.buf.Bytes(), Stderr: errOut.buf.Bytes(), ExitCode: int32(exit.Status)}, nil
+}
+
+// checkCmd refuses what is no program with arguments.
+func checkCmd(cmd []string) error {
+	if len(cmd) == 0 {
+		return invalid("cmd", "missing")
+	}
+	for _, arg := range cmd {
+		if strings.ContainsRune(arg, 0) {
+			return invalid("cmd", "%.100q: a NUL byte", arg)
+		}
+	}
+	return nil
 }
 
 // maxTimeout bounds times of requests, so that they fit a time.Duration.
@@ -102,8 +116,8 @@ func (b *bounded) Write(p []byte) (int, error) {
 
 // Exec answers where a client can run a program in a running container, once.
 func (r runtimeService) Exec(ctx context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
-	if len(req.GetCmd()) == 0 {
-		return nil, fmt.Errorf("cmd: missing: %w", errdefs.ErrInvalidArgument)
+	if err := checkCmd(req.GetCmd()); err != nil {
+		return nil, err
 	}
 	url, err := r.s.address(ctx, "exec", req.GetContainerId(), req, func(id string) session { return r.s.execSession(id, req) })
 	if err != nil {

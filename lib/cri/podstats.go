@@ -119,7 +119,7 @@ func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats) {
 	} else if pids, err := cgroup.Pids(st.Cgroup); err == nil {
 		m.Process.ProcessCount = value(uint64(len(pids)))
 	}
-	m.Cpu, m.Memory, m.Io = s.cpuMessage("pod "+st.ID, now, d), memoryMessage(now, d), ioMessage(now, d)
+	m.Cpu, m.Memory, m.Io = s.cpuMessage("pod "+st.ID, st.Created, now, d), memoryMessage(now, d), ioMessage(now, d)
 	if path := st.Paths[taskdir.NetNS]; path != "" {
 		if links, err := interfaces(path); err == nil {
 			m.Network = networkMessage(now, links)

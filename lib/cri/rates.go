@@ -21,9 +21,10 @@ type sample struct {
 	has  bool   // there is a rate
 }
 
-// of gives the rate of what is called key, which has used so much by now. The first question has no answer. A rate is taken
-// over the time least at least; a sample is kept for the next one for the time most.
-func (r *rates) of(key string, now time.Time, used uint64, least, most time.Duration) (rate uint64, ok bool) {
+// of gives the rate of what is called key, which has used so much by now. The first question is answered with the rate since
+// begun, when it began to run; when that is not known, with nothing. A rate is taken over the time least at least; a sample is
+// kept for the next one for the time most.
+func (r *rates) of(key string, begun, now time.Time, used uint64, least, most time.Duration) (rate uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last, known := r.all[key]
@@ -32,7 +33,13 @@ func (r *rates) of(key string, now time.Time, used uint64, least, most time.Dura
 		return last.rate, last.has
 	}
 	next := sample{at: now, used: used}
-	if known && used >= last.used && passed < most && passed > 0 {
+	if !(known && used >= last.used && passed < most) {
+		last, passed = sample{}, 0
+		if !begun.IsZero() {
+			passed = now.Sub(begun)
+		}
+	}
+	if passed > 0 {
 		next.rate, next.has = uint64(float64(used-last.used)/passed.Seconds()), true
 	}
 	if r.all == nil {

@@ -121,7 +121,7 @@ func (s *Server) containerStats(ctx context.Context, st pod.ContainerStatus, lay
 		return nil, err
 	}
 	now := time.Now()
-	m.Cpu, m.Memory, m.Io = s.cpuMessage(st.ID, now, d), memoryMessage(now, d), ioMessage(now, d)
+	m.Cpu, m.Memory, m.Io = s.cpuMessage(st.ID, st.Started, now, d), memoryMessage(now, d), ioMessage(now, d)
 	m.Swap = &runtimeapi.SwapUsage{Timestamp: now.UnixNano(), SwapUsageBytes: value(d.Memory.Swap)}
 	if d.SwapLimit > 0 {
 		m.Swap.SwapAvailableBytes = value(d.SwapLimit - min(d.SwapLimit, d.Memory.Swap))
@@ -131,10 +131,10 @@ func (s *Server) containerStats(ctx context.Context, st pod.ContainerStatus, lay
 
 func value(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }
 
-func (s *Server) cpuMessage(key string, now time.Time, d cgroup.Detail) *runtimeapi.CpuUsage {
+func (s *Server) cpuMessage(key string, begun, now time.Time, d cgroup.Detail) *runtimeapi.CpuUsage {
 	m := &runtimeapi.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: value(d.CPU.Total), Psi: psiMessage(d, d.CPUPressure)}
 	c := s.config().CRI
-	if rate, ok := s.rates.of(key, now, d.CPU.Total, time.Duration(c.StatsCollectPeriod), time.Duration(c.StatsRetentionPeriod)); ok {
+	if rate, ok := s.rates.of(key, begun, now, d.CPU.Total, time.Duration(c.StatsCollectPeriod), time.Duration(c.StatsRetentionPeriod)); ok {
 		m.UsageNanoCores = value(rate)
 	}
 	return m

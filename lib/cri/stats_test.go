@@ -19,26 +19,30 @@ import (
 func TestRates(t *testing.T) {
 	var r rates
 	now := time.Now()
+	begun := now.Add(-2 * time.Second)
 	for _, step := range []struct {
+		begun time.Time
 		after time.Duration
 		used  uint64
 		rate  uint64
 		ok    bool
 	}{
-		{0, 1e9, 0, false},                         // nothing to compare with
-		{500 * time.Millisecond, 2e9, 0, false},    // too early
-		{2 * time.Second, 4e9, 15e8, true},         // 3 s of processor time in 2 s
-		{2500 * time.Millisecond, 5e9, 15e8, true}, // too early: as before
-		{4 * time.Second, 4e9, 0, true},            // idle
-		{5 * time.Second, 1e9, 0, false},           // another cgroup of the same name
-		{5 * time.Minute, 2e9, 0, false},           // too late
+		{time.Time{}, 0, 1e9, 0, false},                           // nothing to compare with
+		{begun, 500 * time.Millisecond, 2e9, 0, false},            // too early
+		{begun, 2 * time.Second, 4e9, 15e8, true},                 // 3 s of processor time in 2 s
+		{begun, 2500 * time.Millisecond, 5e9, 15e8, true},         // too early: as before
+		{begun, 4 * time.Second, 4e9, 0, true},                    // idle
+		{time.Time{}, 5 * time.Second, 1e9, 0, false},             // another cgroup of the same name
+		{now.Add(5 * time.Second), 7 * time.Second, 1e9, 0, true}, // idle
+		{begun, 8 * time.Second, 5e8, 5e7, true},                  // another one that has begun 10 s ago
+		{begun, 5 * time.Minute, 302e8, 1e8, true},                // too late to compare: since it began
 	} {
-		rate, ok := r.of("a", now.Add(step.after), step.used, time.Second, 2*time.Minute)
+		rate, ok := r.of("a", step.begun, now.Add(step.after), step.used, time.Second, 2*time.Minute)
 		if rate != step.rate || ok != step.ok {
 			t.Errorf("after %s: %d, %v; want %d, %v", step.after, rate, ok, step.rate, step.ok)
 		}
 	}
-	r.of("b", now.Add(time.Hour), 1, time.Second, 2*time.Minute)
+	r.of("b", begun, now.Add(time.Hour), 1, time.Second, 2*time.Minute)
 	if len(r.all) != 1 {
 		t.Errorf("%v is kept", r.all)
 	}

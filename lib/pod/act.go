@@ -255,10 +255,10 @@ func (h Host) inspect(ctx context.Context, t *task.Task) (ContainerStatus, *spec
 	return st, s, nil
 }
 
-// ListContainers tells of all containers of pods, by id, without Resource and User. It changes nothing and waits for nobody.
+// ListContainers tells of all containers of pods, by id, without Resource and User. One whose record cannot be read is left out. It changes nothing and waits for nobody.
 func (h Host) ListContainers(ctx context.Context) ([]ContainerStatus, error) {
 	infos, err := task.All(ctx, h.Dir, h.Namespace)
-	if err != nil {
+	if err != nil && !errdefs.IsDataLoss(err) { // fsck names it
 		return nil, err
 	}
 	var all []ContainerStatus

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -195,6 +196,11 @@ func (n Namespaces) check() error {
 		if err := checkMaps("userns_options.gids", n.GIDs); err != nil {
 			return err
 		}
+		for field, all := range map[string][]specs.LinuxIDMapping{"userns_options.uids": n.UIDs, "userns_options.gids": n.GIDs} {
+			if !slices.ContainsFunc(all, func(m specs.LinuxIDMapping) bool { return m.ContainerID == 0 }) {
+				return bad(field, "the root of the pod, 0, is mapped to nobody")
+			}
+		}
 	}
 	if len(n.UIDs) > 0 && (n.PID == Node || n.IPC == Node || n.Network == Node) {
 		return bad("userns_options", "a user namespace needs a network, pid and ipc namespace of its own")
@@ -202,10 +208,16 @@ func (n Namespaces) check() error {
 	return nil
 }
 
-// checkMaps refuses what maps nobody, beyond the last id, or one id twice.
+// maxMaps is how many mappings the kernel takes for a user namespace, from Linux 4.15 on.
+const maxMaps = 340
+
+// checkMaps refuses what maps nobody, beyond the last id, or one id twice, and more than the kernel takes.
 func checkMaps(field string, all []specs.LinuxIDMapping) error {
-	if len(all) == 0 {
+	switch {
+	case len(all) == 0:
 		return bad(field, "missing")
+	case len(all) > maxMaps:
+		return bad(field, "%d mappings: the kernel takes %d", len(all), maxMaps)
 	}
 	overlap := func(a, b, sizeA, sizeB uint32) bool {
 		return uint64(a) < uint64(b)+uint64(sizeB) && uint64(b) < uint64(a)+uint64(sizeA)

@@ -67,12 +67,18 @@ func (t *Task) Info(ctx context.Context) (Info, error) {
 	return Info{Container: t.Container, Status: Created}, nil
 }
 
-// All lists the containers of a namespace by id, with what each is doing, see [Task.Info].
+// All lists the containers of a namespace by id, with what each is doing, see [Task.Info]. A record that cannot be read is left
+// out; the error is of kind errdefs.ErrDataLoss then, and the others are listed all the same.
 func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 	var records []container.Container
+	var lost error
 	err := d.View(ctx, func(tx *state.Tx) error {
-		records = nil
+		records, lost = nil, nil
 		for c, err := range container.All(tx, ns) {
+			if errdefs.IsDataLoss(err) {
+				lost = errors.Join(lost, err)
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -111,7 +117,7 @@ func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 		}
 		all = append(all, info)
 	}
-	return all, nil
+	return all, lost
 }
 
 // look reads the task that is meant. It reports false when that is not there any more.

@@ -170,6 +170,23 @@ func TestBadPods(t *testing.T) {
 		"userns_options.uids": func(c *runtimeapi.PodSandboxConfig) {
 			namespaceOf(c).UsernsOptions = &runtimeapi.UserNamespace{Uids: []*runtimeapi.IDMapping{{HostId: 1}}, Gids: []*runtimeapi.IDMapping{{HostId: 1, Length: 1}}}
 		},
+		"userns_options.uids without 0": func(c *runtimeapi.PodSandboxConfig) {
+			one := []*runtimeapi.IDMapping{{ContainerId: 1, HostId: 100000, Length: 65536}}
+			namespaceOf(c).UsernsOptions = &runtimeapi.UserNamespace{Uids: one, Gids: one}
+		},
+		"userns_options.gids without 0": func(c *runtimeapi.PodSandboxConfig) {
+			namespaceOf(c).UsernsOptions = &runtimeapi.UserNamespace{
+				Uids: []*runtimeapi.IDMapping{{HostId: 100000, Length: 65536}}, Gids: []*runtimeapi.IDMapping{{ContainerId: 1, HostId: 100000, Length: 65536}},
+			}
+		},
+		"userns_options.uids too many": func(c *runtimeapi.PodSandboxConfig) {
+			var all []*runtimeapi.IDMapping
+			for i := range uint32(341) {
+				all = append(all, &runtimeapi.IDMapping{ContainerId: 2 * i, HostId: 100000 + 2*i, Length: 1})
+			}
+			namespaceOf(c).UsernsOptions = &runtimeapi.UserNamespace{Uids: all, Gids: all}
+		},
+		"namespace_options.pid no":    func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Pid = -1 },
 		"namespace_options.network":   func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Network = runtimeapi.NamespaceMode_CONTAINER },
 		"namespace_options.ipc":       func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Ipc = 77 },
 		"namespace_options.target_id": func(c *runtimeapi.PodSandboxConfig) { namespaceOf(c).Pid = runtimeapi.NamespaceMode_TARGET },
@@ -259,32 +276,48 @@ func TestBadContainers(t *testing.T) {
 		},
 		"mounts.uid_mappings": mount(&runtimeapi.Mount{HostPath: "/tmp", ContainerPath: "/x", UidMappings: []*runtimeapi.IDMapping{{HostId: 1}}}),
 
-		"resources.cpu_period":                   limit(&runtimeapi.LinuxContainerResources{CpuPeriod: 5}),
-		"resources.cpu_quota that is too small":  limit(&runtimeapi.LinuxContainerResources{CpuQuota: 5}),
-		"resources.cpu_shares":                   limit(&runtimeapi.LinuxContainerResources{CpuShares: -1}),
-		"resources.cpuset_mems":                  limit(&runtimeapi.LinuxContainerResources{CpusetMems: "1-0"}),
-		"resources.hugepage_limits.page_size no": limit(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "MB"}}}),
-		"security_context.masked_paths":          secure(&security{MaskedPaths: []string{"proc"}}),
-		"security_context.readonly_paths":        secure(&security{ReadonlyPaths: []string{"../proc"}}),
-		"security_context.run_as_user":           secure(&security{RunAsUser: &runtimeapi.Int64Value{Value: -1}}),
-		"security_context.run_as_username no":    secure(&security{RunAsUsername: "nobody-such"}),
-		"security_context.run_as_group large":    secure(&security{RunAsUser: one, RunAsGroup: &runtimeapi.Int64Value{Value: 1 << 40}}),
-		"namespace_options.target_id":            secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: "no-such"}}),
-		"capabilities.add_capabilities":          secure(&security{Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"NO_SUCH"}}}),
-		"capabilities.drop_capabilities":         secure(&security{Capabilities: &runtimeapi.Capability{DropCapabilities: []string{"NO_SUCH"}}}),
-		"resources.cpu_quota":                    limit(&runtimeapi.LinuxContainerResources{CpuQuota: -5}),
-		"resources.memory_limit_in_bytes":        limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 5}),
-		"resources.memory_swap_limit_in_bytes":   limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30, MemorySwapLimitInBytes: 1 << 20}),
-		"resources.oom_score_adj":                limit(&runtimeapi.LinuxContainerResources{OomScoreAdj: 5000}),
-		"resources.cpuset_cpus":                  limit(&runtimeapi.LinuxContainerResources{CpusetCpus: "all"}),
-		"resources.unified":                      limit(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"../x": "1"}}),
-		"resources.hugepage_limits.page_size":    limit(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../x"}}}),
-		"security_context.run_as_username":       secure(&security{RunAsUser: one, RunAsUsername: "root"}),
-		"security_context.run_as_group":          secure(&security{RunAsGroup: one}),
-		"security_context.supplemental_groups":   secure(&security{SupplementalGroups: []int64{-1}}),
-		"security_context.seccomp":               secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/no/such"}}),
-		"security_context.seccomp.localhost_ref": secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}}),
-		"capabilities.add_ambient_capabilities":  secure(&security{Capabilities: &runtimeapi.Capability{AddAmbientCapabilities: []string{"NO_SUCH"}}}),
+		"resources.cpu_period":                        limit(&runtimeapi.LinuxContainerResources{CpuPeriod: 5}),
+		"resources.cpu_quota that is too small":       limit(&runtimeapi.LinuxContainerResources{CpuQuota: 5}),
+		"resources.cpu_shares":                        limit(&runtimeapi.LinuxContainerResources{CpuShares: -1}),
+		"resources.cpuset_mems":                       limit(&runtimeapi.LinuxContainerResources{CpusetMems: "1-0"}),
+		"resources.hugepage_limits.page_size no":      limit(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "MB"}}}),
+		"security_context.masked_paths":               secure(&security{MaskedPaths: []string{"proc"}}),
+		"security_context.readonly_paths":             secure(&security{ReadonlyPaths: []string{"../proc"}}),
+		"security_context.run_as_user":                secure(&security{RunAsUser: &runtimeapi.Int64Value{Value: -1}}),
+		"security_context.run_as_username no":         secure(&security{RunAsUsername: "nobody-such"}),
+		"security_context.run_as_group large":         secure(&security{RunAsUser: one, RunAsGroup: &runtimeapi.Int64Value{Value: 1 << 40}}),
+		"namespace_options.target_id":                 secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: "no-such"}}),
+		"namespace_options.network":                   secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_CONTAINER}}),
+		"namespace_options.network no":                secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{Network: 9}}),
+		"namespace_options.pid":                       secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: 9}}),
+		"namespace_options.ipc":                       secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_CONTAINER}}),
+		"namespace_options.ipc no":                    secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{Ipc: -3}}),
+		"userns_options.mode":                         secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: 9}}}),
+		"userns_options.uids":                         secure(&security{NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Uids: []*runtimeapi.IDMapping{{HostId: 1}}, Gids: []*runtimeapi.IDMapping{{HostId: 1, Length: 1}}}}}),
+		"security_context.supplemental_groups_policy": secure(&security{SupplementalGroupsPolicy: 5}),
+		"security_context.apparmor.profile_type":      secure(&security{Apparmor: &runtimeapi.SecurityProfile{ProfileType: 9}}),
+		"security_context.run_as_user large":          secure(&security{RunAsUser: &runtimeapi.Int64Value{Value: 1 << 33}}),
+		"image that is no name":                       func(c *runtimeapi.ContainerConfig) { c.Image = &runtimeapi.ImageSpec{Image: "A b"} },
+		"envs.key missing":                            func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Value: []byte("x")}} },
+		"resources.cpu_period large":                  limit(&runtimeapi.LinuxContainerResources{CpuPeriod: 2000000}),
+		"resources.oom_score_adj small":               limit(&runtimeapi.LinuxContainerResources{OomScoreAdj: -1001}),
+		"resources.memory_limit_in_bytes no":          limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -1}),
+		"resources.memory_swap_limit_in_bytes no":     limit(&runtimeapi.LinuxContainerResources{MemorySwapLimitInBytes: -2}),
+		"capabilities.add_capabilities":               secure(&security{Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"NO_SUCH"}}}),
+		"capabilities.drop_capabilities":              secure(&security{Capabilities: &runtimeapi.Capability{DropCapabilities: []string{"NO_SUCH"}}}),
+		"resources.cpu_quota":                         limit(&runtimeapi.LinuxContainerResources{CpuQuota: -5}),
+		"resources.memory_limit_in_bytes":             limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 5}),
+		"resources.memory_swap_limit_in_bytes":        limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30, MemorySwapLimitInBytes: 1 << 20}),
+		"resources.oom_score_adj":                     limit(&runtimeapi.LinuxContainerResources{OomScoreAdj: 5000}),
+		"resources.cpuset_cpus":                       limit(&runtimeapi.LinuxContainerResources{CpusetCpus: "all"}),
+		"resources.unified":                           limit(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"../x": "1"}}),
+		"resources.hugepage_limits.page_size":         limit(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../x"}}}),
+		"security_context.run_as_username":            secure(&security{RunAsUser: one, RunAsUsername: "root"}),
+		"security_context.run_as_group":               secure(&security{RunAsGroup: one}),
+		"security_context.supplemental_groups":        secure(&security{SupplementalGroups: []int64{-1}}),
+		"security_context.seccomp":                    secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/no/such"}}),
+		"security_context.seccomp.localhost_ref":      secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}}),
+		"capabilities.add_ambient_capabilities":       secure(&security{Capabilities: &runtimeapi.Capability{AddAmbientCapabilities: []string{"NO_SUCH"}}}),
 	} {
 		c := &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: field}, Image: &runtimeapi.ImageSpec{Image: busybox()}, Command: []string{"true"},
@@ -300,5 +333,100 @@ func TestBadContainers(t *testing.T) {
 	left, err := h.ListContainers(h.ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil || len(left.Containers) > 0 {
 		t.Errorf("containers that are left: %v, %v", left, err)
+	}
+}
+
+// So are the fields of all other requests.
+func TestBadRequests(t *testing.T) {
+	h := newHost(t)
+	h.pull(t)
+	pod, config := h.pod(t, "p")
+	id := h.container(t, pod, config, "c", "sleep 1000", nil)
+	ctx := h.ctx
+	for field, call := range map[string]func() error{
+		"timeout of a stop": func() error {
+			_, err := h.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: -1})
+			return err
+		},
+		"timeout of an exec": func() error {
+			_, err := h.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: -1})
+			return err
+		},
+		"timeout that is too long": func() error {
+			_, err := h.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: 1 << 62})
+			return err
+		},
+		"cmd": func() error {
+			_, err := h.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id})
+			return err
+		},
+		"cmd with NUL": func() error {
+			_, err := h.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"a\x00b"}})
+			return err
+		},
+		"cmd of a stream": func() error {
+			_, err := h.Exec(ctx, &runtimeapi.ExecRequest{ContainerId: id, Stdout: true})
+			return err
+		},
+		"cmd of a stream with NUL": func() error {
+			_, err := h.Exec(ctx, &runtimeapi.ExecRequest{ContainerId: id, Stdout: true, Cmd: []string{"a\x00b"}})
+			return err
+		},
+		"stderr": func() error {
+			_, err := h.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: id, Tty: true, Stderr: true})
+			return err
+		},
+		"port": func() error {
+			_, err := h.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: pod, Port: []int32{70000}})
+			return err
+		},
+		"resources.cpu_quota": func() error {
+			_, err := h.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{CpuQuota: -5}})
+			return err
+		},
+		"resources.cpuset_cpus": func() error {
+			_, err := h.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{CpusetCpus: "x"}})
+			return err
+		},
+		"resources.memory_limit_in_bytes": func() error {
+			_, err := h.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: pod, Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -1}})
+			return err
+		},
+		"overhead": func() error {
+			_, err := h.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: pod, Overhead: &runtimeapi.LinuxContainerResources{CpuPeriod: 1}})
+			return err
+		},
+		"location": func() error {
+			_, err := h.CheckpointContainer(ctx, &runtimeapi.CheckpointContainerRequest{ContainerId: id})
+			return err
+		},
+		"timeout of a checkpoint": func() error {
+			_, err := h.CheckpointContainer(ctx, &runtimeapi.CheckpointContainerRequest{ContainerId: id, Location: "/tmp/never-made", Timeout: -1})
+			return err
+		},
+		"image of a pull": func() error {
+			_, err := h.images.PullImage(ctx, &runtimeapi.PullImageRequest{})
+			return err
+		},
+		"image of a status": func() error {
+			_, err := h.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{})
+			return err
+		},
+		"image of a removal": func() error {
+			_, err := h.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{})
+			return err
+		},
+		"runtime_config.network_config.pod_cidr": func() error {
+			_, err := h.UpdateRuntimeConfig(ctx, &runtimeapi.UpdateRuntimeConfigRequest{RuntimeConfig: &runtimeapi.RuntimeConfig{NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: "10.0.0.0/99"}}})
+			return err
+		},
+	} {
+		name, _, _ := strings.Cut(field, " ")
+		if err := call(); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), name+":") {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if st := h.status(t, id); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the container is %s", st.State)
 	}
 }

@@ -246,3 +246,41 @@ func TestUpdate(t *testing.T) {
 		t.Error("a container that there is not is updated")
 	}
 }
+
+// Bounds that are changed before a container starts are those that it starts with; those of a pod are recorded, and told by the
+// next ctrd, too.
+func TestUpdateBefore(t *testing.T) {
+	h := newHost(t)
+	h.pull(t)
+	pod, config := h.pod(t, "p")
+	c, err := h.CreateContainer(h.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: busybox()}, LogPath: "c.log",
+		Command: []string{"sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"},
+		Linux:   &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}},
+	}})
+	if err == nil {
+		_, err = h.UpdateContainerResources(h.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: c.ContainerId, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 << 20}})
+	}
+	if err == nil {
+		_, err = h.StartContainer(h.ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := h.said(t, c.ContainerId); got != "100663296\n" {
+		t.Errorf("it started with %q", got)
+	}
+	if _, err := h.UpdatePodSandboxResources(h.ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: pod, Overhead: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 8 << 20}, Resources: &runtimeapi.LinuxContainerResources{CpuShares: 77},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	h.kill(t)
+	st, err := h.PodSandboxStatus(h.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true})
+	if err != nil || !strings.Contains(st.Info["info"], `"memory":8388608`) || !strings.Contains(st.Info["info"], `"cpu_shares":77`) {
+		t.Errorf("of the pod: %v, %v", st.GetInfo(), err)
+	}
+	if again, err := h.RunPodSandbox(h.ctx, &runtimeapi.RunPodSandboxRequest{Config: config}); err != nil || again.PodSandboxId != pod {
+		t.Errorf("the same pod once more: %v, %v", again, err)
+	}
+}

@@ -27,6 +27,9 @@ func TestStats(t *testing.T) {
 		st, err := h.ContainerStatus(h.ctx, &runtimeapi.ContainerStatusRequest{ContainerId: ended})
 		return err == nil && st.Status.State == runtimeapi.ContainerState_CONTAINER_EXITED
 	})
+	if r, err := h.ContainerStats(h.ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id}); err != nil || r.Stats.GetCpu().GetUsageNanoCores() == nil {
+		t.Errorf("the first answer has no rate of processor time: %v, %v", r, err)
+	}
 	var s *runtimeapi.ContainerStats
 	until(t, "a rate of processor time", func() bool {
 		r, err := h.ContainerStats(h.ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})
