@@ -160,16 +160,18 @@ func checkMachine(dir string) error {
 	if len(cores) == 0 {
 		return fmt.Errorf("checkpoint: %s has no process: %w", dir, errdefs.ErrInvalidArgument)
 	}
-	data, err := readSome(cores[0])
-	if err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
-	}
-	m, ok := machineOf(data)
-	if !ok {
-		return fmt.Errorf("checkpoint: %s is no image of criu's: %w", filepath.Base(cores[0]), errdefs.ErrInvalidArgument)
-	}
-	if arch := architectures[m]; arch != runtime.GOARCH {
-		return fmt.Errorf("checkpoint: it was made on architecture %q (%d) and this is %s: %w", arch, m, runtime.GOARCH, errdefs.ErrFailedPrecondition)
+	for _, core := range cores {
+		data, err := readSome(core)
+		if err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+		m, ok := machineOf(data)
+		if !ok {
+			return fmt.Errorf("checkpoint: %s is no image of criu's: %w", filepath.Base(core), errdefs.ErrInvalidArgument)
+		}
+		if arch := architectures[m]; arch != runtime.GOARCH {
+			return fmt.Errorf("checkpoint: it was made on architecture %q (%d) and this is %s: %w", arch, m, runtime.GOARCH, errdefs.ErrFailedPrecondition)
+		}
 	}
 	return nil
 }
