@@ -3,6 +3,7 @@
 package cri_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -82,6 +83,24 @@ options = { BinaryName = %q }
 	}
 }
 
+// killSupervisor kills the supervisor of a pod.
+func killSupervisor(t *testing.T, h *host, pod string) {
+	t.Helper()
+	st, err := h.PodSandboxStatus(h.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info struct {
+		PID int `json:"pid"`
+	}
+	if err := json.Unmarshal([]byte(st.Info["info"]), &info); err != nil || info.PID == 0 {
+		t.Fatalf("%v, %v", st.Info, err)
+	}
+	if err := unix.Kill(info.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A shim of others runs the containers of a pod: they share its namespaces and its network, and live and end as any.
 func TestForeignShim(t *testing.T) {
 	program := filepath.Join(site.Top, "build", "peers", "bin", "containerd-shim-runc-v2")
@@ -146,6 +165,12 @@ options = { BinaryName = %q, NoNewKeyring = true }
 		t.Errorf("after it was stopped: %v", st)
 	}
 	third := h.container(t, pod, config, "third", "exec sleep 1000", nil)
+	// The pod is no more without its supervisor, which has its namespaces; what runs in it ends with the next act on it.
+	killSupervisor(t, h, pod)
+	until(t, "the end of the pod", func() bool {
+		st, err := h.PodSandboxStatus(h.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod})
+		return err == nil && st.Status.State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+	})
 	if _, err := h.StopPodSandbox(h.ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
 		t.Error(err)
 	}
