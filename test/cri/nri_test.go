@@ -252,6 +252,61 @@ func TestPluginFaults(t *testing.T) {
 	}
 }
 
+// A ctrd that is killed while a plugin thinks leaves nothing that is in the way of the next one.
+func TestPluginServerKilled(t *testing.T) {
+	h := newHostWith(t, "[cri.nri]\nplugin_request_timeout = \"1m\"\n")
+	h.pull(t)
+	for _, event := range []string{"run-pod", "create", "start", "stop", "stop-pod"} {
+		p := h.plug(t, event, "-hang", event)
+		hangs := make(chan struct{})
+		ctx, cancel := context.WithCancel(h.ctx)
+		go func() { // calls until the one that hangs
+			defer close(hangs)
+			h.live(ctx, event)
+		}()
+		until(t, "the plugin to hang", func() bool {
+			return slices.ContainsFunc(p.events(), func(e string) bool { return strings.HasPrefix(e, event+" ") })
+		})
+		h.kill(t)
+		cancel()
+		<-hangs
+		p.Process.Kill()
+		if err := h.live(h.ctx, event); err != nil {
+			t.Errorf("after a kill at %s: %v", event, err)
+		}
+	}
+	if l, err := h.ListPodSandbox(h.ctx, &runtimeapi.ListPodSandboxRequest{}); err != nil || len(l.Items) > 0 {
+		t.Errorf("pods that are left: %v, %v", l, err)
+	}
+}
+
+// live is the whole life of a pod with one container.
+func (h *host) live(ctx context.Context, name string) error {
+	config := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Uid: name, Namespace: "test"}, Linux: &runtimeapi.LinuxPodSandboxConfig{}}
+	pod, err := h.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	if err != nil {
+		return err
+	}
+	c := &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "c"}, Image: &runtimeapi.ImageSpec{Image: busybox()}, Command: []string{"sleep", "1000"}}
+	made, err := h.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod.PodSandboxId, Config: c, SandboxConfig: config})
+	if err != nil {
+		return err
+	}
+	if st, err := h.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: made.ContainerId}); err != nil || st.Status.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+		if _, err := h.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
+			return err
+		}
+	}
+	if _, err := h.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: made.ContainerId}); err != nil {
+		return err
+	}
+	if _, err := h.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod.PodSandboxId}); err != nil {
+		return err
+	}
+	_, err = h.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod.PodSandboxId})
+	return err
+}
+
 // second leaves the answer out.
 func second[A any](_ A, err error) error { return err }
 
