@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/stdio"
@@ -258,7 +259,17 @@ func (t *Task) awaitForeign(ctx context.Context) error {
 		t.api = nil
 		return pause(ctx, pollEvery)
 	}
-	return t.recordExit(ctx, told(w.ExitStatus, w.ExitedAt))
+	return t.recordExit(ctx, t.counted(told(w.ExitStatus, w.ExitedAt)))
+}
+
+// counted notes in the exit that a shim tells whether the kernel has killed something of the task for want of memory. The cgroup is there
+// until the shim deletes the task, but for a scope, which systemd removes.
+func (t *Task) counted(e taskdir.Exit) taskdir.Exit {
+	if v, err := taskdir.Look(t.Dir()); err == nil {
+		n, err := cgroup.OOMKills(t.cgroup(v))
+		e.OOM = err == nil && n > 0
+	}
+	return e
 }
 
 // told is the exit that a shim tells. A time that no JSON can have is taken for none, which is now.
@@ -284,7 +295,7 @@ func (t *Task) askExit(ctx context.Context, address string, within time.Duration
 	if err != nil || s.Status != taskapi.StatusStopped {
 		return exit, false
 	}
-	return told(s.ExitStatus, s.ExitedAt), true
+	return t.counted(told(s.ExitStatus, s.ExitedAt)), true
 }
 
 // seeOff is called for a task that has ended: of a foreign shim it records the exit and lets the shim go.

@@ -129,6 +129,19 @@ options = { BinaryName = %q, NoNewKeyring = true }
 	if st := h.status(t, two); st.ExitCode != 3 || st.Reason != "Error" {
 		t.Errorf("the second has ended as %v", st)
 	}
+	hog := h.container(t, pod, config, "hog", "x=a; while :; do x=$x$x; done", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 16 << 20, OomScoreAdj: 990}
+	})
+	h.said(t, hog)
+	if st := h.status(t, hog); st.ExitCode != 137 || st.Reason != "OOMKilled" {
+		t.Errorf("one that wanted too much memory has ended as %v", st)
+	}
+	if _, err := h.StopContainer(h.ctx, &runtimeapi.StopContainerRequest{ContainerId: hog}); err != nil {
+		t.Error(err)
+	}
+	if st := h.status(t, hog); st.Reason != "OOMKilled" { // by the exit that is recorded
+		t.Errorf("after its shim was let go: %v", st)
+	}
 	shims := func() (n int) {
 		all, _ := filepath.Glob("/proc/[0-9]*/exe")
 		for _, link := range all {
