@@ -171,29 +171,73 @@ func RawSpec(tx *state.Tx, ns, id string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := unpack(packed)
+	return PackedSpec{id, packed}.Unpack()
+}
+
+// PackedSpec is a container's spec as its record has it. The zero value is none.
+type PackedSpec struct {
+	id   string
+	data []byte
+}
+
+// PackedSpecs reads the specs of several containers at once, in the order of ids; of one that has no spec it is none.
+func PackedSpecs(tx *state.Tx, ns string, ids []string) ([]PackedSpec, error) {
+	found, err := specTab.Some(tx, ns, ids)
 	if err != nil {
-		return nil, fmt.Errorf("spec of container %q: %w: %w", id, err, errdefs.ErrDataLoss)
+		return nil, err
+	}
+	specs := make([]PackedSpec, len(ids))
+	for i, data := range found {
+		if data != nil {
+			specs[i] = PackedSpec{ids[i], *data}
+		}
+	}
+	return specs, nil
+}
+
+// Unpack gives the spec as it was given, and nil where there is none.
+func (p PackedSpec) Unpack() ([]byte, error) {
+	if p.id == "" {
+		return nil, nil
+	}
+	data, err := unpack(p.data)
+	if err != nil {
+		return nil, fmt.Errorf("spec of container %q: %w: %w", p.id, err, errdefs.ErrDataLoss)
 	}
 	return data, nil
 }
 
-// inflaters are readers to be used again: the window of one is larger than most specs.
-var inflaters = sync.Pool{New: func() any { return flate.NewReader(nil) }}
+// inflater has what inflating a spec needs beside the spec, all of it larger than most specs, to be used again.
+type inflater struct {
+	in    bytes.Reader
+	flate io.ReadCloser
+	out   bytes.Buffer
+}
+
+var inflaters = sync.Pool{New: func() any { return &inflater{flate: flate.NewReader(nil)} }}
+
+// maxKept bounds the buffer of an inflater that is used again, in bytes.
+const maxKept = 64 << 10
 
 // unpack is the reverse of pack.
 func unpack(packed []byte) ([]byte, error) {
-	r := inflaters.Get().(io.ReadCloser)
-	defer inflaters.Put(r)
-	if err := r.(flate.Resetter).Reset(bytes.NewReader(packed), nil); err != nil {
+	f := inflaters.Get().(*inflater)
+	defer func() {
+		f.in.Reset(nil)
+		if f.out.Cap() <= maxKept {
+			inflaters.Put(f)
+		}
+	}()
+	f.in.Reset(packed)
+	f.out.Reset()
+	if err := f.flate.(flate.Resetter).Reset(&f.in, nil); err != nil {
 		return nil, err
 	}
-	data := bytes.NewBuffer(make([]byte, 0, min(8*len(packed), 64<<10)))
-	n, err := data.ReadFrom(io.LimitReader(r, maxSpec+1))
+	n, err := f.out.ReadFrom(io.LimitReader(f.flate, maxSpec+1))
 	if err == nil && n > maxSpec {
 		err = fmt.Errorf("more than %d bytes", maxSpec)
 	}
-	return data.Bytes(), err
+	return append([]byte{}, f.out.Bytes()...), err
 }
 
 // Create records a new container with its spec, and gives the record, which has an identity of its own now. The caller

@@ -3,6 +3,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -46,39 +47,56 @@ func (c containerService) Get(ctx context.Context, r *containersapi.GetContainer
 
 // List gives the containers that a filter fits.
 func (c containerService) List(ctx context.Context, r *containersapi.ListContainersRequest) (*containersapi.ListContainersResponse, error) {
-	all, err := c.list(ctx, r.Filters)
-	if err != nil {
-		return nil, err
-	}
-	return &containersapi.ListContainersResponse{Containers: all}, nil
+	var all containersapi.ListContainersResponse
+	return &all, c.each(ctx, r.Filters, func(m *containersapi.Container) error {
+		all.Containers = append(all.Containers, m)
+		return nil
+	})
 }
 
 // ListStream is List, a container a message.
 func (c containerService) ListStream(r *containersapi.ListContainersRequest, stream containersapi.Containers_ListStreamServer) error {
-	all, err := c.list(stream.Context(), r.Filters)
+	return c.each(stream.Context(), r.Filters, func(m *containersapi.Container) error {
+		return stream.Send(&containersapi.ListContainerMessage{Container: m})
+	})
+}
+
+// each calls fn with the containers that a filter fits, all as they were at one moment. Specs stay packed until their turn: a
+// client that reads slowly keeps little of them in memory, and one that reads at once has the first while the next is unpacked.
+func (c containerService) each(ctx context.Context, filters []string, fn func(*containersapi.Container) error) error {
+	f, err := filter.Parse(filters...)
 	if err != nil {
 		return err
 	}
-	for _, m := range all {
-		if err := stream.Send(&containersapi.ListContainerMessage{Container: m}); err != nil {
+	var all []container.Container
+	var specs []container.PackedSpec
+	err = c.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
+		all, err = filter.Select(f, container.All(tx, ns), func(one container.Container) filter.Fields {
+			return filter.Container(one.ID, one.Image, one.Runtime.Name, one.Labels)
+		}, sure(func(one container.Container) container.Container { return one }))
+		if err != nil {
+			return err
+		}
+		ids := make([]string, len(all))
+		for i, one := range all {
+			ids[i] = one.ID
+		}
+		specs, err = container.PackedSpecs(tx, ns, ids)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, one := range all {
+		m, err := withSpec(one, specs[i])
+		if err == nil {
+			err = fn(m)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (c containerService) list(ctx context.Context, filters []string) (all []*containersapi.Container, err error) {
-	f, err := filter.Parse(filters...)
-	if err != nil {
-		return nil, err
-	}
-	err = c.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		all, err = filter.Select(f, container.All(tx, ns), func(one container.Container) filter.Fields {
-			return filter.Container(one.ID, one.Image, one.Runtime.Name, one.Labels)
-		}, func(one container.Container) (*containersapi.Container, error) { return containerMessage(tx, ns, one) })
-		return err
-	})
-	return all, err
 }
 
 // Create records a container. Its snapshot is held by it from then on.
@@ -149,14 +167,18 @@ func (c containerService) Delete(ctx context.Context, r *containersapi.DeleteCon
 }
 
 func containerMessage(tx *state.Tx, ns string, one container.Container) (*containersapi.Container, error) {
-	m := toMessage(one)
-	spec, err := container.RawSpec(tx, ns, one.ID)
-	if errdefs.IsNotFound(err) {
-		return m, nil
+	specs, err := container.PackedSpecs(tx, ns, []string{one.ID})
+	if err != nil {
+		return nil, err
 	}
-	m.Spec = &anypb.Any{TypeUrl: specType, Value: spec}
-	if one.SpecType != "" {
-		m.Spec.TypeUrl = one.SpecType
+	return withSpec(one, specs[0])
+}
+
+func withSpec(one container.Container, packed container.PackedSpec) (*containersapi.Container, error) {
+	m := toMessage(one)
+	spec, err := packed.Unpack()
+	if spec != nil {
+		m.Spec = &anypb.Any{TypeUrl: cmp.Or(one.SpecType, specType), Value: spec}
 	}
 	return m, err
 }

@@ -24,6 +24,8 @@ import (
 type records interface {
 	// get gives the bytes of a record, nil when there is none.
 	get(table, ns, key string) ([]byte, error)
+	// some gives the bytes of records in the order of keys, nil for each that is not there.
+	some(table, ns string, keys []string) ([][]byte, error)
 	// all gives the records of a namespace by key.
 	all(table, ns string) ([]entry, error)
 	// namespaces gives the namespaces that have records of a table.
@@ -48,6 +50,16 @@ func (w writing) get(table, ns, key string) ([]byte, error) {
 		return b.Get([]byte(key)), nil
 	}
 	return nil, nil
+}
+
+func (w writing) some(table, ns string, keys []string) ([][]byte, error) {
+	values := make([][]byte, len(keys))
+	if b := w.bucket(table, ns); b != nil {
+		for i, key := range keys {
+			values[i] = b.Get([]byte(key))
+		}
+	}
+	return values, nil
 }
 
 func (w writing) all(table, ns string) (all []entry, err error) {
@@ -289,20 +301,31 @@ func namespace(t tree, table, ns string) (b tree, ok bool, err error) {
 	return top.bucket([]byte(ns))
 }
 
-func (v *view) get(table, ns, key string) (data []byte, err error) {
-	err = v.read(func(t tree) error {
-		data = nil
+func (v *view) get(table, ns, key string) ([]byte, error) {
+	values, err := v.some(table, ns, []string{key})
+	return values[0], err
+}
+
+func (v *view) some(table, ns string, keys []string) ([][]byte, error) {
+	values := make([][]byte, len(keys))
+	err := v.read(func(t tree) error {
+		clear(values)
 		b, ok, err := namespace(t, table, ns)
 		if err != nil || !ok {
 			return err
 		}
-		value, bucket, err := b.find([]byte(key))
-		if !bucket {
-			data = value
+		for i, key := range keys {
+			value, bucket, err := b.find([]byte(key))
+			if err != nil {
+				return err
+			}
+			if !bucket {
+				values[i] = value
+			}
 		}
-		return err
+		return nil
 	})
-	return data, err
+	return values, err
 }
 
 func (v *view) all(table, ns string) (all []entry, err error) {

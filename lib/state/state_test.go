@@ -734,3 +734,41 @@ func TestGeneration(t *testing.T) {
 		}
 	}
 }
+
+// TestSome: several records come in the order of their keys, from either database, in a view and where they are written.
+func TestSome(t *testing.T) {
+	d := fresh(t)
+	put := func(key string, n int) func(*state.Tx) error {
+		return func(tx *state.Tx) error { return things.Put(tx, "default", key, thing{n}) }
+	}
+	if err := errors.Join(d.Update(t.Context(), nil, put("a", 1)), d.Update(t.Context(), nil, put("c", 3)), d.UpdateRun(t.Context(), nil, put("b", 2))); err != nil {
+		t.Fatal(err)
+	}
+	look := func(tx *state.Tx) error {
+		got, err := things.Some(tx, "default", []string{"c", "none", "b", "a", "c"})
+		if err != nil {
+			return err
+		}
+		var n []int
+		for _, one := range got {
+			if one == nil {
+				one = &thing{}
+			}
+			n = append(n, one.N)
+		}
+		if !slices.Equal(n, []int{3, 0, 2, 1, 3}) {
+			return fmt.Errorf("got %v", n)
+		}
+		if got, err := things.Some(tx, "other", []string{"a"}); err != nil || got[0] != nil {
+			return fmt.Errorf("of another namespace: %v, %w", got, err)
+		}
+		got, err = things.Some(tx, "default", nil)
+		if len(got) > 0 {
+			return fmt.Errorf("of no key: %v", got)
+		}
+		return err
+	}
+	if err := errors.Join(d.View(t.Context(), look), d.Update(t.Context(), nil, look), d.UpdateRun(t.Context(), nil, look)); err != nil {
+		t.Error(err)
+	}
+}

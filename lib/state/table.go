@@ -39,6 +39,33 @@ func (t Table[T]) Get(tx *Tx, ns, key string) (T, error) {
 	return zero, fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, errdefs.ErrNotFound)
 }
 
+// Some reads the records of several keys at once, for less than a Get of each. It gives them in the order of keys, nil for each
+// that is not there.
+func (t Table[T]) Some(tx *Tx, ns string, keys []string) ([]*T, error) {
+	dbs, err := tx.readable()
+	if err != nil {
+		return nil, err
+	}
+	found := make([]*T, len(keys))
+	for _, db := range dbs {
+		all, err := db.some(t.Name, ns, keys)
+		if err != nil {
+			return nil, err
+		}
+		for i, data := range all {
+			if data == nil || found[i] != nil {
+				continue
+			}
+			v, err := t.decode(ns, keys[i], data)
+			if err != nil {
+				return nil, err
+			}
+			found[i] = &v
+		}
+	}
+	return found, nil
+}
+
 // Put writes one record into the database that tx writes. Fields of an older record that this program
 // does not know are kept.
 func (t Table[T]) Put(tx *Tx, ns, key string, v T) error {
