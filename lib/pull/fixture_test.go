@@ -133,6 +133,7 @@ func (s *server) manifest(repo, tag, typ string, v any) ocispec.Descriptor {
 type built struct {
 	ref      string
 	manifest ocispec.Descriptor
+	config   ocispec.Descriptor
 	layers   []ocispec.Descriptor
 	diffIDs  []digest.Digest
 }
@@ -156,8 +157,9 @@ func (s *server) push(b built, repo, tag string) built {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	b.config = s.blob(repo, ocispec.MediaTypeImageConfig, config)
 	b.manifest = s.manifest(repo, tag, ocispec.MediaTypeImageManifest, ocispec.Manifest{
-		MediaType: ocispec.MediaTypeImageManifest, Config: s.blob(repo, ocispec.MediaTypeImageConfig, config), Layers: b.layers,
+		MediaType: ocispec.MediaTypeImageManifest, Config: b.config, Layers: b.layers,
 	})
 	return b
 }

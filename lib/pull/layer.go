@@ -27,19 +27,23 @@ func (p *puller) layer(ctx context.Context, n int) error {
 	if !p.opt.NoUnpack && !layer.IsLayer(desc.MediaType) {
 		return fmt.Errorf("media type %q is no layer: %w", desc.MediaType, errdefs.ErrNotImplemented)
 	}
-	again, err := p.tryLayer(ctx, n, desc, false)
-	for err != nil && !again && isContent(ctx, err) && p.distrust(desc) {
-		// A mirror sent other bytes: the next host is asked.
-		p.d.EmptyTrash()
-		again, err = p.tryLayer(ctx, n, desc, false)
+	return p.insist(ctx, desc, func(again bool) (bool, error) { return p.tryLayer(ctx, n, desc, again) })
+}
+
+// insist tries to bring a blob until it is there, or its bytes are wrong and nobody has others. try tells that what went wrong
+// may be the fault of bytes that were there before, as they can be wrong after a power cut or when another registry had
+// sent them: then it is called again, and told so.
+func (p *puller) insist(ctx context.Context, desc ocispec.Descriptor, try func(again bool) (bool, error)) error {
+	for again := false; ; {
+		old, err := try(again)
+		switch {
+		case old && !again && p.repo != nil:
+			again = true
+		case err == nil || !isContent(ctx, err) || !p.distrust(desc):
+			return err
+		}
+		p.d.EmptyTrash() // what the wrong bytes unpacked to makes room first
 	}
-	if again && p.repo != nil {
-		// The bytes that an earlier process had left were wrong, as they can be after a power cut or when
-		// another registry had sent them. What they unpacked to makes room first.
-		p.d.EmptyTrash()
-		_, err = p.tryLayer(ctx, n, desc, true)
-	}
-	return err
 }
 
 // distrust tells whether another host is to be asked for the blob.

@@ -3,6 +3,7 @@
 package pull
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,12 +12,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"ctrd.dev/ctrd/lib/state"
-
+	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/registry"
+	"ctrd.dev/ctrd/lib/state"
 )
 
 // through gives options that ask mirror before the registry at up.
@@ -63,6 +65,40 @@ func TestMirrorLies(t *testing.T) {
 		}
 		checkTree(t, d, trees(t, d, img)[0])
 	}
+}
+
+// Bytes that a killed pull has left are thrown away when they are wrong. They do not cover up for the mirror that then sends wrong
+// ones, too.
+func TestMirrorLiesAgain(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	up, mirror := newServer(t), newServer(t)
+	b := up.build("test/app", "1", largeTar())
+	mirror.build("test/app", "1", largeTar())
+	lies := []ocispec.Descriptor{b.layers[0], b.config}
+	for _, desc := range lies {
+		i, err := content.Begin(ctx, d, nil, desc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.WriteAt(make([]byte, desc.Size/2), 0); err != nil {
+			t.Fatal(err)
+		}
+		i.Close()
+	}
+	mirror.set(func(w http.ResponseWriter, r *http.Request) bool {
+		for _, desc := range lies {
+			if strings.HasSuffix(r.URL.Path, desc.Digest.String()) {
+				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(make([]byte, desc.Size)))
+				return true
+			}
+		}
+		return false
+	})
+	img, err := pullText(ctx, d, b.ref, through(t, up, mirror))
+	if err != nil || img.Target.Digest != b.manifest.Digest {
+		t.Fatal(err)
+	}
+	checkTree(t, d, trees(t, d, img)[0])
 }
 
 // A mirror that is down, or turns all down, costs a few questions, and the image is that of the registry.

@@ -218,13 +218,7 @@ func (p *puller) document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 	p.report.Send(desc, progress.Waiting, 0)
 	doubt := errdefs.IsDataLoss(err)
 	p.damaged = p.damaged || doubt
-	again, err := p.tryDocument(ctx, desc, doubt)
-	for err != nil && !again && isContent(ctx, err) && p.repo.Distrust(desc.Digest) {
-		again, err = p.tryDocument(ctx, desc, doubt)
-	}
-	if again {
-		_, err = p.tryDocument(ctx, desc, doubt)
-	}
+	err = p.insist(ctx, desc, func(bool) (bool, error) { return p.tryDocument(ctx, desc, doubt) })
 	if err != nil {
 		return nil, err
 	}
