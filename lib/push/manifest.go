@@ -47,9 +47,12 @@ func (p *pusher) putManifest(ctx context.Context, n *node, tag string) error {
 	if err != nil {
 		return err
 	}
-	if has {
+	if has && n.subject == nil {
 		p.report.Send(n.desc, progress.Exists, n.desc.Size)
 		return nil
+	}
+	if has {
+		tag = "" // it stands for it. Only the answer to a put tells whether the manifest must be listed, which a kill can have prevented.
 	}
 	p.report.Send(n.desc, progress.Uploading, 0)
 	taken, err := p.dest.PutManifest(ctx, n.desc, n.data, tag)

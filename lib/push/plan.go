@@ -30,6 +30,12 @@ type node struct {
 	children []*node             // pushed before it
 }
 
+// nodeID tells nodes apart. What a document is depends on its media type.
+type nodeID struct {
+	digest    digest.Digest
+	mediaType string
+}
+
 // Bounds of what is read of an image.
 const (
 	maxDepth     = 4
@@ -95,11 +101,24 @@ func (p *pusher) plan(ctx context.Context) (*node, error) {
 	return n, p.lease.Hold(ctx, nil, lease.Content, digests...)
 }
 
-// add reads a document and all below it that is pushed.
+// add reads a document and all below it that is pushed. An index can list one document many times, and so can the indexes in
+// it: each is read once.
 func (p *pusher) add(ctx context.Context, desc ocispec.Descriptor, depth int) (*node, error) {
 	if depth > maxDepth {
 		return nil, fmt.Errorf("%d levels of indexes: %w", depth, errdefs.ErrFailedPrecondition)
 	}
+	id := nodeID{desc.Digest, desc.MediaType}
+	if n := p.nodes[id]; n != nil {
+		return n, nil
+	}
+	n, err := p.node(ctx, desc, depth)
+	if err == nil {
+		p.nodes[id] = n
+	}
+	return n, err
+}
+
+func (p *pusher) node(ctx context.Context, desc ocispec.Descriptor, depth int) (*node, error) {
 	data, err := p.read(ctx, desc)
 	if err != nil {
 		return nil, err
@@ -143,10 +162,13 @@ func (p *pusher) addIndex(ctx context.Context, n *node, entries []ocispec.Descri
 	if err != nil {
 		return nil, err
 	}
-	var absent []ocispec.Descriptor
+	var absent, gone []ocispec.Descriptor
 	for i, e := range entries {
 		if !here[i] {
 			absent = append(absent, e)
+			if chosen[i] {
+				gone = append(gone, e)
+			}
 			continue
 		}
 		child, err := p.add(ctx, e, depth+1)
@@ -160,7 +182,7 @@ func (p *pusher) addIndex(ctx context.Context, n *node, entries []ocispec.Descri
 		n.children = append(n.children, child)
 	}
 	if len(p.platforms) > 0 {
-		if gone := slices.DeleteFunc(absent, func(d ocispec.Descriptor) bool { return !chosen[slices.IndexFunc(entries, same(d))] }); len(gone) > 0 {
+		if len(gone) > 0 {
 			return nil, p.missing(gone)
 		}
 		return p.reduce(n, here)
@@ -183,7 +205,7 @@ func (p *pusher) addIndex(ctx context.Context, n *node, entries []ocispec.Descri
 // blobs are entries of its own.
 func (p *pusher) addCheckpoint(ctx context.Context, n *node, entries, loose []ocispec.Descriptor, depth int) (*node, error) {
 	for _, e := range entries {
-		if slices.ContainsFunc(loose, same(e)) {
+		if slices.ContainsFunc(loose, func(d ocispec.Descriptor) bool { return d.Digest == e.Digest }) {
 			p.want(e)
 			continue
 		}
@@ -201,11 +223,6 @@ func (p *pusher) addCheckpoint(ctx context.Context, n *node, entries, loose []oc
 
 func (p *pusher) missing(entries []ocispec.Descriptor) error {
 	return &MissingError{Image: p.image.Name, What: "manifest for " + names(entries), Digest: entries[0].Digest}
-}
-
-// same tells whether a descriptor is about the same bytes as d.
-func same(d ocispec.Descriptor) func(ocispec.Descriptor) bool {
-	return func(other ocispec.Descriptor) bool { return other.Digest == d.Digest }
 }
 
 // choose marks the entries of the wanted platforms.

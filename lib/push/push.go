@@ -61,7 +61,7 @@ type Result struct {
 // errdefs.ErrNotFound and a [MissingError]; one whose file is damaged is errdefs.ErrDataLoss. A platform that
 // the image does not have is errdefs.ErrNotFound.
 func Image(ctx context.Context, d *state.Dir, query string, to image.Reference, opt Options) (res Result, err error) {
-	p := &pusher{d: d, opt: opt, blobs: map[digest.Digest]*blob{}}
+	p := &pusher{d: d, opt: opt, blobs: map[digest.Digest]*blob{}, nodes: map[nodeID]*node{}}
 	if err := p.find(ctx, query, to); err != nil {
 		return res, err
 	}
@@ -126,6 +126,7 @@ type pusher struct {
 	report    *progress.Reporter
 	blobs     map[digest.Digest]*blob // all that the manifests name
 	order     []*blob
+	nodes     map[nodeID]*node // that were read
 	result    Result
 }
 

@@ -3,14 +3,17 @@
 package push
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -18,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/content"
+	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/progress"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -275,6 +279,45 @@ func TestMount(t *testing.T) {
 	}
 }
 
+// An index that names one document many times, on several levels, costs what it has and not what it spans.
+func TestRepeatedIndex(t *testing.T) {
+	s, r := newStore(t), newServer(t)
+	target := s.manifest(amd64, s.blob(layerType, noise(10, 1)))
+	for range 4 {
+		target = s.index(slices.Repeat([]ocispec.Descriptor{target}, 60)...)
+	}
+	s.name("docker.io/library/many:1", target)
+	short, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if res, err := pushText(short, s.d, "many:1", r.host+"/app:many", options()); err != nil || res.Target.Digest != target.Digest {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if n := r.count("PUT", "/manifests/"); n != 5 {
+		t.Errorf("%d manifests were put", n)
+	}
+}
+
+// Of two entries of an index about one manifest, the one that is wanted and not here counts.
+func TestWantedTwin(t *testing.T) {
+	s, r := newStore(t), newServer(t)
+	here := s.manifest(amd64, s.blob(layerType, noise(10, 1)))
+	absent := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent"), Size: 6}
+	twins := []ocispec.Descriptor{absent, absent}
+	for i, platform := range []string{"linux/riscv64", arm64} {
+		p, err := image.ParsePlatform(platform)
+		if err != nil {
+			t.Fatal(err)
+		}
+		twins[i].Platform = &p
+	}
+	s.name("docker.io/library/twin:1", s.index(here, twins[0], twins[1]))
+	opt := options()
+	opt.Platforms = []string{amd64, arm64}
+	if res, err := pushText(ctx, s.d, "twin:1", r.host+"/app:twin", opt); !errdefs.IsNotFound(err) {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
 // Whatever has a manifest is pushed: unknown types, artifacts with a subject, Docker's format.
 func TestArtifacts(t *testing.T) {
 	s, r := newStore(t), newServer(t)
@@ -306,6 +349,23 @@ func TestArtifacts(t *testing.T) {
 	var x ocispec.Index
 	if err := json.Unmarshal(data, &x); err != nil || len(x.Manifests) != 1 || x.Manifests[0].Digest != signature.Digest || x.Manifests[0].ArtifactType != "application/x.signature" {
 		t.Errorf("referrers %s, %v", data, err)
+	}
+	// A push that was killed before it came to that is made good by the next one.
+	r.set(nil)
+	tag := "app/manifests/" + strings.Replace(subject.Digest.String(), ":", "-", 1)
+	w := httptest.NewRecorder()
+	r.inner.ServeHTTP(w, httptest.NewRequest("DELETE", "/v2/"+tag, nil))
+	if status, _, _ := r.get(tag); status != 404 {
+		t.Fatalf("the referrers are still there: %d", status)
+	}
+	if _, err := pushText(ctx, s.d, "signature:1", r.host+"/app:signature", options()); err != nil {
+		t.Error(err)
+	}
+	if _, data, _ := r.get(tag); !strings.Contains(string(data), signature.Digest.String()) {
+		t.Errorf("referrers after a kill: %s", data)
+	}
+	if n := r.count("PUT", "/manifests/signature"); n > 0 {
+		t.Error("the tag was put again")
 	}
 	schema1 := s.json("application/vnd.docker.distribution.manifest.v1+prettyjws", map[string]any{"schemaVersion": 1, "fsLayers": []string{}})
 	s.name("docker.io/library/schema1:1", schema1)
