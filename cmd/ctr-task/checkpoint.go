@@ -27,7 +27,7 @@ func checkpointVerb(g *cli.Global) *cobra.Command {
 		Long: "Has criu write what the processes of a running container are, into the directory --dir or into an image, which ctr-push takes to a " +
 			"registry. The container ends with that, unless --leave-running is given; ctr-task restore has it go on from there. An image has the container's options, too, and " +
 			"what it has changed of its files; but none of a volume. A directory has not: the files stay with the container, and ctr-image commit makes an image of them.\n\n" +
-			"--pre-dump writes the memory alone, while the container runs on; a later checkpoint with --parent adds to that. Both are for directories.",
+			"--pre-dump writes the memory alone, while the container runs on; a later checkpoint with --parent adds to that. Both are for directories, and need a kernel with CONFIG_MEM_SOFT_DIRTY.",
 		Stdout: "with --image NAME@DIGEST, else nothing",
 		Examples: []cli.Example{
 			{Note: "stop it for a while", Text: "ctr-task checkpoint --dir /var/tmp/web web; ctr-task restore --dir /var/tmp/web web"},

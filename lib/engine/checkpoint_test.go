@@ -78,6 +78,9 @@ func checkpointOf(t *testing.T, e ask.Engine, readOnly bool) {
 	res, _, err := b2.request(ask.Restore, ask.Request{Checkpoint: &ask.Checkpoint{Dir: dir}}, o2.give...)
 	o2.given(err)
 	b2.made, b2.delete = res, err == nil
+	if e.Binary != "" && err != nil && strings.Contains(err.Error(), "cgroup.subtree_control") {
+		t.Skip("criu, which crun has make the cgroups, cannot on a host with both versions of them: ", err)
+	}
 	must(t, err)
 	n := bufioLines(o2.r).next(t)
 	if n <= last || n > last+5 {
@@ -178,6 +181,9 @@ func testCheckpointTerminal(t *testing.T, e ask.Engine) {
 	res, _, err := b2.request(ask.Restore, ask.Request{Terminal: true, Checkpoint: &ask.Checkpoint{Dir: dir}}, o2.give...)
 	o2.given(err)
 	b2.made, b2.delete = res, err == nil
+	if e.Binary != "" && err != nil && strings.Contains(err.Error(), "cgroup.subtree_control") {
+		t.Skip("criu, which crun has make the cgroups, cannot on a host with both versions of them: ", err)
+	}
 	must(t, err)
 	if n := bufioLines(o2.r).next(t); n <= last || n > last+5 {
 		t.Errorf("it was at %d and goes on with %d", last, n)

@@ -111,6 +111,9 @@ func (e *embedded) checkpoint(_ context.Context, c *ask.Checkpoint) error {
 			err = external(o, t, path)
 		}
 	}
+	if err == nil && (c.PreDump || c.Parent != "") {
+		err = checkTracking()
+	}
 	verb := criu.Dump
 	if c.PreDump {
 		verb = criu.PreDump
@@ -125,6 +128,15 @@ func (e *embedded) checkpoint(_ context.Context, c *ask.Checkpoint) error {
 		return err
 	}
 	return p.Do(verb, o, func(criu.Notice) error { return nil })
+}
+
+// checkTracking wants what a checkpoint needs that adds to another one.
+func checkTracking() error {
+	tracks, err := criu.TracksMemory()
+	if err == nil && !tracks {
+		err = fmt.Errorf("this kernel does not tell which memory has changed (CONFIG_MEM_SOFT_DIRTY), so that no checkpoint can add to another one: %w", errdefs.ErrNotImplemented)
+	}
+	return err
 }
 
 // external has criu leave a namespace out.

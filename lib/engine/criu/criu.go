@@ -23,6 +23,7 @@ const (
 	Dump    Verb = 1
 	Restore Verb = 2
 	notify  Verb = 6
+	feature Verb = 9
 	version Verb = 10
 	PreDump Verb = 13 // of one that is not followed by another on the same connection
 )
@@ -147,6 +148,11 @@ func (p *Process) Do(v Verb, o *Options, on func(Notice) error) error {
 func (p *Process) do(v Verb, o *Options, on func(Notice) error) (a answer, err error) {
 	var req message
 	req.uint(1, uint64(v))
+	if v == feature {
+		var wanted message
+		wanted.bool(1, true) // mem_track
+		req.message(5, wanted)
+	}
 	if o != nil {
 		req.message(2, o.marshal())
 	}
@@ -156,7 +162,7 @@ func (p *Process) do(v Verb, o *Options, on func(Notice) error) (a answer, err e
 		}
 	}
 	p.conn.Close()
-	if werr := p.cmd.Wait(); err == nil && werr != nil && v != version {
+	if werr := p.cmd.Wait(); err == nil && werr != nil && v != version && v != feature {
 		err = fmt.Errorf("criu: %w", werr)
 	}
 	return a, err
@@ -237,4 +243,14 @@ func Version() (int, error) {
 		err = errors.New("criu does not tell its version")
 	}
 	return a.version, err
+}
+
+// TracksMemory tells whether criu finds out what of a process's memory has changed since an earlier dump: the kernel has to tell.
+func TracksMemory() (bool, error) {
+	p, err := Start([3]*os.File{})
+	if err != nil {
+		return false, err
+	}
+	a, err := p.do(feature, nil, func(Notice) error { return nil })
+	return a.tracks, err
 }

@@ -73,6 +73,7 @@ func TestParse(t *testing.T) {
 	}{
 		"notice":  {rpc.CriuResp{Type: &notice, Success: &yes, Notify: &rpc.CriuNotify{Script: &script, Pid: p(77)}}, answer{verb: notify, ok: true, notice: Notice{Name: script, Pid: 77}}},
 		"failure": {rpc.CriuResp{Type: &failed, Success: new(bool), CrErrno: p(28), CrErrmsg: &text}, answer{verb: Dump, errno: 28}},
+		"feature": {rpc.CriuResp{Type: &failed, Success: &yes, Features: &rpc.CriuFeatures{MemTrack: &yes}}, answer{verb: Dump, ok: true, tracks: true}},
 		"version": {rpc.CriuResp{Type: &failed, Success: &yes, Version: &rpc.CriuVersion{MajorNumber: p(4), MinorNumber: p(2), Sublevel: p(1)}}, answer{verb: Dump, ok: true, version: 40201}},
 	} {
 		data, err := c.resp.MarshalVT()

@@ -101,6 +101,7 @@ type answer struct {
 	errno   uint64
 	notice  Notice
 	version int
+	tracks  bool // mem_track of the features
 }
 
 // parse reads an answer. What it does not know it passes over.
@@ -123,6 +124,11 @@ func parse(data []byte) (a answer, err error) {
 			})
 		case 7:
 			a.errno = v // its text, field 9, is the first error of the log, which is there also when all goes well
+		case 8:
+			return fields(b, func(n protowire.Number, v uint64, _ []byte) error {
+				a.tracks = a.tracks || n == 1 && v != 0
+				return nil
+			})
 		case 10:
 			return fields(b, func(n protowire.Number, v uint64, _ []byte) error {
 				switch n {
