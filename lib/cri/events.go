@@ -79,6 +79,7 @@ func (r runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, strea
 	if err := stream.SendHeader(nil); err != nil {
 		return err
 	}
+	go func() { _ = r.s.pods().RecordEnds(ctx) }() // the client lists, too
 	for e, err := range journal.Read(ctx, since, true) {
 		if err != nil {
 			return err

@@ -121,6 +121,11 @@ func (p *Plugins) synchronize(ctx context.Context, show adaptation.SyncCB) error
 		var ctx context.Context
 		ctx, p.unfollow = context.WithCancel(context.Background())
 		go p.follow(ctx, since)
+		go func() {
+			if err := h.RecordEnds(ctx); err != nil && ctx.Err() == nil {
+				p.o.Log.Error("plugins of NRI may be told late of ends below shims of others", "error", err)
+			}
+		}()
 	}
 	p.mu.Unlock()
 	if _, err := h.Apply(ctx, changes(updates)); err != nil {

@@ -262,6 +262,16 @@ func (t *Task) awaitForeign(ctx context.Context) error {
 	return t.recordExit(ctx, t.counted(told(w.ExitStatus, w.ExitedAt)))
 }
 
+// AwaitForeign waits for the end of a task that a foreign shim has, and records it. It returns at once when our shim has the task, which
+// records the end itself.
+func (t *Task) AwaitForeign(ctx context.Context) error {
+	if !t.shimIsForeign() {
+		return nil
+	}
+	_, err := t.waitFor(ctx, false)
+	return err
+}
+
 // counted notes in the exit that a shim tells whether the kernel has killed something of the task for want of memory. The cgroup is there
 // until the shim deletes the task, but for a scope, which systemd removes.
 func (t *Task) counted(e taskdir.Exit) taskdir.Exit {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -158,6 +159,26 @@ options = { BinaryName = %q, NoNewKeyring = true }
 	if err != nil || string(r.Stdout) != "42\n" || r.ExitCode != 4 {
 		t.Errorf("exec: %v, %v", r, err)
 	}
+	// An end is told as it happens, to who listens to events and to plugins, though nobody asks.
+	events, err := h.GetContainerEvents(h.ctx, &runtimeapi.GetEventsRequest{})
+	if err == nil {
+		_, err = events.Header()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := h.plug(t, "plugin")
+	ends := h.container(t, pod, config, "ends", "sleep 1; exit 5", nil)
+	for {
+		e, err := events.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.ContainerId == ends && e.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
+			break
+		}
+	}
+	until(t, "a plugin to know of an end", func() bool { return slices.Contains(p.events(), "stop p ends CONTAINER_STOPPED 5") })
 	h.kill(t) // ctrd: nothing of it is in the way of the shim
 	if st := h.status(t, one); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("after a kill of ctrd: %v", st)
