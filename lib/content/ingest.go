@@ -351,13 +351,36 @@ func (i *Ingest) place(file string) error {
 // only be closed.
 func (i *Ingest) Discard() error {
 	i.discarded = i.discarded || !i.trust
-	if i.Complete() {
-		if i.trust {
-			return nil
-		}
-		return os.Remove(Path(i.d, i.desc.Digest))
+	switch {
+	case !i.Complete():
+		return os.RemoveAll(i.dir())
+	case i.trust:
+		return nil
 	}
-	return os.RemoveAll(i.dir())
+	return i.dropFile()
+}
+
+// dropFile removes the file that is in place, if it still is the one that was read: a Writer of the same blob, which takes
+// no lock of blobs, may have put another one there and recorded it.
+func (i *Ingest) dropFile() (err error) {
+	l, err := i.d.Lock(context.Background(), i.lock, lock.Collect, "collect", lock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	read, err := i.data.Stat()
+	if err != nil {
+		return err
+	}
+	path := Path(i.d, i.desc.Digest)
+	now, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(read, now) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.Remove(path)
 }
 
 // Discarded tells whether what had arrived was thrown away, by Discard or by a Commit that failed: then

@@ -285,6 +285,13 @@ func (w *Writer) Truncate(size int64) error {
 	if err := w.unshare(); err != nil {
 		return err
 	}
+	// What comes in place of bytes that survive a power cut does not survive one.
+	if size < w.note.Synced {
+		w.note.Synced = size
+		if err := w.in.writeNote(w.note); err != nil {
+			return w.wrong(err)
+		}
+	}
 	if err := w.file.Truncate(size); err != nil {
 		return w.wrong(err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/state"
@@ -425,6 +426,55 @@ func TestWriterAfterReboot(t *testing.T) {
 	next := openWriter(t, d, "ns", WriterOptions{Ref: "r"})
 	if next.Status().Offset != 6 {
 		t.Errorf("%+v", next.Status())
+	}
+}
+
+// Bytes that were written in place of synced ones are no synced ones after a power cut.
+func TestTruncateAndReboot(t *testing.T) {
+	d := openDir(t)
+	w := openWriter(t, d, "ns", WriterOptions{Ref: "r"})
+	w.add(t, "synced")
+	w.Close()
+	w = openWriter(t, d, "ns", WriterOptions{Ref: "r"})
+	if err := w.Truncate(2); err != nil {
+		t.Fatal(err)
+	}
+	w.add(t, "others")
+	r, err := w.in.readNote()
+	if err != nil || r.Synced != 2 {
+		t.Errorf("%d bytes are said to survive a power cut, %v", r.Synced, err)
+	}
+	w.Close()
+	if next := openWriter(t, d, "ns", WriterOptions{Ref: "r"}); next.Status().Offset != 8 || next.note.Synced != 8 {
+		t.Errorf("%+v, %+v", next.Status(), next.note)
+	}
+}
+
+// A blob without a record that is found damaged is removed, and not what somebody else has put in its place meanwhile.
+func TestDamagedAndReplaced(t *testing.T) {
+	for _, replaced := range []bool{false, true} {
+		d := openDir(t)
+		dg := digest.FromString("right")
+		path := Path(d, dg)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("wrong"), 0o444)); err != nil {
+			t.Fatal(err)
+		}
+		i, err := Begin(t.Context(), d, nil, ocispec.Descriptor{Digest: dg, Size: 5})
+		if err != nil || !i.Complete() {
+			t.Fatal(err)
+		}
+		if replaced {
+			put(t, d, "ns", "right")
+		}
+		if err := i.Commit(); !errdefs.IsFailedPrecondition(err) {
+			t.Error(err)
+		}
+		if err := i.Close(); err != nil {
+			t.Error(err)
+		}
+		if data, err := os.ReadFile(path); replaced != (err == nil && string(data) == "right") {
+			t.Errorf("replaced %v: %q, %v", replaced, data, err)
+		}
 	}
 }
 
