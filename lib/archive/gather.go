@@ -55,6 +55,7 @@ type gatherer struct {
 	images []found
 	seen   map[digest.Digest]bool
 	lack   string // the first thing that was not there
+	most   int64  // of the documents of images, in bytes, as they stay in memory; 0: any number
 }
 
 // found is a manifest of an image of this name.
@@ -65,6 +66,19 @@ type found struct {
 
 func newGatherer(from shelf, warn func(string)) *gatherer {
 	return &gatherer{from: from, warn: warn, blobs: blobs{}, seen: map[digest.Digest]bool{}}
+}
+
+// keep takes an image that was found.
+func (g *gatherer) keep(img named, m image.Manifest) error {
+	m.RawConfig = nil // which nobody asks for
+	g.images = append(g.images, found{img.name, m})
+	if g.most == 0 {
+		return nil
+	}
+	if g.most -= m.Descriptor.Size + m.Manifest.Config.Size; g.most <= 0 {
+		return malformed("the documents of its images are too large together")
+	}
+	return nil
 }
 
 func (g *gatherer) tell(img named, text string) {
@@ -94,8 +108,7 @@ func (g *gatherer) platform(ctx context.Context, img named, p ocispec.Platform) 
 			return err
 		}
 	}
-	g.images = append(g.images, found{img.name, m})
-	return nil
+	return g.keep(img, m)
 }
 
 // index records an index and says what it has.
@@ -156,10 +169,10 @@ func (g *gatherer) lacking() error {
 // counts them.
 func (g *gatherer) whole(ctx context.Context, img named) (int, error) {
 	clear(g.seen)
-	return g.below(ctx, img.target, nil, func(m image.Manifest) { g.images = append(g.images, found{img.name, m}) })
+	return g.below(ctx, img.target, nil, func(m image.Manifest) error { return g.keep(img, m) })
 }
 
-func (g *gatherer) below(ctx context.Context, desc ocispec.Descriptor, above []ocispec.Descriptor, is func(image.Manifest)) (n int, err error) {
+func (g *gatherer) below(ctx context.Context, desc ocispec.Descriptor, above []ocispec.Descriptor, is func(image.Manifest) error) (n int, err error) {
 	if g.seen[desc.Digest] || !image.IsIndex(desc.MediaType) && !image.IsManifest(desc.MediaType) {
 		return 0, nil
 	}
@@ -198,7 +211,7 @@ func (g *gatherer) below(ctx context.Context, desc ocispec.Descriptor, above []o
 }
 
 // one takes a manifest, of an image or not.
-func (g *gatherer) one(ctx context.Context, desc ocispec.Descriptor, above []ocispec.Descriptor, is func(image.Manifest)) (int, error) {
+func (g *gatherer) one(ctx context.Context, desc ocispec.Descriptor, above []ocispec.Descriptor, is func(image.Manifest) error) (int, error) {
 	data, err := g.from.read(ctx, desc)
 	if err != nil {
 		return 0, err
@@ -216,7 +229,7 @@ func (g *gatherer) one(ctx context.Context, desc ocispec.Descriptor, above []oci
 		return 1, nil
 	}
 	if err == nil && runnable(full) {
-		is(full)
+		err = is(full)
 	}
 	return 1, err
 }

@@ -94,7 +94,7 @@ func (in *intake) run(ctx context.Context, all iter.Seq2[entry, error], opt Impo
 		return nil, false, err
 	}
 	g := newGatherer(in, opt.Warn)
-	g.asIs = opt.NoUnpack
+	g.asIs, g.most = opt.NoUnpack, maxDocuments
 	for _, img := range images {
 		if err := choose(ctx, g, img, opt); err != nil {
 			return nil, false, err

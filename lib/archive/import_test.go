@@ -624,6 +624,47 @@ func TestImportBombs(t *testing.T) {
 	}
 }
 
+// shelfOf has the files of a layout.
+type shelfOf map[digest.Digest][]byte
+
+func (s shelfOf) may(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	return s[desc.Digest] != nil, nil
+}
+
+func (s shelfOf) read(_ context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	return s[desc.Digest], nil
+}
+
+// What the documents of images take in memory is bounded over all images of an archive.
+func TestImportManyDocuments(t *testing.T) {
+	var l layout
+	var all []ocispec.Descriptor
+	for n := range 10 {
+		all = append(all, l.image("linux/amd64", fmt.Sprint(n)))
+	}
+	s := shelfOf{}
+	for _, f := range l.files {
+		s[digest.FromBytes(f.data)] = f.data
+	}
+	most := all[0].Size * 10
+	for _, some := range [][]ocispec.Descriptor{all[:2], all} {
+		g := newGatherer(s, nil)
+		g.most = most
+		var err error
+		for n, target := range some {
+			if _, bad := g.whole(t.Context(), named{name: fmt.Sprint(n), target: target}); err == nil {
+				err = bad
+			}
+		}
+		if isFormat(err) != (len(some) == len(all)) {
+			t.Errorf("%d images: %v", len(some), err)
+		}
+		if len(g.images) > 0 && g.images[0].RawConfig != nil {
+			t.Error("a raw configuration is kept")
+		}
+	}
+}
+
 // A few bytes that stand for a file of any size are no file of an image.
 func TestImportSparse(t *testing.T) {
 	dir := t.TempDir()

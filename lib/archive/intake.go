@@ -36,6 +36,8 @@ const (
 const (
 	// maxFiles bounds the files of an archive that are not named by a digest. Each becomes a blob.
 	maxFiles = 100_000
+	// maxDocuments bounds manifests and configurations of an archive together, in bytes. They are kept in memory.
+	maxDocuments = 256 << 20
 	// maxLinks bounds how far links are followed.
 	maxLinks = 8
 	// piece is how much is read and written at once.

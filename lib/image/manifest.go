@@ -3,6 +3,7 @@
 package image
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,20 @@ const maxLayers = 1024
 
 // maxEntries is what no index reaches. Each entry becomes a label of the index's record.
 const maxEntries = 1000
+
+// maxObjects is what no document reaches: each "{" in it, which is two bytes with its end, can become some hundred bytes in memory.
+const maxObjects = 100_000
+
+// checkSize bounds the memory that a document takes when it is read.
+func checkSize(what string, data []byte) error {
+	if len(data) > MaxManifest {
+		return damaged(what, "it is larger than %d bytes", MaxManifest)
+	}
+	if n := bytes.Count(data, []byte("{")); n > maxObjects {
+		return damaged(what, "it has %d objects, at most %d are supported", n, maxObjects)
+	}
+	return nil
+}
 
 // IsIndex tells whether a media type is that of an index or a manifest list.
 func IsIndex(mediaType string) bool {
@@ -70,8 +85,8 @@ type shape struct {
 }
 
 func decode(data []byte, what, mediaType string, is func(string) bool, into any) error {
-	if len(data) > MaxManifest {
-		return damaged(what, "it is larger than %d bytes", MaxManifest)
+	if err := checkSize(what, data); err != nil {
+		return err
 	}
 	var s shape
 	if err := json.Unmarshal(data, &s); err != nil {
@@ -199,8 +214,8 @@ func noImage(m ocispec.Manifest) error {
 // A diff id of another algorithm than sha256 is errdefs.ErrNotImplemented.
 func ParseConfig(data []byte, layers int) (ocispec.Image, error) {
 	var c ocispec.Image
-	if len(data) > MaxManifest {
-		return c, damaged("configuration", "it is larger than %d bytes", MaxManifest)
+	if err := checkSize("configuration", data); err != nil {
+		return c, err
 	}
 	if err := json.Unmarshal(data, &c); err != nil {
 		return c, damaged("configuration", "%v", err)

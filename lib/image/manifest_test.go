@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -175,6 +176,33 @@ func TestChainIDs(t *testing.T) {
 	ids := ChainIDs([]digest.Digest{a, b})
 	if ids[0] != a || ids[1] != digest.FromString(a.String()+" "+b.String()) || len(ChainIDs(nil)) != 0 {
 		t.Error(ids)
+	}
+}
+
+// What a document makes of memory has a bound that has something to do with its length.
+func TestDocumentsOfManyObjects(t *testing.T) {
+	many := strings.Repeat("{},", MaxManifest/3-100) + "{}"
+	for what, parse := range map[string]func() error{
+		"index": func() error {
+			_, err := ParseIndex([]byte(`{"manifests":[`+many+`]}`), ocispec.MediaTypeImageIndex)
+			return err
+		},
+		"layers": func() error {
+			_, err := ParseManifest([]byte(`{"layers":[`+many+`]}`), ocispec.MediaTypeImageManifest)
+			return err
+		},
+		"history": func() error {
+			_, err := ParseConfig([]byte(`{"rootfs":{"type":"layers"},"history":[`+many+`]}`), 0)
+			return err
+		},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := parse()
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; !errdefs.IsFailedPrecondition(err) || used > 4*MaxManifest {
+			t.Errorf("%s: %d MiB, %v", what, used>>20, err)
+		}
 	}
 }
 
