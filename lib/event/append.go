@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
 )
@@ -191,17 +192,20 @@ func (t *Turn) Append(entries ...Entry) (err error) {
 			return err
 		}
 	}
-	f, next, lost, err := j.tail()
+	e, err := j.tail()
 	if err != nil {
 		return err
 	}
-	lines, err := format(entries, next, lost)
+	lines, err := format(entries, e.next, e.lost)
 	if err == nil {
 		var n int
-		n, err = f.Write(lines)
+		n, err = e.file.Write(lines)
 		added = bytes.Count(lines[:n], []byte("\n")) // of a disk that became full, the rest is lost
 	}
-	return errors.Join(err, f.Close())
+	if err == nil && j.Tail.keep(e, len(entries), len(lines)) {
+		return nil
+	}
+	return errors.Join(err, e.file.Close())
 }
 
 // format makes the lines of entries, the first of which has the number next.
@@ -250,22 +254,75 @@ func (j Journal) lost() uint64 {
 	return uint64(st.Size())
 }
 
+// end is where the next event goes.
+type end struct {
+	file *os.File
+	size int64  // of the file, which ends in a whole line
+	next uint64 // number of that event
+	lost uint64 // how many were lost before it
+}
+
+// Tail keeps the newest segment open between the appends of a process. It knows how that ends for as long as no other process
+// appends, which is a whole line longer then, and never shorter.
+type Tail struct {
+	mu sync.Mutex
+	at end // without a file: not known
+}
+
+// keep notes the end after an append of so many events and bytes, and tells whether the file stays open. The journal's lock is
+// held. A nil Tail keeps nothing.
+func (t *Tail) keep(e end, events, bytes int) bool {
+	if t == nil {
+		return false
+	}
+	e.size += int64(bytes)
+	e.next += uint64(events)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.at = e
+	return true
+}
+
+// take gives the end that was kept, if it is still that. What it gives is kept no more.
+func (t *Tail) take() (e end, ok bool) {
+	if t == nil {
+		return end{}, false
+	}
+	t.mu.Lock()
+	e, t.at = t.at, end{}
+	t.mu.Unlock()
+	if e.file == nil {
+		return end{}, false
+	}
+	var st unix.Stat_t
+	// One that is full has a successor, or gets one. One that has no name any more was thrown away.
+	if err := unix.Fstat(int(e.file.Fd()), &st); err != nil || st.Nlink == 0 || st.Size != e.size || e.size >= segmentSize {
+		e.file.Close()
+		return end{}, false
+	}
+	return e, true
+}
+
 // tail opens the segment to append to, with what a killed append left cut off, and tells the next
 // sequence number and how many events were lost so far. The numbers of lost events are left out.
-func (j Journal) tail() (f *os.File, next, lost uint64, err error) {
+func (j Journal) tail() (end, error) {
+	lost := j.lost()
+	if e, ok := j.Tail.take(); ok {
+		e.next, e.lost = e.next+max(lost, e.lost)-e.lost, lost
+		return e, nil
+	}
 	names, err := j.segments()
 	if err != nil {
-		return nil, 0, 0, err
+		return end{}, err
 	}
-	lost = j.lost()
 	if len(names) == 0 {
 		f, err := j.create(1 + lost)
-		return f, 1 + lost, lost, err
+		return end{file: f, next: 1 + lost, lost: lost}, err
 	}
 	last := names[len(names)-1]
-	f, err = os.OpenFile(filepath.Join(j.Dir, last), os.O_RDWR|os.O_APPEND, 0)
+	f, err := os.OpenFile(filepath.Join(j.Dir, last), os.O_RDWR|os.O_APPEND, 0)
 	if err != nil {
-		return nil, 0, 0, err
+		return end{}, err
 	}
 	prev, size, err := lastEvent(f, last)
 	if err == nil {
@@ -274,22 +331,22 @@ func (j Journal) tail() (f *os.File, next, lost uint64, err error) {
 	if err == nil && size == 0 {
 		prev, err = j.lastBefore(names)
 	}
-	next = prev.Seq + 1
+	next := prev.Seq + 1
 	if lost > prev.Lost {
 		next += lost - prev.Lost
 	}
 	if err == nil && size < segmentSize {
-		return f, next, lost, nil
+		return end{f, size, next, lost}, nil
 	}
 	f.Close()
 	if err != nil {
-		return nil, 0, 0, err
+		return end{}, err
 	}
 	for ; len(names) >= segments; names = names[1:] {
 		os.Remove(filepath.Join(j.Dir, names[0]))
 	}
 	f, err = j.create(next)
-	return f, next, lost, err
+	return end{file: f, next: next, lost: lost}, err
 }
 
 func (j Journal) create(seq uint64) (*os.File, error) {

@@ -30,6 +30,8 @@ type Journal struct {
 	Dir string
 	// Patience bounds the waits for the journal's lock. Nil is ten seconds for each append.
 	Patience *Patience
+	// Tail makes appends that follow each other cheaper. Nil opens the newest segment for each.
+	Tail *Tail
 }
 
 const (

@@ -497,3 +497,43 @@ func TestDiskFullInTheMiddle(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
+
+// TestTail: a process that keeps the newest segment open appends where another has appended, where one was killed, in a new
+// segment when that is full, and in a new journal when the directory was thrown away; what was lost meanwhile is told.
+func TestTail(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "events")
+	j, other := Journal{Dir: dir, Tail: &Tail{}}, Journal{Dir: dir}
+	add(t, j, "1", "2")
+	add(t, other, "3")
+	add(t, j, "4", "5")
+	write(t, segment(t, j), `{"seq":6,"ti`)
+	add(t, j, "6")
+	write(t, segment(t, j), `{"seq":7,"ti`)
+	add(t, other, "7")
+	add(t, j, "8")
+	if got := read(t, j, 0); !slices.Equal(got, []string{"1", "2", "3", "4", "5", "6", "7", "8"}) {
+		t.Errorf("got %v", got)
+	}
+	j.lose(2, nil)
+	add(t, j, "11", "12")
+	for e, err := range j.Read(t.Context(), 8, false) {
+		if err != nil || fmt.Sprint(e.Seq) != e.Field("id") || e.Lost != 2 {
+			t.Errorf("after a loss of two: event %d of %s, lost %d, %v", e.Seq, e.Field("id"), e.Lost, err)
+		}
+	}
+	before := segment(t, j)
+	if err := j.Append("default", large("13", segmentSize/2), large("14", segmentSize/2+1)); err != nil {
+		t.Fatal(err)
+	}
+	add(t, j, "15")
+	if after := segment(t, j); after == before || filepath.Base(after) != segmentName(15) {
+		t.Errorf("the segment after a full one is %s", after)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	add(t, j, "a")
+	if got := read(t, j, 0); !slices.Equal(got, []string{"a"}) {
+		t.Errorf("after the directory was removed: %v", got)
+	}
+}

@@ -184,9 +184,10 @@ func (r *reader) segment(yield func(Event, error) bool) (bool, error) {
 		if err != nil && err != io.EOF {
 			return false, err
 		}
+		last := n < len(r.buf)
 		end := bytes.LastIndexByte(r.buf[:n], '\n') + 1
 		if end == 0 {
-			if n < len(r.buf) {
+			if last {
 				return true, nil
 			}
 			r.buf = make([]byte, 2*len(r.buf))
@@ -213,6 +214,9 @@ func (r *reader) segment(yield func(Event, error) bool) (bool, error) {
 			if !yield(e, nil) {
 				return false, nil
 			}
+		}
+		if last {
+			return true, nil
 		}
 	}
 }

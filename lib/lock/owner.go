@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -208,11 +209,22 @@ func inode(path string) fileID {
 // writeOwner signs a lock file: pid, time and command, TAB separated. Nothing depends on the signature
 // but messages, so a failure to write it is no failure to lock.
 func writeOwner(f *os.File) {
-	line := fmt.Sprintf("%d\t%s\t%s\n", os.Getpid(), time.Now().UTC().Format(time.RFC3339Nano), commandLine(0))
-	if f.Truncate(0) == nil {
+	line := fmt.Sprintf("%d\t%s\t%s\n", os.Getpid(), time.Now().UTC().Format(signedAt), ownCommand())
+	// A process that takes a lock again and again writes lines of one length: to cut a file costs several times a write.
+	st, err := f.Stat()
+	if err == nil && st.Size() > int64(len(line)) {
+		err = f.Truncate(int64(len(line)))
+	}
+	if err == nil {
 		f.WriteAt([]byte(line), 0)
 	}
 }
+
+// ownCommand is the command of this process.
+var ownCommand = sync.OnceValue(func() string { return commandLine(0) })
+
+// signedAt is time.RFC3339Nano, of one length.
+const signedAt = "2006-01-02T15:04:05.000000000Z07:00"
 
 func readOwner(path string) Owner {
 	data, err := os.ReadFile(path)

@@ -3,6 +3,7 @@
 package native
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -162,7 +163,7 @@ func eventData(m *anypb.Any) (json.RawMessage, error) {
 // eventValue encodes a message of the journal.
 func eventValue(name string, data json.RawMessage) ([]byte, error) {
 	var o opaque
-	if json.Unmarshal(data, &o) == nil && o.Value != nil {
+	if bytes.Contains(data, []byte(`"@value"`)) && json.Unmarshal(data, &o) == nil && o.Value != nil {
 		return o.Value, nil
 	}
 	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name))
