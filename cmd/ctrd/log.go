@@ -3,92 +3,136 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"strings"
 	"sync"
-	"syscall"
+
+	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// newLogger logs what is at least of a level: to the journal with its priorities if f is the journal, else as text with times.
-func newLogger(f *os.File, level slog.Leveler) *slog.Logger {
-	if isJournal(f, os.Getenv("JOURNAL_STREAM")) {
-		return slog.New(newJournal(f, level))
+// newLogger logs what is at least of a level: to the journal, a field for each attribute, if stderr is the journal; else as text
+// with times.
+func newLogger(level slog.Leveler) *slog.Logger {
+	if yes, err := journal.StderrIsJournalStream(); err == nil && yes {
+		return slog.New(newJournal(journal.Send, os.Stderr, level))
 	}
-	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
-// isJournal tells whether a file is the stream that JOURNAL_STREAM names by device and inode (systemd.exec(5)).
-func isJournal(f *os.File, stream string) bool {
-	st, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	return ok && stream == fmt.Sprintf("%d:%d", sys.Dev, sys.Ino)
+// journalPrefix is how a field of the journal begins that is an attribute: CTRD_METHOD, CTRD_NAMESPACE.
+const journalPrefix = "CTRD_"
+
+// toJournal writes records by the journal's native protocol. The message is the text of the record, without time and level, which
+// the journal knows itself. While journald does not take it, the text goes to stderr behind its priority (sd-daemon(3)).
+type toJournal struct {
+	slog.Handler // writes to line
+	line         *line
+	group        string            // how the names of further attributes begin
+	fields       map[string]string // of all records
 }
 
-// journal writes records as lines that begin with a priority (sd-daemon(3)). The journal knows time and priority itself.
-type journal struct {
-	slog.Handler
-	out *prefixed
+// line is what a text handler has made of one record, under a lock that all handlers of a logger share.
+type line struct {
+	mu     sync.Mutex
+	text   bytes.Buffer
+	send   func(message string, p journal.Priority, fields map[string]string) error
+	stderr io.Writer
 }
 
-func newJournal(w io.Writer, level slog.Leveler) slog.Handler {
-	out := &prefixed{w: w}
+func newJournal(send func(string, journal.Priority, map[string]string) error, stderr io.Writer, level slog.Leveler) slog.Handler {
 	known := func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
 			return slog.Attr{}
 		}
 		return a
 	}
-	return journal{slog.NewTextHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: known}), out}
+	l := &line{send: send, stderr: stderr}
+	text := slog.NewTextHandler(&l.text, &slog.HandlerOptions{Level: level, ReplaceAttr: known})
+	return toJournal{Handler: text, line: l, fields: map[string]string{"SYSLOG_IDENTIFIER": "ctrd"}}
 }
 
 // Handle implements slog.Handler.
-func (j journal) Handle(ctx context.Context, r slog.Record) error {
-	j.out.mu.Lock()
-	defer j.out.mu.Unlock()
-	j.out.prefix = fmt.Sprintf("<%d>", priority(r.Level))
-	return j.Handler.Handle(ctx, r)
+func (j toJournal) Handle(ctx context.Context, r slog.Record) error {
+	fields := maps.Clone(j.fields)
+	r.Attrs(func(a slog.Attr) bool { addField(fields, j.group, a); return true })
+	l := j.line
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+	if err := j.Handler.Handle(ctx, r); err != nil {
+		return err
+	}
+	p := priority(r.Level)
+	if l.send(strings.TrimSuffix(l.text.String(), "\n"), p, fields) == nil {
+		return nil
+	}
+	_, err := fmt.Fprintf(l.stderr, "<%d>%s", p, l.text.Bytes())
+	return err
 }
 
 // WithAttrs implements slog.Handler.
-func (j journal) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return journal{j.Handler.WithAttrs(attrs), j.out}
+func (j toJournal) WithAttrs(attrs []slog.Attr) slog.Handler {
+	j.Handler, j.fields = j.Handler.WithAttrs(attrs), maps.Clone(j.fields)
+	for _, a := range attrs {
+		addField(j.fields, j.group, a)
+	}
+	return j
 }
 
 // WithGroup implements slog.Handler.
-func (j journal) WithGroup(name string) slog.Handler {
-	return journal{j.Handler.WithGroup(name), j.out}
-}
-
-// prefixed puts a prefix before what is written to w. A text handler writes each record at once, as one line.
-type prefixed struct {
-	mu     sync.Mutex
-	w      io.Writer
-	prefix string
-}
-
-// Write implements io.Writer.
-func (p *prefixed) Write(b []byte) (int, error) {
-	if _, err := p.w.Write(append([]byte(p.prefix), b...)); err != nil {
-		return 0, err
+func (j toJournal) WithGroup(name string) slog.Handler {
+	if name != "" {
+		j.Handler, j.group = j.Handler.WithGroup(name), j.group+name+"_"
 	}
-	return len(b), nil
+	return j
+}
+
+// addField adds an attribute. One that says nothing, as the error of a call that went well, is left out.
+func addField(fields map[string]string, group string, a slog.Attr) {
+	switch v := a.Value.Resolve(); {
+	case v.Kind() == slog.KindGroup:
+		if a.Key != "" {
+			group += a.Key + "_"
+		}
+		for _, one := range v.Group() {
+			addField(fields, group, one)
+		}
+	case v.Any() != nil && a.Key != "":
+		if text := v.String(); text != "" {
+			fields[fieldName(group+a.Key)] = text
+		}
+	}
+}
+
+// fieldName makes of an attribute's name one that journald takes: of upper case letters, digits and underscores, 64 at most.
+func fieldName(key string) string {
+	name := journalPrefix + strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z':
+			return r - 'a' + 'A'
+		case 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+			return r
+		}
+		return '_'
+	}, key)
+	return name[:min(len(name), 64)]
 }
 
 // priority is the level of syslog(3).
-func priority(l slog.Level) int {
+func priority(l slog.Level) journal.Priority {
 	switch {
 	case l >= slog.LevelError:
-		return 3
+		return journal.PriErr
 	case l >= slog.LevelWarn:
-		return 4
+		return journal.PriWarning
 	case l >= slog.LevelInfo:
-		return 6
+		return journal.PriInfo
 	}
-	return 7
+	return journal.PriDebug
 }

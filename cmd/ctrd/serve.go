@@ -108,7 +108,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err := s.load(); err != nil {
 		return err
 	}
-	log := newLogger(os.Stderr, &s.level)
+	log := newLogger(&s.level)
 	s.warn(log)
 	// The commands put garbage collection off, since they end soon.
 	debug.SetGCPercent(100)

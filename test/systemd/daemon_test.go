@@ -171,7 +171,18 @@ func TestRestart(t *testing.T) {
 			echo 'log_level = "debug"' >/etc/ctrd/config.d/level.toml
 			systemctl reload ctrd
 			told() { journalctl -u ctrd -o cat | grep -q 'the configuration is reloaded'; }
-			wait_for told
+			wait_for told`)
+		if got := m.mustPid(t); got != two {
+			t.Errorf("a reload has made process %d of %d", got, two)
+		}
+		m.sh(t, `# Who called what is in fields of the journal, of which it can be asked.
+			called() {
+				journalctl -u ctrd -o json CTRD_METHOD=/containerd.services.introspection.v1.Introspection/Server >calls
+				grep -q '"MESSAGE":"msg=call ' calls && grep -q '"PRIORITY":"7"' calls && grep -q '"CTRD_PEER":"' calls &&
+					grep -q '"CTRD_TOOK":"' calls && grep -q '"SYSLOG_IDENTIFIER":"ctrd"' calls && not grep -q CTRD_ERROR calls
+			}
+			wait_for called
+			rm calls
 			echo 'log_levle = "debug"' >/etc/ctrd/config.d/level.toml
 			systemctl reload ctrd
 			told() { journalctl -u ctrd -o cat -p err | grep -q 'level.toml:1: unknown key log_levle'; }
