@@ -17,6 +17,7 @@ import (
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/gc"
 	"ctrd.dev/ctrd/lib/label"
+	"ctrd.dev/ctrd/lib/lease"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/tail"
 )
@@ -159,10 +160,21 @@ func files(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCom
 	return nil, cobra.ShellCompDirectiveDefault
 }
 
+// blobPut stores what from has. Where the blob is here already it gets the labels, too: what keeps it now may not keep it for long.
 func blobPut(ctx context.Context, d *state.Dir, ns string, from io.Reader, o content.WriterOptions, labels map[string]string, resume bool) (dg digest.Digest, err error) {
+	l, err := lease.Take(d)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	if o.Digest != "" {
+		if err := l.Hold(ctx, nil, lease.Content, o.Digest.String()); err != nil {
+			return "", err
+		}
+	}
 	w, err := content.OpenWriter(ctx, d, ns, o)
 	if errdefs.IsAlreadyExists(err) {
-		return o.Digest, nil
+		return o.Digest, labelBlob(ctx, d, ns, o.Digest, labels)
 	}
 	if err != nil {
 		return "", err
@@ -178,11 +190,24 @@ func blobPut(ctx context.Context, d *state.Dir, ns string, from io.Reader, o con
 	if err := w.Fill(ctx, from); err != nil {
 		return "", err
 	}
+	if dg, err = w.Digest(); err != nil {
+		return "", err
+	}
+	if err := l.Hold(ctx, nil, lease.Content, dg.String()); err != nil {
+		return "", err
+	}
 	b, err := w.Commit(ctx, o.Size, o.Digest, labels)
 	if errdefs.IsAlreadyExists(err) {
-		err = nil
+		err = labelBlob(ctx, d, ns, b.Digest, labels)
 	}
 	return b.Digest, err
+}
+
+func labelBlob(ctx context.Context, d *state.Dir, ns string, dg digest.Digest, labels map[string]string) error {
+	if len(labels) == 0 {
+		return nil
+	}
+	return d.Update(ctx, nil, func(tx *state.Tx) error { return content.Label(tx, ns, dg, labels) })
 }
 
 func blobRmVerb(g *cli.Global) *cobra.Command {
