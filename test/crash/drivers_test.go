@@ -23,8 +23,8 @@ import (
 // drivers are the scenarios in which a snapshotter does most, with each that is not the default.
 func drivers() (all []scenario) {
 	runs := do("ctr-task run --rm " + small + " true")
-	names := []string{"pull", "pull with one layer present", "image commit", "image mount", "image rm", "create", "run --rm", "rm", "snap prepare", "snap view", "snap commit", "snap rm"}
-	for _, driver := range []string{"btrfs", "erofs", "proxy"} {
+	names := []string{"pull", "pull with one layer present", "image import", "image commit", "image mount", "image rm", "create", "run --rm", "rm", "snap prepare", "snap view", "snap commit", "snap rm", "collection of what the dead held"}
+	for _, driver := range []string{"native", "btrfs", "erofs", "proxy"} {
 		for _, s := range concat(pulls(runs), creates(runs), runsOf(), removals(), snapshots()) {
 			if slices.Contains(names, s.name) {
 				s.name, s.driver = driver+" "+s.name, driver
