@@ -24,12 +24,13 @@ func commitVerb(g *cli.Global) *cobra.Command {
 			"under NAME, in one commit. A name that stands for something else is moved. Volumes and mounts are no part of it.\n\n" +
 			"The configuration is that of the container's image, which must still be here; what ctr-task run was told is not in it. " +
 			"--change takes one instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR. " +
-			"ENTRYPOINT takes away the CMD of the image.\n\n" +
+			"ENTRYPOINT takes away the CMD of the image. Variables such as $PATH and ${A:-none} stand for their values in the image, " +
+			"but in CMD and ENTRYPOINT.\n\n" +
 			"A container that runs is paused while its files are read.",
 		Stdin: "with the operand - for CONTAINER, the id of a container: one line", Stdout: "NAME@DIGEST of the image",
 		Examples: []cli.Example{
 			{Note: "keep what was done in a container", Text: "ctr-image commit web registry.example/web:patched"},
-			{Note: "with another command", Text: "ctr-image commit --change 'CMD [\"serve\", \"-v\"]' --change 'ENV A=1' web web:2"},
+			{Note: "with another command", Text: "ctr-image commit --change 'CMD [\"serve\", \"-v\"]' --change 'ENV PATH=/srv/bin:$PATH' web web:2"},
 			{Note: "and take it to another machine", Text: "ctr-image commit web web:2 | ctr-image export - | ssh host 'ctr-image import -'"},
 		},
 		Args: cli.Count(2, 2), Complete: cli.InTurn(cli.Containers(g), cli.Images(g)),

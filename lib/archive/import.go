@@ -276,7 +276,7 @@ func (in *intake) items(ctx context.Context, opt ImportOptions) (all []item, err
 	case !isLayout && !isSaved && in.files[repositoriesFile] != "":
 		return nil, &FormatError{fmt.Errorf("it has %s and no %s, as docker before version 1.10 wrote it: %w", repositoriesFile, manifestFile, errdefs.ErrNotImplemented)}
 	case !isLayout && !isSaved:
-		return nil, malformed("it has neither %s nor %s: it is no archive of images", indexFile, manifestFile)
+		return nil, noImages()
 	case len(all) == 0 && opt.IndexName == "":
 		return nil, malformed("the archive has no image")
 	}

@@ -335,6 +335,19 @@ func TestImportForms(t *testing.T) {
 	}
 }
 
+// A directory that is no archive is not read: nobody knows what else is in it.
+func TestImportNoArchive(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "large"), []byte("data"), 0o644), os.Symlink("/", filepath.Join(dir, "out"))); err != nil {
+		t.Fatal(err)
+	}
+	d := openDir(t)
+	var format *FormatError
+	if _, err := ImportDir(t.Context(), d, dir, ImportOptions{Namespace: ns}); !errors.As(err, &format) || !strings.Contains(err.Error(), "neither index.json nor manifest.json") {
+		t.Errorf("a directory of other things: %v", err)
+	}
+}
+
 func TestImportDocker(t *testing.T) {
 	linked := docker("app:1", "app:2")
 	linked[1].name = "other/layer.tar"
@@ -556,6 +569,7 @@ func TestImportHostile(t *testing.T) {
 		"flipped bit":      {pack(flipped...), "its bytes have digest"},
 		"truncated":        {plain[:600], "ends early"},
 		"truncated gzip":   {zipped(plain)[:300], "ends early"},
+		"gzip's header":    {zipped(plain)[:8], "ends early"},
 		"large index":      {change("index.json", make([]byte, image.MaxManifest+1)), "at most"},
 		"index is no JSON": {change("index.json", []byte("{")), "index.json"},
 		"no images":        {change("index.json", []byte(`{"schemaVersion":2,"manifests":[]}`)), "has no image"},

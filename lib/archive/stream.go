@@ -14,6 +14,7 @@ import (
 	"iter"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -59,6 +60,10 @@ type entry struct {
 	link string // of a link: the name that it leads to, clean
 	size int64
 	data io.Reader
+}
+
+func noImages() error {
+	return malformed("it has neither %s nor %s: it is no archive of images", indexFile, manifestFile)
 }
 
 // clean makes names of one file equal. One that leaves the archive is an error.
@@ -165,7 +170,7 @@ func broken(err error) error {
 	switch {
 	case errors.As(err, &pathError), errors.As(err, &format):
 		return err
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return malformed("the archive ends early")
 	}
 	return &FormatError{fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)}
@@ -224,6 +229,11 @@ func files(dir string) iter.Seq2[entry, error] {
 			return
 		}
 		defer root.Close()
+		// Of an archive only its end tells; a directory that is none must not be stored file by file before that is known.
+		if !slices.ContainsFunc([]string{indexFile, manifestFile, layoutFile, repositoriesFile}, has(root)) {
+			yield(entry{}, noImages())
+			return
+		}
 		n, names := 0, 0
 		err = fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
 			if err != nil || e.IsDir() {
@@ -238,6 +248,13 @@ func files(dir string) iter.Seq2[entry, error] {
 		if err != nil && err != fs.SkipAll {
 			yield(entry{}, err)
 		}
+	}
+}
+
+func has(root *os.Root) func(name string) bool {
+	return func(name string) bool {
+		_, err := root.Stat(name)
+		return !errors.Is(err, fs.ErrNotExist)
 	}
 }
 

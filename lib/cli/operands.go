@@ -29,7 +29,12 @@ func Operands(args []string, stdin io.Reader) iter.Seq2[string, error] {
 			}
 			sc := bufio.NewScanner(patient(stdin))
 			for sc.Scan() {
-				if name := nameOf(sc.Text()); name != "" && !yield(name, nil) {
+				name, err := nameOf(sc.Text())
+				if err != nil {
+					yield("", err)
+					return
+				}
+				if name != "" && !yield(name, nil) {
 					return
 				}
 			}
@@ -48,9 +53,13 @@ func patient(stdin io.Reader) io.Reader {
 	return tail.Reader(current.ctx, stdin)
 }
 
-func nameOf(line string) string {
+// nameOf gives the name that a line has. A NUL tells that stdin is something else, an archive for instance.
+func nameOf(line string) (string, error) {
 	name, _, _ := strings.Cut(line, "\t")
-	return strings.TrimSpace(name)
+	if strings.ContainsRune(line, 0) {
+		return "", Hint(fmt.Errorf("stdin has no names: it is binary: %w", errdefs.ErrInvalidArgument), "ctr-image import - reads an archive and prints the names of its images")
+	}
+	return strings.TrimSpace(name), nil
 }
 
 // Name is the one operand of a verb; for "-" it is the name that stdin's first line has, see [ReadName].
@@ -79,11 +88,17 @@ func ReadName(r io.Reader) (string, error) {
 			return "", fmt.Errorf("a name from stdin: %w", err)
 		}
 		line = append(line, buf[:n]...)
+		if n == 1 && buf[0] == 0 {
+			break
+		}
 		if len(line) > maxName {
 			return "", fmt.Errorf("a name from stdin: its line is longer than %d bytes: %w", maxName, errdefs.ErrInvalidArgument)
 		}
 	}
-	name := nameOf(string(line))
+	name, err := nameOf(string(line))
+	if err != nil {
+		return "", err
+	}
 	if name == "" {
 		return "", Hint(fmt.Errorf("stdin has no name: %w", errdefs.ErrInvalidArgument), "the command before the pipe may have failed")
 	}

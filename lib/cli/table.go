@@ -57,7 +57,7 @@ func (t *Table[T]) Flags(cmd *cobra.Command) {
 	f.BoolVarP(&t.quiet, "quiet", "q", false, "print the "+t.Columns[0].Name+" alone")
 	f.BoolVarP(&t.nul, "null", "z", false, "end each record with NUL instead of a line break")
 	f.BoolVar(&t.json, "json", false, "print one JSON value a line")
-	f.StringVar(&t.format, "format", "", "print what the Go `TEMPLATE` makes of the JSON value, such as '{{.name}}'")
+	f.StringVar(&t.format, "format", "", "print what the Go `TEMPLATE` makes of the JSON value, such as '{{.name}}'; json is --json")
 	cmd.MarkFlagsMutuallyExclusive("columns", "quiet", "json", "format")
 	CompleteOption(cmd, "format", cobra.NoFileCompletions)
 	CompleteOption(cmd, "columns", func(_ *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -125,10 +125,8 @@ func (t *Table[T]) Printer(w io.Writer) (*Printer[T], error) {
 		p.end = 0
 	}
 	var err error
-	if t.format != "" {
-		if p.template, err = format.Parse(t.format); err != nil {
-			return nil, Usagef("--format: %w", err)
-		}
+	if p.template, err = t.parse(); err != nil {
+		return nil, err
 	}
 	if p.cols, err = t.chosen(); err != nil {
 		return nil, err
@@ -137,6 +135,28 @@ func (t *Table[T]) Printer(w io.Writer) (*Printer[T], error) {
 	p.terminal = ok && IsTerminal(f) && !t.nul && !t.quiet
 	p.widths = make([]int, len(p.cols))
 	return p, nil
+}
+
+// parse reads --format. What docker users write there beside templates is JSON as well, or an error: text that has
+// no field in it would be printed again and again.
+func (t *Table[T]) parse() (*format.Template, error) {
+	table, _, _ := strings.Cut(t.format, " ")
+	switch {
+	case t.format == "":
+		return nil, nil
+	case t.format == "json":
+		t.json = true
+		return nil, nil
+	case table == "table":
+		return nil, Usagef("--format: %q is no template: tables are made by -o COLUMNS", t.format)
+	case !strings.Contains(t.format, "{{"):
+		return nil, Usagef("--format: %q is no template: it has no field such as {{.%s}}", t.format, t.Columns[0].Name)
+	}
+	template, err := format.Parse(t.format)
+	if err != nil {
+		return nil, Usagef("--format: %w", err)
+	}
+	return template, nil
 }
 
 func (t *Table[T]) chosen() ([]Column[T], error) {

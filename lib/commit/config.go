@@ -8,7 +8,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,168 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// Change is one instruction that changes an image's configuration, in the language of Dockerfiles
-// (https://docs.docker.com/reference/dockerfile).
-type Change struct {
-	instruction string // upper case
-	list        []string
-	pairs       [][2]string
-}
-
-// instructions are those that a Change may have.
-var instructions = []string{"CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"}
-
-// ParseChange reads one instruction: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR. Variables
-// are not replaced. What is wrong is errdefs.ErrInvalidArgument.
-func ParseChange(text string) (c Change, err error) {
-	name, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
-	c.instruction, rest = strings.ToUpper(name), strings.TrimSpace(rest)
-	bad := func(format string, args ...any) (Change, error) {
-		return Change{}, fmt.Errorf("change %q: "+format+": %w", append(append([]any{text}, args...), errdefs.ErrInvalidArgument)...)
-	}
-	if !slices.Contains(instructions, c.instruction) {
-		return bad("want one of %s", strings.Join(instructions, ", "))
-	}
-	if strings.ContainsAny(rest, "\x00\n\r") {
-		return bad("it has a line break or a NUL")
-	}
-	if rest == "" && c.instruction != "CMD" && c.instruction != "ENTRYPOINT" {
-		return bad("it has no value")
-	}
-	switch c.instruction {
-	case "CMD", "ENTRYPOINT":
-		if c.list, err = exec(rest); err != nil {
-			return bad("%v", err)
-		}
-	case "ENV", "LABEL":
-		if c.pairs, err = pairs(rest); err != nil {
-			return bad("%v", err)
-		}
-	case "EXPOSE":
-		for _, p := range strings.Fields(rest) {
-			port, err := portOf(p)
-			if err != nil {
-				return bad("%v", err)
-			}
-			c.list = append(c.list, port)
-		}
-	case "VOLUME":
-		if c.list, err = volumes(rest); err != nil {
-			return bad("%v", err)
-		}
-	default:
-		if c.list, err = split(rest); err != nil || len(c.list) != 1 {
-			return bad("want one value")
-		}
-	}
-	return c, nil
-}
-
-// exec reads a command: a JSON array, or a line for the shell. An empty one is none.
-func exec(s string) ([]string, error) {
-	if strings.HasPrefix(s, "[") {
-		var list []string
-		if err := json.Unmarshal([]byte(s), &list); err != nil {
-			return nil, fmt.Errorf("want a JSON array of strings")
-		}
-		return list, nil
-	}
-	if s == "" {
-		return nil, nil
-	}
-	return []string{"/bin/sh", "-c", s}, nil
-}
-
-func volumes(s string) (list []string, err error) {
-	if strings.HasPrefix(s, "[") {
-		if list, err = exec(s); err != nil {
-			return nil, err
-		}
-	} else if list, err = split(s); err != nil {
-		return nil, err
-	}
-	for i, v := range list {
-		if list[i] = path.Clean("/" + v); list[i] == "/" {
-			return nil, fmt.Errorf("%q is no place for a volume", v)
-		}
-	}
-	return list, nil
-}
-
-func portOf(s string) (string, error) {
-	number, proto, has := strings.Cut(s, "/")
-	if !has {
-		proto = "tcp"
-	}
-	first, last, isRange := strings.Cut(number, "-")
-	n, err := strconv.ParseUint(first, 10, 16)
-	m := n
-	if isRange && err == nil {
-		m, err = strconv.ParseUint(last, 10, 16)
-	}
-	proto = strings.ToLower(proto)
-	if err != nil || n == 0 || m < n || proto != "tcp" && proto != "udp" && proto != "sctp" {
-		return "", fmt.Errorf("%q is no port", s)
-	}
-	return number + "/" + proto, nil
-}
-
-// pairs reads KEY=VALUE..., or the older form KEY VALUE with one key.
-func pairs(s string) (all [][2]string, err error) {
-	first, rest, _ := strings.Cut(s, " ")
-	if !strings.Contains(first, "=") && first != s {
-		return [][2]string{{first, strings.TrimSpace(rest)}}, nil
-	}
-	list, err := split(s)
-	if err != nil {
-		return nil, err
-	}
-	for _, word := range list {
-		key, value, ok := strings.Cut(word, "=")
-		if !ok || key == "" {
-			return nil, fmt.Errorf("want KEY=VALUE, not %q", word)
-		}
-		all = append(all, [2]string{key, value})
-	}
-	return all, nil
-}
-
-// split gives the words of a line. Blanks count where they are quoted or behind a backslash.
-func split(s string) (words []string, err error) {
-	var b strings.Builder
-	quote, in := byte(0), false
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		switch {
-		case quote == 0 && (c == ' ' || c == '\t'):
-			if in {
-				words = append(words, b.String())
-				b.Reset()
-				in = false
-			}
-			continue
-		case quote == 0 && (c == '"' || c == '\''):
-			quote, in = c, true
-			continue
-		case c == quote && quote != 0:
-			quote = 0
-			continue
-		case c == '\\' && quote != '\'' && i+1 < len(s):
-			i++
-			c = s[i]
-		}
-		b.WriteByte(c)
-		in = true
-	}
-	if quote != 0 {
-		return nil, fmt.Errorf("a quote is not closed")
-	}
-	if in {
-		words = append(words, b.String())
-	}
-	return words, nil
-}
 
 // clean makes a path one from the root, without a leading slash.
 func clean(name string) string { return strings.TrimPrefix(path.Clean("/"+name), "/") }
@@ -200,7 +37,9 @@ func configOf(base []byte, diffID digest.Digest, opt Options) ([]byte, error) {
 	if inner == nil {
 		inner = map[string]json.RawMessage{}
 	}
-	change(&known.Config, opt.Changes)
+	if err := change(&known.Config, opt.Changes); err != nil {
+		return nil, err
+	}
 	created := opt.Time
 	if created.IsZero() {
 		created = time.Now()
@@ -239,20 +78,24 @@ func configOf(base []byte, diffID digest.Digest, opt Options) ([]byte, error) {
 }
 
 // change makes the changes in their order. As in a Dockerfile, a new entrypoint takes away a command that was
-// for the old one.
-func change(c *ocispec.ImageConfig, all []Change) {
+// for the old one, and variables have the values that the changes before have left.
+func change(c *ocispec.ImageConfig, all []Change) error {
 	command := false
 	for _, ch := range all {
+		v, err := ch.read(func(name string) string { return getEnv(c.Env, name) })
+		if err != nil {
+			return err
+		}
 		switch ch.instruction {
 		case "CMD":
-			c.Cmd, command = ch.list, true
+			c.Cmd, command = v.list, true
 		case "ENTRYPOINT":
-			c.Entrypoint = ch.list
+			c.Entrypoint = v.list
 			if !command {
 				c.Cmd = nil
 			}
 		case "ENV":
-			for _, p := range ch.pairs {
+			for _, p := range v.pairs {
 				c.Env = setEnv(c.Env, p[0], p[1])
 			}
 		case "LABEL":
@@ -260,23 +103,34 @@ func change(c *ocispec.ImageConfig, all []Change) {
 			if c.Labels == nil {
 				c.Labels = map[string]string{}
 			}
-			for _, p := range ch.pairs {
+			for _, p := range v.pairs {
 				c.Labels[p[0]] = p[1]
 			}
 		case "EXPOSE":
-			c.ExposedPorts = with(c.ExposedPorts, ch.list)
+			c.ExposedPorts = with(c.ExposedPorts, v.list)
 		case "VOLUME":
-			c.Volumes = with(c.Volumes, ch.list)
+			c.Volumes = with(c.Volumes, v.list)
 		case "STOPSIGNAL":
-			c.StopSignal = ch.list[0]
+			c.StopSignal = v.list[0]
 		case "USER":
-			c.User = ch.list[0]
+			c.User = v.list[0]
 		case "WORKDIR":
-			if c.WorkingDir = path.Join("/", c.WorkingDir, ch.list[0]); path.IsAbs(ch.list[0]) {
-				c.WorkingDir = path.Clean(ch.list[0])
+			if c.WorkingDir = path.Join("/", c.WorkingDir, v.list[0]); path.IsAbs(v.list[0]) {
+				c.WorkingDir = path.Clean(v.list[0])
 			}
 		}
 	}
+	return nil
+}
+
+// getEnv gives the value of a variable, empty of one that is not there.
+func getEnv(env []string, name string) string {
+	for _, v := range slices.Backward(env) {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // setEnv gives a variable its value, where it stands if it is there.

@@ -28,6 +28,15 @@ func TestChanges(t *testing.T) {
 		{`ENV A=3 C="x y" D=x\ z E='a"b'`, `"Env":["A=3","B=2","C=x y","D=x z","E=a\"b"]`},
 		{`ENV A the rest = all`, `"Env":["A=the rest = all","B=2"]`},
 		{`ENV A=`, `"Env":["A=","B=2"]`},
+		{`ENV A=$A:x B="${A}y" C='$A' D=\$A E=$ F=a$N.b`, `"Env":["A=1:x","B=1y","C=$A","D=$A","E=$","F=a.b"]`},
+		{"ENV A=3\nENV C=$A", `"Env":["A=3","B=2","C=3"]`},
+		{`ENV C=${N:-d$B} D=${A:-x} E=${A:+y} F=${N:+y} G=${N:-${A:+z}}`, `"C=d2","D=1","E=y","F=","G=z"]`},
+		{`ENV C a $A \$A`, `"C=a 1 $A"]`},
+		{`LABEL v=$A`, `"Labels":{"v":"1"}`},
+		{`EXPOSE $A/udp`, `"ExposedPorts":{"1/udp":{}}`},
+		{`VOLUME ["/v$A"]`, `"Volumes":{"/v1":{}}`},
+		{`WORKDIR /w${A}`, `"WorkingDir":"/w1"`},
+		{`STOPSIGNAL $B`, `"StopSignal":"2"`},
 		{`EXPOSE 80 53/UDP 8000-8010`, `"ExposedPorts":{"53/udp":{},"80/tcp":{},"8000-8010/tcp":{}}`},
 		{`LABEL a=1 "b c"="d e"`, `"Labels":{"a":"1","b c":"d e"}`},
 		{`STOPSIGNAL SIGQUIT`, `"StopSignal":"SIGQUIT"`},
@@ -52,9 +61,23 @@ func TestChanges(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "RUN x", "ENV", "ENV =1", `ENV A="x`, "LABEL x=1 y", "EXPOSE x", "EXPOSE 0", "EXPOSE 70000", "EXPOSE 9-8", "EXPOSE 80/icmp",
-		"CMD [1]", "CMD [\"a\"", "USER a b", "WORKDIR", "VOLUME /", "ENV A=1\nUSER x"} {
+		"CMD [1]", "CMD [\"a\"", "USER a b", "WORKDIR", "VOLUME /", "ENV A=1\nUSER x", "STOPSIGNAL SIGFOO", "STOPSIGNAL 0"} {
 		if _, err := ParseChange(bad); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+// An instruction with a variable is refused when its value is known.
+func TestBadVariables(t *testing.T) {
+	for _, text := range []string{"ENV A=${B", "ENV A=${}", "ENV A=${B-x}", "ENV A=${B:?x}", "EXPOSE $A", "STOPSIGNAL $A", "USER $N", "WORKDIR $N", `ENV B="$A`, "VOLUME $N"} {
+		c, err := ParseChange(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		_, err = configOf([]byte(`{"config":{"Env":["A=zero"]},"rootfs":{"type":"layers"}}`), "sha256:2", Options{Changes: []Change{c}})
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "change ") {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }
@@ -79,7 +102,7 @@ func TestConfigOf(t *testing.T) {
 
 // What is accepted can be written and read again, and changes nothing else.
 func FuzzParseChange(f *testing.F) {
-	for _, s := range []string{`CMD ["a"]`, "CMD a b", `ENV A="b c" D=1`, "ENV A b", "LABEL a=1", "EXPOSE 80/udp 1-2", "VOLUME /a", "WORKDIR a", "USER x", "STOPSIGNAL 9", "ENTRYPOINT", `ENV A=\`} {
+	for _, s := range []string{`CMD ["a"]`, "CMD a b", `ENV A="b c" D=1`, "ENV A b", "LABEL a=1", "EXPOSE 80/udp 1-2", "VOLUME /a", "WORKDIR a", "USER x", "STOPSIGNAL 9", "ENTRYPOINT", `ENV A=\`, "ENV A=${B:-$C}", "VOLUME [\"$A\"]"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -91,6 +114,9 @@ func FuzzParseChange(f *testing.F) {
 			return
 		}
 		data, err := configOf([]byte(`{"rootfs":{"type":"layers"}}`), "sha256:2", Options{Changes: []Change{c}})
+		if errdefs.IsInvalidArgument(err) && strings.Contains(s, "$") {
+			return
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -47,6 +47,9 @@ func parse(s string) (r Reference, why string) {
 	if len(s) == 64 && isAll(s, isLowerHex) {
 		return r, "64 hexadecimal digits are a digest without its sha256:"
 	}
+	if scheme, _, ok := strings.Cut(s, "://"); ok {
+		return r, fmt.Sprintf("%q does not belong to it", short(scheme)+"://")
+	}
 	rest := r.splitDomain(s)
 	rest, dg, hasDigest := strings.Cut(rest, "@")
 	rest, tag, hasTag := strings.Cut(rest, ":")

@@ -38,6 +38,12 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseAddress(t *testing.T) {
+	if _, err := Parse("docker://quay.io/a/b"); err == nil || !strings.Contains(err.Error(), `"docker://" does not belong to it`) {
+		t.Errorf("an address: %v", err)
+	}
+}
+
 // FuzzParse holds Parse to the library that defines what a reference is.
 func FuzzParse(f *testing.F) {
 	for _, s := range references {
