@@ -22,7 +22,7 @@ import (
 )
 
 // Staged is a blob whose digest is not known until all of it has been written, or whose bytes come once, from
-// a stream. Its file has no name (open(2), O_TMPFILE) until Place, so a killed process leaves nothing of it.
+// a stream. Want of room is a [*state.RoomError]. Its file has no name (open(2), O_TMPFILE) until Place, so a killed process leaves nothing of it.
 type Staged struct {
 	d    *state.Dir
 	f    *os.File
@@ -36,11 +36,11 @@ type Staged struct {
 func Stage(d *state.Dir, alg digest.Algorithm) (*Staged, error) {
 	dir := d.Path("content", "ingest")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("content: %w", err)
+		return nil, fmt.Errorf("content: %w", state.NoRoom(err, dir))
 	}
 	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("content: %w", err)
+		return nil, fmt.Errorf("content: %w", state.NoRoom(err, dir))
 	}
 	return &Staged{d: d, f: f, alg: alg, sum: alg.Hash()}, nil
 }
@@ -51,7 +51,7 @@ func (s *Staged) Write(p []byte) (int, error) {
 	s.sum.Write(p[:n])
 	s.size += int64(n)
 	if err != nil {
-		return n, fmt.Errorf("content: %w", err)
+		return n, fmt.Errorf("content: %w", state.NoRoom(err, s.f.Name()))
 	}
 	return n, nil
 }
@@ -65,6 +65,7 @@ func (s *Staged) Descriptor() ocispec.Descriptor {
 // already if that is whole. It syncs nothing. The caller has the digest on a lease and holds no lock that
 // ranks above a blob's; outer is its innermost lock, or nil.
 func (s *Staged) Place(ctx context.Context, outer *lock.Lock) (err error) {
+	defer func() { err = state.NoRoom(err, s.f.Name()) }()
 	desc := s.Descriptor()
 	i, err := Begin(ctx, s.d, outer, desc)
 	if err != nil {
