@@ -50,6 +50,9 @@ func (e eventService) append(m *types.Envelope) error {
 	if m.GetEvent() == nil || !strings.HasPrefix(m.Topic, "/") || m.Namespace == "" {
 		return fmt.Errorf("an event has a namespace, a topic that begins with / and a message: %w", errdefs.ErrInvalidArgument)
 	}
+	if m.Timestamp != nil && !m.Timestamp.IsValid() { // the journal could not tell it, nor what is appended with it
+		return fmt.Errorf("the event's time %s is none: %w", m.Timestamp, errdefs.ErrInvalidArgument)
+	}
 	data, err := eventData(m.Event)
 	if err != nil {
 		return err
@@ -142,22 +145,29 @@ func envelope(e event.Event) (*types.Envelope, error) {
 	}, nil
 }
 
-// opaque is the JSON of a message whose type is not known here.
+// opaque is the JSON of a message whose type, or that of a message in it, is not known here.
 type opaque struct {
 	Value []byte `json:"@value"`
+}
+
+func opaqueData(value []byte) (json.RawMessage, error) {
+	return json.Marshal(opaque{append([]byte{}, value...)}) // an empty message is not null
 }
 
 // eventData is the JSON of a message, as the journal has it.
 func eventData(m *anypb.Any) (json.RawMessage, error) {
 	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(bareName(m.TypeUrl)))
 	if err != nil {
-		return json.Marshal(opaque{m.Value})
+		return opaqueData(m.Value)
 	}
 	one := kind.New().Interface()
 	if err := proto.Unmarshal(m.Value, one); err != nil {
 		return nil, fmt.Errorf("event %.200q: %w: %w", m.TypeUrl, err, errdefs.ErrInvalidArgument)
 	}
-	return protojson.MarshalOptions{UseProtoNames: true}.Marshal(one)
+	if data, err := (protojson.MarshalOptions{UseProtoNames: true}).Marshal(one); err == nil {
+		return data, nil
+	}
+	return opaqueData(m.Value)
 }
 
 // eventValue encodes a message of the journal.

@@ -11,8 +11,12 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/api/events"
+	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // TestPublishedTogether: events that many publish at once are all in the journal, each once and each publisher's in order, and
@@ -68,4 +72,63 @@ func TestPublishedTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestAnyPayload: a subscriber is sent each payload as it was published: one of a type that is not known here, an empty one of such
+// a type, and one of a known type with a message in it that is not known.
+func TestAnyPayload(t *testing.T) {
+	s := serve(t, Options{Dir: openPatient(t)})
+	c := eventsapi.NewEventsClient(dial(t, s.path))
+	ctx := in(t, "any")
+	sub, err := c.Subscribe(ctx, &eventsapi.SubscribeRequest{})
+	if err == nil {
+		_, err = sub.Header()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := proto.Marshal(&events.ContainerCreate{ID: "c", Runtime: &events.ContainerCreate_Runtime{
+		Name: "r", Options: &anypb.Any{TypeUrl: "example.com/none.Options", Value: []byte("x")},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []*anypb.Any{
+		{TypeUrl: "example.com/none.Event", Value: []byte{0xff, 0}},
+		{TypeUrl: "example.com/none.Event"},
+		{TypeUrl: "containerd.events.ContainerCreate", Value: inner},
+		{TypeUrl: "containerd.events.NamespaceCreate"},
+	} {
+		if _, err := c.Publish(ctx, &eventsapi.PublishRequest{Topic: "/any", Event: want}); err != nil {
+			t.Errorf("%s: %v", want.TypeUrl, err)
+			continue
+		}
+		got, err := sub.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !proto.Equal(got.Event, want) {
+			t.Errorf("got %q of %s, want %q of %s", got.Event.Value, got.Event.TypeUrl, want.Value, want.TypeUrl)
+		}
+	}
+}
+
+// TestBadTime: an event whose time is none is refused, and the ones that are published with it are not lost.
+func TestBadTime(t *testing.T) {
+	s := New(Options{Dir: openDir(t)})
+	e := eventService{s: s}
+	for _, at := range []*timestamppb.Timestamp{{Seconds: 1 << 50}, {Seconds: -1 << 50}, {Nanos: -1}} {
+		err := e.append(&types.Envelope{Namespace: "a", Topic: "/test", Event: &anypb.Any{TypeUrl: "none"}, Timestamp: at})
+		if !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%v: %v", at, err)
+		}
+	}
+	if err := e.append(&types.Envelope{Namespace: "a", Topic: "/test", Event: &anypb.Any{TypeUrl: "none"}}); err != nil {
+		t.Fatal(err)
+	}
+	for one, err := range s.d.Journal().Read(t.Context(), 0, false) {
+		if err != nil || one.Seq != 1 || one.Lost != 0 {
+			t.Errorf("event %d, %d lost before it, %v", one.Seq, one.Lost, err)
+		}
+	}
 }
