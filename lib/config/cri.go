@@ -4,7 +4,7 @@ package config
 
 // CRI is what the Kubernetes CRI is served with.
 type CRI struct {
-	// SandboxImage is the image whose program holds a pod's namespaces; empty: the pod's supervisor holds them.
+	// SandboxImage is the image whose program runs in a pod's namespaces, beside the supervisor that holds them; empty: none does.
 	SandboxImage string `toml:"sandbox_image"`
 	// PinnedImages are names of images that the kubelet is told not to remove; what the keys are is not read.
 	PinnedImages map[string]string `toml:"pinned_images,omitempty"`

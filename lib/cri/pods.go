@@ -21,11 +21,33 @@ func (r runtimeService) RunPodSandbox(ctx context.Context, q *runtimeapi.RunPodS
 	if err != nil {
 		return nil, err
 	}
+	if c.Pause, err = r.s.sandboxImage(ctx, c.Handler); err != nil {
+		return nil, fmt.Errorf("sandbox_image of the configuration: %w", err)
+	}
 	st, err := r.s.pods().Run(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	return &runtimeapi.RunPodSandboxResponse{PodSandboxId: st.ID}, nil
+}
+
+// sandboxImage gives the name of the pause image that the configuration has, which is pulled when it is not there; empty: none.
+func (s *Server) sandboxImage(ctx context.Context, handler string) (string, error) {
+	name := s.config().CRI.SandboxImage
+	if name == "" {
+		return "", nil
+	}
+	spec := &runtimeapi.ImageSpec{Image: name, RuntimeHandler: handler}
+	one, err := s.findImage(ctx, spec)
+	if errdefs.IsNotFound(err) {
+		if _, err = (imageService{s: s}).PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec}); err == nil {
+			one, err = s.findImage(ctx, spec)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return one.names[0], nil
 }
 
 // StopPodSandbox ends a pod.

@@ -51,6 +51,9 @@ type Config struct {
 	Overhead     *Resources        `json:"overhead,omitempty"`
 	Resources    *Resources        `json:"resources,omitempty"` // the sum of the containers'
 	SELinux      *SELinux          `json:"selinux,omitempty"`
+
+	// Pause names the record of an image whose program runs in the pod's namespaces besides its containers; empty: none does.
+	Pause string `json:"pause,omitempty"`
 }
 
 // Namespaces are the modes of the kinds.

@@ -4,8 +4,8 @@
 // knows no protocol and no type of Kubernetes.
 //
 // A pod is a record (lib/sandbox), a directory of this boot (lib/taskdir), one supervisor (lib/shim) that has its
-// namespaces, and a network. There is no pause container. A container of a pod is one of lib/task whose tasks are in
-// the pod's supervisor.
+// namespaces, and a network. There is no pause container, unless the configuration names an image for one. A container of a
+// pod is one of lib/task whose tasks are in the pod's supervisor.
 //
 // # Calling again
 //

@@ -212,7 +212,7 @@ func (h Host) tellStopped(ctx context.Context, t *task.Task) error {
 
 // removeContainer removes a container of a pod.
 func (h Host) removeContainer(ctx context.Context, t *task.Task) error {
-	if h.Plugins == nil {
+	if h.Plugins == nil || len(t.Container.Pod) == 0 { // that of a pause image is nothing to plugins
 		return t.Remove(ctx, true)
 	}
 	// Plugins are told of its end before they are told of its removal.

@@ -175,6 +175,9 @@ func (h Host) finish(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Con
 	if err := writeFiles(dir, c, ips); err != nil {
 		return err
 	}
+	if err := h.pause(ctx, l, s, c); err != nil {
+		return err
+	}
 	return h.publish(ctx, s, c, ips)
 }
 

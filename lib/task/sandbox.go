@@ -33,7 +33,7 @@ func (t *Task) sandbox(ctx context.Context) (dir string, v taskdir.PodView, err 
 	}
 	dir = s.Dir(t.d, t.Namespace)
 	v, err = taskdir.LookPod(dir)
-	if err == nil && !v.Ready {
+	if early := t.early && v.Supervised && v.Supervisor.PID != 0; err == nil && !v.Ready && !early {
 		err = fmt.Errorf("sandbox %q is not ready: %w", s.ID, errdefs.ErrFailedPrecondition)
 	}
 	return dir, v, err

@@ -32,6 +32,8 @@ type StartOptions struct {
 	Cgroups Cgroups
 	// Checkpoint is a directory of criu's images from which the processes are restored; empty: the program is started.
 	Checkpoint string
+	// Early says that the caller is making the sandbox of the container, which need not be ready.
+	Early bool
 	// Shim is the path of ctr-shim; empty: beside this program, else on PATH.
 	Shim string
 
@@ -83,6 +85,7 @@ func (t *Task) Create(ctx context.Context, o StartOptions) error {
 
 // create makes a task and gives the lock that says that it is being started.
 func (t *Task) create(ctx context.Context, o StartOptions) (*lock.Held, error) {
+	t.early = o.Early
 	if err := t.awaitSupervisor(ctx, true); err != nil {
 		return nil, err
 	}

@@ -35,6 +35,7 @@ type Task struct {
 	systemd bool                // systemd makes the cgroup of the task that this handle starts
 	inUnit  bool                // that task stays in the systemd unit of this process
 	outside string              // unit of this process that does not have the task
+	early   bool                // the sandbox of the container need not be ready
 	given   []*os.File          // write ends of FIFOs that a foreign shim is about to open
 	client  *lock.Held          // says that this process lives, to a task that depends on it
 }

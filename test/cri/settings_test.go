@@ -5,6 +5,8 @@ package cri_test
 import (
 	"context"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -115,4 +117,51 @@ func (h *host) runPod(t *testing.T, handler string, config *runtimeapi.PodSandbo
 		}
 	})
 	return r.PodSandboxId
+}
+
+// The program of a pause image is in each pod's namespaces, is no container to clients, and goes with the pod. The image is pulled
+// with the first pod, and stays.
+func TestPauseImage(t *testing.T) {
+	h := newHostWith(t, "[cri]\nsandbox_image = \""+site.Registry+"/redis:7\"\n")
+	h.pull(t)
+	pod, config := h.pod(t, "p")
+	h.kill(t)
+	if again, err := h.RunPodSandbox(h.ctx, &runtimeapi.RunPodSandboxRequest{Config: config}); err != nil || again.PodSandboxId != pod {
+		t.Errorf("the same pod once more: %v, %v", again, err)
+	}
+	list, err := h.ListContainers(h.ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil || len(list.Containers) > 0 {
+		t.Errorf("the CRI has the containers %v, %v", list, err)
+	}
+	id := h.container(t, pod, config, "c", "grep -l redis /proc/[0-9]*/comm | wc -l; readlink /proc/self/ns/net", nil)
+	var pids []string
+	for _, comm := range glob(t, "/proc/[0-9]*/comm") {
+		name, _ := os.ReadFile(comm)
+		net, _ := os.Readlink(filepath.Dir(comm) + "/ns/net")
+		if net != "" && h.said(t, id) == "1\n"+net+"\n" && strings.HasPrefix(string(name), "redis") {
+			pids = append(pids, filepath.Base(filepath.Dir(comm)))
+		}
+	}
+	if len(pids) != 1 {
+		t.Errorf("%q are in the pod, which sees %q", pids, h.said(t, id))
+	}
+	images, err := h.images.ListImages(h.ctx, &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: site.Registry + "/redis:7"}}})
+	if err != nil || len(images.Images) != 1 || !images.Images[0].Pinned {
+		t.Errorf("the image: %v, %v", images, err)
+	}
+	if _, err := h.RemovePodSandbox(h.ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+	if left := h.Must(t, "ctr-task", "ls", "-q", "-n", "k8s.io"); left != "" {
+		t.Errorf("left are %q", left)
+	}
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	all, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
