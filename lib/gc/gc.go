@@ -140,12 +140,12 @@ func (c *collection) look() error {
 	if err != nil {
 		return err
 	}
-	return c.d.View(c.ctx, func(tx *state.Tx) error { return c.makePlan(tx, held) })
+	return c.d.View(c.ctx, func(tx *state.Tx) error { return c.makePlan(tx, held, false) })
 }
 
 // makePlan replaces the plan, unless there is an error.
-func (c *collection) makePlan(tx *state.Tx, held lease.Held) error {
-	p, err := makePlan(tx, held)
+func (c *collection) makePlan(tx *state.Tx, held lease.Held, files bool) error {
+	p, err := makePlan(tx, held, files)
 	if err == nil {
 		c.plan = p
 	}
@@ -215,7 +215,7 @@ func (c *collection) recordStep(durable, force bool) (removed []dead, err error)
 			return errStale
 		}
 		if !ok {
-			if err := c.makePlan(tx, held); err != nil {
+			if err := c.makePlan(tx, held, false); err != nil {
 				return err
 			}
 		}

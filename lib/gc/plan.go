@@ -24,9 +24,10 @@ import (
 
 // plan is what a collection would remove, as of one moment.
 type plan struct {
-	at   [2]int     // generations of run.db and meta.db
-	held lease.Held // by processes
-	dead []dead
+	at    [2]int     // generations of run.db and meta.db
+	held  lease.Held // by processes
+	files bool       // what it is for; see makePlan
+	dead  []dead
 	// stale says which database has resources of leases that are gone.
 	stale [2]bool
 
@@ -66,9 +67,10 @@ type dead struct {
 	bytes   int64
 }
 
-// makePlan reads all records. held must have been read before tx began.
-func makePlan(tx *state.Tx, held lease.Held) (*plan, error) {
-	p := &plan{held: held, shared: map[digest.Digest]bool{}, blobs: map[digest.Digest]bool{}, dirs: map[dir]bool{}, ingests: map[string]bool{}, mounts: map[string]bool{}}
+// makePlan reads all records. held must have been read before tx began. A plan for files needs those of every record that is
+// there, whether or not something refers to it, and has no dead records: whoever finds a record finds its files.
+func makePlan(tx *state.Tx, held lease.Held, files bool) (*plan, error) {
+	p := &plan{held: held, files: files, shared: map[digest.Digest]bool{}, blobs: map[digest.Digest]bool{}, dirs: map[dir]bool{}, ingests: map[string]bool{}, mounts: map[string]bool{}}
 	for i := range p.at {
 		var err error
 		if p.at[i], err = tx.Generation(i == 1); err != nil {
@@ -151,7 +153,7 @@ func (p *plan) add(tx *state.Tx, g *graph) error {
 	}
 	var layers []dead
 	for _, n := range g.all {
-		if m.has(n) {
+		if m.has(n) || p.files {
 			p.keep(g, n)
 			continue
 		}

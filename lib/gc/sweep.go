@@ -151,10 +151,11 @@ func (c *collection) fileStep(some []file) (err error) {
 		return err
 	}
 	err = c.d.View(c.ctx, func(tx *state.Tx) error {
-		if ok, err := c.plan.validFiles(tx, held); ok || err != nil {
+		ok, err := c.plan.validFiles(tx, held)
+		if err != nil || ok && len(c.plan.dead) == 0 {
 			return err
 		}
-		return c.makePlan(tx, held)
+		return c.makePlan(tx, held, true)
 	})
 	if err != nil {
 		return err
