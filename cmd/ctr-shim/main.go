@@ -215,7 +215,7 @@ func (o options) serve() error {
 	err := shim.Serve(c, func() error {
 		answered = true
 		_, err := fmt.Printf("{\"version\":%d,\"address\":\"unix://%s\",\"protocol\":\"ttrpc\"}\n", shim.Version, c.Socket)
-		if err != nil && !errors.Is(err, unix.EPIPE) { // one whose starter was killed waits for another
+		if err != nil && (c.Containerd || !errors.Is(err, unix.EPIPE)) { // a pod whose starter was killed waits for another
 			return err
 		}
 		return unix.Dup2(2, 1) // closes it for the reader
