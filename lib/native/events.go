@@ -70,6 +70,7 @@ type published struct {
 	at      bool // somebody appends
 	waiting []event.Entry
 	told    []chan error // for each of them
+	tail    event.Tail
 }
 
 // append adds an event, or has it added by the one that is at it.
@@ -82,6 +83,7 @@ func (p *published) append(j event.Journal, e event.Entry) error {
 		return <-done
 	}
 	p.at = true
+	j.Tail = &p.tail
 	for len(p.waiting) > 0 {
 		p.mu.Unlock()
 		turn := j.Turn() // while which others come
