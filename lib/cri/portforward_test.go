@@ -4,22 +4,21 @@ package cri
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 
 	"golang.org/x/net/websocket"
-	"golang.org/x/sys/unix"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
+
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 // upperServer listens in a network namespace of its own, and answers in capitals when its client has said everything.
@@ -37,16 +36,17 @@ func upperServer(t *testing.T) (namespace string, port int) {
 	done := make(chan struct{})
 	t.Cleanup(func() { close(done) })
 	go func() {
-		runtime.LockOSThread() // the thread ends with this goroutine
-		p := place{path: fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())}
-		if p.err = unix.Unshare(unix.CLONE_NEWNET); p.err == nil {
-			p.err = loopbackUp()
+		err := netns.New(func() (err error) {
+			p := place{path: netns.Own()}
+			if p.l, err = net.Listen("tcp4", "127.0.0.1:0"); err == nil {
+				there <- p
+				<-done
+			}
+			return err
+		})
+		if err != nil {
+			there <- place{err: err}
 		}
-		if p.err == nil {
-			p.l, p.err = net.Listen("tcp4", "127.0.0.1:0")
-		}
-		there <- p
-		<-done
 	}()
 	p := <-there
 	if p.err != nil {
@@ -67,20 +67,6 @@ func upperServer(t *testing.T) (namespace string, port int) {
 		}
 	}()
 	return p.path, p.l.Addr().(*net.TCPAddr).Port
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
 }
 
 // overSPDY connects as kubelet and crictl do.

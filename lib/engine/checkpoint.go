@@ -249,58 +249,6 @@ func (j *job) freeze(ctx context.Context, e engine, st stdio) (m made, err error
 	return m, explainCriu(err, c, restoreLog)
 }
 
-// newNetns makes a network namespace whose loopback is up.
-func newNetns() (ns *os.File, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and the thread ends with the goroutine
-		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			err = os.NewSyscallError("unshare", err)
-			return
-		}
-		if err = loopbackUp(); err == nil {
-			ns, err = os.Open("/proc/thread-self/ns/net")
-		}
-	}()
-	<-done
-	return ns, err
-}
-
-// inNetns calls fn in a thread that is in another network namespace.
-func inNetns(path string, fn func() error) (err error) {
-	ns, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and the thread ends with the goroutine
-		if err = os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)); err == nil {
-			err = fn()
-		}
-	}()
-	<-done
-	return err
-}
-
-// loopbackUp sets lo up in the thread's network namespace (netdevice(7)).
-func loopbackUp() error {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(s)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	lo.SetUint16(unix.IFF_UP)
-	return os.NewSyscallError("set lo up", unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, lo))
-}
-
 // runcOptions gives those of an OCI engine.
 func runcOptions(c *ask.Checkpoint, restore bool) runc.CheckpointOpts {
 	return runc.CheckpointOpts{

@@ -29,6 +29,7 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/engine/criu"
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 // The embedded engine drives criu itself. The files beside criu's images are those of runc, so that each restores what the other has
@@ -415,7 +416,7 @@ func (r *restoring) namespaces(o *criu.Options) error {
 			if n.Path != "" {
 				f, err = os.Open(n.Path)
 			} else {
-				f, err = newNetns()
+				err = netns.New(func() (err error) { f, err = os.Open(netns.Own()); return err })
 			}
 			if err != nil {
 				return err
@@ -457,7 +458,7 @@ func (r *restoring) notice(n criu.Notice) error {
 	case "setup-namespaces":
 		// Sockets are bound to its address next.
 		if r.config.Namespaces.Contains(configs.NEWNET) {
-			if err := inNetns(fmt.Sprintf("/proc/%d/ns/net", n.Pid), loopbackUp); err != nil {
+			if err := netns.In(fmt.Sprintf("/proc/%d/ns/net", n.Pid), netns.LoopbackUp); err != nil {
 				return err
 			}
 		}

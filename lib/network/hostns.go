@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 // thisNetns names the network namespace of the calling thread as the kernel does: net:[4026531840]. The names last as long as
@@ -58,7 +60,7 @@ func in(path string, fn func() error) error {
 	if path == "" {
 		return fn()
 	}
-	err := inNetns(path, fn)
+	err := netns.In(path, fn)
 	if errors.Is(err, os.ErrNotExist) {
 		return errors.Join(errors.New("the network namespace that it was attached from has just ended"), err)
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 // inside says that the process is in namespaces of its own, whatever it was asked to do there.
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv("NETWORK_TEST_ROLE"); role != "" {
 		os.Exit(play(role))
 	}
-	if err := loopbackUp(); err != nil {
+	if err := netns.LoopbackUp(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

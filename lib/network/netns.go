@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 // CreateNetns makes a network namespace, with its loopback up, and pins it at [Host.Netns] of the id. One that is pinned
@@ -22,15 +23,7 @@ func (h Host) CreateNetns(id string) error {
 	if pinned, err := IsNetns(h.Netns(id)); pinned || err != nil {
 		return err
 	}
-	return inNewThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("make a network namespace: %w", err)
-		}
-		if err := loopbackUp(); err != nil {
-			return fmt.Errorf("loopback of a network namespace: %w", err)
-		}
-		return h.PinNetns(id, fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-	})
+	return netns.New(func() error { return h.PinNetns(id, netns.Own()) })
 }
 
 // PinNetns pins the network namespace at the path from, such as /proc/PID/ns/net, at [Host.Netns] of the id: it lives on
@@ -103,53 +96,4 @@ func IsNetns(path string) (bool, error) {
 	defer f.Close()
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
 	return err == nil && kind == unix.CLONE_NEWNET, nil
-}
-
-// inNewThread runs fn on a thread that ends with it, so that fn may change what a thread has of its own.
-func inNewThread(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread never ends, and what it has is taken for the process's. It is kept from the next goroutine.
-			done <- inNewThread(fn)
-			runtime.UnlockOSThread()
-			return
-		}
-		done <- fn() // never unlocked: the thread ends with the goroutine
-	}()
-	return <-done
-}
-
-// inNetns runs fn on a thread that is in the network namespace at path.
-func inNetns(path string, fn func() error) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return inNewThread(func() error {
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", path, err)
-		}
-		return fn()
-	})
-}
-
-// loopbackUp sets lo up in the thread's network namespace (netdevice(7)).
-func loopbackUp() error {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(s)
-	r, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	if err := unix.IoctlIfreq(s, unix.SIOCGIFFLAGS, r); err != nil {
-		return err
-	}
-	r.SetUint16(r.Uint16() | unix.IFF_UP)
-	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, r)
 }

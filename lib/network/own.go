@@ -24,6 +24,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
+
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 // OwnName is the name of the ready-made network.
@@ -182,7 +184,7 @@ func (h Host) prepare(id, name string) error {
 	if name != OwnName {
 		return nil
 	}
-	return inNetns(h.Netns(id), func() error {
+	return netns.In(h.Netns(id), func() error {
 		err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 var noCtx = context.Background()
@@ -138,7 +139,7 @@ func TestPorts(t *testing.T) {
 	if len(res.Ports) != 2 || res.Ports[0].HostPort == 0 {
 		t.Fatalf("ports %+v", res.Ports)
 	}
-	err := inNetns(w.Netns("web"), func() error {
+	err := netns.In(w.Netns("web"), func() error {
 		l, err := net.Listen("tcp4", ":80")
 		if err != nil {
 			return err
@@ -324,7 +325,7 @@ func TestElsewhere(t *testing.T) {
 	if err := w.CreateNetns("other"); err != nil {
 		t.Fatal(err)
 	}
-	err := inNetns(w.Netns("other"), func() error {
+	err := netns.In(w.Netns("other"), func() error {
 		return errors.Join(w.Check(t.Context(), nil, "a"), w.Teardown(t.Context(), nil, "a"), w.Teardown(t.Context(), nil, "b"))
 	})
 	if err != nil {

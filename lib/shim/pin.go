@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/netns"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
@@ -52,8 +53,8 @@ func Pin() int {
 // furnish sets what the namespaces of a pod have.
 func furnish(pod taskdir.Pod) error {
 	if pod.Has(taskdir.NetNS) {
-		if err := loopbackUp(); err != nil {
-			return fmt.Errorf("set the loopback device up: %w", err)
+		if err := netns.LoopbackUp(); err != nil {
+			return err
 		}
 	}
 	if pod.Has(taskdir.UTSNS) && pod.Hostname != "" {
@@ -69,20 +70,6 @@ func furnish(pod taskdir.Pod) error {
 		}
 	}
 	return nil
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	r, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
 
 // becomeInit makes this process the first one of its PID namespace, and returns only when that fails. A container that
