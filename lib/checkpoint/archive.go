@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 
 	"ctrd.dev/ctrd/lib/commit"
-	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
@@ -46,11 +45,7 @@ func Archive(ctx context.Context, d *state.Dir, t *task.Task, w io.Writer, o Arc
 			return err
 		}
 	}
-	var raw []byte
-	err = d.View(ctx, func(tx *state.Tx) (err error) {
-		raw, err = container.RawSpec(tx, t.Namespace, t.ID())
-		return err
-	})
+	raw, err := rawSpec(ctx, d, t)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(s.Path, archiveSpec), raw, 0o600)
 	}

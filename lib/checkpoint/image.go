@@ -101,11 +101,7 @@ type maker struct {
 
 // documents stores what says how the container was made.
 func (m *maker) documents(ctx context.Context, d *state.Dir) error {
-	var raw []byte
-	err := d.View(ctx, func(tx *state.Tx) (err error) {
-		raw, err = container.RawSpec(tx, m.t.Namespace, m.t.ID())
-		return err
-	})
+	raw, err := rawSpec(ctx, d, m.t)
 	if err != nil {
 		return err
 	}
@@ -119,6 +115,15 @@ func (m *maker) documents(ctx context.Context, d *state.Dir) error {
 	desc, err := m.work.StoreBytes(ctx, MediaTypeRecord, record)
 	m.Layers = append(m.Layers, desc)
 	return err
+}
+
+// rawSpec reads the spec of a container as it was recorded.
+func rawSpec(ctx context.Context, d *state.Dir, t *task.Task) (raw []byte, err error) {
+	err = d.View(ctx, func(tx *state.Tx) error {
+		raw, err = container.RawSpec(tx, t.Namespace, t.ID())
+		return err
+	})
+	return raw, err
 }
 
 // dump stores the processes and the files, both as they were at one moment.

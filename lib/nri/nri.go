@@ -366,10 +366,16 @@ func (p *Plugins) follow(ctx context.Context, since uint64) {
 // counter is told how many plugins there are.
 type counter struct{ p *Plugins }
 
+// UpdatePluginCount implements adaptation.Metrics.
 func (c counter) UpdatePluginCount(n int) { c.p.counted(n) }
 
-func (counter) RecordPluginInvocation(string, string, error)                               {}
-func (counter) RecordPluginLatency(string, string, time.Duration)                          {}
+// RecordPluginInvocation implements adaptation.Metrics; it counts nothing.
+func (counter) RecordPluginInvocation(string, string, error) {}
+
+// RecordPluginLatency implements adaptation.Metrics; it counts nothing.
+func (counter) RecordPluginLatency(string, string, time.Duration) {}
+
+// RecordPluginAdjustments implements adaptation.Metrics; it counts nothing.
 func (counter) RecordPluginAdjustments(string, string, *api.ContainerAdjustment, int, int) {}
 
 // logger writes what NRI has to say. What it calls information is of use to who looks for a fault.

@@ -113,14 +113,13 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 	if err := t.Settle(ctx); err != nil {
 		return err
 	}
-	runs, err := h.runs(ctx, t.ID())
-	if err != nil || runs {
-		return err
-	}
 	if t, err = h.Open(ctx, t.ID()); err != nil {
 		return err
 	}
 	defer t.Close()
+	if runs, err := running(ctx, t); err != nil || runs {
+		return err
+	}
 	one, err := h.subject(ctx, t)
 	if err != nil {
 		return err
@@ -130,7 +129,11 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 	}
 	if err := t.Start(ctx, task.StartOptions{Shim: h.Shim}); err != nil {
 		// The supervisor may just have started it, as a killed call had asked.
-		if runs, e := h.runs(ctx, t.ID()); e != nil || !runs {
+		now, e := h.Open(ctx, t.ID())
+		if e != nil {
+			return err
+		}
+		if runs, e := running(ctx, now); e != nil || !runs {
 			return err
 		}
 	}
@@ -138,12 +141,8 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 	return nil
 }
 
-// runs tells whether a container runs. One that has ended is errdefs.ErrFailedPrecondition.
-func (h Host) runs(ctx context.Context, id string) (bool, error) {
-	t, err := h.Open(ctx, id)
-	if err != nil {
-		return false, err
-	}
+// running tells whether a container runs. One that has ended is errdefs.ErrFailedPrecondition.
+func running(ctx context.Context, t *task.Task) (bool, error) {
 	info, err := t.Info(ctx)
 	if err == nil && (info.Status == task.Stopped || info.Status == task.Orphaned) {
 		err = fmt.Errorf("it has ended: %w", errdefs.ErrFailedPrecondition)

@@ -54,18 +54,7 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, other.Release()) }()
-	now, err := t.present()
-	if err != nil {
-		return err
-	}
-	v, err := now.settle()
-	if err != nil {
-		return err
-	}
-	if v.InUse() {
-		return &RunningError{ID: t.ID()}
-	}
-	if err := t.notMounted(ctx); err != nil {
+	if err := t.atRest(ctx); err != nil {
 		return err
 	}
 	err = t.commit(ctx, l, func(tx *state.Tx) error {

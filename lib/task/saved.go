@@ -80,18 +80,7 @@ func (t *Task) ApplyChange(ctx context.Context, r io.Reader, mediaType string) (
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
-	now, err := t.present()
-	if err != nil {
-		return err
-	}
-	v, err := now.settle()
-	if err != nil {
-		return err
-	}
-	if v.InUse() {
-		return &RunningError{ID: t.ID()}
-	}
-	if err := t.notMounted(ctx); err != nil {
+	if err := t.atRest(ctx); err != nil {
 		return err
 	}
 	var mounts []mount.Mount

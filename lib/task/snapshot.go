@@ -32,6 +32,23 @@ func (t *Task) notMounted(ctx context.Context) error {
 	return sn.NotMounted(ctx, t.d, t.Namespace, t.Container.SnapshotKey)
 }
 
+// atRest wants that the container does not run and that its snapshot is not mounted in this mount namespace. The caller holds the
+// container's lock.
+func (t *Task) atRest(ctx context.Context) error {
+	now, err := t.present()
+	if err != nil {
+		return err
+	}
+	v, err := now.settle()
+	if err != nil {
+		return err
+	}
+	if v.InUse() {
+		return &RunningError{ID: t.ID()}
+	}
+	return t.notMounted(ctx)
+}
+
 // UsedError says that a container uses its snapshot. Its kind is errdefs.ErrFailedPrecondition.
 type UsedError struct {
 	Key, ID   string
