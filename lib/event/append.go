@@ -262,7 +262,7 @@ type end struct {
 	lost uint64 // how many were lost before it
 }
 
-// Tail keeps the newest segment open between the appends of a process. It knows how that ends for as long as no other process
+// Tail keeps the newest segment open between the appends of a process, until Close. It knows how that ends for as long as no other process
 // appends, which is a whole line longer then, and never shorter.
 type Tail struct {
 	mu sync.Mutex
@@ -301,6 +301,13 @@ func (t *Tail) take() (e end, ok bool) {
 		return end{}, false
 	}
 	return e, true
+}
+
+// Close lets the segment go, until the next append.
+func (t *Tail) Close() {
+	if e, ok := t.take(); ok {
+		e.file.Close()
+	}
 }
 
 // tail opens the segment to append to, with what a killed append left cut off, and tells the next

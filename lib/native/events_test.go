@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -131,4 +132,30 @@ func TestBadTime(t *testing.T) {
 			t.Errorf("event %d, %d lost before it, %v", one.Seq, one.Lost, err)
 		}
 	}
+}
+
+// TestStopLetsGo: a server that has stopped has nothing of the state directory open, so that its file system can be unmounted.
+func TestStopLetsGo(t *testing.T) {
+	s := serve(t, Options{})
+	c := eventsapi.NewEventsClient(dial(t, s.path))
+	if _, err := c.Publish(in(t, "default"), &eventsapi.PublishRequest{Topic: "/a", Event: &anypb.Any{TypeUrl: "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	open := func() (all []string) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			if name, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(name, s.d.Run("events")+"/") {
+				all = append(all, name)
+			}
+		}
+		return all
+	}
+	if len(open()) == 0 {
+		t.Error("no segment is open before")
+	}
+	s.Stop(t.Context())
+	eventually(t, "nothing is open", func() bool { return len(open()) == 0 })
 }
