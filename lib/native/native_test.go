@@ -95,8 +95,11 @@ func serve(t testing.TB, o Options) *served {
 		if err := <-ended; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
-		// Calls that were broken are still in their handlers, which write into the directory of the test.
+		// Calls that were broken are still in their handlers, which write into the directory of the test. So does a collection.
 		eventually(t, "every handler has returned", func() bool { _, none := s.calls.quiet(); return none })
+		ctx, cancel = context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		s.collector.wait(ctx)
 	})
 	return s
 }
