@@ -41,6 +41,12 @@ func litter(t *testing.T, w *World) (cgroup string) {
 		t.Fatal(err)
 	}
 	go cmd.Wait()
+	// execve(2) closes what tells Start of its success a moment before the new environment can be read.
+	for begin := time.Now(); read(fmt.Sprintf("/proc/%d", cmd.Process.Pid), "environ") == ""; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("the process has no environment")
+		}
+	}
 	groups, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
 	if len(groups) == 0 {
 		groups = []string{"/sys/fs/cgroup/cgroup.procs"}
