@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -150,7 +151,7 @@ type kernelLock struct {
 }
 
 // kernelLocks reads /proc/locks (proc(5)): `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`, where
-// `->` after the number marks one that waits.
+// `->` after the number marks one that waits. A table that changes while it is read may show a lock twice.
 func kernelLocks() (map[fileID]kernelLock, error) {
 	data, err := os.ReadFile("/proc/locks")
 	if err != nil {
@@ -177,14 +178,21 @@ func parseLocks(data []byte) map[fileID]kernelLock {
 		}
 		k := table[id]
 		if waits {
-			k.waiters = append(k.waiters, pid)
+			k.waiters = appendNew(k.waiters, pid)
 		} else {
-			k.holders = append(k.holders, pid)
+			k.holders = appendNew(k.holders, pid)
 			k.shared = f[3] == "READ"
 		}
 		table[id] = k
 	}
 	return table
+}
+
+func appendNew(pids []int, pid int) []int {
+	if slices.Contains(pids, pid) {
+		return pids
+	}
+	return append(pids, pid)
 }
 
 func parseFileID(s string) (fileID, bool) {

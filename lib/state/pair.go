@@ -107,6 +107,11 @@ func (d *Dir) readPairs(boot string) (p pairState, err error) {
 			return p, err
 		}
 		p.pairing = begun.id == p.root.id
+		if begun.id == "" { // perhaps it has just got its name
+			if p.state, err = readPair(d.Run(pairName), boot); err != nil {
+				return p, err
+			}
+		}
 	}
 	return p, d.checkPair(p, boot)
 }

@@ -38,7 +38,7 @@ type ExecOptions struct {
 	TTY            bool
 	ConsoleSize    *specs.Box // of the terminal when the program starts; nil: 0 rows and columns
 	Stdin          io.Reader  // nil: /dev/null
-	Stdout, Stderr io.Writer  // with TTY all goes to Stdout
+	Stdout, Stderr io.Writer  // with TTY all goes to Stdout; nil: its output is thrown away
 	Detach         bool       // do not wait for its end; it has no output then
 	Kill           bool       // kill it when ctx ends; otherwise it runs on then, without a client
 	// Started, when set, is called with the running exec, which can then be resized and signalled. Ended is

@@ -87,6 +87,9 @@ func (s *streams) run(ctx context.Context, p *ExecProcess, o ExecOptions) (exit 
 		if f == nil {
 			continue
 		}
+		if w == nil {
+			w = io.Discard
+		}
 		n++
 		go func() {
 			_, err := io.Copy(w, f)

@@ -72,10 +72,13 @@ func TestExecOfLateShim(t *testing.T) {
 	}
 	defer c.Close()
 
+	if _, err := errw.WriteString("complaint"); err != nil {
+		t.Fatal(err)
+	}
 	var out strings.Builder
 	p := &ExecProcess{ExecID: "x", t: c, dir: dir, foreign: true}
 	exit, err := streams.run(t.Context(), p, ExecOptions{
-		Stdin: strings.NewReader("input"), Stdout: &out, Stderr: io.Discard,
+		Stdin: strings.NewReader("input"), Stdout: &out, // and nobody wants what it says on stderr
 		Ended: func() {
 			// The copies have met the end of the exec before anything is there.
 			go func() {

@@ -114,7 +114,7 @@ func TestCheckpoint(t *testing.T) {
 	t.Setenv("CTRD_CRIU", world.Criu(t))
 	ctx, d := t.Context(), open()
 	img := busybox(ctx, d, "example")
-	count := []string{"sh", "-c", "n=0; while true; do n=$((n+1)); echo $n >/count; sleep 0.05; done"}
+	count := []string{"sh", "-c", "n=0; while true; do n=$((n+1)); echo $n >/new; mv /new /count; sleep 0.05; done"}
 	c, err := task.Run(ctx, d, "example", task.CreateOptions{ID: "counter", Image: img.Name, Spec: spec.Options{Args: count}}, task.StartOptions{})
 	check(err)
 	time.Sleep(time.Second)
