@@ -52,7 +52,7 @@ type document struct {
 	Blobs        []ocispec.Descriptor `json:"blobs"` // of application/vnd.oci.artifact.manifest.v1+json
 	Subject      *ocispec.Descriptor  `json:"subject"`
 	Annotations  map[string]string    `json:"annotations"`
-	FSLayers     json.RawMessage      `json:"fsLayers"`
+	FSLayers     []json.RawMessage    `json:"fsLayers"`
 }
 
 // parse reads a document and checks the descriptors in it. What is wrong is errdefs.ErrFailedPrecondition.
