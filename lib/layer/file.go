@@ -69,7 +69,7 @@ func (u *unpacker) file(ctx context.Context, hdr *tar.Header, r io.Reader, m met
 
 func (u *unpacker) copy(ctx context.Context, fd int, r io.Reader) error {
 	for {
-		n, rerr := r.Read(u.buf)
+		n, rerr := r.Read(u.buf[:])
 		if err := write(fd, u.buf[:n]); err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (u *unpacker) copySparse(ctx context.Context, fd int, r io.Reader, size int
 		return invalid("sparse files of %d bytes together", u.sparse)
 	}
 	for at := int64(0); ; {
-		n, rerr := readFull(r, u.buf)
+		n, rerr := readFull(r, u.buf[:])
 		if err := writeData(fd, u.buf[:n], at); err != nil {
 			return err
 		}

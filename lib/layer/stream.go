@@ -21,9 +21,13 @@ const (
 
 // A block travels from the decompressor to the hasher to the reader, and back.
 type block struct {
-	data []byte
-	err  error // what ended the stream after data
+	buf  *[blockSize]byte // from its first use on: a small layer needs one
+	data []byte           // a part of buf
+	err  error            // what ended the stream after data
 }
+
+// buffers are those of the blocks and files of layers that have ended: clearing new ones takes longer than a small layer does.
+var buffers = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
 // stream decompresses and hashes ahead of its reader, each in a goroutine of its own.
 type stream struct {
@@ -33,7 +37,8 @@ type stream struct {
 	sum                  hash.Hash
 	cur                  *block
 	rest                 []byte
-	total                int64 // bytes given to the reader
+	bufs                 []*[blockSize]byte // of all blocks
+	total                int64              // bytes given to the reader
 }
 
 // newStream starts to read r; max bounds the bytes read, 0 does not.
@@ -46,7 +51,7 @@ func newStream(r io.Reader, max int64) *stream {
 		sum:    sha256.New(),
 	}
 	for range blockCount {
-		s.empty <- &block{data: make([]byte, 0, blockSize)}
+		s.empty <- &block{}
 	}
 	s.running.Go(func() { s.fill(r, max) })
 	s.running.Go(func() {
@@ -70,8 +75,12 @@ func (s *stream) fill(r io.Reader, max int64) {
 			return
 		case b = <-s.empty:
 		}
-		n, err := readFull(r, b.data[:cap(b.data)])
-		b.data, b.err = b.data[:n], err
+		if b.buf == nil {
+			b.buf = buffers.Get().(*[blockSize]byte)
+			s.bufs = append(s.bufs, b.buf)
+		}
+		n, err := readFull(r, b.buf[:])
+		b.data, b.err = b.buf[:n], err
 		if total += int64(n); max > 0 && total > max {
 			b.err = fmt.Errorf("layer unpacks to more than %d bytes: %w", max, errdefs.ErrInvalidArgument)
 		}
@@ -144,4 +153,8 @@ func (s *stream) drain() (digest.Digest, error) {
 func (s *stream) close() {
 	close(s.stop)
 	s.running.Wait()
+	for _, b := range s.bufs {
+		buffers.Put(b)
+	}
+	s.bufs, s.rest = nil, nil
 }

@@ -16,9 +16,8 @@ import (
 )
 
 const (
-	maxFile  = 1 << 40 // bytes; an entry that claims more is no file of an image
-	copySize = 1 << 20
-	maxKept  = 64 << 20 // bytes of names and attributes that are kept until finish
+	maxFile = 1 << 40  // bytes; an entry that claims more is no file of an image
+	maxKept = 64 << 20 // bytes of names and attributes that are kept until finish
 
 	whiteoutPrefix = ".wh."
 	metaPrefix     = ".wh..wh."
@@ -34,7 +33,7 @@ type unpacker struct {
 	euid, egid  int
 	umask       uint32
 	foreign     bool // mode and group of new files follow other rules than umask and egid
-	buf         []byte
+	buf         *[blockSize]byte
 	sparse      int64 // bytes of all sparse files so far
 	kept        int   // bytes, see maxKept
 	plinks      bool
@@ -67,7 +66,7 @@ func newUnpacker(dir string, opt Options) (*unpacker, error) {
 		opaqueXattr: "trusted.overlay.opaque",
 		euid:        os.Geteuid(),
 		egid:        os.Getegid(),
-		buf:         make([]byte, copySize),
+		buf:         buffers.Get().(*[blockSize]byte),
 		dirs:        map[string]*dirMeta{"": {meta: meta{mode: 0o755, uid: os.Geteuid(), gid: os.Getegid()}, made: true}},
 		order:       []string{""},
 	}
@@ -79,6 +78,11 @@ func newUnpacker(dir string, opt Options) (*unpacker, error) {
 		return nil, fmt.Errorf("unpack layer into %s: %w", dir, err)
 	}
 	return u, nil
+}
+
+func (u *unpacker) close() {
+	buffers.Put(u.buf)
+	u.tree.close()
 }
 
 // inspect learns how the kernel will make files in the directory.
