@@ -207,6 +207,7 @@ func (s *server) until(ctx context.Context, srv *servers, failed <-chan error, i
 		case <-forget.C:
 			was := quiet
 			if quiet = srv.idle(); was < quietAfter && quiet >= quietAfter {
+				srv.native.Forget()
 				debug.FreeOSMemory()
 				if err := footprint.ForgetCode(); err != nil {
 					log.Warn("memory is not given back", "error", err)

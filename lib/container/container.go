@@ -195,6 +195,12 @@ func PackedSpecs(tx *state.Tx, ns string, ids []string) ([]PackedSpec, error) {
 	return specs, nil
 }
 
+// Equal tells whether two are of containers of one id, and have the same bytes.
+func (p PackedSpec) Equal(o PackedSpec) bool { return p.id == o.id && bytes.Equal(p.data, o.data) }
+
+// Size is how many bytes it has.
+func (p PackedSpec) Size() int { return len(p.data) }
+
 // Unpack gives the spec as it was given, and nil where there is none.
 func (p PackedSpec) Unpack() ([]byte, error) {
 	if p.id == "" {
@@ -312,6 +318,46 @@ func All(tx *state.Tx, ns string) iter.Seq2[Container, error] {
 			}
 		}
 	}
+}
+
+// Packed is a container's record as the database has it. Two that are Equal are the record of one container in one state.
+type Packed struct {
+	ns, id string
+	data   []byte
+}
+
+// AllPacked reads the containers of a namespace, in the order of their ids, and decodes none.
+func AllPacked(tx *state.Tx, ns string) ([]Packed, error) {
+	rows, err := records.Raw(tx, ns)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Packed, len(rows))
+	for i, row := range rows {
+		all[i] = Packed{ns, row.Key, row.Value}
+	}
+	return all, nil
+}
+
+// ID gives the container's id.
+func (p Packed) ID() string { return p.id }
+
+// Equal tells whether two are of one namespace and id, and have the same bytes.
+func (p Packed) Equal(o Packed) bool {
+	return p.ns == o.ns && p.id == o.id && bytes.Equal(p.data, o.data)
+}
+
+// Clone gives a copy that keeps nothing else in memory, as one does that was read with others.
+func (p Packed) Clone() Packed { return Packed{p.ns, p.id, bytes.Clone(p.data)} }
+
+// Size is how many bytes it has.
+func (p Packed) Size() int { return len(p.data) }
+
+// Unpack decodes the record.
+func (p Packed) Unpack() (Container, error) {
+	c, err := records.Decode(p.ns, p.id, p.data)
+	c.ID = p.id
+	return c, err
 }
 
 // Files names the directory of a container's files below its namespace's. It is not the id: an id can be given

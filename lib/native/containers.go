@@ -61,40 +61,39 @@ func (c containerService) ListStream(r *containersapi.ListContainersRequest, str
 	})
 }
 
-// each calls fn with the containers that a filter fits, all as they were at one moment. Specs stay packed until their turn: a
-// client that reads slowly keeps little of them in memory, and one that reads at once has the first while the next is unpacked.
+// each calls fn with the containers that a filter fits, all as they were at one moment. What is not known stays packed until its turn: a
+// client that reads slowly keeps little of it in memory, and one that reads at once has the first while the next is unpacked.
 func (c containerService) each(ctx context.Context, filters []string, fn func(*containersapi.Container) error) error {
 	f, err := filter.Parse(filters...)
 	if err != nil {
 		return err
 	}
-	var all []container.Container
-	var specs []container.PackedSpec
+	fits := func(one *listing) (bool, error) {
+		if len(filters) == 0 {
+			return true, nil
+		}
+		fields, err := one.fields()
+		return err == nil && f.Match(fields), err
+	}
+	var all []listing
+	var space string
 	err = c.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		all, err = filter.Select(f, container.All(tx, ns), func(one container.Container) filter.Fields {
-			return filter.Container(one.ID, one.Image, one.Runtime.Name, one.Labels)
-		}, sure(func(one container.Container) container.Container { return one }))
-		if err != nil {
-			return err
-		}
-		ids := make([]string, len(all))
-		for i, one := range all {
-			ids[i] = one.ID
-		}
-		specs, err = container.PackedSpecs(tx, ns, ids)
+		space = ns
+		all, err = c.s.listed.list(tx, ns, fits)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	for i, one := range all {
-		m, err := withSpec(one, specs[i])
+	for i := range all {
+		m, err := all[i].message(space, &c.s.listed)
 		if err == nil {
 			err = fn(m)
 		}
 		if err != nil {
 			return err
 		}
+		all[i] = listing{} // it may be long until the next
 	}
 	return nil
 }

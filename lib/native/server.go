@@ -86,6 +86,7 @@ type Server struct {
 	collector collector
 	streams   streams
 	published published
+	listed    listed
 
 	mu    sync.Mutex
 	doors []*door

@@ -33,7 +33,7 @@ func (t Table[T]) Get(tx *Tx, ns, key string) (T, error) {
 		if data, err := db.get(t.Name, ns, key); err != nil {
 			return zero, err
 		} else if data != nil {
-			return t.decode(ns, key, data)
+			return t.Decode(ns, key, data)
 		}
 	}
 	return zero, fmt.Errorf("%s %q in namespace %q: %w", t.singular(), key, ns, errdefs.ErrNotFound)
@@ -56,7 +56,7 @@ func (t Table[T]) Some(tx *Tx, ns string, keys []string) ([]*T, error) {
 			if data == nil || found[i] != nil {
 				continue
 			}
-			v, err := t.decode(ns, keys[i], data)
+			v, err := t.Decode(ns, keys[i], data)
 			if err != nil {
 				return nil, err
 			}
@@ -156,31 +156,41 @@ func (t Table[T]) Has(tx *Tx, durable bool, ns, key string) (bool, error) {
 // cannot be decoded is yielded with an error, and the walk goes on if the caller does.
 func (t Table[T]) All(tx *Tx, ns string) iter.Seq2[Row[T], error] {
 	return func(yield func(Row[T], error) bool) {
-		dbs, err := tx.readable()
+		rows, err := t.Raw(tx, ns)
 		if err != nil {
 			yield(Row[T]{}, err)
 			return
 		}
-		var rows []entry
-		for _, db := range dbs {
-			some, err := db.all(t.Name, ns)
-			if err != nil {
-				yield(Row[T]{}, err)
-				return
-			}
-			rows = append(rows, some...)
-		}
-		slices.SortFunc(rows, func(a, b entry) int { return bytes.Compare(a.key, b.key) })
 		for _, r := range rows {
-			if r.bucket {
-				continue
-			}
-			v, err := t.decode(ns, string(r.key), r.value)
-			if !yield(Row[T]{string(r.key), v}, err) {
+			v, err := t.Decode(ns, r.Key, r.Value)
+			if !yield(Row[T]{r.Key, v}, err) {
 				return
 			}
 		}
 	}
+}
+
+// Raw gives the records of a namespace from both databases as they are there, in the order of their keys. Decode makes records of them.
+// Two of the same bytes are the same record. The bytes must not be changed, and keep others in memory that were read with them.
+func (t Table[T]) Raw(tx *Tx, ns string) ([]Row[[]byte], error) {
+	dbs, err := tx.readable()
+	if err != nil {
+		return nil, err
+	}
+	var rows []Row[[]byte]
+	for _, db := range dbs {
+		some, err := db.all(t.Name, ns)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range some {
+			if !e.bucket {
+				rows = append(rows, Row[[]byte]{string(e.key), e.value})
+			}
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b Row[[]byte]) int { return strings.Compare(a.Key, b.Key) })
+	return rows, nil
 }
 
 // Row is one record with its key.
@@ -210,7 +220,8 @@ func (t Table[T]) Namespaces(tx *Tx) ([]string, error) {
 // bucket is where the database that tx writes has the records of a namespace; nil where it has none.
 func (t Table[T]) bucket(tx *Tx, ns string) *bolt.Bucket { return writing{tx.write}.bucket(t.Name, ns) }
 
-func (t Table[T]) decode(ns, key string, data []byte) (T, error) {
+// Decode gives the record that its bytes are. It is errdefs.ErrDataLoss when they are none.
+func (t Table[T]) Decode(ns, key string, data []byte) (T, error) {
 	var v T
 	if b, ok := any(&v).(*[]byte); ok && plainBase64(data, b) {
 		return v, nil

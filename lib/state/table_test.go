@@ -14,12 +14,12 @@ func TestBytes(t *testing.T) {
 	for data, want := range map[string]string{
 		`"aGVsbG8="`: "hello", `""`: "", `null`: "", `"aGVs\u0062G8="`: "hello", ` "aGVsbG8=" `: "hello",
 	} {
-		if got, err := table.decode("ns", "key", []byte(data)); err != nil || string(got) != want {
+		if got, err := table.Decode("ns", "key", []byte(data)); err != nil || string(got) != want {
 			t.Errorf("%s: %q, %v", data, got, err)
 		}
 	}
 	for _, data := range []string{`"aGVsbG8"`, `"`, `"aGVsb*8="`, `{}`, ``} {
-		if got, err := table.decode("ns", "key", []byte(data)); !errdefs.IsDataLoss(err) {
+		if got, err := table.Decode("ns", "key", []byte(data)); !errdefs.IsDataLoss(err) {
 			t.Errorf("%s: %q, %v", data, got, err)
 		}
 	}
