@@ -48,6 +48,12 @@ func (h *host) kill(t *testing.T) {
 	h.serve.Process.Kill()
 	h.serve.Wait()
 	h.serve = h.start(t)
+	// The connection may not have noticed yet, and its next call would fail.
+	if _, err := again(t.Context(), func() (*runtimeapi.VersionResponse, error) {
+		return h.Version(h.ctx, &runtimeapi.VersionRequest{})
+	}); err != nil {
+		t.Error(err)
+	}
 }
 
 // network is the network of the pods: an interface of the host for each, which is gone with the pod.
