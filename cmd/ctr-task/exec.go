@@ -84,11 +84,15 @@ func (a *attachFlags) exec(cmd *cobra.Command, t *task.Task, o task.ExecOptions,
 	}
 	o.Started = func(p *task.ExecProcess) {
 		started <- p
-		if !o.Detach && takeOver() {
+		switch {
+		case o.Detach:
+		case takeOver():
 			passed, proxy := a.passSignals(cmd.Context(), p.Signal)
 			passing.Store(proxy)
 			context.AfterFunc(passed, func() { cancel(context.Cause(passed)) })
 			context.AfterFunc(ctx, proxy.close)
+		default: // a signal has ended the start, and its news may still be on their way
+			<-ctx.Done()
 		}
 	}
 	// A reader of our output that goes away shall end the program, so the write must fail instead of killing us.
