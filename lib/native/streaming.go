@@ -35,16 +35,31 @@ type streams struct {
 	open map[[2]string]*stream
 }
 
-// stream is one that a client has opened for a transfer.
+// stream is one that a client has opened for a transfer. It ends with the context of that: who sends or receives does not wait
+// longer, whatever the client does.
 type stream struct {
 	streamingapi.Streaming_StreamServer
-	sending sync.Mutex
+	sending chan struct{} // has one element while a message is sent
 	once    sync.Once
 	done    chan struct{} // closed when the transfer has done with it
+	broken  chan struct{} // closed when the transfer is no more
+	whole   func() bool   // of a stream that was taken: has the end of the transfer's context do nothing, if it is not too late
+}
+
+func newStream(rpc streamingapi.Streaming_StreamServer) *stream {
+	return &stream{
+		Streaming_StreamServer: rpc, sending: make(chan struct{}, 1), done: make(chan struct{}), broken: make(chan struct{}),
+	}
 }
 
 // close lets the client know that nothing more comes.
-func (s *stream) close() { s.once.Do(func() { close(s.done) }) }
+func (s *stream) close() {
+	s.once.Do(func() {
+		if s.whole() {
+			close(s.done)
+		}
+	})
+}
 
 // send sends a message, for any number of callers.
 func (s *stream) send(m proto.Message) error {
@@ -52,8 +67,14 @@ func (s *stream) send(m proto.Message) error {
 	if err != nil {
 		return err
 	}
-	s.sending.Lock()
-	defer s.sending.Unlock()
+	select {
+	case s.sending <- struct{}{}:
+	case <-s.done:
+		return io.ErrClosedPipe
+	case <-s.broken:
+		return context.Canceled
+	}
+	defer func() { <-s.sending }()
 	select {
 	case <-s.done:
 		return io.ErrClosedPipe
@@ -94,7 +115,7 @@ func (s streamingService) Stream(rpc streamingapi.Streaming_StreamServer) error 
 	if err := unpack(first, &init); err != nil {
 		return err
 	}
-	one := &stream{Streaming_StreamServer: rpc, done: make(chan struct{})}
+	one := newStream(rpc)
 	key := [2]string{ns, init.ID}
 	if err := s.s.streams.add(key, one); err != nil {
 		return err
@@ -103,23 +124,25 @@ func (s streamingService) Stream(rpc streamingapi.Streaming_StreamServer) error 
 	if err := one.send(&emptypb.Empty{}); err != nil {
 		return err
 	}
-	select {
-	case <-one.done:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.s.calls.ending.Done():
-		if s.s.streams.remove(key, one) {
-			return errStopping // the transfer that would name it goes to the next server
-		}
+	ending := s.s.calls.ending.Done()
+	var sending chan struct{} // nil until the transfer has done with the stream
+	for done := one.done; ; {
 		select {
-		case <-one.done:
+		case <-done:
+			done, sending = nil, one.sending
+		case sending <- struct{}{}: // what is being sent goes first
+			return nil
+		case <-one.broken: // Recv and Send end with this call
+			return context.Canceled
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-ending:
+			if s.s.streams.remove(key, one) {
+				return errStopping // the transfer that would name it goes to the next server
+			}
+			ending = nil
 		}
 	}
-	one.sending.Lock() // what is being sent goes first
-	defer one.sending.Unlock()
-	return nil
 }
 
 func (s *streams) add(key [2]string, one *stream) error {
@@ -149,7 +172,8 @@ func (s *streams) remove(key [2]string, one *stream) bool {
 	return true
 }
 
-// take gives a stream to the transfer that names it; to no other afterwards. The caller closes it.
+// take gives a stream to the transfer that names it; to no other afterwards. The caller closes it, before its context ends; if
+// that ends first, the stream is broken.
 func (s *streams) take(ctx context.Context, id string) (*stream, error) {
 	ns, err := namespace(ctx)
 	if err != nil {
@@ -163,6 +187,7 @@ func (s *streams) take(ctx context.Context, id string) (*stream, error) {
 		return nil, fmt.Errorf("stream %q: %w", id, errdefs.ErrNotFound)
 	}
 	delete(s.open, key)
+	one.whole = context.AfterFunc(ctx, func() { close(one.broken) })
 	return one, nil
 }
 

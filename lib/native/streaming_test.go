@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package native
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
+	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
+	"github.com/containerd/containerd/api/types/transfer"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// openStream opens a stream that a transfer can name.
+func openStream(t *testing.T, c *grpc.ClientConn, id string) streamingapi.Streaming_StreamClient {
+	t.Helper()
+	stream, err := streamingapi.NewStreamingClient(c).Stream(in(t, "ns"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, stream, &streamingapi.StreamInit{ID: id})
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+func put(t *testing.T, stream streamingapi.Streaming_StreamClient, m proto.Message) {
+	packed, err := pack(m)
+	if err == nil {
+		err = stream.Send(packed)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A transfer that is cancelled ends, and so do its streams, whatever the client does with these: it says nothing, or it reads nothing.
+func TestTransferCancelled(t *testing.T) {
+	asks := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer asks.Close()
+	s := serve(t, Options{Dir: openPatient(t)})
+	c := dial(t, s.path)
+	for name, one := range map[string]struct {
+		from, to proto.Message
+		until    func(in, out streamingapi.Streaming_StreamClient) // it waits for the client
+	}{
+		"no credentials": {
+			&transfer.OCIRegistry{
+				Reference: strings.TrimPrefix(asks.URL, "http://") + "/image:1",
+				Resolver:  &transfer.RegistryResolver{DefaultScheme: "http", AuthStream: "in"},
+			}, &transfer.ImageStore{Name: "image"},
+			func(in, _ streamingapi.Streaming_StreamClient) { in.Recv() },
+		},
+		"no archive": {
+			&transfer.ImageImportStream{Stream: "in"}, &transfer.ImageStore{Name: "image"},
+			func(in, _ streamingapi.Streaming_StreamClient) { in.Recv() },
+		},
+		"no window": {
+			&transfer.ImageImportStream{Stream: "in", MediaType: "application/octet-stream"}, &transfer.ImageExportStream{Stream: "out"},
+			func(in, _ streamingapi.Streaming_StreamClient) {
+				in.Recv()
+				put(t, in, &transfer.Data{Data: make([]byte, dataBlock)})
+			},
+		},
+		"no reader": {
+			&transfer.ImageImportStream{Stream: "in", MediaType: "application/octet-stream"}, &transfer.ImageExportStream{Stream: "out"},
+			func(in, out streamingapi.Streaming_StreamClient) {
+				put(t, out, &transfer.WindowUpdate{Update: 1 << 30})
+				go func() {
+					for { // until the server takes no more
+						if _, err := in.Recv(); err != nil {
+							return
+						}
+						for range window / dataBlock {
+							if packed, err := pack(&transfer.Data{Data: make([]byte, dataBlock)}); err != nil || in.Send(packed) != nil {
+								return
+							}
+						}
+					}
+				}()
+				time.Sleep(100 * time.Millisecond)
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			streams := []streamingapi.Streaming_StreamClient{openStream(t, c, "in")}
+			if _, ok := one.to.(*transfer.ImageExportStream); ok {
+				streams = append(streams, openStream(t, c, "out"))
+			}
+			from, err := pack(one.from)
+			to, terr := pack(one.to)
+			if err != nil || terr != nil {
+				t.Fatal(err, terr)
+			}
+			ctx, cancel := context.WithCancel(in(t, "ns"))
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() {
+				_, err := transferapi.NewTransferClient(c).Transfer(ctx, &transferapi.TransferRequest{Source: from, Destination: to})
+				ended <- err
+			}()
+			one.until(streams[0], streams[len(streams)-1])
+			cancel()
+			if err := <-ended; status.Code(err) != codes.Canceled {
+				t.Errorf("the transfer: %v", err)
+			}
+			for i, stream := range streams {
+				if i == 0 && name == "no reader" { // that is being read
+					continue
+				}
+				for err = nil; err == nil; {
+					_, err = stream.Recv()
+				}
+				if status.Code(err) != codes.Canceled {
+					t.Errorf("a stream of it: %v", err)
+				}
+			}
+			eventually(t, "no call is under way", func() bool { _, none := s.calls.quiet(); return none })
+		})
+	}
+}
