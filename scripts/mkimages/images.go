@@ -116,6 +116,23 @@ func busyboxImages(_ context.Context, work string) ([]named, error) {
 	return []named{{name: "busybox:1", image: img}, {name: "busybox:latest", image: img}, {name: "multi:1", index: index}}, nil
 }
 
+// pauseImages: what a runtime may run to keep a pod's namespaces.
+func pauseImages(_ context.Context, work string) ([]named, error) {
+	box, err := busybox()
+	if err != nil {
+		return nil, err
+	}
+	base, err := layer(work, "base", "", append(skeleton(), box...))
+	if err != nil {
+		return nil, err
+	}
+	img, err := image(v1.Config{Entrypoint: []string{"sleep", "infinity"}, Env: []string{path}}, runtime.GOARCH, base)
+	if err != nil {
+		return nil, err
+	}
+	return []named{{name: "pause:1", image: img}}, nil
+}
+
 // volumeImages: an image with volumes, of which /data comes from two layers and /none from no layer.
 func volumeImages(_ context.Context, work string) ([]named, error) {
 	box, err := busybox()

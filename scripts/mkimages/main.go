@@ -100,7 +100,7 @@ type set struct {
 	make func(context.Context, string) ([]named, error)
 }
 
-var usual = []set{{"busybox", busyboxImages}, {"volumes", volumeImages}, {"redis", redisImages}, {"nginx", nginxImages}}
+var usual = []set{{"busybox", busyboxImages}, {"pause", pauseImages}, {"volumes", volumeImages}, {"redis", redisImages}, {"nginx", nginxImages}}
 
 // fill makes and pushes what the registry does not have yet.
 func fill(ctx context.Context, dir, addr string, sets []set) error {
