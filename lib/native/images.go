@@ -58,19 +58,20 @@ func (i imageService) Create(ctx context.Context, r *imagesapi.CreateImageReques
 	if err != nil {
 		return nil, err
 	}
-	err = i.s.update(ctx, func(tx *state.Tx, ns string) error {
-		if one, err = image.Create(tx, ns, one); err != nil {
+	var made image.Image
+	err = i.s.update(ctx, func(tx *state.Tx, ns string) (err error) {
+		if made, err = image.Create(tx, ns, one); err != nil {
 			return err
 		}
-		if _, expires := one.Labels[leases.LabelExpire]; !expires {
+		if _, expires := made.Labels[leases.LabelExpire]; !expires {
 			return nil
 		}
-		return leases.Add(tx, ns, lease(ctx), leases.Resource{Type: leases.ImageType, ID: one.Name})
+		return leases.Add(tx, ns, lease(ctx), leases.Resource{Type: leases.ImageType, ID: made.Name})
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &imagesapi.CreateImageResponse{Image: imageMessage(one)}, nil
+	return &imagesapi.CreateImageResponse{Image: imageMessage(made)}, nil
 }
 
 // Update changes the fields of an image that the mask names, or all.
@@ -79,14 +80,15 @@ func (i imageService) Update(ctx context.Context, r *imagesapi.UpdateImageReques
 	if err != nil {
 		return nil, err
 	}
-	err = i.s.update(ctx, func(tx *state.Tx, ns string) error {
-		one, err = image.Update(tx, ns, one, r.GetUpdateMask().GetPaths()...)
+	var now image.Image
+	err = i.s.update(ctx, func(tx *state.Tx, ns string) (err error) {
+		now, err = image.Update(tx, ns, one, r.GetUpdateMask().GetPaths()...)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &imagesapi.UpdateImageResponse{Image: imageMessage(one)}, nil
+	return &imagesapi.UpdateImageResponse{Image: imageMessage(now)}, nil
 }
 
 // Delete removes a name, if it still leads to the target that the request says. With sync, what only it held is gone when

@@ -33,14 +33,15 @@ func (b sandboxStore) Create(ctx context.Context, r *sandboxapi.StoreCreateReque
 	if err != nil {
 		return nil, err
 	}
+	var made sandbox.Sandbox
 	err = b.s.update(ctx, func(tx *state.Tx, ns string) (err error) {
-		one, err = sandbox.Create(tx, ns, one)
+		made, err = sandbox.Create(tx, ns, one)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &sandboxapi.StoreCreateResponse{Sandbox: sandboxMessage(one)}, nil
+	return &sandboxapi.StoreCreateResponse{Sandbox: sandboxMessage(made)}, nil
 }
 
 // Update changes the fields that are named, or all that can be changed: labels, extensions, spec and the runtime.

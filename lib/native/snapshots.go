@@ -3,6 +3,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -142,21 +143,14 @@ func (s snapshotService) holdExisting(ctx context.Context, sn *snapshot.Snapshot
 	if !errdefs.IsAlreadyExists(err) || lease(ctx) == "" {
 		return err
 	}
-	gone := false
-	err2 := s.s.d.Update(ctx, nil, func(tx *state.Tx) error {
-		if there(tx) == nil {
-			gone = true
-			return nil
+	var now error
+	err = s.s.d.Update(ctx, nil, func(tx *state.Tx) error {
+		if now = there(tx); errdefs.IsAlreadyExists(now) {
+			return s.hold(ctx, tx, sn, ns, key)
 		}
-		return s.hold(ctx, tx, sn, ns, key)
+		return now
 	})
-	switch {
-	case err2 != nil:
-		return err2
-	case gone:
-		return nil
-	}
-	return err
+	return cmp.Or(err, now)
 }
 
 // Mounts tells how to mount a snapshot that is not committed.

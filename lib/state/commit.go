@@ -288,6 +288,7 @@ func (u *update) run(s *shared) (err error) {
 func (u *update) call(s *shared, tx *Tx) (again bool, err error) {
 	defer tx.close()
 	ended := false
+	twice, _ := interrupt()
 	err = guard(u.d.dbPath(u.durable), func() error {
 		err := u.fn(tx)
 		ended = true
@@ -298,7 +299,7 @@ func (u *update) call(s *shared, tx *Tx) (again bool, err error) {
 		s.broken = true
 	case tx.alone && s.dirty:
 		return false, errAlone
-	case tx.moved():
+	case tx.moved() || twice && !tx.whole:
 		return true, err
 	case err == nil:
 		s.size++
