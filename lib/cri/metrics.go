@@ -100,11 +100,7 @@ func (r runtimeService) listMetrics(ctx context.Context) (all []*runtimeapi.PodS
 			continue
 		}
 		m := &runtimeapi.PodSandboxMetrics{PodSandboxId: st.ID}
-		if path := st.Paths[taskdir.NetNS]; path != "" {
-			if links, err := interfaces(path); err == nil {
-				m.Metrics = messages(podMetrics, links, []string{"", st.ID, "", "", st.Namespace, st.Name})
-			}
-		}
+		inside := 0
 		for _, c := range containers {
 			if c.Pod != st.ID || c.State != pod.Running {
 				continue
@@ -113,8 +109,14 @@ func (r runtimeService) listMetrics(ctx context.Context) (all []*runtimeapi.PodS
 			if err != nil {
 				continue // it has ended meanwhile
 			}
+			inside = c.PID
 			base := []string{c.Name, c.ID, c.Image, strings.Join([]string{"k8s", c.Name, st.Name, st.Namespace, st.UID}, "_"), st.Namespace, st.Name}
 			m.ContainerMetrics = append(m.ContainerMetrics, &runtimeapi.ContainerMetrics{ContainerId: c.ID, Metrics: messages(containerMetrics, x, base)})
+		}
+		if path := st.Paths[taskdir.NetNS]; path != "" {
+			if links, err := interfaces(path, inside); err == nil {
+				m.Metrics = messages(podMetrics, links, []string{"", st.ID, "", "", st.Namespace, st.Name})
+			}
 		}
 		all = append(all, m)
 	}

@@ -75,22 +75,31 @@ func (r runtimeService) listPodStats(ctx context.Context, f *runtimeapi.PodSandb
 
 // podStats measures pods: the cgroup that is the parent of their containers'; of a pod without one, its containers.
 func (r runtimeService) podStats(ctx context.Context, pods []pod.Status) (all []*runtimeapi.PodSandboxStats, err error) {
-	containers, err := r.listContainerStats(ctx, nil)
+	containers, err := r.s.pods().ListContainers(ctx)
 	if err != nil {
 		return nil, err
 	}
-	podOf, err := r.podsOfContainers(ctx)
+	layers, err := r.s.layers(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, st := range pods {
 		linux := &runtimeapi.LinuxPodSandboxStats{}
+		inside := 0
 		for _, c := range containers {
-			if podOf[c.Attributes.Id] == st.ID {
-				linux.Containers = append(linux.Containers, c)
+			if c.Pod != st.ID || c.State != pod.Running {
+				continue
 			}
+			m, err := r.s.containerStats(ctx, c, layers)
+			if errdefs.IsNotFound(err) {
+				continue // it has ended meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			linux.Containers, inside = append(linux.Containers, m), c.PID
 		}
-		r.s.measurePod(st, linux)
+		r.s.measurePod(st, linux, inside)
 		all = append(all, &runtimeapi.PodSandboxStats{
 			Attributes: &runtimeapi.PodSandboxAttributes{Id: st.ID, Metadata: podMetadata(st.Config), Labels: st.Labels, Annotations: st.Annotations},
 			Linux:      linux,
@@ -109,8 +118,8 @@ func (r runtimeService) podsOfContainers(ctx context.Context) (map[string]string
 	return all, err
 }
 
-// measurePod fills in what a pod uses as a whole. What cannot be measured is left out: it may be ending.
-func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats) {
+// measurePod fills in what a pod uses as a whole; inside is a process of it, or 0. What cannot be measured is left out: it may be ending.
+func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats, inside int) {
 	now := time.Now()
 	m.Process = &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: value(0)}
 	d, err := cgroup.MeasureDetail(st.Cgroup)
@@ -121,7 +130,7 @@ func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats) {
 	}
 	m.Cpu, m.Memory, m.Io = s.cpuMessage("pod "+st.ID, st.Created, now, d), memoryMessage(now, d), ioMessage(now, d)
 	if path := st.Paths[taskdir.NetNS]; path != "" {
-		if links, err := interfaces(path); err == nil {
+		if links, err := interfaces(path, inside); err == nil {
 			m.Network = networkMessage(now, links)
 		}
 	}

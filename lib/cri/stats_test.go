@@ -14,6 +14,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/event"
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 func TestRates(t *testing.T) {
@@ -60,13 +61,35 @@ func TestParseNetDev(t *testing.T) {
 	if got := fmt.Sprint(parseNetDev(netDev)); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	links, err := interfaces("/proc/self/ns/net")
+	links, err := interfaces("/proc/self/ns/net", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	host, _ := net.Interfaces()
 	if len(links) > len(host) {
 		t.Errorf("%v, there are %v", links, host)
+	}
+}
+
+// A namespace is read through a process only if that is in it.
+func TestNetDevOf(t *testing.T) {
+	const own = "/proc/self/ns/net"
+	text, ok := netDevOf(os.Getpid(), own)
+	if !ok || !strings.Contains(text, "lo:") {
+		t.Errorf("ours: %q, %v", text, ok)
+	}
+	if err := netns.New(func() error {
+		if text, ok := netDevOf(os.Getpid(), netns.Own()); ok {
+			t.Errorf("of another namespace: %q", text)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []int{0, -1, 1 << 30} {
+		if text, ok := netDevOf(pid, own); ok {
+			t.Errorf("process %d: %q", pid, text)
+		}
 	}
 }
 
