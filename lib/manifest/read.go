@@ -276,12 +276,15 @@ func checkContainer(c *corev1.Container, init bool, volumes map[string]bool) err
 	case init && !isSidecar(c) && (c.LivenessProbe != nil || c.ReadinessProbe != nil || c.StartupProbe != nil || c.Lifecycle != nil):
 		return errors.New("an init container that ends has no probes and no lifecycle")
 	}
-	for kind, probe := range map[string]*corev1.Probe{"livenessProbe": c.LivenessProbe, "readinessProbe": c.ReadinessProbe, "startupProbe": c.StartupProbe} {
-		if probe == nil {
+	for _, p := range []struct {
+		kind  string
+		probe *corev1.Probe
+	}{{"livenessProbe", c.LivenessProbe}, {"readinessProbe", c.ReadinessProbe}, {"startupProbe", c.StartupProbe}} {
+		if p.probe == nil {
 			continue
 		}
-		if err := checkProbe(c, probe); err != nil {
-			return fmt.Errorf("%s: %w", kind, err)
+		if err := checkProbe(c, p.probe); err != nil {
+			return fmt.Errorf("%s: %w", p.kind, err)
 		}
 	}
 	for _, m := range c.VolumeMounts {

@@ -26,13 +26,16 @@ const (
 // ParseBandwidth reads the annotations of a pod that bound its traffic. What is no quantity of Kubernetes', or is below 1k
 // or above 1P, is errdefs.ErrInvalidArgument.
 func ParseBandwidth(annotations map[string]string) (b Bandwidth, err error) {
-	for name, rate := range map[string]*uint64{IngressAnnotation: &b.IngressRate, EgressAnnotation: &b.EgressRate} {
-		text, ok := annotations[name]
+	for _, bound := range []struct {
+		name string
+		rate *uint64
+	}{{IngressAnnotation, &b.IngressRate}, {EgressAnnotation, &b.EgressRate}} {
+		text, ok := annotations[bound.name]
 		if !ok {
 			continue
 		}
-		if *rate, err = ParseRate(text); err != nil {
-			return Bandwidth{}, fmt.Errorf("annotation %s: %w", name, err)
+		if *bound.rate, err = ParseRate(text); err != nil {
+			return Bandwidth{}, fmt.Errorf("annotation %s: %w", bound.name, err)
 		}
 	}
 	return b, nil

@@ -4,6 +4,8 @@ package pod
 
 import (
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"path"
 	"path/filepath"
@@ -96,6 +98,17 @@ func bad(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
 }
 
+// inOrder gives fields in the order of their names, so that of two that are wrong always the same one is told.
+func inOrder[V any](fields map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			if !yield(name, fields[name]) {
+				return
+			}
+		}
+	}
+}
+
 // isPath tells whether a text is an absolute path that the kernel takes.
 func isPath(text string) bool {
 	return filepath.IsAbs(text) && len(text) < maxPath && !strings.ContainsRune(text, 0)
@@ -139,7 +152,7 @@ func (c Config) check() error {
 	if err := checkPorts(c.Ports); err != nil {
 		return err
 	}
-	for field, r := range map[string]*Resources{"linux.overhead": c.Overhead, "linux.resources": c.Resources} {
+	for field, r := range inOrder(map[string]*Resources{"linux.overhead": c.Overhead, "linux.resources": c.Resources}) {
 		if r == nil {
 			continue
 		}
@@ -164,7 +177,7 @@ func (c Config) check() error {
 }
 
 func (d DNS) check() error {
-	for field, list := range map[string][]string{"dns_config.servers": d.Servers, "dns_config.searches": d.Searches, "dns_config.options": d.Options} {
+	for field, list := range inOrder(map[string][]string{"dns_config.servers": d.Servers, "dns_config.searches": d.Searches, "dns_config.options": d.Options}) {
 		for _, text := range list {
 			if text == "" || strings.ContainsAny(text, " \t\n\x00") {
 				return bad(field, "%q: want one word", text)
@@ -193,15 +206,15 @@ func (n Namespaces) check() error {
 		}
 	}
 	if len(n.UIDs)+len(n.GIDs) > 0 {
-		if err := checkMaps("userns_options.uids", n.UIDs); err != nil {
-			return err
-		}
-		if err := checkMaps("userns_options.gids", n.GIDs); err != nil {
-			return err
-		}
-		for field, all := range map[string][]specs.LinuxIDMapping{"userns_options.uids": n.UIDs, "userns_options.gids": n.GIDs} {
-			if !slices.ContainsFunc(all, func(m specs.LinuxIDMapping) bool { return m.ContainerID == 0 }) {
-				return bad(field, "the root of the pod, 0, is mapped to nobody")
+		for _, ids := range []struct {
+			field string
+			all   []specs.LinuxIDMapping
+		}{{"userns_options.uids", n.UIDs}, {"userns_options.gids", n.GIDs}} {
+			if err := checkMaps(ids.field, ids.all); err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(ids.all, func(m specs.LinuxIDMapping) bool { return m.ContainerID == 0 }) {
+				return bad(ids.field, "the root of the pod, 0, is mapped to nobody")
 			}
 		}
 	}

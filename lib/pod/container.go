@@ -147,7 +147,7 @@ func (c ContainerConfig) check() error {
 			return bad("stop_signal", "%v", err)
 		}
 	}
-	for field, list := range map[string][]string{"command": c.Command, "args": c.Args} {
+	for field, list := range inOrder(map[string][]string{"command": c.Command, "args": c.Args}) {
 		for _, arg := range list {
 			if strings.ContainsRune(arg, 0) {
 				return bad(field, "%.200q has a NUL byte", arg)
@@ -178,7 +178,7 @@ func (c ContainerConfig) check() error {
 }
 
 func (m Mount) check() error {
-	for field, p := range map[string]string{"container_path": m.Destination, "host_path": m.Source} {
+	for field, p := range inOrder(map[string]string{"container_path": m.Destination, "host_path": m.Source}) {
 		if len(p) >= maxPath || strings.ContainsRune(p, 0) || p != "" && !filepath.IsAbs(p) && field == "host_path" {
 			return bad("mounts."+field, "%.200q is no absolute path", p)
 		}
@@ -218,7 +218,7 @@ func (m Mount) check() error {
 }
 
 func (d Device) check() error {
-	for field, p := range map[string]string{"container_path": d.Destination, "host_path": d.Source} {
+	for field, p := range inOrder(map[string]string{"container_path": d.Destination, "host_path": d.Source}) {
 		if !isPath(p) {
 			return bad("devices."+field, "%.200q is no absolute path", p)
 		}
@@ -230,7 +230,7 @@ func (d Device) check() error {
 }
 
 func (r Resources) check() error {
-	for field, n := range map[string]int64{"cpu_period": r.CPUPeriod, "cpu_shares": r.CPUShares, "memory_limit_in_bytes": r.Memory} {
+	for field, n := range inOrder(map[string]int64{"cpu_period": r.CPUPeriod, "cpu_shares": r.CPUShares, "memory_limit_in_bytes": r.Memory}) {
 		if n < 0 {
 			return bad("resources."+field, "%d is negative", n)
 		}
@@ -247,7 +247,7 @@ func (r Resources) check() error {
 	case r.OOMScoreAdj < minScore || r.OOMScoreAdj > maxScore:
 		return bad("resources.oom_score_adj", "%d: want a number from %d to %d", r.OOMScoreAdj, minScore, maxScore)
 	}
-	for field, list := range map[string]string{"cpuset_cpus": r.CpusetCPUs, "cpuset_mems": r.CpusetMems} {
+	for field, list := range inOrder(map[string]string{"cpuset_cpus": r.CpusetCPUs, "cpuset_mems": r.CpusetMems}) {
 		if !isCPUList(list) {
 			return bad("resources."+field, "%.100q: want a list such as 0-3,7", list)
 		}
@@ -283,7 +283,7 @@ func (s Security) check() error {
 		return err
 	}
 	const lastID = 1<<32 - 2
-	for field, id := range map[string]*int64{"run_as_user": s.UID, "run_as_group": s.GID} {
+	for field, id := range inOrder(map[string]*int64{"run_as_user": s.UID, "run_as_group": s.GID}) {
 		if id != nil && (*id < 0 || *id > lastID) {
 			return bad("security_context."+field, "%d is no id", *id)
 		}
@@ -293,7 +293,7 @@ func (s Security) check() error {
 			return bad("security_context.supplemental_groups", "%d is no id", g)
 		}
 	}
-	for field, list := range map[string][]string{"masked_paths": s.MaskedPaths, "readonly_paths": s.ReadOnlyPaths} {
+	for field, list := range inOrder(map[string][]string{"masked_paths": s.MaskedPaths, "readonly_paths": s.ReadOnlyPaths}) {
 		for _, p := range list {
 			if !isPath(p) {
 				return bad("security_context."+field, "%.200q is no absolute path", p)

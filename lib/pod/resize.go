@@ -15,7 +15,7 @@ import (
 // Resize records what the containers of a pod may use together, and what the pod needs besides; nil leaves a value as it is.
 // The cgroup of the pod is the kubelet's, which has changed it by then.
 func (h Host) Resize(ctx context.Context, id string, overhead, resources *Resources) (err error) {
-	for field, r := range map[string]*Resources{"overhead": overhead, "resources": resources} {
+	for field, r := range inOrder(map[string]*Resources{"overhead": overhead, "resources": resources}) {
 		if r == nil {
 			continue
 		}

@@ -57,7 +57,8 @@ func (o *Options) normalize() error {
 
 // names checks the names of the host that the container shall see, and finds the default.
 func (o *Options) names() error {
-	for flag, name := range map[string]string{"hostname": o.Hostname, "domainname": o.Domainname} {
+	for _, n := range [][2]string{{"hostname", o.Hostname}, {"domainname", o.Domainname}} {
+		flag, name := n[0], n[1]
 		if len(name) > maxHostname || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == '/' || r == '#' }) {
 			return invalid(flag, name, "want at most %d characters without blanks", maxHostname)
 		}
