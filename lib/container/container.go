@@ -339,6 +339,9 @@ func AllPacked(tx *state.Tx, ns string) ([]Packed, error) {
 	return all, nil
 }
 
+// Namespace gives the container's namespace.
+func (p Packed) Namespace() string { return p.ns }
+
 // ID gives the container's id.
 func (p Packed) ID() string { return p.id }
 

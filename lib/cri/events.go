@@ -55,6 +55,16 @@ func changeOf(e event.Event) (c change, ok bool) {
 	return c, false
 }
 
+// podsOfContainers gives the pod of each container, by id.
+func (r runtimeService) podsOfContainers(ctx context.Context) (map[string]string, error) {
+	list, err := r.s.pods().ListContainers(ctx)
+	all := map[string]string{}
+	for _, st := range list {
+		all[st.ID] = st.Pod
+	}
+	return all, err
+}
+
 // GetContainerEvents sends what happens to pods and their containers from now on, each with the state of the pod and of all
 // its containers as it is when the event is sent. What cannot be read of these is left out, and ends no stream.
 func (r runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {

@@ -14,7 +14,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/pod"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // baseLabels are those of every metric, as the kubelet's own metrics of containers have them (cadvisor).
@@ -100,7 +99,9 @@ func (r runtimeService) listMetrics(ctx context.Context) (all []*runtimeapi.PodS
 			continue
 		}
 		m := &runtimeapi.PodSandboxMetrics{PodSandboxId: st.ID}
-		inside := 0
+		if links, ok := linksOf(st, containers); ok {
+			m.Metrics = messages(podMetrics, links, []string{"", st.ID, "", "", st.Namespace, st.Name})
+		}
 		for _, c := range containers {
 			if c.Pod != st.ID || c.State != pod.Running {
 				continue
@@ -109,14 +110,8 @@ func (r runtimeService) listMetrics(ctx context.Context) (all []*runtimeapi.PodS
 			if err != nil {
 				continue // it has ended meanwhile
 			}
-			inside = c.PID
 			base := []string{c.Name, c.ID, c.Image, strings.Join([]string{"k8s", c.Name, st.Name, st.Namespace, st.UID}, "_"), st.Namespace, st.Name}
 			m.ContainerMetrics = append(m.ContainerMetrics, &runtimeapi.ContainerMetrics{ContainerId: c.ID, Metrics: messages(containerMetrics, x, base)})
-		}
-		if path := st.Paths[taskdir.NetNS]; path != "" {
-			if links, err := interfaces(path, inside); err == nil {
-				m.Metrics = messages(podMetrics, links, []string{"", st.ID, "", "", st.Namespace, st.Name})
-			}
 		}
 		all = append(all, m)
 	}

@@ -10,6 +10,10 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/netns"
+	"ctrd.dev/ctrd/lib/pod"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // link is a network interface and its traffic.
@@ -26,12 +30,29 @@ func interfaces(path string, inside int) (links []link, err error) {
 	if text, ok := netDevOf(inside, path); ok {
 		return parseNetDev(text), nil
 	}
-	err = inNetwork(path, func() error {
+	err = netns.In(path, func() error {
 		text, err := os.ReadFile("/proc/thread-self/net/dev")
 		links = parseNetDev(string(text))
 		return err
 	})
 	return links, err
+}
+
+// linksOf reads the interfaces of a pod, through one of the containers if that is the pod's. It tells whether the pod has a network of
+// its own that could be read: it may be ending.
+func linksOf(st pod.Status, containers []pod.ContainerStatus) (links []link, ok bool) {
+	path := st.Paths[taskdir.NetNS]
+	if path == "" {
+		return nil, false
+	}
+	inside := 0
+	for _, c := range containers {
+		if c.Pod == st.ID && c.State == pod.Running {
+			inside = c.PID
+		}
+	}
+	links, err := interfaces(path, inside)
+	return links, err == nil
 }
 
 // netDevOf reads the table through a process, if that is in the network namespace at path.

@@ -14,7 +14,6 @@ import (
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/pod"
-	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // mainInterface is what CNI calls the interface of a pod.
@@ -85,21 +84,11 @@ func (r runtimeService) podStats(ctx context.Context, pods []pod.Status) (all []
 	}
 	for _, st := range pods {
 		linux := &runtimeapi.LinuxPodSandboxStats{}
-		inside := 0
-		for _, c := range containers {
-			if c.Pod != st.ID || c.State != pod.Running {
-				continue
-			}
-			m, err := r.s.containerStats(ctx, c, layers)
-			if errdefs.IsNotFound(err) {
-				continue // it has ended meanwhile
-			}
-			if err != nil {
-				return nil, err
-			}
-			linux.Containers, inside = append(linux.Containers, m), c.PID
+		linux.Containers, err = r.s.statsOf(ctx, containers, layers, func(c pod.ContainerStatus) bool { return c.Pod == st.ID })
+		if err != nil {
+			return nil, err
 		}
-		r.s.measurePod(st, linux, inside)
+		r.s.measurePod(st, linux, containers)
 		all = append(all, &runtimeapi.PodSandboxStats{
 			Attributes: &runtimeapi.PodSandboxAttributes{Id: st.ID, Metadata: podMetadata(st.Config), Labels: st.Labels, Annotations: st.Annotations},
 			Linux:      linux,
@@ -108,18 +97,9 @@ func (r runtimeService) podStats(ctx context.Context, pods []pod.Status) (all []
 	return all, nil
 }
 
-// podsOfContainers gives the pod of each container, by id.
-func (r runtimeService) podsOfContainers(ctx context.Context) (map[string]string, error) {
-	list, err := r.s.pods().ListContainers(ctx)
-	all := map[string]string{}
-	for _, st := range list {
-		all[st.ID] = st.Pod
-	}
-	return all, err
-}
-
-// measurePod fills in what a pod uses as a whole; inside is a process of it, or 0. What cannot be measured is left out: it may be ending.
-func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats, inside int) {
+// measurePod fills in what a pod uses as a whole; containers are its own and perhaps others. What cannot be measured is left out: it may
+// be ending.
+func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats, containers []pod.ContainerStatus) {
 	now := time.Now()
 	m.Process = &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: value(0)}
 	d, err := cgroup.MeasureDetail(st.Cgroup)
@@ -129,10 +109,8 @@ func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats, i
 		m.Process.ProcessCount = value(uint64(len(pids)))
 	}
 	m.Cpu, m.Memory, m.Io = s.cpuMessage("pod "+st.ID, st.Created, now, d), memoryMessage(now, d), ioMessage(now, d)
-	if path := st.Paths[taskdir.NetNS]; path != "" {
-		if links, err := interfaces(path, inside); err == nil {
-			m.Network = networkMessage(now, links)
-		}
+	if links, ok := linksOf(st, containers); ok {
+		m.Network = networkMessage(now, links)
 	}
 }
 

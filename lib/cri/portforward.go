@@ -8,14 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"runtime"
 	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"ctrd.dev/ctrd/lib/netns"
 )
 
 const (
@@ -114,7 +114,7 @@ func dialIn(ctx context.Context, path string, port int) (conn *net.TCPConn, err 
 	if path == "" {
 		return conn, dial()
 	}
-	return conn, inNetwork(path, dial)
+	return conn, netns.In(path, dial)
 }
 
 // dialLoopback tries IPv4, then IPv6. Each try is on the calling thread, as there is one address.
@@ -128,41 +128,4 @@ func dialLoopback(ctx context.Context, port int) (*net.TCPConn, error) {
 		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
-}
-
-// inNetwork calls fn on a thread that is in the network namespace at path.
-func inNetwork(path string, fn func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			result <- err
-			return
-		}
-		defer home.Close()
-		err = enterNetwork(path)
-		if err == nil {
-			err = fn()
-		}
-		// A thread that does not come home stays locked, and so ends with this goroutine.
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		result <- err
-	}()
-	return <-result
-}
-
-func enterNetwork(path string) error {
-	ns, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return &os.PathError{Op: "setns", Path: path, Err: err}
-	}
-	return nil
 }

@@ -57,7 +57,7 @@ func (r runtimeService) StreamContainerStats(q *runtimeapi.StreamContainerStatsR
 	})
 }
 
-func (r runtimeService) listContainerStats(ctx context.Context, f *runtimeapi.ContainerStatsFilter) (all []*runtimeapi.ContainerStats, err error) {
+func (r runtimeService) listContainerStats(ctx context.Context, f *runtimeapi.ContainerStatsFilter) ([]*runtimeapi.ContainerStats, error) {
 	list, err := r.s.pods().ListContainers(ctx)
 	if err != nil {
 		return nil, err
@@ -66,11 +66,18 @@ func (r runtimeService) listContainerStats(ctx context.Context, f *runtimeapi.Co
 	if err != nil {
 		return nil, err
 	}
+	return r.s.statsOf(ctx, list, layers, func(st pod.ContainerStatus) bool {
+		return strings.HasPrefix(st.ID, f.GetId()) && strings.HasPrefix(st.Pod, f.GetPodSandboxId()) && selects(f.GetLabelSelector(), st.Labels)
+	})
+}
+
+// statsOf measures those of some containers that run and that wanted chooses.
+func (s *Server) statsOf(ctx context.Context, list []pod.ContainerStatus, layers map[[2]string]layer, wanted func(pod.ContainerStatus) bool) (all []*runtimeapi.ContainerStats, err error) {
 	for _, st := range list {
-		if st.State != pod.Running || !strings.HasPrefix(st.ID, f.GetId()) || !strings.HasPrefix(st.Pod, f.GetPodSandboxId()) || !selects(f.GetLabelSelector(), st.Labels) {
+		if st.State != pod.Running || !wanted(st) {
 			continue
 		}
-		m, err := r.s.containerStats(ctx, st, layers)
+		m, err := s.containerStats(ctx, st, layers)
 		if errdefs.IsNotFound(err) {
 			continue // it has ended meanwhile
 		}

@@ -37,8 +37,8 @@ type stream struct {
 	sum                  hash.Hash
 	cur                  *block
 	rest                 []byte
-	bufs                 []*[blockSize]byte // of all blocks
-	total                int64              // bytes given to the reader
+	blocks               [blockCount]block // all, wherever they travel
+	total                int64             // bytes given to the reader
 }
 
 // newStream starts to read r; max bounds the bytes read, 0 does not.
@@ -50,8 +50,8 @@ func newStream(r io.Reader, max int64) *stream {
 		stop:   make(chan struct{}),
 		sum:    sha256.New(),
 	}
-	for range blockCount {
-		s.empty <- &block{}
+	for i := range s.blocks {
+		s.empty <- &s.blocks[i]
 	}
 	s.running.Go(func() { s.fill(r, max) })
 	s.running.Go(func() {
@@ -77,7 +77,6 @@ func (s *stream) fill(r io.Reader, max int64) {
 		}
 		if b.buf == nil {
 			b.buf = buffers.Get().(*[blockSize]byte)
-			s.bufs = append(s.bufs, b.buf)
 		}
 		n, err := readFull(r, b.buf[:])
 		b.data, b.err = b.buf[:n], err
@@ -153,8 +152,11 @@ func (s *stream) drain() (digest.Digest, error) {
 func (s *stream) close() {
 	close(s.stop)
 	s.running.Wait()
-	for _, b := range s.bufs {
-		buffers.Put(b)
+	for i := range s.blocks {
+		if b := &s.blocks[i]; b.buf != nil {
+			buffers.Put(b.buf)
+			b.buf, b.data = nil, nil
+		}
 	}
-	s.bufs, s.rest = nil, nil
+	s.rest = nil
 }

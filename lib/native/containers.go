@@ -76,9 +76,7 @@ func (c containerService) each(ctx context.Context, filters []string, fn func(*c
 		return err == nil && f.Match(fields), err
 	}
 	var all []listing
-	var space string
 	err = c.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		space = ns
 		all, err = c.s.listed.list(tx, ns, fits)
 		return err
 	})
@@ -86,7 +84,7 @@ func (c containerService) each(ctx context.Context, filters []string, fn func(*c
 		return err
 	}
 	for i := range all {
-		m, err := all[i].message(space, &c.s.listed)
+		m, err := all[i].message(&c.s.listed)
 		if err == nil {
 			err = fn(m)
 		}

@@ -57,10 +57,10 @@ func (l *listed) find(ns string, rows []container.Packed) []*known {
 }
 
 // keep keeps a message, if there is room.
-func (l *listed) keep(ns string, k *known) {
+func (l *listed) keep(k *known) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	id := k.record.ID()
+	ns, id := k.record.Namespace(), k.record.ID()
 	k.bytes = k.record.Size() + k.spec.Size() + 2*proto.Size(k.message)
 	more := k.bytes
 	if old := l.of[ns][id]; old != nil {
@@ -123,7 +123,7 @@ func (l *listing) record() (*container.Container, error) {
 }
 
 // message gives the message.
-func (l *listing) message(ns string, s *listed) (*containersapi.Container, error) {
+func (l *listing) message(s *listed) (*containersapi.Container, error) {
 	if l.known != nil && l.known.spec.Equal(l.spec) {
 		return l.known.message, nil
 	}
@@ -135,7 +135,7 @@ func (l *listing) message(ns string, s *listed) (*containersapi.Container, error
 	if err != nil {
 		return nil, err
 	}
-	s.keep(ns, &known{record: l.row, spec: l.spec, message: m})
+	s.keep(&known{record: l.row, spec: l.spec, message: m})
 	return m, nil
 }
 

@@ -40,10 +40,9 @@ type streams struct {
 type stream struct {
 	streamingapi.Streaming_StreamServer
 	sending chan struct{} // has one element while a message is sent
-	once    sync.Once
 	done    chan struct{} // closed when the transfer has done with it
 	broken  chan struct{} // closed when the transfer is no more
-	whole   func() bool   // of a stream that was taken: has the end of the transfer's context do nothing, if it is not too late
+	whole   func() bool   // of a stream that was taken: has the end of the transfer's context do nothing; true once, if it is not too late
 }
 
 func newStream(rpc streamingapi.Streaming_StreamServer) *stream {
@@ -54,11 +53,9 @@ func newStream(rpc streamingapi.Streaming_StreamServer) *stream {
 
 // close lets the client know that nothing more comes.
 func (s *stream) close() {
-	s.once.Do(func() {
-		if s.whole() {
-			close(s.done)
-		}
-	})
+	if s.whole() {
+		close(s.done)
+	}
 }
 
 // send sends a message, for any number of callers.

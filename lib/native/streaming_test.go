@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,6 +79,7 @@ func TestTransferCancelled(t *testing.T) {
 			&transfer.ImageImportStream{Stream: "in", MediaType: "application/octet-stream"}, &transfer.ImageExportStream{Stream: "out"},
 			func(in, out streamingapi.Streaming_StreamClient) {
 				put(t, out, &transfer.WindowUpdate{Update: 1 << 30})
+				var sent atomic.Int64
 				go func() {
 					for { // until the server takes no more
 						if _, err := in.Recv(); err != nil {
@@ -87,10 +89,13 @@ func TestTransferCancelled(t *testing.T) {
 							if packed, err := pack(&transfer.Data{Data: make([]byte, dataBlock)}); err != nil || in.Send(packed) != nil {
 								return
 							}
+							sent.Add(1)
 						}
 					}
 				}()
-				time.Sleep(100 * time.Millisecond)
+				for was := int64(0); was == 0 || was != sent.Load(); time.Sleep(100 * time.Millisecond) {
+					was = sent.Load()
+				}
 			},
 		},
 	} {

@@ -37,23 +37,7 @@ func engines(t *testing.T) []engine {
 		t.Run("crun", func(t *testing.T) { t.Skipf("no recent crun in %s: scripts/getcrun brings one", dir) })
 		return all
 	}
-	return append(all, engine{name: "crun", runtime: withoutHybrid(t, filepath.Join(dir, "crun"))})
-}
-
-// withoutHybrid gives a crun that does not see the cgroup2 mount of a hybrid host: it refuses a host on which that has
-// controllers.
-func withoutHybrid(t *testing.T, crun string) string {
-	t.Helper()
-	const hybrid = "/sys/fs/cgroup/unified"
-	if _, err := os.Stat(hybrid); err != nil {
-		return crun
-	}
-	path := filepath.Join(t.TempDir(), "crun")
-	text := "#!/bin/sh\nexec unshare -m --propagation private sh -c 'umount " + hybrid + "; exec \"$@\"' sh " + crun + " \"$@\"\n"
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return append(all, engine{name: "crun", runtime: world.WithoutHybrid(t, filepath.Join(dir, "crun"))})
 }
 
 // box is a world with an image, and the engine that its containers are to have.
