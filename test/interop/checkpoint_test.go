@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -70,6 +71,7 @@ func checkpoints(t *testing.T, ctr runner, client *containerd.Client, runtime, d
 	ctr.counted(t, "c", 5)
 	at = ctr.count(t, "c")
 	ofTask = ctr.must(t, "task", "checkpoint", "c")
+	nextName := time.Now().Add(time.Second) // containerd's client names a checkpoint by the second
 	ctr.counted(t, "c", at+5)
 	ctr.must(t, "containers", "create", "--runtime", runtime, busybox, "d", "sh", "-c", counts)
 	goOn(t, client, "d", ofTask)
@@ -79,6 +81,7 @@ func checkpoints(t *testing.T, ctr runner, client *containerd.Client, runtime, d
 	// A directory; the container ends with it.
 	images := filepath.Join(dir, "images")
 	at = ctr.count(t, "c")
+	time.Sleep(time.Until(nextName))
 	ctr.must(t, "task", "checkpoint", "--exit", "--image-path", images, "c")
 	until(t, "it has ended", func() error {
 		if r := ctr(t, "task", "ls", "-q"); strings.Contains(ctr.must(t, "task", "ls"), "RUNNING") {

@@ -117,7 +117,17 @@ func TestCheckpoint(t *testing.T) {
 	count := []string{"sh", "-c", "n=0; while true; do n=$((n+1)); echo $n >/new; mv /new /count; sleep 0.05; done"}
 	c, err := task.Run(ctx, d, "example", task.CreateOptions{ID: "counter", Image: img.Name, Spec: spec.Options{Args: count}}, task.StartOptions{})
 	check(err)
-	time.Sleep(time.Second)
+	const counted = "test $(cat /count || echo 0) -ge 5"
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		exit, err := c.Exec(ctx, task.ExecOptions{Args: []string{"sh", "-c", counted}})
+		check(err)
+		if exit.Status == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not count")
+		}
+	}
 
 	opt := registry.Options{PlainHTTP: true}
 	name := address + "/" + filepath.Base(dir) + ":checkpoint"
@@ -136,7 +146,7 @@ func TestCheckpoint(t *testing.T) {
 	check(err)
 	again, err := checkpoint.RestoreNew(ctx, d, "elsewhere", pulled.Name, task.CreateOptions{ID: "again", Image: img.Name})
 	check(err)
-	exit, err := again.Exec(ctx, task.ExecOptions{Args: []string{"sh", "-c", "test $(cat /count) -ge 5"}, Stdout: os.Stdout})
+	exit, err := again.Exec(ctx, task.ExecOptions{Args: []string{"sh", "-c", counted}, Stdout: os.Stdout})
 	check(err)
 	if exit.Status != 0 {
 		t.Errorf("it does not go on from where it was: %d", exit.Status)
