@@ -295,8 +295,11 @@ func (p *proxy) show(d *state.Dir, id ID, mounts []mount.Mount) error {
 // upperLink is beside the note of an active snapshot that is an overlay, and leads to its upper directory.
 const upperLink = "upper"
 
-func isBind(m mount.Mount) bool {
-	return (m.Type == "bind" || m.Type == "rbind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")) && m.Target == ""
+func isBind(m mount.Mount) bool { return binds(m) && m.Target == "" }
+
+// binds tells whether a mount shows a directory that is there, at its target or below: the options say so whatever the type is.
+func binds(m mount.Mount) bool {
+	return m.Type == "bind" || m.Type == "rbind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 // Fetch stages an image's layer that the server may have, or fetch, without being given it. It reports whether that is so; then
@@ -672,8 +675,14 @@ func (p *proxy) judgeOne(d *state.Dir, m mount.Mount) error {
 	if m.Target != "" && !filepath.IsLocal(strings.TrimPrefix(m.Target, "/")) && m.Target != "/" {
 		return p.lies("it gives a mount at %.100q", m.Target)
 	}
+	if slices.Contains(m.Options, "remount") {
+		return p.lies("it gives a mount with the option remount, which changes another one")
+	}
 	paths := []string{m.Source}
 	if m.Type == "overlay" {
+		if binds(m) {
+			return p.lies("it gives an overlay with the option bind, which is none")
+		}
 		upper, lower, err := mount.Layers(m.Options)
 		if err != nil {
 			return p.wrap(fmt.Errorf("its overlay: %w", err))
@@ -687,11 +696,14 @@ func (p *proxy) judgeOne(d *state.Dir, m mount.Mount) error {
 				paths = append(paths, work)
 			}
 		}
-	} else if !isBind(m) {
+	} else if !binds(m) {
 		if !filepath.IsAbs(m.Source) {
 			return p.lies("it gives a mount of %.100q, which is no absolute path", m.Source)
 		}
-		return nil // a device
+		if st, err := os.Stat(m.Source); err == nil && st.IsDir() {
+			return p.lies("it gives a mount of type %s of %.200q, which is neither a device nor a file", m.Type, m.Source)
+		}
+		return nil
 	}
 	for _, path := range paths {
 		if err := p.judgePath(d, path); err != nil {
