@@ -5,9 +5,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -203,14 +205,17 @@ func (r *runtimeClient) remove(ctx context.Context, id string, force, keepLogs b
 	if keepLogs || log == "" {
 		return nil
 	}
-	rotated, _ := filepath.Glob(log + ".*")
-	for _, name := range append(rotated, log) {
-		if err := os.Remove(name); err != nil && !os.IsNotExist(err) {
+	rotated, _ := fs.Glob(os.DirFS(filepath.Dir(log)), pathPattern.Replace(filepath.Base(log))+".*")
+	for _, name := range append(rotated, filepath.Base(log)) {
+		if err := os.Remove(filepath.Join(filepath.Dir(log), name)); err != nil && !os.IsNotExist(err) {
 			cli.Warn(fmt.Errorf("log of container %q: %w", id, err))
 		}
 	}
 	return nil
 }
+
+// pathPattern makes of a name a pattern that only it fits.
+var pathPattern = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
 
 func updateVerb(o *options) *cobra.Command {
 	var res runtime.LinuxContainerResources

@@ -80,7 +80,7 @@ func packFile(tw *tar.Writer, root *os.Root, name, prefix string) error {
 }
 
 // Unpack makes the files of such an archive in a directory. The archive may be anybody's: an entry that is no file of the
-// directory itself is errdefs.ErrInvalidArgument, and nothing is written elsewhere.
+// directory itself, or has holes, is errdefs.ErrInvalidArgument, and nothing is written elsewhere.
 func Unpack(ctx context.Context, r io.Reader, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -110,6 +110,9 @@ func Unpack(ctx context.Context, r io.Reader, dir string) error {
 		if h.Typeflag != tar.TypeReg || strings.Contains(name, "/") || name == "." || name == ".." {
 			return fmt.Errorf("checkpoint: %.200q is no file of its directory: %w", h.Name, errdefs.ErrInvalidArgument)
 		}
+		if isSparse(h) {
+			return fmt.Errorf("checkpoint: %.200q has holes, and criu's files have none: %w", h.Name, errdefs.ErrInvalidArgument)
+		}
 		if files, size = files+1, size+h.Size; files > maxFiles || size > maxBytes {
 			return fmt.Errorf("checkpoint: it is too large: %w", errdefs.ErrInvalidArgument)
 		}
@@ -117,6 +120,16 @@ func Unpack(ctx context.Context, r io.Reader, dir string) error {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
 	}
+}
+
+// isSparse tells whether an entry is larger than its bytes in the archive, so that a small one could fill the disk.
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
 }
 
 func unpackFile(root *os.Root, name string, r io.Reader) error {

@@ -5,8 +5,10 @@ package checkpoint
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -70,6 +72,42 @@ func TestUnpackHostile(t *testing.T) {
 				t.Errorf("%s: there is %v in %s", name, all, d)
 			}
 		}
+	}
+}
+
+// TestUnpackHoles: an archive of some blocks does not become a file of any size.
+func TestUnpackHoles(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	put := func(name string, data []byte) (header []byte) {
+		at := b.Len()
+		must(t, w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Size: int64(len(data))}))
+		_, err := w.Write(data)
+		must(t, err)
+		must(t, w.Flush())
+		return b.Bytes()[at : at+512]
+	}
+	var records []byte
+	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=pages-1.img", "GNU.sparse.realsize=67108864"} {
+		n := len(r) + 4
+		records = fmt.Appendf(records, "%d %s\n", n, r)
+	}
+	pax := put("pax", records)
+	pax[156] = tar.TypeXHeader
+	copy(pax[148:156], "        ")
+	sum := 0
+	for _, c := range pax {
+		sum += int(c)
+	}
+	copy(pax[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	put("pages-1.img", append([]byte("0\n"), make([]byte, 510)...)) // a map of no data
+	must(t, w.Close())
+	dir := t.TempDir()
+	if err := Unpack(t.Context(), &b, dir); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "has holes") {
+		t.Error(err)
+	}
+	if all, _ := os.ReadDir(dir); len(all) > 0 {
+		t.Errorf("there is %v", all)
 	}
 }
 

@@ -46,7 +46,7 @@ func TestDefault(t *testing.T) {
 }
 
 func TestLoad(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "of [1] * ?") // a directory is no pattern
 	file := filepath.Join(dir, "ctrd.toml")
 	write(t, file, "log_level = \"debug\"\nidle_timeout = \"3s\"\n[runtimes.kata]\nruntime_type = \"io.containerd.kata.v2\"\n[cri.cni]\nbin_dirs = [\"/a\", \"/b\", \"/c\"]\n")
 	write(t, dir+"/config.d/20-last.toml", "idle_timeout = \"7s\"\nruntimes.kata.snapshotter = \"native\"\n[cri.cni]\nbin_dirs = [\"/z\"]\n")

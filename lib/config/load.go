@@ -89,11 +89,15 @@ func read(file string) (all []source, err error) {
 	if !required {
 		file = File
 	}
-	drops, err := filepath.Glob(filepath.Join(filepath.Dir(file), "config.d", "*.toml")) // sorted
+	dir := filepath.Join(filepath.Dir(file), "config.d")
+	drops, err := fs.Glob(os.DirFS(dir), "*.toml") // sorted
 	if err != nil {
 		return nil, fmt.Errorf("configuration %q: %w: %w", file, err, errdefs.ErrInvalidArgument)
 	}
 	for i, f := range append([]string{file}, drops...) {
+		if i > 0 {
+			f = filepath.Join(dir, f)
+		}
 		data, err := Read(f)
 		if i == 0 && !required && errors.Is(err, fs.ErrNotExist) {
 			continue

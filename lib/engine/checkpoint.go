@@ -153,9 +153,15 @@ const (
 
 // checkMachine looks at the images of the processes' registers, of which a checkpoint has at least one.
 func checkMachine(dir string) error {
-	cores, err := filepath.Glob(filepath.Join(dir, "core-*.img"))
+	entries, err := os.ReadDir(dir) // whose path may have what is a pattern to others
 	if err != nil {
-		return err
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	var cores []string
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, "core-") && strings.HasSuffix(name, ".img") {
+			cores = append(cores, filepath.Join(dir, name))
+		}
 	}
 	if len(cores) == 0 {
 		return fmt.Errorf("checkpoint: %s has no process: %w", dir, errdefs.ErrInvalidArgument)

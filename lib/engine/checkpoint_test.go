@@ -265,7 +265,8 @@ func TestCheckMade(t *testing.T) {
 		"no core":                 {made, nil, "has no process"},
 		"broken":                  {"{", core(own), "unexpected end"},
 	} {
-		dir := t.TempDir()
+		dir := filepath.Join(t.TempDir(), "of [1] * ?")
+		must(t, os.Mkdir(dir, 0o700))
 		if c.made != "" {
 			must(t, os.WriteFile(filepath.Join(dir, madeFile), []byte(c.made), 0o600))
 		}

@@ -348,8 +348,12 @@ func (r *restoring) run(c *ask.Checkpoint) (err error) {
 		o.Mounts = append(o.Mounts, criu.Mount{Inside: os.DevNull, Outside: os.DevNull})
 	}
 	var were []string
-	if err := readJSON(filepath.Join(c.Dir, descriptorsFile), &were); err != nil {
-		return err
+	data, err := readSome(filepath.Join(c.Dir, descriptorsFile))
+	if err == nil {
+		err = json.Unmarshal(data, &were)
+	}
+	if err != nil {
+		return fmt.Errorf("checkpoint: %s: %w", descriptorsFile, err)
 	}
 	if err := r.inherit(o, were); err != nil {
 		return err

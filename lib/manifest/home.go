@@ -123,12 +123,12 @@ func (h Home) isEnding() bool {
 // remove unmounts what was mounted in a home and removes it.
 func (h Home) remove() error {
 	for _, pattern := range []string{dirVolumes + "/*", dirParts + "/*/*"} {
-		places, err := filepath.Glob(filepath.Join(string(h), pattern))
+		places, err := fs.Glob(os.DirFS(string(h)), pattern) // the home's own path is no pattern
 		if err != nil {
 			return err
 		}
 		for _, at := range places {
-			if err := mount.Unmount(at, unix.MNT_DETACH); err != nil {
+			if err := mount.Unmount(filepath.Join(string(h), at), unix.MNT_DETACH); err != nil {
 				return err
 			}
 		}

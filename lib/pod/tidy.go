@@ -6,8 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 
@@ -24,9 +24,12 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 		return err
 	}
 	// The directories first: each was made after its record.
-	dirs, err := filepath.Glob(d.Run("pods", "*", "*"))
+	dirs, err := fs.Glob(os.DirFS(d.Run()), "pods/*/*") // the path of the state is no pattern
 	if err != nil {
 		return err
+	}
+	for i := range dirs {
+		dirs[i] = d.Run(dirs[i])
 	}
 	_, err = os.Lstat(d.Path("networks"))
 	if connected := err == nil; len(dirs) == 0 && !connected {
