@@ -84,8 +84,10 @@ func run(args []string) error {
 
 // pod makes a pod of one container, and gives its id.
 func (c client) pod(ctx context.Context, image, name string) (string, error) {
+	// The kubelet gives each pod a cgroup of its own, too.
 	config := &runtimeapi.PodSandboxConfig{
-		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Uid: name, Namespace: "bench"}, Linux: &runtimeapi.LinuxPodSandboxConfig{CgroupParent: "/" + os.Getenv("BENCH_ID")},
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Uid: name, Namespace: "bench"},
+		Linux:    &runtimeapi.LinuxPodSandboxConfig{CgroupParent: "/" + os.Getenv("BENCH_ID") + "/" + name},
 	}
 	r, err := c.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
 	if err != nil {
