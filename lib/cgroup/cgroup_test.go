@@ -407,7 +407,7 @@ func TestStats(t *testing.T) {
 		path := newGroup(t, h)
 		_, done := start(t, h, path, "spin")
 		<-done
-		s, err := h.stats(path)
+		s, err := h.measure(path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -431,7 +431,7 @@ func TestStats(t *testing.T) {
 			}
 		}
 		start(t, h, path, "sleep")
-		if s, err = h.stats(path); err != nil {
+		if s, err = h.measure(path); err != nil {
 			t.Fatal(err)
 		}
 		if h.v1("memory", path) != "" && (s.Memory.Limit != 64<<20 || s.Memory.Usage == 0) {
@@ -481,6 +481,9 @@ func TestAbsent(t *testing.T) {
 	const path = "/ctrd-test-that-nobody-makes"
 	if pids, err := Pids(path); len(pids) != 0 || err != nil {
 		t.Errorf("Pids: %v, %v", pids, err)
+	}
+	if n, err := Processes(path); n != 0 || err != nil {
+		t.Errorf("Processes: %d, %v", n, err)
 	}
 	if ok, err := Populated(path); ok || err != nil {
 		t.Errorf("Populated: %v, %v", ok, err)

@@ -62,6 +62,29 @@ type HugePages struct {
 
 // MeasureDetail is [Measure] with the other figures.
 func MeasureDetail(path string) (Detail, error) {
+	return measureDetail(path, func(t tree, r *reader, d *Detail) {
+		t.stats(r, path, &d.Stats)
+		t.memoryUse(r, path, d)
+		t.memoryDetail(r, path, d)
+		t.cpuDetail(r, path, d)
+		t.pressures(r, path, d)
+		t.devices(r, path, d)
+		t.hugePages(r, path, d)
+	})
+}
+
+// MeasureUse measures what a kubelet asks for often, in a quarter of the files that [MeasureDetail] reads: CPU.Total, Memory without Max,
+// RSS, PageFaults, MajorFaults, SwapLimit and the pressures. All else is 0.
+func MeasureUse(path string) (Detail, error) {
+	return measureDetail(path, func(t tree, r *reader, d *Detail) {
+		d.CPU.Total = t.cpuTotal(r, path)
+		t.memory(r, path, &d.Memory)
+		t.memoryUse(r, path, d)
+		t.pressures(r, path, d)
+	})
+}
+
+func measureDetail(path string, fill func(tree, *reader, *Detail)) (d Detail, err error) {
 	t, err := open(path)
 	if err != nil {
 		return Detail{}, err
@@ -69,18 +92,10 @@ func MeasureDetail(path string) (Detail, error) {
 	if !t.exists(path) {
 		return Detail{}, fmt.Errorf("measure cgroup %q: %w", path, errdefs.ErrNotFound)
 	}
-	d := Detail{}
-	if d.Stats, err = t.stats(path); err == nil {
-		r := &reader{v2: t.v2(path)}
-		t.memoryDetail(r, path, &d)
-		t.cpuDetail(r, path, &d)
-		t.pressures(r, path, &d)
-		t.devices(r, path, &d)
-		t.hugePages(r, path, &d)
-		err = errors.Join(r.errs...)
-	}
-	if err != nil {
-		return Detail{}, fmt.Errorf("measure cgroup %q: %w", path, err)
+	r := &reader{v2: t.v2(path)}
+	fill(t, r, &d)
+	if len(r.errs) > 0 {
+		return Detail{}, fmt.Errorf("measure cgroup %q: %w", path, errors.Join(r.errs...))
 	}
 	return d, nil
 }
@@ -93,27 +108,40 @@ func bounded(n uint64) uint64 {
 	return n
 }
 
+// memoryUse fills in what MeasureUse has besides [Memory], whose limit is known.
+func (t tree) memoryUse(r *reader, path string, d *Detail) {
+	dir := t.v1("memory", path)
+	if dir == "" {
+		stat := r.text(r.v2, "memory.stat")
+		d.RSS, d.PageFaults, d.MajorFaults = keyed(stat, "anon"), keyed(stat, "pgfault"), keyed(stat, "pgmajfault")
+		d.SwapLimit = r.number(r.v2, "memory.swap.max")
+		return
+	}
+	stat := r.text(dir, "memory.stat")
+	d.RSS, d.PageFaults, d.MajorFaults = keyed(stat, "total_rss"), keyed(stat, "total_pgfault"), keyed(stat, "total_pgmajfault")
+	if d.Memory.Limit == 0 {
+		return
+	}
+	// v1 bounds memory and swap together.
+	if both := bounded(r.number(dir, "memory.memsw.limit_in_bytes")); both > d.Memory.Limit {
+		d.SwapLimit = both - d.Memory.Limit
+	}
+}
+
 func (t tree) memoryDetail(r *reader, path string, d *Detail) {
 	dir := t.v1("memory", path)
 	if dir == "" {
 		stat := r.text(r.v2, "memory.stat")
-		d.RSS, d.Cache, d.Mapped = keyed(stat, "anon"), keyed(stat, "file"), keyed(stat, "file_mapped")
-		d.Kernel = keyed(stat, "kernel")
-		d.PageFaults, d.MajorFaults = keyed(stat, "pgfault"), keyed(stat, "pgmajfault")
+		d.Cache, d.Mapped, d.Kernel = keyed(stat, "file"), keyed(stat, "file_mapped"), keyed(stat, "kernel")
 		d.LimitHits = keyed(r.text(r.v2, "memory.events"), "max")
-		d.Reservation, d.SwapLimit = r.number(r.v2, "memory.low"), r.number(r.v2, "memory.swap.max")
+		d.Reservation = r.number(r.v2, "memory.low")
 		return
 	}
 	stat := r.text(dir, "memory.stat")
-	d.RSS, d.Cache, d.Mapped = keyed(stat, "total_rss"), keyed(stat, "total_cache"), keyed(stat, "total_mapped_file")
+	d.Cache, d.Mapped = keyed(stat, "total_cache"), keyed(stat, "total_mapped_file")
 	d.Kernel = r.number(dir, "memory.kmem.usage_in_bytes")
-	d.PageFaults, d.MajorFaults = keyed(stat, "total_pgfault"), keyed(stat, "total_pgmajfault")
 	d.LimitHits = r.number(dir, "memory.failcnt")
 	d.Reservation = bounded(r.number(dir, "memory.soft_limit_in_bytes"))
-	// v1 bounds memory and swap together.
-	if both := bounded(r.number(dir, "memory.memsw.limit_in_bytes")); both > d.Memory.Limit && d.Memory.Limit > 0 {
-		d.SwapLimit = both - d.Memory.Limit
-	}
 }
 
 func (t tree) cpuDetail(r *reader, path string, d *Detail) {
@@ -131,14 +159,16 @@ func (t tree) cpuDetail(r *reader, path string, d *Detail) {
 }
 
 func (t tree) pressures(r *reader, path string, d *Detail) {
-	dir := t.v2(path)
-	for name, p := range map[string]*Pressure{"cpu.pressure": &d.CPUPressure, "memory.pressure": &d.MemPressure, "io.pressure": &d.IOPressure} {
+	for _, one := range []struct {
+		name string
+		to   *Pressure
+	}{{"cpu.pressure", &d.CPUPressure}, {"memory.pressure", &d.MemPressure}, {"io.pressure", &d.IOPressure}} {
 		// It cannot be read where the kernel was booted without.
-		text, err := read(dir, name)
+		text, err := read(r.v2, one.name)
 		if err != nil || text == "" {
-			continue
+			return
 		}
-		*p = parsePressure(text)
+		*one.to = parsePressure(text)
 		d.HasPressures = true
 	}
 }

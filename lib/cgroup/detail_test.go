@@ -4,6 +4,7 @@ package cgroup
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 )
 
@@ -36,6 +37,23 @@ func TestMeasureDetail(t *testing.T) {
 		}
 		if h.v1("memory", path) != "" && (d.PageFaults == 0 || d.RSS == 0 || d.Shares == 0 || d.Period == 0) {
 			t.Errorf("%+v", d)
+		}
+		// A kubelet's part of it is the same but for what has grown meanwhile.
+		use, err := MeasureUse(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Detail{
+			RSS: d.RSS, PageFaults: d.PageFaults, MajorFaults: d.MajorFaults, SwapLimit: d.SwapLimit, HasPressures: d.HasPressures,
+			CPUPressure: d.CPUPressure, MemPressure: d.MemPressure, IOPressure: d.IOPressure,
+		}
+		want.CPU.Total, want.Memory = d.CPU.Total, d.Memory
+		want.Memory.Max = 0
+		if !reflect.DeepEqual(use, want) {
+			t.Errorf("use %+v, want %+v", use, want)
+		}
+		if n, err := Processes(path); n != 1 || err != nil {
+			t.Errorf("%d processes, %v", n, err)
 		}
 	})
 }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/smallfile"
 )
 
 // hierarchy is one mounted cgroup tree.
@@ -195,7 +197,7 @@ func read(dir, name string) (string, error) {
 	if dir == "" {
 		return "", nil
 	}
-	b, err := os.ReadFile(filepath.Join(dir, name))
+	b, err := smallfile.Read(dir + "/" + name)
 	if gone(err) || errors.Is(err, unix.EOPNOTSUPP) {
 		return "", nil
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,29 @@ func Pids(path string) ([]int, error) {
 		pids = pids[1:]
 	}
 	return pids, nil
+}
+
+// Processes counts the processes in the cgroup and the cgroups below it, as one hierarchy that has it tells. A cgroup that does not exist
+// has none.
+func Processes(path string) (int, error) {
+	t, err := open(path)
+	if err != nil {
+		return 0, err
+	}
+	has := slices.IndexFunc(t, func(h hierarchy) bool { return tree{h}.exists(path) })
+	if has < 0 {
+		return 0, nil
+	}
+	n := 0
+	err = walk(filepath.Join(t[has].dir, path), func(dir string) error {
+		text, err := read(dir, "cgroup.procs")
+		n += len(strings.Fields(text))
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count processes of cgroup %q: %w", path, err)
+	}
+	return n, nil
 }
 
 // pids is Pids with 0 standing for all the processes that have no number here.

@@ -70,38 +70,46 @@ func Measure(path string) (Stats, error) {
 	if !t.exists(path) {
 		return Stats{}, fmt.Errorf("measure cgroup %q: %w", path, errdefs.ErrNotFound)
 	}
-	s, err := t.stats(path)
+	s, err := t.measure(path)
 	if err != nil {
 		return Stats{}, fmt.Errorf("measure cgroup %q: %w", path, err)
 	}
 	return s, nil
 }
 
-func (t tree) stats(path string) (Stats, error) {
-	var s Stats
-	r := reader{v2: t.v2(path)}
-	t.cpu(&r, path, &s.CPU)
-	t.memory(&r, path, &s.Memory)
-	if dir := t.v1("pids", path); dir != "" {
-		s.Pids = PidsUse{Current: r.number(dir, "pids.current"), Limit: r.number(dir, "pids.max")}
-	} else {
-		s.Pids = PidsUse{Current: r.number(r.v2, "pids.current"), Limit: r.number(r.v2, "pids.max")}
-	}
-	t.block(&r, path, &s.Block)
+func (t tree) measure(path string) (s Stats, err error) {
+	r := &reader{v2: t.v2(path)}
+	t.stats(r, path, &s)
 	return s, errors.Join(r.errs...)
+}
+
+func (t tree) stats(r *reader, path string, s *Stats) {
+	t.cpu(r, path, &s.CPU)
+	t.memory(r, path, &s.Memory)
+	if dir := t.v1("memory", path); dir != "" {
+		s.Memory.Max = r.number(dir, "memory.max_usage_in_bytes")
+	} else {
+		s.Memory.Max = r.number(r.v2, "memory.peak")
+	}
+	pids := r.v2
+	if dir := t.v1("pids", path); dir != "" {
+		pids = dir
+	}
+	s.Pids = PidsUse{Current: r.number(pids, "pids.current"), Limit: r.number(pids, "pids.max")}
+	t.block(r, path, &s.Block)
 }
 
 // tick is the length of USER_HZ in nanoseconds: 100 a second on every architecture that Go runs on.
 const tick = 10_000_000
 
 func (t tree) cpu(r *reader, path string, c *CPU) {
+	c.Total = t.cpuTotal(r, path)
 	if dir := t.v1("cpuacct", path); dir != "" {
-		c.Total = r.number(dir, "cpuacct.usage")
 		stat := r.text(dir, "cpuacct.stat")
 		c.User, c.System = keyed(stat, "user")*tick, keyed(stat, "system")*tick
 	} else {
 		stat := r.text(r.v2, "cpu.stat")
-		c.Total, c.User, c.System = keyed(stat, "usage_usec")*1000, keyed(stat, "user_usec")*1000, keyed(stat, "system_usec")*1000
+		c.User, c.System = keyed(stat, "user_usec")*1000, keyed(stat, "system_usec")*1000
 	}
 	stat := ""
 	if dir := t.v1("cpu", path); dir != "" {
@@ -114,13 +122,20 @@ func (t tree) cpu(r *reader, path string, c *CPU) {
 	c.Periods, c.ThrottledPeriods = keyed(stat, "nr_periods"), keyed(stat, "nr_throttled")
 }
 
+func (t tree) cpuTotal(r *reader, path string) uint64 {
+	if dir := t.v1("cpuacct", path); dir != "" {
+		return r.number(dir, "cpuacct.usage")
+	}
+	return keyed(r.text(r.v2, "cpu.stat"), "usage_usec") * 1000
+}
+
+// memory fills in all but Max.
 func (t tree) memory(r *reader, path string, m *Memory) {
 	if dir := t.v1("memory", path); dir != "" {
 		stat := r.text(dir, "memory.stat")
 		*m = Memory{
 			Usage:        r.number(dir, "memory.usage_in_bytes"),
 			Limit:        r.number(dir, "memory.limit_in_bytes"),
-			Max:          r.number(dir, "memory.max_usage_in_bytes"),
 			InactiveFile: keyed(stat, "total_inactive_file"),
 			Swap:         keyed(stat, "total_swap"),
 		}
@@ -133,7 +148,6 @@ func (t tree) memory(r *reader, path string, m *Memory) {
 	*m = Memory{
 		Usage:        r.number(r.v2, "memory.current"),
 		Limit:        r.number(r.v2, "memory.max"),
-		Max:          r.number(r.v2, "memory.peak"),
 		InactiveFile: keyed(r.text(r.v2, "memory.stat"), "inactive_file"),
 		Swap:         r.number(r.v2, "memory.swap.current"),
 	}
@@ -192,17 +206,26 @@ func (b *Block) addV2(text string) {
 	}
 }
 
-// reader reads control files and keeps the errors for later. A missing file reads as "".
+// reader reads control files, each once, and keeps the errors for later. A missing file reads as "".
 type reader struct {
-	v2   string
-	errs []error
+	v2    string
+	errs  []error
+	texts map[[2]string]string // of directory and name
 }
 
 func (r *reader) text(dir, name string) string {
+	key := [2]string{dir, name}
+	if s, ok := r.texts[key]; ok {
+		return s
+	}
 	s, err := read(dir, name)
 	if err != nil {
 		r.errs = append(r.errs, err)
 	}
+	if r.texts == nil {
+		r.texts = map[[2]string]string{}
+	}
+	r.texts[key] = s
 	return s
 }
 

@@ -4,7 +4,6 @@ package cri
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/netns"
 	"ctrd.dev/ctrd/lib/pod"
+	"ctrd.dev/ctrd/lib/smallfile"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
@@ -66,13 +66,7 @@ func netDevOf(pid int, path string) (text string, ok bool) {
 	if unix.Fstatat(proc, "ns/net", &is, 0) != nil || unix.Stat(path, &wanted) != nil || is.Dev != wanted.Dev || is.Ino != wanted.Ino {
 		return "", false
 	}
-	fd, err := unix.Openat(proc, "net/dev", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", false
-	}
-	f := os.NewFile(uintptr(fd), "net/dev")
-	defer f.Close()
-	all, err := io.ReadAll(f)
+	all, err := smallfile.ReadAt(proc, "net/dev")
 	return string(all), err == nil
 }
 

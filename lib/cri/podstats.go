@@ -102,11 +102,11 @@ func (r runtimeService) podStats(ctx context.Context, pods []pod.Status) (all []
 func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats, containers []pod.ContainerStatus) {
 	now := time.Now()
 	m.Process = &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: value(0)}
-	d, err := cgroup.MeasureDetail(st.Cgroup)
+	d, err := cgroup.MeasureUse(st.Cgroup)
 	if st.Cgroup == "" || err != nil {
 		d = sumOf(m.Containers)
-	} else if pids, err := cgroup.Pids(st.Cgroup); err == nil {
-		m.Process.ProcessCount = value(uint64(len(pids)))
+	} else if n, err := cgroup.Processes(st.Cgroup); err == nil {
+		m.Process.ProcessCount = value(uint64(n))
 	}
 	m.Cpu, m.Memory, m.Io = s.cpuMessage("pod "+st.ID, st.Created, now, d), memoryMessage(now, d), ioMessage(now, d)
 	if links, ok := linksOf(st, containers); ok {

@@ -123,7 +123,7 @@ func (s *Server) containerStats(ctx context.Context, st pod.ContainerStatus, lay
 	if st.State != pod.Running {
 		return m, nil
 	}
-	d, err := cgroup.MeasureDetail(st.Cgroup)
+	d, err := cgroup.MeasureUse(st.Cgroup)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/smallfile"
 )
 
 // Held is a liveness lock: it ends with the process that holds it, however that ends.
@@ -59,16 +61,16 @@ func (h *Held) Remove() error {
 // IsHeld tells whether a live process holds the liveness lock at path. It takes nothing, so it disturbs
 // nobody who is about to take it. A missing file is not held.
 func IsHeld(path string) (bool, error) {
-	f, err := os.Open(path)
+	fd, err := smallfile.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	lk := unix.Flock_t{Type: unix.F_WRLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk); err != nil {
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lk); err != nil {
 		return false, &os.PathError{Op: "query lock", Path: path, Err: err}
 	}
 	return lk.Type != unix.F_UNLCK, nil

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/smallfile"
 )
 
 // Names in the directory.
@@ -198,7 +199,7 @@ func BeingMade(base string) (bool, error) {
 
 // Read reads a file of the directory into v; it reports false when the file is not there.
 func Read(dir, name string, v any) (bool, error) {
-	data, err := os.ReadFile(filepath.Join(dir, name))
+	data, err := smallfile.Read(filepath.Join(dir, name))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
