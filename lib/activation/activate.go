@@ -30,6 +30,8 @@ type Request struct {
 	Mounts []mount.Mount
 	Labels map[string]string
 	Lease  string // that keeps it; empty: none
+	// Container is the uid of the container whose task has it for its root; empty: a client's own.
+	Container string
 	// Temporary has all mounted; what is left to the caller is a bind mount of the last.
 	Temporary bool
 }
@@ -69,20 +71,29 @@ func makePlan(r Request) plan {
 // Activate mounts what a caller cannot. Where there is no such thing it is errdefs.ErrNotImplemented: the caller mounts all. A
 // name that is taken is errdefs.ErrAlreadyExists, a lease that is not there errdefs.ErrNotFound.
 func Activate(ctx context.Context, d *state.Dir, ns string, r Request) (Activation, error) {
-	a := r.record(rand.Text())
-	if err := r.check(); err != nil {
+	a, held, err := Begin(ctx, d, ns, r)
+	if err != nil {
 		return a, err
+	}
+	return a, held.Remove()
+}
+
+// Begin is [Activate] for a caller who is about to use the mounts: until held is removed, [Live] tells that he is.
+func Begin(ctx context.Context, d *state.Dir, ns string, r Request) (a Activation, held *lock.Held, err error) {
+	a = r.record(rand.Text())
+	if err := r.check(); err != nil {
+		return a, nil, err
 	}
 	p := makePlan(r)
 	if p.first < 0 {
-		return a, fmt.Errorf("mounts %q: there is nothing that the caller cannot mount: %w", r.Name, errdefs.ErrNotImplemented)
+		return a, nil, fmt.Errorf("mounts %q: there is nothing that the caller cannot mount: %w", r.Name, errdefs.ErrNotImplemented)
 	}
 	if err := d.View(ctx, func(tx *state.Tx) error { return r.admit(tx, ns, &a) }); err != nil {
-		return a, err
+		return a, nil, err
 	}
-	held, err := begin(ctx, d, a.ID)
+	held, err = begin(ctx, d, a.ID)
 	if err != nil {
-		return a, fmt.Errorf("mounts %q: %w", r.Name, err)
+		return a, nil, fmt.Errorf("mounts %q: %w", r.Name, err)
 	}
 	crash.Point("activation.begun")
 	if err = a.mount(ctx, d, r, p); err == nil {
@@ -96,10 +107,10 @@ func Activate(ctx context.Context, d *state.Dir, ns string, r Request) (Activati
 	if err != nil {
 		err = errors.Join(err, Drop(d, a.ID))
 		d.EmptyTrash()
-		return a, errors.Join(fmt.Errorf("mounts %q: %w", r.Name, err), held.Release())
+		return a, nil, errors.Join(fmt.Errorf("mounts %q: %w", r.Name, err), held.Release())
 	}
 	crash.Point("activation.recorded")
-	return a, held.Remove()
+	return a, held, nil
 }
 
 // admit looks whether the name is free and the lease is there.
@@ -195,13 +206,25 @@ func place(m mount.Mount, point, name string) error {
 	return errors.Join(err, l.Close())
 }
 
-// Deactivate removes an activation, and unmounts what it has mounted; who uses a mount still keeps its file system until he
-// lets it go. One that is not there is errdefs.ErrNotFound.
+// Deactivate removes the activation that has a name, and unmounts what it has mounted; who uses a mount still keeps its file system
+// until he lets it go. One that is not there is errdefs.ErrNotFound.
 func Deactivate(ctx context.Context, d *state.Dir, ns, name string) error {
+	return deactivate(ctx, d, ns, name, func(Activation) bool { return true })
+}
+
+// End is [Deactivate] of this activation: another one that has its name by now stays, and End gives errdefs.ErrNotFound.
+func (a Activation) End(ctx context.Context, d *state.Dir, ns string) error {
+	return deactivate(ctx, d, ns, a.Name, func(now Activation) bool { return now.ID == a.ID })
+}
+
+func deactivate(ctx context.Context, d *state.Dir, ns, name string, meant func(Activation) bool) error {
 	var a Activation
 	err := d.UpdateRun(ctx, nil, func(tx *state.Tx) (err error) {
 		if a, err = Get(tx, ns, name); err != nil && !state.IsRecordError(err) {
 			return err
+		}
+		if !meant(a) {
+			return fmt.Errorf("mounts %q in namespace %q: another has the name: %w", name, ns, errdefs.ErrNotFound)
 		}
 		return Forget(tx, ns, name)
 	})

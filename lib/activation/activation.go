@@ -28,15 +28,17 @@ const Type = "mounts"
 
 // Activation is a list of mounts that is mounted as far as its caller cannot do it.
 type Activation struct {
-	Name     string            `json:"name"`
-	ID       string            `json:"id"` // random; names the directory
-	Lease    string            `json:"lease,omitempty"`
-	LeaseUID string            `json:"lease_uid,omitempty"`
-	Labels   map[string]string `json:"labels,omitempty"`
-	Active   []Active          `json:"active,omitempty"` // what is mounted
-	System   []mount.Mount     `json:"system,omitempty"` // what is left to be mounted
-	Created  time.Time         `json:"created"`
-	Updated  time.Time         `json:"updated"`
+	Name     string `json:"name"`
+	ID       string `json:"id"` // random; names the directory
+	Lease    string `json:"lease,omitempty"`
+	LeaseUID string `json:"lease_uid,omitempty"`
+	// Container is the uid of the container whose task has it for its root; empty: a client's own.
+	Container string            `json:"container_uid,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Active    []Active          `json:"active,omitempty"` // what is mounted
+	System    []mount.Mount     `json:"system,omitempty"` // what is left to be mounted
+	Created   time.Time         `json:"created"`
+	Updated   time.Time         `json:"updated"`
 }
 
 // Active is one mount that is mounted.
@@ -198,5 +200,5 @@ const (
 // record is the activation of a request before it is mounted.
 func (r Request) record(id string) Activation {
 	now := time.Now().UTC()
-	return Activation{Name: r.Name, ID: id, Lease: r.Lease, Labels: maps.Clone(r.Labels), Created: now, Updated: now}
+	return Activation{Name: r.Name, ID: id, Lease: r.Lease, Container: r.Container, Labels: maps.Clone(r.Labels), Created: now, Updated: now}
 }

@@ -8,7 +8,7 @@
 // # On disk
 //
 // Bucket mounts / namespace / name in run.db: the record. <state>/mounts/<id>/<n>: where a mount is mounted, or a link to a
-// loop device; <state>/mounts/<id>/lock: held by the process that makes them.
+// loop device; <state>/mounts/<id>/lock: held by the process that makes them, and then makes a task with them.
 //
 // # Locks
 //

@@ -4,6 +4,8 @@ package native
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	mountsapi "github.com/containerd/containerd/api/services/mounts/v1"
 	"github.com/containerd/containerd/api/types"
@@ -12,8 +14,10 @@ import (
 
 	"ctrd.dev/ctrd/lib/activation"
 	"ctrd.dev/ctrd/lib/filter"
+	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/task"
 	"ctrd.dev/ctrd/lib/taskapi"
 )
 
@@ -110,39 +114,104 @@ func activationMessage(a activation.Activation) *types.ActivationInfo {
 	return info
 }
 
+// root is what ctrd has mounted for the root of a task that is being made.
+type root struct {
+	s    *Server
+	ns   string
+	made activation.Activation
+	held *lock.Held // nil: nothing was made
+}
+
 // rootfs gives the mounts of a task's root that its shim can do, after those were made that it cannot; these go when the task
-// is deleted, or its container removed. made tells that something was made.
-func (s *Server) rootfs(ctx context.Context, ns, id string, given []*types.Mount) (all []taskapi.Mount, made bool, err error) {
+// is deleted, or its container removed. They are this task's alone: what an earlier task of the container has left, or one of
+// another container that had its id, is taken away first. The caller calls settle when the task is made, or is not.
+func (s *Server) rootfs(ctx context.Context, t *task.Task, given []*types.Mount) (all []taskapi.Mount, r root, err error) {
+	r = root{s: s, ns: t.Namespace}
 	mounts := mountsOf(given)
-	if len(mounts) > 0 {
-		a, err := activation.Activate(ctx, s.d, ns, activation.Request{
-			Name: id, Mounts: mounts, Labels: map[string]string{backToContainer: id},
+	for len(mounts) > 0 {
+		r.made, r.held, err = activation.Begin(ctx, s.d, t.Namespace, activation.Request{
+			Name: t.ID(), Mounts: mounts, Labels: map[string]string{backToContainer: t.ID()}, Container: t.Container.UID,
 		})
-		if errdefs.IsAlreadyExists(err) { // of a task whose deletion was cut off, or of one that is there
-			err = s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-				a, err = activation.Get(tx, ns, id)
-				return err
-			})
-		} else {
-			made = err == nil
+		if errdefs.IsAlreadyExists(err) {
+			if err = s.endLeftRoot(ctx, t); err == nil {
+				continue
+			}
 		}
-		switch {
-		case err == nil:
-			mounts = a.System
-		case !errdefs.IsNotImplemented(err):
-			return nil, false, err
+		if err == nil {
+			mounts = r.made.System
+		} else if !errdefs.IsNotImplemented(err) {
+			return nil, r, err
 		}
+		break
 	}
 	for _, m := range mounts {
 		all = append(all, taskapi.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
-	return all, made, nil
+	return all, r, nil
 }
 
-// unmountRoot takes away what rootfs has made, if it has.
-func (s *Server) unmountRoot(ctx context.Context, ns, id string) {
-	err := activation.Deactivate(context.WithoutCancel(ctx), s.d, ns, id)
+// settle ends the making of a task, with the error that it has: of a task that was not made the mounts go.
+func (r root) settle(ctx context.Context, err error) {
+	if r.held == nil {
+		return
+	}
+	if err != nil {
+		r.s.endRoot(ctx, r.ns, r.made)
+		_ = r.held.Release() // its file is gone
+	} else if err := r.held.Remove(); err != nil {
+		r.s.log.Warn("the lock file of the mounts of a task stays", "namespace", r.ns, "container", r.made.Name, "error", err)
+	}
+}
+
+// endLeftRoot takes away what stands under a container's id, if it is of a task that is no more. What a client has activated
+// under that name, and what a task has or is about to get, is errdefs.ErrAlreadyExists.
+func (s *Server) endLeftRoot(ctx context.Context, t *task.Task) error {
+	var a activation.Activation
+	err := s.d.View(ctx, func(tx *state.Tx) (err error) {
+		a, err = activation.Get(tx, t.Namespace, t.ID())
+		return err
+	})
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil
+	case err != nil:
+		return err
+	case a.Container == "":
+		return fmt.Errorf("mounts %q are a client's: %w", a.Name, errdefs.ErrAlreadyExists)
+	case activation.Live(s.d, a.ID): // looked at before the task is: whoever makes one lets go when it is there
+		return fmt.Errorf("a task of container %q is being made: %w", t.ID(), errdefs.ErrAlreadyExists)
+	}
+	switch now, err := task.OpenTask(ctx, s.d, t.Namespace, t.ID()); {
+	case err == nil:
+		return errors.Join(fmt.Errorf("a task of container %q: %w", t.ID(), errdefs.ErrAlreadyExists), now.Close())
+	case !errdefs.IsNotFound(err):
+		return err
+	}
+	if err := a.End(ctx, s.d, t.Namespace); !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
+}
+
+// rootOf gives the activation that a task has for its root; one without a name if it has none.
+func (s *Server) rootOf(ctx context.Context, t *task.Task) (a activation.Activation, err error) {
+	err = s.d.View(ctx, func(tx *state.Tx) (err error) {
+		a, err = activation.Get(tx, t.Namespace, t.ID())
+		return err
+	})
+	if errdefs.IsNotFound(err) || err == nil && a.Container != t.Container.UID {
+		return activation.Activation{}, nil
+	}
+	return a, err
+}
+
+// endRoot takes away what rootfs has made, if it has.
+func (s *Server) endRoot(ctx context.Context, ns string, a activation.Activation) {
+	if a.Name == "" {
+		return
+	}
+	err := a.End(context.WithoutCancel(ctx), s.d, ns)
 	if err != nil && !errdefs.IsNotFound(err) {
-		s.log.Warn("the mounts of a task stay until its container is removed", "namespace", ns, "container", id, "error", err)
+		s.log.Warn("the mounts of a task stay until its container is removed", "namespace", ns, "container", a.Name, "error", err)
 	}
 }

@@ -70,15 +70,15 @@ func (s taskService) Create(ctx context.Context, r *tasksapi.CreateTaskRequest) 
 		return nil, err
 	}
 	given.Checkpoint = dir
-	made := false
 	defer func() { err = done(err) }()
-	if given.Rootfs, made, err = s.s.rootfs(ctx, ns, r.ContainerID, r.Rootfs); err != nil {
+	all, root, err := s.s.rootfs(ctx, t, r.Rootfs)
+	if err != nil {
 		return nil, err
 	}
-	if err := t.CreateGiven(ctx, given); err != nil {
-		if made {
-			s.s.unmountRoot(ctx, ns, r.ContainerID)
-		}
+	given.Rootfs = all
+	err = t.CreateGiven(ctx, given)
+	root.settle(ctx, err)
+	if err != nil {
 		return nil, err
 	}
 	return &tasksapi.CreateTaskResponse{ContainerID: r.ContainerID, Pid: uint32(t.PID())}, nil
@@ -111,10 +111,14 @@ func (s taskService) Start(ctx context.Context, r *tasksapi.StartRequest) (*task
 // Delete deletes a task that has ended or was not started.
 func (s taskService) Delete(ctx context.Context, r *tasksapi.DeleteTaskRequest) (m *tasksapi.DeleteResponse, err error) {
 	err = s.on(ctx, r.ContainerID, func(t *task.Task) error {
+		root, err := s.s.rootOf(ctx, t) // while the task is there: no other has the container's mounts
+		if err != nil {
+			return err
+		}
 		p, err := t.Delete(ctx)
 		m = deletedMessage(p)
 		if err == nil {
-			s.s.unmountRoot(ctx, t.Namespace, r.ContainerID)
+			s.s.endRoot(ctx, t.Namespace, root)
 		}
 		return err
 	})
