@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -83,24 +84,40 @@ func (p *published) append(j event.Journal, e event.Entry) error {
 		return <-done
 	}
 	p.at = true
+	p.mu.Unlock()
 	j.Tail = &p.tail
-	for len(p.waiting) > 0 {
-		p.mu.Unlock()
-		turn := j.Turn() // while which others come
+	for p.turn(j) {
+	}
+	return <-done
+}
+
+// turn appends what waits, in one turn of the journal, and tells whether more has come meanwhile. A panic in it goes on in its
+// caller, and is an error for those whose events it was to append: none of them waits for somebody who is no more.
+func (p *published) turn(j event.Journal) (more bool) {
+	var told []chan error
+	err := errUntold
+	defer func() {
 		p.mu.Lock()
-		all, told := p.waiting, p.told
-		p.waiting, p.told = nil, nil
+		if errors.Is(err, errUntold) {
+			told, p.waiting, p.told = append(told, p.told...), nil, nil
+		}
+		more = len(p.waiting) > 0
+		p.at = more
 		p.mu.Unlock()
-		err := turn.Append(all...)
 		for _, t := range told {
 			t <- err
 		}
-		p.mu.Lock()
-	}
-	p.at = false
+	}()
+	turn := j.Turn() // while which others come
+	p.mu.Lock()
+	all := p.waiting
+	told, p.waiting, p.told = p.told, nil, nil
 	p.mu.Unlock()
-	return <-done
+	err = turn.Append(all...)
+	return more
 }
+
+var errUntold = fmt.Errorf("event journal: a fault of ctrd, and nobody knows whether the event was appended: %w", errdefs.ErrInternal)
 
 // Subscribe sends what happens from now on in all namespaces, as far as a filter fits.
 func (e eventService) Subscribe(r *eventsapi.SubscribeRequest, stream eventsapi.Events_SubscribeServer) error {
@@ -166,17 +183,74 @@ func eventData(m *anypb.Any) (json.RawMessage, error) {
 	if err := proto.Unmarshal(m.Value, one); err != nil {
 		return nil, fmt.Errorf("event %.200q: %w: %w", m.TypeUrl, err, errdefs.ErrInvalidArgument)
 	}
-	if data, err := (protojson.MarshalOptions{UseProtoNames: true}).Marshal(one); err == nil {
+	known := &fewTypes{Types: protoregistry.GlobalTypes, left: maxInner}
+	if data, err := (protojson.MarshalOptions{UseProtoNames: true, Resolver: known}).Marshal(one); err == nil && !deeper(data, maxDepth) && !isOpaque(data) {
 		return data, nil
 	}
 	return opaqueData(m.Value)
 }
 
-// eventValue encodes a message of the journal.
-func eventValue(name string, data json.RawMessage) ([]byte, error) {
+// Bounds on what is told of an event by its fields; beyond them the journal has it as it came. A message in a message in a message
+// is decoded anew at each step, which takes minutes for one that a client can send, and a reader of JSON has a bound on its depth,
+// beyond which the whole journal could not be read.
+const (
+	maxInner = 64  // messages of any type in it
+	maxDepth = 100 // of arrays and objects
+)
+
+// fewTypes finds the types of a few messages that are in a message, and of no more.
+type fewTypes struct {
+	*protoregistry.Types
+	left int
+}
+
+// FindMessageByURL implements protoregistry.MessageTypeResolver.
+func (f *fewTypes) FindMessageByURL(url string) (protoreflect.MessageType, error) {
+	if f.left--; f.left < 0 {
+		return nil, protoregistry.NotFound
+	}
+	return f.Types.FindMessageByURL(url)
+}
+
+// deeper tells whether arrays and objects are nested deeper than that.
+func deeper(data []byte, most int) bool {
+	depth, inText := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case inText && c == '\\':
+			i++
+		case c == '"':
+			inText = !inText
+		case inText:
+		case c == '{' || c == '[':
+			if depth++; depth > most {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}
+
+// isOpaque tells whether the JSON of a message looks like that of opaqueData, as that of a Struct can.
+func isOpaque(data json.RawMessage) bool {
+	_, ok := opaqueValue(data)
+	return ok
+}
+
+func opaqueValue(data json.RawMessage) (value []byte, ok bool) {
 	var o opaque
 	if bytes.Contains(data, []byte(`"@value"`)) && json.Unmarshal(data, &o) == nil && o.Value != nil {
-		return o.Value, nil
+		return o.Value, true
+	}
+	return nil, false
+}
+
+// eventValue encodes a message of the journal.
+func eventValue(name string, data json.RawMessage) ([]byte, error) {
+	if value, ok := opaqueValue(data); ok {
+		return value, nil
 	}
 	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name))
 	if err != nil {

@@ -3,9 +3,11 @@
 package native
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,9 +17,13 @@ import (
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"ctrd.dev/ctrd/lib/event"
 )
 
 // TestPublishedTogether: events that many publish at once are all in the journal, each once and each publisher's in order, and
@@ -158,4 +164,105 @@ func TestStopLetsGo(t *testing.T) {
 	}
 	s.Stop(t.Context())
 	eventually(t, "nothing is open", func() bool { return len(open()) == 0 })
+}
+
+// TestPublishedPanics: a panic while events are appended is told to those whose events they are, and the next are appended.
+func TestPublishedPanics(t *testing.T) {
+	d := openDir(t)
+	var p published
+	entry := event.Entry{Namespace: "a", Payload: event.Foreign{ForeignTopic: "/test", ForeignType: "none", Data: []byte(`{"@value":""}`)}}
+	within, others := make(chan struct{}), make(chan error, 2)
+	bad := d.Journal()
+	bad.Dir = filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(bad.Dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bad.Patience = &event.Patience{Lost: func(error) { <-within; panic("a fault") }}
+	led := make(chan any, 1)
+	go func() {
+		defer func() { led <- recover() }()
+		t.Error("appended:", p.append(bad, entry))
+	}()
+	eventually(t, "one leads", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.at && len(p.waiting) == 0 })
+	for range cap(others) {
+		go func() { others <- p.append(d.Journal(), entry) }()
+	}
+	eventually(t, "others wait", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.waiting) == cap(others) })
+	close(within)
+	if got := <-led; got != "a fault" {
+		t.Errorf("the panic is %v", got)
+	}
+	for range cap(others) {
+		if err := <-others; !errdefs.IsInternal(err) {
+			t.Errorf("one that waited: %v", err)
+		}
+	}
+	if err := p.append(d.Journal(), entry); err != nil {
+		t.Errorf("the next: %v", err)
+	}
+}
+
+// TestDeepPayload: an event that is nested deeply is decoded no further than a reader of the journal can follow, whatever it is of, and
+// costs those nothing that come with it.
+func TestDeepPayload(t *testing.T) {
+	s := New(Options{Dir: openDir(t)})
+	e := eventService{s: s}
+	// nested puts a message into a field of another again and again, from the inside.
+	nested := func(depth int, fields func(inner int) []byte) []byte {
+		buf := make([]byte, 64*depth)
+		at := len(buf)
+		for range depth {
+			head := fields(len(buf) - at)
+			at -= copy(buf[at-len(head):], head)
+		}
+		return buf[at:]
+	}
+	anys := nested(200_000, func(inner int) []byte {
+		b := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), "google.protobuf.Any")
+		return protowire.AppendVarint(protowire.AppendTag(b, 2, protowire.BytesType), uint64(inner))
+	})
+	messages := func(depth int) []byte { // a message type in a message type
+		return nested(depth, func(inner int) []byte {
+			return protowire.AppendVarint(protowire.AppendTag(nil, 3, protowire.BytesType), uint64(inner))
+		})
+	}
+	looksOpaque, err := structpb.NewStruct(map[string]any{"@value": "aGk="})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := proto.MarshalOptions{Deterministic: true}.Marshal(looksOpaque)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The innermost has one more level, which makes the JSON as deep as encoding/json writes, and the line deeper than it reads.
+	options := protowire.AppendVarint(protowire.AppendTag(nil, 7, protowire.BytesType), 0)
+	edge := append(nested(4999, func(inner int) []byte {
+		return protowire.AppendVarint(protowire.AppendTag(nil, 3, protowire.BytesType), uint64(inner+len(options)))
+	}), options...)
+	all := []*anypb.Any{
+		{TypeUrl: "google.protobuf.Any", Value: anys},
+		{TypeUrl: "google.protobuf.DescriptorProto", Value: messages(9000)},
+		{TypeUrl: "google.protobuf.DescriptorProto", Value: edge},
+		{TypeUrl: "google.protobuf.DescriptorProto", Value: messages(3)},
+		{TypeUrl: "google.protobuf.Struct", Value: plain},
+	}
+	for _, m := range all {
+		if err := e.append(&types.Envelope{Namespace: "a", Topic: "/test", Event: m}); err != nil {
+			t.Errorf("%s: %v", m.TypeUrl, err)
+		}
+	}
+	n := 0
+	for one, err := range s.d.Journal().Read(t.Context(), 0, false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := envelope(one)
+		if err != nil || !bytes.Equal(got.Event.Value, all[n].Value) {
+			t.Errorf("%d: %s of %d bytes is %d bytes, %v", n, one.Type, len(all[n].Value), len(got.GetEvent().GetValue()), err)
+		}
+		n++
+	}
+	if n != len(all) {
+		t.Errorf("%d events, want %d", n, len(all))
+	}
 }
