@@ -70,7 +70,7 @@ func newIngest(ctx context.Context, d *state.Dir, outer *lock.Lock, desc ocispec
 		err = i.load()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("content %q: %w", desc.Digest, err), i.Close())
+		return nil, errors.Join(i.wrong(err), i.Close())
 	}
 	i.resumed = i.have.total()
 	return i, nil
@@ -136,6 +136,10 @@ func (i *Ingest) isWhole(ctx context.Context, f *os.File) (bool, error) {
 			return false, err
 		}
 	}
+}
+
+func (i *Ingest) wrong(err error) error {
+	return state.NoRoom(fmt.Errorf("content %q: %w", i.desc.Digest, err), i.dir())
 }
 
 func (i *Ingest) dir() string { return IngestPath(i.d, i.desc.Digest) }
@@ -206,11 +210,11 @@ func (i *Ingest) WriteAt(p []byte, off int64) (int, error) {
 	}
 	n, err := i.data.WriteAt(p, off)
 	if err != nil {
-		return n, fmt.Errorf("content %q: %w", i.desc.Digest, err)
+		return n, i.wrong(err)
 	}
 	crash.Point("content.after-data")
 	if _, err := i.list.WriteString(r.line()); err != nil {
-		return n, fmt.Errorf("content %q: %w", i.desc.Digest, err)
+		return n, i.wrong(err)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -291,7 +295,7 @@ func (i *Ingest) wait(pos int64) (int64, error) {
 // nothing, and the error is errdefs.ErrFailedPrecondition.
 func (i *Ingest) Commit() error {
 	if err := i.commit(); err != nil {
-		return fmt.Errorf("content %q: %w", i.desc.Digest, err)
+		return i.wrong(err)
 	}
 	return nil
 }

@@ -69,7 +69,9 @@ type ingestDir struct {
 // another writer has is errdefs.ErrUnavailable.
 func claim(d *state.Dir, ns, ref string) (*ingestDir, error) {
 	path := refPath(d, ns, ref)
-	fail := func(err error) (*ingestDir, error) { return nil, fmt.Errorf("ref %q: %w", ref, err) }
+	fail := func(err error) (*ingestDir, error) {
+		return nil, state.NoRoom(fmt.Errorf("ref %q: %w", ref, err), path)
+	}
 	for {
 		if err := os.MkdirAll(path, 0o700); err != nil {
 			return fail(err)

@@ -98,7 +98,7 @@ func OpenWriter(ctx context.Context, d *state.Dir, ns string, o WriterOptions) (
 	}
 	w.sum = w.alg.Hash()
 	if err := w.begin(o, look); err != nil {
-		return w, fmt.Errorf("ref %q: %w", o.Ref, err)
+		return w, state.NoRoom(fmt.Errorf("ref %q: %w", o.Ref, err), w.in.path)
 	}
 	crash.Point("content.writer-opened")
 	return w, nil
@@ -532,7 +532,9 @@ func (w *Writer) Close() error {
 	return errors.Join(append(errs, w.in.leave())...)
 }
 
-func (w *Writer) wrong(err error) error { return fmt.Errorf("ref %q: %w", w.note.Ref, err) }
+func (w *Writer) wrong(err error) error {
+	return state.NoRoom(fmt.Errorf("ref %q: %w", w.note.Ref, err), w.in.path)
+}
 
 // Fill brings all that r has. r begins at the blob's beginning: what is there already is compared with it and not
 // written again, and from the first difference on it is replaced.

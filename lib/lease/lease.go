@@ -66,7 +66,7 @@ type Lease struct {
 func Take(d *state.Dir) (*Lease, error) {
 	dir := d.Run("leases")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("lease: %w", err)
+		return nil, fmt.Errorf("lease: %w", state.NoRoom(err, dir))
 	}
 	for {
 		h, err := lock.Hold(filepath.Join(dir, rand.Text()))
@@ -74,7 +74,7 @@ func Take(d *state.Dir) (*Lease, error) {
 			continue // Live met the file between its making and its locking, and took it for a dead one
 		}
 		if err != nil {
-			return nil, fmt.Errorf("lease: %w", err)
+			return nil, fmt.Errorf("lease: %w", state.NoRoom(err, dir))
 		}
 		crash.Point("lease.taken")
 		return &Lease{d: d, held: h}, nil
@@ -105,7 +105,7 @@ func (l *Lease) Hold(ctx context.Context, outer *lock.Lock, kind Kind, names ...
 		return fmt.Errorf("lease: %w", err)
 	}
 	if _, err := f.WriteAt([]byte(b.String()), end); err != nil {
-		return fmt.Errorf("lease: %w", err)
+		return fmt.Errorf("lease: %w", state.NoRoom(err, f.Name()))
 	}
 	crash.Point("lease.held")
 	return nil

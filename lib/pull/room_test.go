@@ -67,3 +67,24 @@ func TestNoRoomOfOthers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNoRoomOfState: it is the state directory that is full, and the error says so and not the root.
+func TestNoRoomOfState(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	base := t.TempDir()
+	run := filepath.Join(base, "state")
+	d := openDir(t, base)
+	s := newServer(t)
+	b := s.build("test/app", "1", files("first", "1"))
+	if err := unix.Mount("tmpfs", run, "tmpfs", 0, "size=64k,nr_inodes=1"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(run, unix.MNT_DETACH) })
+	_, err := pullText(ctx, d, b.ref, options())
+	var room *state.RoomError
+	if !errors.As(err, &room) || !strings.HasPrefix(room.Path, run) {
+		t.Fatalf("%+v: %v", room, err)
+	}
+}

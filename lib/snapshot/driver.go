@@ -73,6 +73,11 @@ type Fixed struct {
 // Snapshotter is the snapshots of one driver: records and trees.
 type Snapshotter struct{ Driver }
 
+// Stage is [Driver.Stage]. Want of room is a [*state.RoomError].
+func (sn *Snapshotter) Stage(ctx context.Context, d *state.Dir, id, parent ID) error {
+	return state.NoRoom(sn.Driver.Stage(ctx, d, id, parent), sn.Path(d, id))
+}
+
 // The snapshotters.
 var (
 	Overlay = &Snapshotter{overlay{}}

@@ -220,7 +220,7 @@ func (u *update) commit(s *shared) (err error) {
 	path := u.d.dbPath(u.durable)
 	db, err := openWrite(path, u.durable)
 	if err != nil {
-		return err
+		return NoRoom(err, path)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if s.tx, err = db.Begin(true); err != nil {
@@ -248,7 +248,7 @@ func (u *update) commit(s *shared) (err error) {
 	}
 	crash.Point("state.before-commit")
 	if err := s.tx.Commit(); err != nil {
-		err = fmt.Errorf("database %s: commit: %w", path, err)
+		err = NoRoom(fmt.Errorf("database %s: commit: %w", path, err), path)
 		switch {
 		case s.size > 1:
 		case noRoom(err) && !s.written:

@@ -132,7 +132,8 @@ func (d *Dir) Locks() lock.Dir { return d.locks }
 
 // Lock takes an object lock; see [lock.Dir.Acquire].
 func (d *Dir) Lock(ctx context.Context, outer *lock.Lock, rank lock.Rank, name string, mode lock.Mode) (*lock.Lock, error) {
-	return d.locks.Acquire(ctx, outer, rank, name, mode)
+	l, err := d.locks.Acquire(ctx, outer, rank, name, mode)
+	return l, NoRoom(err, d.locks.Path)
 }
 
 // Journal is the event journal of this state directory. All appends together wait a second for a lock of
