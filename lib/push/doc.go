@@ -15,7 +15,8 @@
 //
 // # Locks
 //
-// A lease names every blob before it is looked for. No lock is held.
+// A lease names every blob before it is looked for. The lock of the rank image of a registry's tag is held while an index of
+// referrers is changed there, and no other.
 //
 // # After a crash
 //

@@ -129,6 +129,8 @@ func fromStatus(err error, e *transport.Error) (next string, _ error) {
 		kind = errdefs.ErrNotFound
 	case c == http.StatusTooManyRequests:
 		kind, hint = errdefs.ErrResourceExhausted, hintLimit
+	case c == http.StatusPreconditionFailed:
+		kind = errdefs.ErrAborted
 	case c == http.StatusRequestedRangeNotSatisfiable:
 		kind = errdefs.ErrOutOfRange
 	case c >= 500, c == http.StatusRequestTimeout:

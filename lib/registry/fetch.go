@@ -149,16 +149,23 @@ func (r *Repository) keep(resp *http.Response) (ocispec.Descriptor, error) {
 	if !alg.Available() {
 		return ocispec.Descriptor{}, fmt.Errorf("digest algorithm %q: %w", alg, errdefs.ErrNotImplemented)
 	}
-	desc := ocispec.Descriptor{MediaType: mediaType(resp), Digest: alg.FromBytes(data), Size: int64(len(data))}
-	if !known(desc.MediaType) {
-		if desc.MediaType, err = sniff(data); err != nil {
-			return ocispec.Descriptor{}, err
-		}
+	desc, err := descriptorOf(resp, alg, data)
+	if err != nil {
+		return ocispec.Descriptor{}, err
 	}
 	r.mu.Lock()
 	r.kept = body{desc, data}
 	r.mu.Unlock()
 	return desc, nil
+}
+
+// descriptorOf makes the descriptor of a manifest that an answer has brought.
+func descriptorOf(resp *http.Response, alg digest.Algorithm, data []byte) (desc ocispec.Descriptor, err error) {
+	desc = ocispec.Descriptor{MediaType: mediaType(resp), Digest: alg.FromBytes(data), Size: int64(len(data))}
+	if !known(desc.MediaType) {
+		desc.MediaType, err = sniff(data)
+	}
+	return desc, err
 }
 
 // sniff tells what a manifest is from its content, for registries that do not say.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -117,6 +118,11 @@ type Taken struct {
 // PutManifest writes a manifest or an index, under a tag if there is one and else by its digest. What it names
 // must be there already.
 func (d *Destination) PutManifest(ctx context.Context, desc ocispec.Descriptor, data []byte, tag string) (Taken, error) {
+	return d.put(ctx, desc, data, tag, nil)
+}
+
+// put is PutManifest with a condition (RFC 9110 section 13.1). Where it does not hold the error is errdefs.ErrAborted.
+func (d *Destination) put(ctx context.Context, desc ocispec.Descriptor, data []byte, tag string, condition http.Header) (Taken, error) {
 	id := desc.Digest.String()
 	if tag != "" {
 		id = tag
@@ -127,6 +133,7 @@ func (d *Destination) PutManifest(ctx context.Context, desc ocispec.Descriptor, 
 		return Taken{}, d.repo.fail(d.at, what, err)
 	}
 	header := http.Header{"Content-Type": {desc.MediaType}}
+	maps.Copy(header, condition)
 	address := d.at.url(d.at.scheme, "manifests", id)
 	resp, err := d.at.send(ctx, client, http.MethodPut, address, header, bytes.NewReader(data),
 		http.StatusCreated, http.StatusOK, http.StatusAccepted, http.StatusNoContent)
@@ -145,17 +152,61 @@ func (d *Destination) PutManifest(ctx context.Context, desc ocispec.Descriptor, 
 	return taken, nil
 }
 
+// Tagged is what a tag stood for when it was read.
+type Tagged struct {
+	Descriptor ocispec.Descriptor
+	Data       []byte
+	etag       string
+}
+
 // Tagged reads the manifest that a tag of the repository stands for. No such tag is errdefs.ErrNotFound.
-func (d *Destination) Tagged(ctx context.Context, tag string) (ocispec.Descriptor, []byte, error) {
-	ref := d.repo.ref
-	ref.Tag, ref.Digest = tag, ""
-	r := &Repository{ref: ref, hosts: d.repo.hosts, served: map[digest.Digest][]*endpoint{}}
-	desc, err := r.Resolve(ctx)
+func (d *Destination) Tagged(ctx context.Context, tag string) (Tagged, error) {
+	t, err := d.tagged(ctx, tag)
 	if err != nil {
-		return desc, nil, err
+		return t, d.repo.fail(d.at, fmt.Sprintf("manifest %q", tag), err)
 	}
-	data, err := r.Manifest(ctx, desc)
-	return desc, data, err
+	return t, nil
+}
+
+func (d *Destination) tagged(ctx context.Context, tag string) (t Tagged, err error) {
+	header := http.Header{"Accept": {strings.Join(manifestTypes, ", ")}}
+	for n := 1; ; n++ {
+		resp, err := d.at.get(ctx, http.MethodGet, "manifests", tag, header, http.StatusOK)
+		if err != nil {
+			return t, err
+		}
+		t.Data, err = readBounded(resp)
+		if err == nil {
+			t.etag = resp.Header.Get("ETag")
+			if strings.HasPrefix(t.etag, "W/") {
+				t.etag = "" // a weak one makes no condition (RFC 9110 section 13.1.1)
+			}
+			t.Descriptor, err = descriptorOf(resp, digest.Canonical, t.Data)
+			return t, err
+		}
+		if !isBroken(err) || n >= d.at.retry.attempts {
+			return t, err
+		}
+		if err := d.at.retry.pause(ctx, backOff(n)); err != nil {
+			return t, err
+		}
+	}
+}
+
+// Replace writes a manifest or an index under a tag in place of what was read there; the zero value: nothing was. If the tag
+// stands for something else by now, registries that know conditions (RFC 9110 section 13.1) leave it, which is errdefs.ErrAborted.
+// With others, and without was, the last one that writes wins.
+func (d *Destination) Replace(ctx context.Context, desc ocispec.Descriptor, data []byte, tag string, was *Tagged) error {
+	condition := http.Header{}
+	switch {
+	case was == nil:
+	case was.Descriptor.Digest == "":
+		condition.Set("If-None-Match", "*")
+	case was.etag != "":
+		condition.Set("If-Match", was.etag)
+	}
+	_, err := d.put(ctx, desc, data, tag, condition)
+	return err
 }
 
 // location reads where an answer says that an upload goes on. It may be relative, or on another host, which is
