@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	unpack "ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/mount"
@@ -117,16 +115,12 @@ func partsOf(mounts []mount.Mount) (p parts, err error) {
 	return p, err
 }
 
-// mounted mounts at a directory of its own, which it removes.
+// mounted mounts where nobody else sees it, so that a kill leaves nothing.
 func mounted(mounts []mount.Mount, fn func(at string) error) (err error) {
-	at, err := os.MkdirTemp("", "ctrd-diff-")
+	tree, err := mount.Tree(mounts)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.Remove(at)) }()
-	if err := mount.All(mounts, at); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, mount.Unmount(at, unix.MNT_DETACH)) }()
-	return fn(at)
+	defer func() { err = errors.Join(err, tree.Close()) }()
+	return fn(mount.Directory(tree))
 }

@@ -5,9 +5,11 @@ package diff_test
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -193,6 +195,73 @@ func TestApplyMounted(t *testing.T) {
 		must(t, err)
 	}
 	equal(t, shown(t, d[1]), shown(t, d[0]))
+}
+
+// What is mounted for an apply or a comparison is seen nowhere, and a kill leaves nothing of it.
+func TestMountedKilled(t *testing.T) {
+	needRoot(t)
+	if at := os.Getenv("DIFF_TEST_AT"); at != "" {
+		m := []mount.Mount{{Type: "none", Source: at, Options: []string{"bind"}}}
+		if _, err := diff.Apply(t.Context(), os.Stdin, layer.Options{}, m); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	table := func() string {
+		text, err := os.ReadFile("/proc/self/mountinfo")
+		must(t, err)
+		return string(text)
+	}
+	at := dirs(t, "at")[0]
+	before := table()
+	var data bytes.Buffer
+	w := tar.NewWriter(&data)
+	must(t, w.WriteHeader(&tar.Header{Name: "a/one", Typeflag: tar.TypeReg, Mode: 0o644}))
+	must(t, w.WriteHeader(&tar.Header{Name: "rest", Typeflag: tar.TypeReg, Mode: 0o644, Size: 4 << 20})) // what is read ahead is there
+	_, err := w.Write(make([]byte, 4<<20))
+	must(t, err)
+	tmp := t.TempDir()
+	for _, kill := range []bool{true, false} {
+		c := exec.Command("/proc/self/exe", "-test.run=^TestMountedKilled$")
+		c.Env = append(os.Environ(), "DIFF_TEST_AT="+at, "TMPDIR="+tmp)
+		c.Stdout, c.Stderr = os.Stdout, os.Stderr
+		in, err := c.StdinPipe()
+		must(t, err)
+		must(t, c.Start())
+		_, err = in.Write(data.Bytes())
+		must(t, err)
+		for staged := false; !staged; time.Sleep(time.Millisecond) { // what has arrived is unpacked
+			all, err := filepath.Glob(at + "/.layer-*/a/one")
+			must(t, err)
+			staged = len(all) > 0
+		}
+		if during := table(); during != before {
+			t.Errorf("seen: %s", during)
+		}
+		if kill {
+			must(t, c.Process.Kill())
+			c.Wait()
+		} else {
+			_, err = in.Write(make([]byte, 1024))
+			must(t, errors.Join(err, in.Close(), c.Wait()))
+		}
+		if after := table(); after != before {
+			t.Errorf("left: %s", after)
+		}
+		left, err := os.ReadDir(tmp)
+		must(t, err)
+		if len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		if all, _ := filepath.Glob(at + "/.layer-*"); kill {
+			must(t, os.RemoveAll(all[0]))
+		} else if len(all) > 0 {
+			t.Errorf("left: %v", all)
+		}
+	}
+	if _, err := os.Stat(at + "/a/one"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestApplyRefused(t *testing.T) {

@@ -242,6 +242,25 @@ func Detached(mounts ...Mount) (files []*os.File, err error) {
 	return files, nil
 }
 
+// Tree mounts everything as [All] does, but where nobody else sees it: the tree is reached by way of its file, and ends with it,
+// also when the process is killed. The sources lie outside of /sys.
+func Tree(mounts []Mount) (*os.File, error) {
+	fd, err := apart(func() (int, error) {
+		const at = "/sys" // which is everywhere, and hidden on this thread alone
+		if err := All(mounts, at); err != nil {
+			return -1, err
+		}
+		fd, err := clone(unix.AT_FDCWD, at, unix.AT_RECURSIVE)
+		// So that a file system is unmounted when the file is closed, and not when the thread has ended.
+		_ = unix.Unmount(at, unix.MNT_DETACH)
+		return fd, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "mounts"), nil
+}
+
 // Flat gives, of a list that ends with an overlay which names the others, and of an image of erofs, one mount whose directories
 // can be read as they are until done is called: see [Detached]. Any other list it gives as it is.
 func Flat(mounts []Mount) (flat []Mount, done func() error, err error) {

@@ -132,3 +132,35 @@ func TestDetached(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTree(t *testing.T) {
+	d := tmp(t)
+	one, two := mk(t, d+"/one"), mk(t, d+"/two")
+	mk(t, one+"/below")
+	put(t, two+"/f")
+	before, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Tree([]Mount{{Type: "bind", Source: one}, {Type: "bind", Source: two, Target: "/below", Options: []string{"ro"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if !exists(Directory(f) + "below/f") {
+		t.Error("the second is not there")
+	}
+	put(t, Directory(f)+"g")
+	if !exists(one + "/g") {
+		t.Error("what is written is not there")
+	}
+	if err := os.WriteFile(Directory(f)+"below/g", nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Errorf("it is writable: %v", err)
+	}
+	if now, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(now) != string(before) {
+		t.Errorf("seen: %s %v", now, err)
+	}
+	if _, err := Tree([]Mount{{Type: "bind", Source: one}, {Type: "bind", Source: d + "/none", Target: "/below"}}); !errors.Is(err, unix.ENOENT) {
+		t.Error(err)
+	}
+}
