@@ -37,7 +37,11 @@ var instructions = []string{"CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "STOP
 // CMD and ENTRYPOINT, a variable ($NAME, ${NAME}, ${NAME:-WORD}, ${NAME:+WORD}) stands for its value in the image that
 // is changed; an instruction with one is checked when the change is made. What is wrong is errdefs.ErrInvalidArgument.
 func ParseChange(text string) (Change, error) {
-	name, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+	text = strings.TrimSpace(text)
+	name, rest := text, ""
+	if i := strings.IndexAny(text, " \t"); i > 0 {
+		name, rest = text[:i], text[i:]
+	}
 	c := Change{text: text, instruction: strings.ToUpper(name), rest: strings.TrimSpace(rest)}
 	switch {
 	case !slices.Contains(instructions, c.instruction):
@@ -156,10 +160,13 @@ func portOf(s string) (string, error) {
 
 // pairs reads KEY=VALUE..., or the older form KEY VALUE with one key.
 func pairs(s string, env func(string) string) (all [][2]string, err error) {
-	first, rest, _ := strings.Cut(s, " ")
-	if !strings.Contains(first, "=") && first != s {
-		value, err := replace(strings.TrimSpace(rest), env)
-		return [][2]string{{first, value}}, err
+	if first := wordLength(s); first < len(s) && !strings.Contains(s[:first], "=") {
+		key, err := replace(s[:first], env)
+		if err != nil {
+			return nil, err
+		}
+		value, err := replace(strings.TrimSpace(s[first:]), env)
+		return [][2]string{{key, value}}, err
 	}
 	list, err := split(s, env)
 	if err != nil {
@@ -175,23 +182,54 @@ func pairs(s string, env func(string) string) (all [][2]string, err error) {
 	return all, nil
 }
 
-// split gives the words of a line. Blanks count where they are quoted or behind a backslash, or come from a variable;
-// variables are replaced but in single quotes.
+// wordLength is how much of s is its first word, with its quotes.
+func wordLength(s string) int {
+	quote := byte(0)
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case quote == 0 && isBlank(c):
+			return i
+		case quote == 0 && (c == '"' || c == '\''):
+			quote = c
+		case c == quote:
+			quote = 0
+		case c == '\\' && quote != '\'':
+			i++
+		}
+	}
+	return len(s)
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
+// split gives the words of a line, each as [replace] gives it. Blanks count where they are quoted or behind a backslash, or come
+// from a variable.
 func split(s string, env func(string) string) (words []string, err error) {
+	for {
+		s = strings.TrimLeft(s, " \t")
+		if s == "" {
+			return words, nil
+		}
+		n := wordLength(s)
+		word, err := replace(s[:n], env)
+		if err != nil {
+			return nil, err
+		}
+		words = append(words, word)
+		s = s[n:]
+	}
+}
+
+// replace gives a text without its quotes, and with its variables replaced but in single quotes. A backslash makes of what follows a
+// plain character; in single quotes it does not, and in double ones only of a quote, a dollar sign and a backslash.
+func replace(s string, env func(string) string) (string, error) {
 	var b strings.Builder
-	quote, in := byte(0), false
+	quote := byte(0)
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		switch {
-		case quote == 0 && (c == ' ' || c == '\t'):
-			if in {
-				words = append(words, b.String())
-				b.Reset()
-				in = false
-			}
-			continue
 		case quote == 0 && (c == '"' || c == '\''):
-			quote, in = c, true
+			quote = c
 			continue
 		case c == quote && quote != 0:
 			quote = 0
@@ -199,46 +237,19 @@ func split(s string, env func(string) string) (words []string, err error) {
 		case c == '$' && quote != '\'':
 			value, n, err := variable(s[i:], env)
 			if err != nil {
-				return nil, err
-			}
-			b.WriteString(value)
-			i += n - 1
-			in = true
-			continue
-		case c == '\\' && quote != '\'' && i+1 < len(s):
-			i++
-			c = s[i]
-		}
-		b.WriteByte(c)
-		in = true
-	}
-	if quote != 0 {
-		return nil, errors.New("a quote is not closed")
-	}
-	if in {
-		words = append(words, b.String())
-	}
-	return words, nil
-}
-
-// replace gives a text with its variables replaced; \$ is a dollar sign.
-func replace(s string, env func(string) string) (string, error) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case strings.HasPrefix(s[i:], `\$`):
-			i++
-			b.WriteByte('$')
-		case s[i] == '$':
-			value, n, err := variable(s[i:], env)
-			if err != nil {
 				return "", err
 			}
 			b.WriteString(value)
 			i += n - 1
-		default:
-			b.WriteByte(s[i])
+			continue
+		case c == '\\' && quote != '\'' && i+1 < len(s) && (quote == 0 || strings.IndexByte(`"$\`, s[i+1]) >= 0):
+			i++
+			c = s[i]
 		}
+		b.WriteByte(c)
+	}
+	if quote != 0 {
+		return "", errors.New("a quote is not closed")
 	}
 	return b.String(), nil
 }

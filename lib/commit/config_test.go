@@ -32,6 +32,11 @@ func TestChanges(t *testing.T) {
 		{"ENV A=3\nENV C=$A", `"Env":["A=3","B=2","C=3"]`},
 		{`ENV C=${N:-d$B} D=${A:-x} E=${A:+y} F=${N:+y} G=${N:-${A:+z}}`, `"C=d2","D=1","E=y","F=","G=z"]`},
 		{`ENV C a $A \$A`, `"C=a 1 $A"]`},
+		{`ENV C value with "quotes"`, `"C=value with quotes"]`},
+		{"ENV\tC\tit is  'a $A' \\\"and\\\" \"b $A\"", `"C=it is  a $A \"and\" b 1"]`},
+		{`ENV C="a\z\"\\" D=${N:-"x y"}`, `"C=a\\z\"\\","D=x y"]`},
+		{`LABEL "b c"="d e"`, `"Labels":{"b c":"d e"}`},
+		{`LABEL "b c" d "e"`, `"Labels":{"b c":"d e"}`},
 		{`LABEL v=$A`, `"Labels":{"v":"1"}`},
 		{`EXPOSE $A/udp`, `"ExposedPorts":{"1/udp":{}}`},
 		{`VOLUME ["/v$A"]`, `"Volumes":{"/v1":{}}`},
@@ -60,7 +65,7 @@ func TestChanges(t *testing.T) {
 			t.Errorf("%s: %s, %v: want %s", c.changes, got, err, c.want)
 		}
 	}
-	for _, bad := range []string{"", "RUN x", "ENV", "ENV =1", `ENV A="x`, "LABEL x=1 y", "EXPOSE x", "EXPOSE 0", "EXPOSE 70000", "EXPOSE 9-8", "EXPOSE 80/icmp",
+	for _, bad := range []string{"", "RUN x", "ENV", "ENV =1", `ENV A="x`, `ENV A b "x`, "LABEL x=1 y", "EXPOSE x", "EXPOSE 0", "EXPOSE 70000", "EXPOSE 9-8", "EXPOSE 80/icmp",
 		"CMD [1]", "CMD [\"a\"", "USER a b", "WORKDIR", "VOLUME /", "ENV A=1\nUSER x", "STOPSIGNAL SIGFOO", "STOPSIGNAL 0"} {
 		if _, err := ParseChange(bad); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", bad, err)
