@@ -23,7 +23,38 @@ import (
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/config"
+	"ctrd.dev/ctrd/lib/state"
 )
+
+// TestTTRPCBeside: the socket for shims is where a client looks that knows the address of the other.
+func TestTTRPCBeside(t *testing.T) {
+	dir := t.TempDir()
+	d, err := state.Open(state.Config{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "run")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		sockets config.Sockets
+		want    string
+	}{
+		{config.Sockets{}, d.Run("ctrd.sock.ttrpc")},
+		{config.Sockets{Native: config.Socket{Address: filepath.Join(dir, "a")}}, filepath.Join(dir, "a.ttrpc")},
+		{config.Sockets{Native: config.Socket{Address: filepath.Join(dir, "a")}, TTRPC: config.Socket{Address: filepath.Join(dir, "b")}}, filepath.Join(dir, "b")},
+	} {
+		all, release, err := makeSockets(d, c.sockets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, shims := split(all, "ttrpc")
+		if got := shims[0].Addr().String(); got != c.want {
+			t.Errorf("at %s, want %s", got, c.want)
+		}
+		for _, l := range all {
+			l.Close()
+		}
+		release()
+	}
+}
 
 func TestSocket(t *testing.T) {
 	dir := t.TempDir()

@@ -79,6 +79,7 @@ func split(all []listener, name string) (others, named []listener) {
 
 // makeSockets makes the sockets of a server that systemd has given none. release is to be called at the end.
 func makeSockets(d *state.Dir, c config.Sockets) (all []listener, release func(), err error) {
+	native := cmp.Or(c.Native.Address, d.Run("ctrd.sock"))
 	var held []*lock.Held
 	release = func() {
 		for _, h := range held {
@@ -89,9 +90,9 @@ func makeSockets(d *state.Dir, c config.Sockets) (all []listener, release func()
 		name, path string
 		config.Socket
 	}{
-		{"native", cmp.Or(c.Native.Address, d.Run("ctrd.sock")), c.Native},
+		{"native", native, c.Native},
 		{"cri", cmp.Or(c.CRI.Address, d.Run("cri.sock")), c.CRI},
-		{"ttrpc", cmp.Or(c.TTRPC.Address, d.Run("ctrd.sock.ttrpc")), c.TTRPC},
+		{"ttrpc", cmp.Or(c.TTRPC.Address, native+".ttrpc"), c.TTRPC}, // where clients look that were told the other
 	} {
 		l, h, err := makeSocket(s.path, s.Socket)
 		if err != nil {
