@@ -4,8 +4,11 @@ package native
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -134,5 +137,61 @@ func TestTransferCancelled(t *testing.T) {
 			}
 			eventually(t, "no call is under way", func() bool { _, none := s.calls.quiet(); return none })
 		})
+	}
+}
+
+// A client that does not read the progress of a transfer holds up nothing of it, nor those who wait for a lock that it has.
+func TestTransferUnheard(t *testing.T) {
+	s := serve(t, Options{Dir: openPatient(t)})
+	c := dial(t, s.path)
+	openStream(t, c, "progress") // of which nothing more is read
+	openStream(t, c, "out")
+	images := &transfer.ImageStore{}
+	for i := range 5000 {
+		images.ExtraReferences = append(images.ExtraReferences, &transfer.ImageReference{Name: fmt.Sprintf("example.com/%s:%d", strings.Repeat("a", 100), i)})
+	}
+	from, err := pack(images)
+	to, terr := pack(&transfer.ImageExportStream{Stream: "out"})
+	if err != nil || terr != nil {
+		t.Fatal(err, terr)
+	}
+	_, err = transferapi.NewTransferClient(c).Transfer(in(t, "ns"), &transferapi.TransferRequest{
+		Source: from, Destination: to, Options: &transferapi.TransferOptions{ProgressStream: "progress"},
+	})
+	if status.Code(err) != codes.NotFound {
+		t.Errorf("export of images that are not there: %v", err)
+	}
+}
+
+// What is told is sent in order; of what a slow client has not read the newest is enough.
+func TestTeller(t *testing.T) {
+	var sent []string
+	reads := make(chan struct{})
+	one := &teller{send: func(p *transfer.Progress) error {
+		<-reads
+		sent = append(sent, fmt.Sprint(p.Event, " ", p.Name, " ", p.Progress))
+		return nil
+	}}
+	tell := func(event, name string, n int64) { one.tell(&transfer.Progress{Event: event, Name: name, Progress: n}) }
+	tell("first", "", 0)
+	eventually(t, "the first is being sent", func() bool { one.mu.Lock(); defer one.mu.Unlock(); return len(one.waiting) == 0 })
+	for i := range int64(1000) {
+		tell("downloading", "a", i)
+		tell("downloading", "b", i)
+	}
+	tell("complete", "a", 1000)
+	tell("downloading", "a", 0)
+	close(reads)
+	one.flush()
+	want := []string{"first  0", "downloading a 999", "downloading b 999", "complete a 1000", "downloading a 0"}
+	if !slices.Equal(sent, want) {
+		t.Errorf("sent %q, want %q", sent, want)
+	}
+	gone := &teller{send: func(*transfer.Progress) error { return io.ErrClosedPipe }}
+	gone.tell(&transfer.Progress{Event: "a"})
+	gone.flush()
+	gone.tell(&transfer.Progress{Event: "b"})
+	if gone.sending != nil || len(gone.waiting) > 0 {
+		t.Error("a client that is gone is told more")
 	}
 }

@@ -49,16 +49,21 @@ func (t transferService) Transfer(ctx context.Context, r *transferapi.TransferRe
 	if err != nil {
 		return nil, fmt.Errorf("destination: %w", err)
 	}
-	j := &job{Server: t.s, ns: ns, tell: func(*transfer.Progress) {}}
+	j, told := &job{Server: t.s, ns: ns, tell: func(*transfer.Progress) {}}, func() {}
 	if id := r.GetOptions().GetProgressStream(); id != "" {
 		stream, err := t.s.streams.take(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		defer stream.close()
-		j.tell = func(p *transfer.Progress) { _ = stream.send(p) } // a client that does not listen loses nothing but this
+		progress := &teller{send: func(p *transfer.Progress) error { return stream.send(p) }} // a client that does not listen loses nothing but this
+		j.tell, told = progress.tell, progress.flush
 	}
-	return &emptypb.Empty{}, j.run(ctx, from, to)
+	if err := j.run(ctx, from, to); err != nil {
+		return nil, err
+	}
+	told() // the client takes the answer for the end of all
+	return &emptypb.Empty{}, nil
 }
 
 func endOf(a *anypb.Any) (end, error) {
