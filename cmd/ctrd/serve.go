@@ -208,6 +208,7 @@ func (s *server) until(ctx context.Context, srv *servers, failed <-chan error, i
 			was := quiet
 			if quiet = srv.idle(); was < quietAfter && quiet >= quietAfter {
 				srv.native.Forget()
+				srv.k8s.Forget()
 				debug.FreeOSMemory()
 				if err := footprint.ForgetCode(); err != nil {
 					log.Warn("memory is not given back", "error", err)

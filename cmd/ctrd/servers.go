@@ -30,7 +30,8 @@ type api interface {
 
 // servers are those of the kinds of sockets.
 type servers struct {
-	native, cri *native.Server
+	native, cri *native.Server // by what they serve
+	k8s         *cri.Server    // the CRI, on both
 	byName      map[string]api // by the names of the kinds
 	plugins     *nri.Plugins   // nil: there are none
 	endPlugins  func()
@@ -50,14 +51,14 @@ func newServers(d *state.Dir, log *slog.Logger, conf func() *config.Config, m *n
 	k8s := cri.New(cri.Options{
 		Dir: d, Version: cli.Version, Log: log, Config: conf,
 		Hosts: os.Getenv(network.EnvHosts), Plugins: asked,
-		Collect: func() { all.native.Collect() }, Busy: func() func() { return all.cri.Busy() },
+		Collect: func() { all.native.Collect() }, Busy: func() func() { return all.cri.Busy() }, Lasting: true,
 	})
 	shims, err := native.NewShims(o)
 	if err != nil {
 		all.endPlugins()
 		return nil, err
 	}
-	o.Also = k8s.Register
+	all.k8s, o.Also = k8s, k8s.Register
 	all.native, all.cri = native.New(o), native.Bare(o)
 	all.byName = map[string]api{"native": all.native, "cri": all.cri, "ttrpc": shims}
 	return all, nil

@@ -320,6 +320,19 @@ func All(tx *state.Tx, ns string) iter.Seq2[Container, error] {
 	}
 }
 
+// Memory keeps the containers of a namespace for [Recall].
+type Memory = state.Memory[Container]
+
+// NewMemory makes one that is empty.
+func NewMemory() *Memory {
+	return &Memory{Name: func(c *Container, id string) { c.ID = id }}
+}
+
+// Recall gives the containers of a namespace by id in a [state.Dir.View], each that has not changed as it was given before.
+func Recall(tx *state.Tx, ns string, m *Memory) ([]state.Recalled[Container], error) {
+	return records.Recall(tx, ns, m)
+}
+
 // Packed is a container's record as the database has it. Two that are Equal are the record of one container in one state.
 type Packed struct {
 	ns, id string

@@ -91,7 +91,7 @@ func (r runtimeService) checkpoint(ctx context.Context, id, location string) err
 			ID: st.ID, Name: st.Name, RootfsImage: st.Image, RootfsImageName: st.Image, RootfsImageRef: st.ImageRef,
 			Runtime: t.Container.Runtime.Name, Created: st.Created, Checkpointed: time.Now(),
 		},
-		dumpStatus: containerStatusMessage(st),
+		dumpStatus: containerStatusMessage(&st),
 		dumpTimes:  dumpedTimes{CreatedAt: st.Created.UnixNano(), StartedAt: st.Started.UnixNano(), Pid: uint32(st.PID)},
 	} {
 		if files[name], err = json.Marshal(v); err != nil {

@@ -150,7 +150,7 @@ func (r runtimeService) ContainerStatus(ctx context.Context, q *runtimeapi.Conta
 	if err != nil {
 		return nil, err
 	}
-	answer := &runtimeapi.ContainerStatusResponse{Status: containerStatusMessage(st)}
+	answer := &runtimeapi.ContainerStatusResponse{Status: containerStatusMessage(&st)}
 	if q.GetVerbose() {
 		info, err := json.Marshal(struct {
 			PID       int                 `json:"pid"`
@@ -170,7 +170,7 @@ var containerStates = map[pod.State]runtimeapi.ContainerState{
 	pod.Exited: runtimeapi.ContainerState_CONTAINER_EXITED, pod.Unknown: runtimeapi.ContainerState_CONTAINER_UNKNOWN,
 }
 
-func containerMessage(st pod.ContainerStatus) *runtimeapi.Container {
+func containerMessage(st *pod.ContainerStatus) *runtimeapi.Container {
 	return &runtimeapi.Container{
 		Id: st.ID, PodSandboxId: st.Pod, Metadata: &runtimeapi.ContainerMetadata{Name: st.Name, Attempt: st.Attempt},
 		Image: &runtimeapi.ImageSpec{Image: st.Image}, ImageRef: st.ImageID, ImageId: st.ImageID, State: containerStates[st.State],
@@ -186,7 +186,7 @@ const (
 	reasonUnknown   = "Unknown"
 )
 
-func containerStatusMessage(st pod.ContainerStatus) *runtimeapi.ContainerStatus {
+func containerStatusMessage(st *pod.ContainerStatus) *runtimeapi.ContainerStatus {
 	m := &runtimeapi.ContainerStatus{
 		Id: st.ID, Metadata: &runtimeapi.ContainerMetadata{Name: st.Name, Attempt: st.Attempt}, State: containerStates[st.State],
 		CreatedAt: st.Created.UnixNano(), Image: &runtimeapi.ImageSpec{Image: st.Image}, ImageRef: st.ImageRef, ImageId: st.ImageID,

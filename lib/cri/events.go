@@ -141,7 +141,7 @@ func (r runtimeService) eventMessage(ctx context.Context, c change, podOf map[st
 	if err != nil {
 		return nil, err
 	}
-	m.PodSandboxStatus = podStatusMessage(st)
+	m.PodSandboxStatus = podStatusMessage(&st)
 	m.ContainersStatuses, err = r.statusesOf(ctx, podID)
 	return m, err
 }
@@ -161,7 +161,7 @@ func (r runtimeService) statusesOf(ctx context.Context, podID string) (all []*ru
 			continue
 		}
 		err = errors.Join(err, e)
-		all = append(all, containerStatusMessage(st))
+		all = append(all, containerStatusMessage(&st))
 	}
 	return all, err
 }

@@ -86,7 +86,7 @@ func (r runtimeService) listMetrics(ctx context.Context) (all []*runtimeapi.PodS
 	if err != nil {
 		return nil, err
 	}
-	containers, err := r.s.pods().ListContainers(ctx)
+	containers, err := r.containersByPod(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -99,11 +99,11 @@ func (r runtimeService) listMetrics(ctx context.Context) (all []*runtimeapi.PodS
 			continue
 		}
 		m := &runtimeapi.PodSandboxMetrics{PodSandboxId: st.ID}
-		if links, ok := linksOf(st, containers); ok {
+		if links, ok := linksOf(st, containers[st.ID]); ok {
 			m.Metrics = messages(podMetrics, links, []string{"", st.ID, "", "", st.Namespace, st.Name})
 		}
-		for _, c := range containers {
-			if c.Pod != st.ID || c.State != pod.Running {
+		for _, c := range containers[st.ID] {
+			if c.State != pod.Running {
 				continue
 			}
 			x, err := r.s.measure(ctx, c, layers)
@@ -130,7 +130,7 @@ type measurement struct {
 	device  string // that the file system is on
 }
 
-func (s *Server) measure(ctx context.Context, c pod.ContainerStatus, layers map[[2]string]layer) (x measurement, err error) {
+func (s *Server) measure(ctx context.Context, c *pod.ContainerStatus, layers map[[2]string]layer) (x measurement, err error) {
 	x.now, x.started = time.Now(), c.Started
 	if x.Detail, err = cgroup.MeasureDetail(c.Cgroup); err != nil {
 		return x, err

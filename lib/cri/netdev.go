@@ -38,16 +38,16 @@ func interfaces(path string, inside int) (links []link, err error) {
 	return links, err
 }
 
-// linksOf reads the interfaces of a pod, through one of the containers if that is the pod's. It tells whether the pod has a network of
+// linksOf reads the interfaces of a pod, through one of its containers if that is there. It tells whether the pod has a network of
 // its own that could be read: it may be ending.
-func linksOf(st pod.Status, containers []pod.ContainerStatus) (links []link, ok bool) {
+func linksOf(st *pod.Status, containers []*pod.ContainerStatus) (links []link, ok bool) {
 	path := st.Paths[taskdir.NetNS]
 	if path == "" {
 		return nil, false
 	}
 	inside := 0
 	for _, c := range containers {
-		if c.Pod == st.ID && c.State == pod.Running {
+		if c.State == pod.Running {
 			inside = c.PID
 		}
 	}

@@ -83,7 +83,7 @@ func (r runtimeService) PodSandboxStatus(ctx context.Context, q *runtimeapi.PodS
 	if err != nil {
 		return nil, err
 	}
-	answer := &runtimeapi.PodSandboxStatusResponse{Status: podStatusMessage(st)}
+	answer := &runtimeapi.PodSandboxStatusResponse{Status: podStatusMessage(&st)}
 	if q.GetVerbose() {
 		info, err := json.Marshal(struct {
 			PID        int               `json:"pid"`
@@ -143,7 +143,7 @@ func selects(selector, labels map[string]string) bool {
 	return true
 }
 
-func podState(st pod.Status) runtimeapi.PodSandboxState {
+func podState(st *pod.Status) runtimeapi.PodSandboxState {
 	if st.Ready {
 		return runtimeapi.PodSandboxState_SANDBOX_READY
 	}
@@ -154,14 +154,14 @@ func podMetadata(c pod.Config) *runtimeapi.PodSandboxMetadata {
 	return &runtimeapi.PodSandboxMetadata{Name: c.Name, Uid: c.UID, Namespace: c.Namespace, Attempt: c.Attempt}
 }
 
-func podMessage(st pod.Status) *runtimeapi.PodSandbox {
+func podMessage(st *pod.Status) *runtimeapi.PodSandbox {
 	return &runtimeapi.PodSandbox{
 		Id: st.ID, Metadata: podMetadata(st.Config), State: podState(st), CreatedAt: st.Created.UnixNano(),
 		Labels: st.Labels, Annotations: st.Annotations, RuntimeHandler: st.Handler,
 	}
 }
 
-func podStatusMessage(st pod.Status) *runtimeapi.PodSandboxStatus {
+func podStatusMessage(st *pod.Status) *runtimeapi.PodSandboxStatus {
 	m := &runtimeapi.PodSandboxStatus{
 		Id: st.ID, Metadata: podMetadata(st.Config), State: podState(st), CreatedAt: st.Created.UnixNano(),
 		Labels: st.Labels, Annotations: st.Annotations, RuntimeHandler: st.Handler,

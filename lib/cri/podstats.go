@@ -31,7 +31,7 @@ func (r runtimeService) PodSandboxStats(ctx context.Context, q *runtimeapi.PodSa
 	if err != nil {
 		return nil, err
 	}
-	all, err := r.podStats(ctx, []pod.Status{st})
+	all, err := r.podStats(ctx, []*pod.Status{&st})
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (r runtimeService) listPodStats(ctx context.Context, f *runtimeapi.PodSandb
 	if err != nil {
 		return nil, err
 	}
-	var pods []pod.Status
+	var pods []*pod.Status
 	for _, st := range list {
 		if st.Ready && strings.HasPrefix(st.ID, f.GetId()) && selects(f.GetLabelSelector(), st.Labels) {
 			pods = append(pods, st)
@@ -73,8 +73,8 @@ func (r runtimeService) listPodStats(ctx context.Context, f *runtimeapi.PodSandb
 }
 
 // podStats measures pods: the cgroup that is the parent of their containers'; of a pod without one, its containers.
-func (r runtimeService) podStats(ctx context.Context, pods []pod.Status) (all []*runtimeapi.PodSandboxStats, err error) {
-	containers, err := r.s.pods().ListContainers(ctx)
+func (r runtimeService) podStats(ctx context.Context, pods []*pod.Status) (all []*runtimeapi.PodSandboxStats, err error) {
+	containers, err := r.containersByPod(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +84,11 @@ func (r runtimeService) podStats(ctx context.Context, pods []pod.Status) (all []
 	}
 	for _, st := range pods {
 		linux := &runtimeapi.LinuxPodSandboxStats{}
-		linux.Containers, err = r.s.statsOf(ctx, containers, layers, func(c pod.ContainerStatus) bool { return c.Pod == st.ID })
+		linux.Containers, err = r.s.statsOf(ctx, containers[st.ID], layers, func(*pod.ContainerStatus) bool { return true })
 		if err != nil {
 			return nil, err
 		}
-		r.s.measurePod(st, linux, containers)
+		r.s.measurePod(st, linux, containers[st.ID])
 		all = append(all, &runtimeapi.PodSandboxStats{
 			Attributes: &runtimeapi.PodSandboxAttributes{Id: st.ID, Metadata: podMetadata(st.Config), Labels: st.Labels, Annotations: st.Annotations},
 			Linux:      linux,
@@ -97,9 +97,19 @@ func (r runtimeService) podStats(ctx context.Context, pods []pod.Status) (all []
 	return all, nil
 }
 
-// measurePod fills in what a pod uses as a whole; containers are its own and perhaps others. What cannot be measured is left out: it may
+// containersByPod lists the containers by the ids of their pods.
+func (r runtimeService) containersByPod(ctx context.Context) (map[string][]*pod.ContainerStatus, error) {
+	list, err := r.s.pods().ListContainers(ctx)
+	all := make(map[string][]*pod.ContainerStatus, len(list))
+	for _, c := range list {
+		all[c.Pod] = append(all[c.Pod], c)
+	}
+	return all, err
+}
+
+// measurePod fills in what a pod uses as a whole; containers are its own. What cannot be measured is left out: it may
 // be ending.
-func (s *Server) measurePod(st pod.Status, m *runtimeapi.LinuxPodSandboxStats, containers []pod.ContainerStatus) {
+func (s *Server) measurePod(st *pod.Status, m *runtimeapi.LinuxPodSandboxStats, containers []*pod.ContainerStatus) {
 	now := time.Now()
 	m.Process = &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: value(0)}
 	d, err := cgroup.MeasureUse(st.Cgroup)

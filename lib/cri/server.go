@@ -38,9 +38,11 @@ type Options struct {
 	Plugins pod.Plugins
 	// Collect, when set, has what nothing refers to any more removed, soon.
 	Collect func()
+	// Lasting says that the server is asked for lists again and again.
+	Lasting bool
 }
 
-// Server answers the CRI. It keeps nothing that the state directory does not hold.
+// Server answers the CRI. It keeps nothing that the state directory does not say, but for a while what that has said.
 type Server struct {
 	d         *state.Dir
 	version   string
@@ -55,6 +57,7 @@ type Server struct {
 	sizes     treeSizes
 	streams   streams
 	rates     rates
+	lists     *pod.Lists // nil: for each list its own
 }
 
 // New makes a server.
@@ -69,6 +72,9 @@ func New(o Options) *Server {
 	if s.collect == nil {
 		s.collect = func() {}
 	}
+	if o.Lasting {
+		s.lists = pod.NewLists(o.Dir, Namespace)
+	}
 	s.streams = streams{s: s, busy: o.Busy}
 	if s.streams.busy == nil {
 		s.streams.busy = func() func() { return func() {} }
@@ -78,7 +84,14 @@ func New(o Options) *Server {
 
 // pods is where pods are made, by the configuration as it is now.
 func (s *Server) pods() pod.Host {
-	return pod.Host{Dir: s.d, Namespace: Namespace, Config: s.config(), ReadyMade: s.readyMade, Plugins: s.plugins}
+	return pod.Host{Dir: s.d, Namespace: Namespace, Config: s.config(), ReadyMade: s.readyMade, Plugins: s.plugins, Lists: s.lists}
+}
+
+// Forget gives up what the server keeps in memory only to be faster the next time.
+func (s *Server) Forget() {
+	if s.lists != nil {
+		s.lists.Forget()
+	}
 }
 
 // Close takes no more clients of streams. Those that are under way go on as long as the process.

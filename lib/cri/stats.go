@@ -30,7 +30,7 @@ func (r runtimeService) ContainerStats(ctx context.Context, q *runtimeapi.Contai
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.s.containerStats(ctx, st, layers)
+	m, err := r.s.containerStats(ctx, &st, layers)
 	if err != nil {
 		return nil, err
 	}
@@ -66,13 +66,13 @@ func (r runtimeService) listContainerStats(ctx context.Context, f *runtimeapi.Co
 	if err != nil {
 		return nil, err
 	}
-	return r.s.statsOf(ctx, list, layers, func(st pod.ContainerStatus) bool {
+	return r.s.statsOf(ctx, list, layers, func(st *pod.ContainerStatus) bool {
 		return strings.HasPrefix(st.ID, f.GetId()) && strings.HasPrefix(st.Pod, f.GetPodSandboxId()) && selects(f.GetLabelSelector(), st.Labels)
 	})
 }
 
 // statsOf measures those of some containers that run and that wanted chooses.
-func (s *Server) statsOf(ctx context.Context, list []pod.ContainerStatus, layers map[[2]string]layer, wanted func(pod.ContainerStatus) bool) (all []*runtimeapi.ContainerStats, err error) {
+func (s *Server) statsOf(ctx context.Context, list []*pod.ContainerStatus, layers map[[2]string]layer, wanted func(*pod.ContainerStatus) bool) (all []*runtimeapi.ContainerStats, err error) {
 	for _, st := range list {
 		if st.State != pod.Running || !wanted(st) {
 			continue
@@ -113,7 +113,7 @@ func (s *Server) layers(ctx context.Context) (map[[2]string]layer, error) {
 }
 
 // containerStats measures a container.
-func (s *Server) containerStats(ctx context.Context, st pod.ContainerStatus, layers map[[2]string]layer) (*runtimeapi.ContainerStats, error) {
+func (s *Server) containerStats(ctx context.Context, st *pod.ContainerStatus, layers map[[2]string]layer) (*runtimeapi.ContainerStats, error) {
 	m := &runtimeapi.ContainerStats{Attributes: &runtimeapi.ContainerAttributes{
 		Id: st.ID, Metadata: &runtimeapi.ContainerMetadata{Name: st.Name, Attempt: st.Attempt}, Labels: st.Labels, Annotations: st.Annotations,
 	}}

@@ -143,7 +143,7 @@ func (p *Plugins) all(ctx context.Context, h pod.Host) (pods []*api.PodSandbox, 
 	dirs := map[string]string{}
 	for _, st := range list {
 		dirs[st.ID] = st.Dir
-		pods = append(pods, podMessage(st))
+		pods = append(pods, podMessage(*st))
 	}
 	all, err := h.ListContainers(ctx)
 	if err != nil {

@@ -254,27 +254,6 @@ func (h Host) inspect(ctx context.Context, t *task.Task) (ContainerStatus, *spec
 	return st, s, nil
 }
 
-// ListContainers tells of all containers of pods, by id, without Resource and User. One whose record cannot be read is left out. It changes nothing and waits for nobody.
-func (h Host) ListContainers(ctx context.Context) ([]ContainerStatus, error) {
-	infos, err := task.All(ctx, h.Dir, h.Namespace)
-	if err != nil && !errdefs.IsDataLoss(err) { // fsck names it
-		return nil, err
-	}
-	var all []ContainerStatus
-	known := map[string]bool{}
-	for _, info := range infos {
-		st, err := h.containerStatus(ctx, info, known)
-		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, st)
-	}
-	return all, nil
-}
-
 // containerStatus translates what a container is doing. known remembers which pods are there in this boot.
 func (h Host) containerStatus(ctx context.Context, info task.Info, known map[string]bool) (ContainerStatus, error) {
 	c, err := configOfContainer(info.Container)

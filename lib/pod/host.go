@@ -33,6 +33,8 @@ type Host struct {
 	ReadyMade bool
 	// Plugins are asked about what is done here; nil: there are none.
 	Plugins Plugins
+	// Lists, when set, makes lists faster that are asked for again and again. It belongs to Dir and Namespace.
+	Lists *Lists
 }
 
 // Status is a pod and what it is doing.
@@ -147,46 +149,6 @@ func (h Host) Status(ctx context.Context, id string) (Status, error) {
 		return Status{}, err
 	}
 	return h.status(s, c)
-}
-
-// List tells of all pods, by id. One that is being made is left out: it is nobody's yet. It changes nothing and waits for
-// nobody.
-func (h Host) List(ctx context.Context) ([]Status, error) {
-	var records []sandbox.Sandbox
-	err := h.Dir.View(ctx, func(tx *state.Tx) error {
-		records = nil
-		for s, err := range sandbox.All(tx, h.Namespace) {
-			if errdefs.IsDataLoss(err) {
-				continue // fsck names it
-			}
-			if err != nil {
-				return err
-			}
-			records = append(records, s)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	var all []Status
-	for _, s := range records {
-		c, err := configOf(s)
-		if err != nil {
-			continue
-		}
-		st, err := h.status(s, c)
-		if err != nil {
-			return nil, err
-		}
-		if !st.Ready {
-			if v, err := taskdir.LookPod(h.dir(s)); err == nil && v.Starting {
-				continue
-			}
-		}
-		all = append(all, st)
-	}
-	return all, nil
 }
 
 // containersOf lists the records of a pod's containers.

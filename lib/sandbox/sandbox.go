@@ -147,6 +147,19 @@ func All(tx *state.Tx, ns string) iter.Seq2[Sandbox, error] {
 	}
 }
 
+// Memory keeps the sandboxes of a namespace for [Recall].
+type Memory = state.Memory[Sandbox]
+
+// NewMemory makes one that is empty.
+func NewMemory() *Memory {
+	return &Memory{Name: func(s *Sandbox, id string) { s.ID = id }}
+}
+
+// Recall gives the sandboxes of a namespace by id in a [state.Dir.View], each that has not changed as it was given before.
+func Recall(tx *state.Tx, ns string, m *Memory) ([]state.Recalled[Sandbox], error) {
+	return records.Recall(tx, ns, m)
+}
+
 // Namespaces lists the namespaces that have sandboxes.
 func Namespaces(tx *state.Tx) ([]string, error) { return records.Namespaces(tx) }
 

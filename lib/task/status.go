@@ -5,7 +5,6 @@ package task
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -90,13 +89,9 @@ func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 		return nil, err
 	}
 	// One look for all: most of many containers were never started, or their tasks are deleted.
-	entries, err := os.ReadDir(d.Run("tasks", ns))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	started, err := startedIn(d, ns)
+	if err != nil {
 		return nil, err
-	}
-	started := make(map[string]bool, len(entries))
-	for _, e := range entries {
-		started[e.Name()] = true
 	}
 	all := make([]Info, 0, len(records))
 	for _, c := range records {
@@ -122,8 +117,8 @@ func All(ctx context.Context, d *state.Dir, ns string) ([]Info, error) {
 
 // look reads the task that is meant. It reports false when that is not there any more.
 func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
-	info = Info{Container: t.Container, Status: Created}
 	if t.inc == "" {
+		info = Info{Container: t.Container, Status: Created}
 		starting, err := taskdir.BeingMade(t.base())
 		if starting {
 			info.Status = Starting
@@ -134,8 +129,25 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 	if err != nil {
 		return info, false, err
 	}
-	info.Incarnation, info.Started, info.Restarts = t.inc, v.Started, v.Task.Restart.Count
-	info.Cgroup = t.cgroup(v)
+	info, ok = t.told(v)
+	if v.State == taskdir.Created || v.State == taskdir.Running {
+		if info.Attached, err = t.attached(); err != nil {
+			return info, false, err
+		}
+	}
+	if info.Status == Running {
+		if frozen, err := cgroup.Frozen(info.Cgroup); err == nil && frozen {
+			info.Status = Paused
+		}
+	}
+	return info, ok, nil
+}
+
+// told is what the directory of the task tells of the container. It reports false when that is not there any more.
+func (t *Task) told(v taskdir.View) (info Info, ok bool) {
+	info = Info{
+		Container: t.Container, Status: Created, Incarnation: t.inc, Started: v.Started, Restarts: v.Task.Restart.Count, Cgroup: t.cgroup(v),
+	}
 	if v.Supervised {
 		info.Supervisor = v.Supervisor.PID
 	}
@@ -143,23 +155,15 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 	if dropped, err := taskdir.Read(t.Dir(), taskdir.Lost, &lost); err == nil && dropped {
 		info.Lost = &lost
 	}
-	if v.State == taskdir.Created || v.State == taskdir.Running {
-		if info.Attached, err = t.attached(); err != nil {
-			return info, false, err
-		}
-	}
 	switch v.State {
 	case taskdir.None:
-		return info, false, nil
+		return info, false
 	case taskdir.Creating:
 		info.Status = Starting
 	case taskdir.Created:
 		info.PID = v.Init.PID
 	case taskdir.Running:
 		info.Status, info.PID = Running, v.Init.PID
-		if frozen, err := cgroup.Frozen(t.cgroup(v)); err == nil && frozen {
-			info.Status = Paused
-		}
 	case taskdir.Stopped:
 		info.Status, info.Exit = Stopped, &v.Exit
 		if v.Restarting {
@@ -171,7 +175,7 @@ func (t *Task) look(ctx context.Context) (info Info, ok bool, err error) {
 	case taskdir.Orphaned:
 		info.Status = Orphaned
 	}
-	return info, true, nil
+	return info, true
 }
 
 // view is taskdir.Look for this task. A foreign shim does not record the exit: one whose init process is gone

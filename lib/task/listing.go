@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/taskdir"
+)
+
+// Listing lists the containers of one namespace for a server whose clients ask every second. It reads again only what has changed, as the
+// commits of the databases and [taskdir.Watch] tell. It may be used by several at once.
+type Listing struct {
+	d       *state.Dir
+	ns      string
+	records *container.Memory
+	watch   *taskdir.Watch
+
+	mu    sync.Mutex
+	known map[string]listed // by id
+}
+
+// listed is what the last list said of a container, and from which record and files.
+type listed struct {
+	record    *container.Container
+	inc       taskdir.Incarnation
+	base, dir uint64 // numbers of the directories of its tasks and of this one; 0: it has no task
+	info      *Info
+}
+
+// NewListing makes a listing that knows nothing yet. With a nil watch it is for one list: it keeps nothing of tasks.
+func NewListing(d *state.Dir, ns string, watch *taskdir.Watch) *Listing {
+	return &Listing{d: d, ns: ns, records: container.NewMemory(), watch: watch}
+}
+
+// Forget gives up what is kept, but for the watch.
+func (l *Listing) Forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.records.Forget()
+	l.known = nil
+}
+
+// All is [All], but for what is not in the directory of a task: one that is paused is told as Running, and Attached is nil. What it gives must not be
+// changed. Of a container of which nothing has changed it gives the same pointer again.
+func (l *Listing) All(ctx context.Context) ([]*Info, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.watch.Update()
+	var records []state.Recalled[container.Container]
+	err := l.d.View(ctx, func(tx *state.Tx) (err error) {
+		records, err = container.Recall(tx, l.ns, l.records)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	started, err := startedIn(l.d, l.ns)
+	if err != nil {
+		return nil, err
+	}
+	var lost error
+	all, known := make([]*Info, 0, len(records)), make(map[string]listed, len(records))
+	for _, r := range records {
+		if r.Err != nil {
+			lost = errors.Join(lost, r.Err)
+			continue
+		}
+		one, keep, err := l.one(ctx, r.Value, started[r.Key])
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one.info)
+		if keep {
+			known[r.Key] = one
+		}
+	}
+	l.known = known
+	return all, lost
+}
+
+// startedIn names the containers of a namespace that have a directory for tasks.
+func startedIn(d *state.Dir, ns string) (map[string]bool, error) {
+	entries, err := os.ReadDir(d.Run("tasks", ns))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	started := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		started[e.Name()] = true
+	}
+	return started, nil
+}
+
+// one looks at a container, and tells whether that may be kept.
+func (l *Listing) one(ctx context.Context, c *container.Container, started bool) (now listed, keep bool, err error) {
+	was, same := l.known[c.ID]
+	same = same && was.record == c
+	if !started {
+		if same && was.inc == "" {
+			return was, true, nil
+		}
+		return listed{record: c, info: &Info{Container: *c, Status: Created}}, true, nil
+	}
+	t := &Task{Container: *c, Namespace: l.ns, d: l.d}
+	now.record = c
+	base, keepBase := l.watch.Number(t.base())
+	if now.base = base; same && was.base == base && was.inc != "" {
+		t.inc = was.inc
+	} else if t.inc, err = taskdir.Current(t.base()); err != nil {
+		return now, false, err
+	}
+	now.inc = t.inc
+	if t.inc != "" {
+		dir, keepDir := l.watch.Number(t.Dir())
+		if now.dir = dir; same && was.inc == t.inc && was.base == base && was.dir == dir {
+			return was, true, nil
+		}
+		v, err := taskdir.Look(t.Dir())
+		if err != nil {
+			return now, false, err
+		}
+		// A foreign shim has no lock, and of an end it writes nothing: it is asked each time. So is what belongs to another container.
+		if !v.Supervisor.Foreign && (v.Task.UID == "" || v.Task.UID == c.UID) {
+			if info, ok := t.told(v); ok {
+				now.info = &info
+				return now, keepBase && keepDir, nil
+			}
+		}
+	}
+	if err := t.refresh(); err != nil {
+		return now, false, err
+	}
+	info, err := t.Info(ctx)
+	if info.Status == Paused {
+		info.Status = Running
+	}
+	info.Attached, now.info = nil, &info
+	return now, false, err
+}
