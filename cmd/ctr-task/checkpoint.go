@@ -26,7 +26,9 @@ func checkpointVerb(g *cli.Global) *cobra.Command {
 	cmd := cli.New("checkpoint [OPTION]... CONTAINER", "write down what the processes of a container are", cli.About{
 		Long: "Has criu write what the processes of a running container are, into the directory --dir or into an image, which ctr-push takes to a " +
 			"registry. The container ends with that, unless --leave-running is given; ctr-task restore has it go on from there. An image has the container's options, too, and " +
-			"what it has changed of its files; but none of a volume. A directory has not: the files stay with the container, and ctr-image commit makes an image of them.\n\n" +
+			"what it has changed of its files. It has none of a volume: a warning names those without a source, whose files stay with the container. A directory has no files: they stay with the container, and ctr-image commit makes an image of them.\n\n" +
+			"Where the container has ended and its checkpoint cannot be stored, for want of room, nothing is lost: the same command again goes on with it. A container of --rm, which goes when it ends, " +
+			"has to run on. No exec may run in the container.\n\n" +
 			"--pre-dump writes the memory alone, while the container runs on; a later checkpoint with --parent adds to that. Both are for directories, and need a kernel with CONFIG_MEM_SOFT_DIRTY.",
 		Stdout: "with --image NAME@DIGEST, else nothing",
 		Examples: []cli.Example{
@@ -34,7 +36,7 @@ func checkpointVerb(g *cli.Global) *cobra.Command {
 			{Note: "take it to another machine", Text: "ctr-task checkpoint --image registry.example/web:now web; ctr-push registry.example/web:now"},
 		},
 		Args: cli.Count(1, 1), Complete: cli.InTurn(cli.Containers(g)),
-		Exit: []int{cli.ExitNotFound, cli.ExitBusy}, Env: []cli.Note{criuNote}, SeeAlso: []string{"ctr-task-restore", "ctr-image-commit", "ctr-push"},
+		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy}, Env: []cli.Note{criuNote}, SeeAlso: []string{"ctr-task-restore", "ctr-image-commit", "ctr-push"},
 	}, func(cmd *cobra.Command, args []string) error {
 		if (name == "") == (dir == "") {
 			return cli.Usagef("give one of --image and --dir")
@@ -50,7 +52,7 @@ func checkpointVerb(g *cli.Global) *cobra.Command {
 	})
 	f := cmd.Flags()
 	f.StringVar(&name, "image", "", "record it as the image `NAME`")
-	f.StringVar(&dir, "dir", "", "write it into the directory `DIR`, which is made")
+	f.StringVar(&dir, "dir", "", "write it into the directory `DIR`, which is made, or has no checkpoint yet")
 	f.BoolVarP(&leave, "leave-running", "R", false, "let the container run on")
 	f.BoolVar(&o.OpenTCP, "tcp-established", false, "with TCP connections that are open")
 	f.BoolVar(&o.FileLocks, "file-locks", false, "with locks of files")
@@ -67,6 +69,13 @@ func writeCheckpoint(cmd *cobra.Command, g *cli.Global, t *task.Task, name, dir 
 		d, err := g.Open()
 		if err != nil {
 			return err
+		}
+		lacks, err := checkpoint.Lacks(cmd.Context(), d, t)
+		if err != nil {
+			return err
+		}
+		for _, what := range lacks {
+			cli.Warn(fmt.Errorf("not in the checkpoint of container %q: %s", t.ID(), what))
 		}
 		img, err := checkpoint.Image(cmd.Context(), d, t, name, o)
 		if err == nil {
@@ -87,10 +96,7 @@ func writeCheckpoint(cmd *cobra.Command, g *cli.Global, t *task.Task, name, dir 
 			return err
 		}
 	}
-	if preDump {
-		return t.PreDump(cmd.Context(), o)
-	}
-	return t.Checkpoint(cmd.Context(), o)
+	return checkpoint.Dir(cmd.Context(), t, o, preDump)
 }
 
 func restoreVerb(g *cli.Global) *cobra.Command {

@@ -23,6 +23,7 @@ import (
 	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/pull"
+	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
 	"ctrd.dev/ctrd/lib/taskapi"
@@ -62,9 +63,16 @@ func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taska
 	if err := m.documents(ctx, d); err != nil {
 		return img, err
 	}
-	if err := m.dump(ctx, d, o); err != nil {
-		return img, err
-	}
+	err = m.dump(ctx, d, o, func() error {
+		img, err = m.record(ctx, ref)
+		return err
+	})
+	return img, err
+}
+
+// record makes the manifest and gives it a name.
+func (m *maker) record(ctx context.Context, ref image.Reference) (img image.Image, err error) {
+	t, work := m.t, m.work
 	data, err := json.Marshal(m.Manifest)
 	if err != nil {
 		return img, err
@@ -90,6 +98,25 @@ func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taska
 		return image.Put(tx, t.Namespace, img)
 	})
 	return img, err
+}
+
+// Lacks tells what of a container would not be in an image of a checkpoint, in words.
+func Lacks(ctx context.Context, d *state.Dir, t *task.Task) (all []string, err error) {
+	raw, err := rawSpec(ctx, d, t)
+	if err != nil {
+		return nil, err
+	}
+	var s runtimespecs.Spec
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, fmt.Errorf("spec of container %q: %w: %w", t.ID(), err, errdefs.ErrDataLoss)
+	}
+	for _, at := range spec.Volumes(&s) {
+		all = append(all, "the files in the volume at "+at)
+	}
+	if t.Container.UserNS.Private() {
+		all = append(all, "the files that it has changed, since it has a user namespace")
+	}
+	return all, nil
 }
 
 // maker makes the manifest of one checkpoint.
@@ -126,14 +153,13 @@ func rawSpec(ctx context.Context, d *state.Dir, t *task.Task) (raw []byte, err e
 	return raw, err
 }
 
-// dump stores the processes and the files, both as they were at one moment.
-func (m *maker) dump(ctx context.Context, d *state.Dir, o taskapi.CheckpointOptions) error {
-	processes := func() error {
-		return Dump(ctx, d, m.t, o, func(dir string) error {
-			desc, err := m.work.Store(ctx, MediaTypeCriu, func(w io.Writer) error { return Pack(ctx, w, dir) })
-			m.Layers = append(m.Layers, desc)
-			return err
-		})
+// dump stores the processes and the files, both as they were at one moment, and calls record. Of a task that ends with it nothing is thrown
+// away before that.
+func (m *maker) dump(ctx context.Context, d *state.Dir, o taskapi.CheckpointOptions, record func() error) error {
+	processes := func(dir string) error {
+		desc, err := m.work.Store(ctx, MediaTypeCriu, func(w io.Writer) error { return Pack(ctx, w, dir) })
+		m.Layers = append(m.Layers, desc)
+		return err
 	}
 	files := func(from, to []string) error {
 		if m.t.Container.UserNS.Private() {
@@ -146,33 +172,48 @@ func (m *maker) dump(ctx context.Context, d *state.Dir, o taskapi.CheckpointOpti
 		m.Layers = append(m.Layers, desc)
 		return err
 	}
-	if o.Exit { // nobody writes to its files then
-		if err := processes(); err != nil {
+	if o.Exit {
+		return Dump(ctx, d, m.t, o, func(dir string) error {
+			err := processes(dir)
+			if err == nil {
+				err = m.t.Still(ctx, false, files) // nobody writes to them any more
+			}
+			if err == nil {
+				err = record()
+			}
 			return err
-		}
-		return m.t.Still(ctx, false, files)
+		})
 	}
-	return m.t.Still(ctx, true, func(from, to []string) error {
-		if err := processes(); err != nil {
+	err := m.t.Still(ctx, true, func(from, to []string) error {
+		if err := Dump(ctx, d, m.t, o, processes); err != nil {
 			return err
 		}
 		return files(from, to)
 	})
+	if err == nil {
+		err = record()
+	}
+	return err
 }
 
 // Restore starts a container that does not run from a checkpoint: the processes are those of the image name, or of the
 // directory dir of criu's files. Its files are its own.
 func Restore(ctx context.Context, d *state.Dir, t *task.Task, name, dir string) error {
 	if name == "" {
-		return t.Start(ctx, task.StartOptions{Checkpoint: dir})
+		if err := t.Start(ctx, task.StartOptions{Checkpoint: dir}); err != nil {
+			return err
+		}
+		_ = Sweep(d, t) // the directory may be what an earlier task has ended with
+		return nil
 	}
 	s, err := read(ctx, d, t.Namespace, name)
-	if err == nil {
-		err = s.start(ctx, d, t)
-	}
 	if err != nil {
+		return err
+	}
+	if err := s.start(ctx, d, t); err != nil {
 		return fmt.Errorf("image %q: %w", name, err)
 	}
+	_ = Sweep(d, t)
 	return nil
 }
 
@@ -181,10 +222,10 @@ func Restore(ctx context.Context, d *state.Dir, t *task.Task, name, dir string) 
 // its image has them.
 func RestoreNew(ctx context.Context, d *state.Dir, ns, name string, o task.CreateOptions) (*task.Task, error) {
 	s, err := read(ctx, d, ns, name)
-	if err == nil {
-		o.Saved, err = s.saved(d)
-	}
 	if err != nil {
+		return nil, err
+	}
+	if o.Saved, err = s.saved(d); err != nil {
 		return nil, fmt.Errorf("image %q: %w", name, err)
 	}
 	t, err := task.Create(ctx, d, ns, o)
@@ -206,12 +247,9 @@ func RestoreNew(ctx context.Context, d *state.Dir, ns, name string, o task.Creat
 func BaseImage(ctx context.Context, d *state.Dir, ns, name string) (string, error) {
 	s, err := read(ctx, d, ns, name)
 	if err == nil && s.image == "" {
-		err = fmt.Errorf("it does not say which image its container stood on: %w", errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("image %q: it does not say which image its container stood on: %w", name, errdefs.ErrInvalidArgument)
 	}
-	if err != nil {
-		return "", fmt.Errorf("image %q: %w", name, err)
-	}
-	return s.image, nil
+	return s.image, err
 }
 
 // parts are those of a checkpoint in the content store. Each is of whoever made it.
@@ -230,6 +268,11 @@ func read(ctx context.Context, d *state.Dir, ns, name string) (s parts, err erro
 	if err != nil {
 		return s, err
 	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("image %q: %w", name, err)
+		}
+	}()
 	data, err := content.ReadAll(d, img.Target, image.MaxManifest)
 	if err != nil {
 		return s, err

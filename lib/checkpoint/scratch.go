@@ -3,6 +3,7 @@
 package checkpoint
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"os"
@@ -19,7 +20,9 @@ import (
 const (
 	dumpPrefix    = "dump-"
 	restorePrefix = "restore-"
-	lockSuffix    = ".lock"
+	// lastPrefix and the incarnation of the task begin the name of a dump with which the task ends.
+	lastPrefix = "last-"
+	lockSuffix = ".lock"
 )
 
 // Scratch is a directory of a container's for criu. It is private, and goes when it is closed.
@@ -50,12 +53,26 @@ func newScratch(d *state.Dir, t *task.Task, prefix string) (*Scratch, error) {
 	return s, nil
 }
 
-// Sweep removes the directories of processes that were killed, and that of a task which has been restored.
+// last is how the name of the directory begins that the present task ends with.
+func last(t *task.Task) string { return lastPrefix + string(t.Incarnation()) + "-" }
+
+// Sweep removes the directories of processes that were killed, and that of a task which has been restored. What the present task has
+// ended with, or is about to, stays: nothing else has its memory.
 func Sweep(d *state.Dir, t *task.Task) error {
 	waits, err := t.ToRestore()
 	if err != nil {
 		return err
 	}
+	return sweep(d, t, func(name string) bool {
+		if strings.HasPrefix(name, lastPrefix) {
+			return t.Incarnation() == "" || !strings.HasPrefix(name, last(t))
+		}
+		return strings.HasPrefix(name, dumpPrefix) || strings.HasPrefix(name, restorePrefix) && !waits
+	})
+}
+
+// sweep removes the directories that no process holds and whose name is one to remove.
+func sweep(d *state.Dir, t *task.Task, removes func(name string) bool) error {
 	home := d.Path("containers", t.Namespace, t.Container.Files())
 	entries, err := os.ReadDir(home)
 	if err != nil {
@@ -64,10 +81,7 @@ func Sweep(d *state.Dir, t *task.Task) error {
 	defer d.EmptyTrash()
 	for _, e := range entries {
 		name, isLock := strings.CutSuffix(e.Name(), lockSuffix)
-		if !isLock || !strings.HasPrefix(name, dumpPrefix) && !strings.HasPrefix(name, restorePrefix) {
-			continue
-		}
-		if waits && strings.HasPrefix(name, restorePrefix) {
+		if !isLock || !removes(name) {
 			continue
 		}
 		path := filepath.Join(home, name)
@@ -82,6 +96,47 @@ func Sweep(d *state.Dir, t *task.Task) error {
 	return nil
 }
 
+// findLast gives the directory of the dump that the present task has ended with and that nobody has stored, or nil. Another process that
+// has it is errdefs.ErrAborted.
+func findLast(ctx context.Context, d *state.Dir, t *task.Task) (*Scratch, error) {
+	if t.Incarnation() == "" {
+		return nil, nil
+	}
+	home := d.Path("containers", t.Namespace, t.Container.Files())
+	entries, err := os.ReadDir(home)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		path := filepath.Join(home, e.Name())
+		if !strings.HasPrefix(e.Name(), last(t)) || strings.HasSuffix(path, lockSuffix) {
+			continue
+		}
+		if ended, err := t.EndedByCheckpoint(ctx); err != nil || !ended {
+			return nil, err
+		}
+		if _, err := os.Stat(filepath.Join(path, lastImage)); err != nil {
+			continue // one that failed
+		}
+		held, err := lock.Hold(path + lockSuffix)
+		if err != nil {
+			return nil, err
+		}
+		s := &Scratch{Path: path, held: held, d: d}
+		if _, err := os.Stat(filepath.Join(path, lastImage)); err != nil { // who had it has stored it
+			return nil, s.Close()
+		}
+		return s, nil
+	}
+	return nil, nil
+}
+
+// lastImage is the image of criu's that a dump writes last.
+const lastImage = "inventory.img"
+
 // Leave lets go of the directory, which stays: a task that waits for its start is restored from it.
 func (s *Scratch) Leave() error { return s.held.Release() }
 
@@ -92,5 +147,9 @@ func (s *Scratch) Close() error {
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(err, os.Remove(s.Path+lockSuffix), s.held.Release())
+	gone := os.Remove(s.Path + lockSuffix)
+	if errors.Is(gone, os.ErrNotExist) {
+		gone = nil // with the container, which was removed
+	}
+	return errors.Join(err, gone, s.held.Release())
 }

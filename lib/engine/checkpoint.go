@@ -229,11 +229,14 @@ func (j *job) freeze(ctx context.Context, e engine, st stdio) (m made, err error
 		}
 	}
 	if j.verb == ask.Dump {
-		err = explainCriu(e.checkpoint(ctx, c), c, dumpLog)
-		crash.Point("engine.checkpoint.dumped")
-		if err == nil && !c.PreDump {
+		// First, since a container that ends with a dump has ended when criu is done.
+		if !c.PreDump {
 			err = recordMade(c, version)
 		}
+		if err == nil {
+			err = explainCriu(e.checkpoint(ctx, c), c, dumpLog)
+		}
+		crash.Point("engine.checkpoint.dumped")
 		return m, err
 	}
 	if err := checkMade(c, version); err != nil {

@@ -18,11 +18,14 @@ import (
 	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// checkpointed is the reason in the exit record of a container that has ended with its checkpoint. No restart policy
-// applies to it.
-const checkpointed = "checkpointed"
+// checkpointed is the reason in the exit record of a container that has ended with its checkpoint.
+const checkpointed = taskdir.Checkpointed
+
+// lastImage is the image of criu's that a dump writes last: then all others are whole.
+const lastImage = "inventory.img"
 
 // Checkpoint writes what the container's processes are into a directory. One that fails leaves the container running, or paused,
 // as it was. It does not end with the client's connection.
@@ -77,6 +80,10 @@ func (p *process) checkpoint(dir string, o taskapi.CheckpointOptions, preDump bo
 		ShellJob: o.Terminal, FileLocks: o.FileLocks, Empty: o.EmptyNamespaces, Cgroups: o.CgroupsMode,
 	}}, nil)
 	crash.Point("shim.checkpointed")
+	if err != nil && o.Exit && p.endedWith(dir) {
+		t.logf("checkpoint: it is whole, and the container has ended with it: %v", err)
+		err = nil
+	}
 	if err == nil && o.Exit {
 		err = p.endCheckpointed()
 	}
@@ -89,24 +96,74 @@ func (p *process) checkpoint(dir string, o taskapi.CheckpointOptions, preDump bo
 	if err == nil {
 		return nil
 	}
-	// A criu that was killed leaves the container frozen.
-	if !paused && !isClosed(p.died) {
+	if isClosed(p.died) {
+		err = fmt.Errorf("it has ended meanwhile: %w", err)
+	} else if !paused { // a criu that was killed leaves the container frozen
 		if terr := t.thaw(); terr != nil {
 			t.logf("%v", terr)
 		}
 	}
-	return errors.Join(err, made())
+	return errors.Join(fmt.Errorf("into %s: %w", dir, err), made())
 }
 
-// makeDir makes the directory of a checkpoint, and gives what takes it away again if it was not there.
+// endedWith tells whether a container has ended with a dump that is whole, although the engine that was at it has not said so.
+func (p *process) endedWith(dir string) bool {
+	if _, err := os.Stat(filepath.Join(dir, lastImage)); err != nil {
+		return false
+	}
+	select {
+	case <-p.died:
+		return true
+	case <-time.After(time.Second):
+		return false // criu has let it run on
+	}
+}
+
+// makeDir makes the directory of a checkpoint, and gives what takes away again what was not there.
 func makeDir(dir string) (undo func() error, err error) {
-	if _, err := os.Lstat(dir); err == nil {
-		return func() error { return nil }, nil
+	entries, err := os.ReadDir(dir)
+	if err == nil {
+		were := map[string]bool{}
+		for _, e := range entries {
+			were[e.Name()] = true
+		}
+		return func() error { return empty(dir, were) }, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("into %s: %w: %w", dir, errors.Unwrap(err), errdefs.ErrInvalidArgument)
+	}
+	first := dir // that is made
+	for above := filepath.Dir(first); above != first; above = filepath.Dir(above) {
+		if _, err := os.Lstat(above); err == nil {
+			break
+		}
+		first = above
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+		return nil, errors.Join(err, removeEmpty(dir, first))
 	}
-	return func() error { return os.RemoveAll(dir) }, nil
+	return func() error { return errors.Join(os.RemoveAll(dir), removeEmpty(filepath.Dir(dir), first)) }, nil
+}
+
+// empty removes what is in a directory and was not.
+func empty(dir string, were map[string]bool) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if !were[e.Name()] {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
+
+// removeEmpty removes a directory and those above it up to first, as far as nothing is in them.
+func removeEmpty(dir, first string) error {
+	for ; len(dir) >= len(first); dir = filepath.Dir(dir) {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	return nil
 }
 
 // beginCheckpoint admits a checkpoint, which no exec may begin in. It tells whether the container is paused.
@@ -115,12 +172,15 @@ func (t *task) beginCheckpoint(p *process, exit bool) (paused bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st := p.state(); st != taskapi.StatusRunning && st != taskapi.StatusPaused || t.ending || isClosed(p.died) {
-		return false, p.wrong("checkpoint", st)
+		if isClosed(p.died) {
+			st = taskapi.StatusStopped
+		}
+		return false, fmt.Errorf("it is %s: %w", st, errdefs.ErrFailedPrecondition)
 	}
 	for _, e := range t.execs {
 		// Its processes are nobody's children in the container.
 		if e.status == taskapi.StatusRunning && !isClosed(e.died) {
-			return false, fmt.Errorf("%s runs, and cannot be part of it: %w", e.name(), errdefs.ErrFailedPrecondition)
+			return false, fmt.Errorf("%s runs, and cannot be part of it; it has to end first: %w", e.name(), errdefs.ErrFailedPrecondition)
 		}
 	}
 	if t.entering > 0 {
@@ -160,8 +220,16 @@ type frozen struct {
 // awaitRestore sets up all of a container that is made from a checkpoint but its processes: Start restores these.
 func (t *task) awaitRestore(p *process, e *engineProcess, r *taskapi.CreateTaskRequest) error {
 	defer e.close()
-	if st, err := os.Stat(r.Checkpoint); err != nil || !st.IsDir() || !filepath.IsAbs(r.Checkpoint) {
-		return fmt.Errorf("checkpoint %q is not the absolute path of a directory: %w", r.Checkpoint, errdefs.ErrInvalidArgument)
+	if !filepath.IsAbs(r.Checkpoint) {
+		return fmt.Errorf("checkpoint: %q is no absolute path: %w", r.Checkpoint, errdefs.ErrInvalidArgument)
+	}
+	switch st, err := os.Stat(r.Checkpoint); {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("checkpoint: there is no directory %s: %w", r.Checkpoint, errdefs.ErrNotFound)
+	case err != nil:
+		return fmt.Errorf("checkpoint: %w", err)
+	case !st.IsDir():
+		return fmt.Errorf("checkpoint: %s is no directory: %w", r.Checkpoint, errdefs.ErrInvalidArgument)
 	}
 	p.frozen = &frozen{request: ask.Request{
 		Mounts: rootMounts(r.Rootfs), Terminal: r.Terminal, NoPivotRoot: t.options.NoPivotRoot, NoNewKeyring: t.options.NoNewKeyring,

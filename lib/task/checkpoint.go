@@ -27,6 +27,21 @@ func (t *Task) Checkpoint(ctx context.Context, o taskapi.CheckpointOptions) erro
 	return err
 }
 
+// EndedByCheckpoint tells whether the task has ended, and may have done so by a checkpoint of which nobody was told: that of a
+// caller that was killed. An orphan is ended. The task of a shim of others that has ended is always one.
+func (t *Task) EndedByCheckpoint(ctx context.Context) (bool, error) {
+	v, err := taskdir.Look(t.Dir())
+	if err == nil && v.State == taskdir.Orphaned {
+		if err = t.rest(ctx); err == nil {
+			v, err = taskdir.Look(t.Dir())
+		}
+	}
+	if err != nil || v.State != taskdir.Stopped {
+		return false, err
+	}
+	return v.Supervisor.Foreign || v.Exit.Reason == taskdir.Checkpointed || v.Exit.Reason == supervisorDied, nil
+}
+
 // PreDump has the memory of the running task written, as the parent of a later checkpoint, while it runs on.
 func (t *Task) PreDump(ctx context.Context, o taskapi.CheckpointOptions) error {
 	v, err := taskdir.Look(t.Dir())

@@ -130,7 +130,13 @@ func (t *Task) Still(ctx context.Context, pause bool, fn func(from, to []string)
 			return err
 		}
 		crash.Point("task.still")
-		defer func() { err = errors.Join(err, t.Resume(context.WithoutCancel(ctx))) }()
+		defer func() {
+			rerr := t.Resume(context.WithoutCancel(ctx))
+			if v, lerr := taskdir.Look(t.Dir()); lerr == nil && v.State != taskdir.Running {
+				rerr = nil // it has ended meanwhile, and there is nothing to resume
+			}
+			err = errors.Join(err, rerr)
+		}()
 	}
 	none := func(*state.Tx, snapshot.Info) error { return nil }
 	return sn.ReadChange(ctx, t.d, nil, t.Namespace, key, none, fn)

@@ -163,6 +163,10 @@ type Exit struct {
 	Lost     uint64    `json:"lost,omitempty"`   // bytes of its output that could not be written to the log
 }
 
+// Checkpointed is the reason in the exit record of a container that has ended with its checkpoint. No restart policy
+// applies to it.
+const Checkpointed = "checkpointed"
+
 // Current gives the incarnation of the container whose tasks are in the directory base, or the empty one.
 func Current(base string) (Incarnation, error) {
 	entries, err := os.ReadDir(base)

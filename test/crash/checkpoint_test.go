@@ -33,7 +33,10 @@ func checkpoints() (all []scenario, criu string) {
 	restored := "ctr-task restore --image cp:1 --name d"
 	anew := []step{do("ctr-task rm -f c"), do("ctr-image rm -f cp:1"), do(run), do(dump), do(restore), do("ctr-task exec c true")}
 	return []scenario{
-		{name: "checkpoint", before: []step{pull(small), do(run)}, command: words(dump), again: anew, only: ofCheckpoints},
+		{
+			name: "checkpoint", before: []step{pull(small), do(run)}, command: words(dump), only: ofCheckpoints,
+			again: []step{do(dump), do(restore), do("ctr-task exec c true")}, // also of a container that has ended with it
+		},
 		{name: "checkpoint by a supervisor", before: []step{pull(small)}, command: words(run), then: [][]string{words(dump)}, again: anew, only: ofCheckpoints},
 		{
 			name: "restore", before: []step{pull(small), do(run), do(dump)}, command: words(restore), only: ofCheckpoints,
