@@ -115,11 +115,11 @@ func findLast(ctx context.Context, d *state.Dir, t *task.Task) (*Scratch, error)
 		if !strings.HasPrefix(e.Name(), last(t)) || strings.HasSuffix(path, lockSuffix) {
 			continue
 		}
-		if ended, err := t.EndedByCheckpoint(ctx); err != nil || !ended {
-			return nil, err
-		}
 		if _, err := os.Stat(filepath.Join(path, lastImage)); err != nil {
 			continue // one that failed
+		}
+		if ended, err := t.EndedByCheckpoint(ctx); err != nil || !ended {
+			return nil, err
 		}
 		held, err := lock.Hold(path + lockSuffix)
 		if err != nil {

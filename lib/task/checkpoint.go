@@ -4,6 +4,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,15 +28,13 @@ func (t *Task) Checkpoint(ctx context.Context, o taskapi.CheckpointOptions) erro
 	return err
 }
 
-// EndedByCheckpoint tells whether the task has ended, and may have done so by a checkpoint of which nobody was told: that of a
-// caller that was killed. An orphan is ended. The task of a shim of others that has ended is always one.
+// EndedByCheckpoint tells whether a task of which there is a dump has ended with that, or may have: of the caller that was killed nobody
+// was told. One that is about to is waited for, and an orphan is ended. The task of a shim of others that has ended is always one.
 func (t *Task) EndedByCheckpoint(ctx context.Context) (bool, error) {
-	v, err := taskdir.Look(t.Dir())
-	if err == nil && v.State == taskdir.Orphaned {
-		if err = t.rest(ctx); err == nil {
-			v, err = taskdir.Look(t.Dir())
-		}
+	if err := t.awaitEndFor(ctx, endWithin); err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+		return false, err
 	}
+	v, err := taskdir.Look(t.Dir())
 	if err != nil || v.State != taskdir.Stopped {
 		return false, err
 	}
