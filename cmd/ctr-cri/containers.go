@@ -244,10 +244,15 @@ func updateVerb(o *options) *cobra.Command {
 func checkpointVerb(o *options) *cobra.Command {
 	var location string
 	var limit time.Duration
+	written := false
 	cmd := o.each("checkpoint [OPTION]... CONTAINER...", "write the state of containers that run to an archive", cli.About{
 		Long: "Writes the container's memory, what it has changed of its files, its configuration and its log to a tar archive, in the form of containerd and CRI-O. " +
-			"The container runs on. The runtime needs criu.",
-		Examples: []cli.Example{{Note: "take a checkpoint", Text: "ctr-cri checkpoint --export /var/tmp/c.tar 8c0de7a1f3b52"}},
+			"The container runs on. The runtime needs criu.\n\nWhere --export names a directory, each container has a file CONTAINER.tar there, with its whole id; " +
+			"several containers need that.",
+		Examples: []cli.Example{
+			{Note: "take a checkpoint", Text: "ctr-cri checkpoint --export /var/tmp/c.tar 8c0de7a1f3b52"},
+			{Note: "one of each container that runs", Text: "ctr-cri ps -q | ctr-cri checkpoint --export /var/tmp/checkpoints -"},
+		},
 	}, func(ctx context.Context, r *runtimeClient, id string) error {
 		if location == "" {
 			return cli.Usagef("no --export names the archive")
@@ -256,6 +261,16 @@ func checkpointVerb(o *options) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if st, err := os.Stat(path); err == nil && st.IsDir() {
+			answer, err := r.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
+			if err != nil {
+				return fmt.Errorf("checkpoint container %q: %w", id, err)
+			}
+			path = filepath.Join(path, filepath.Base(answer.GetStatus().GetId())+".tar")
+		} else if written {
+			return cli.Usagef("--export names the file of one container: want a directory for several")
+		}
+		written = true
 		seconds := int64(math.Ceil(limit.Seconds()))
 		if _, err := r.CheckpointContainer(ctx, &runtime.CheckpointContainerRequest{ContainerId: id, Location: path, Timeout: seconds}); err != nil {
 			if errdefs.IsNotImplemented(err) {
@@ -265,7 +280,7 @@ func checkpointVerb(o *options) *cobra.Command {
 		}
 		return nil
 	})
-	cmd.Flags().StringVarP(&location, "export", "e", "", "write the archive to `FILE`")
+	cmd.Flags().StringVarP(&location, "export", "e", "", "write the archive to `FILE`, or to a file in that directory")
 	cmd.Flags().DurationVar(&limit, "timeout", 0, "give up after `DURATION`; 0 takes the runtime's own limit")
 	cli.CompleteOption(cmd, "timeout", cobra.NoFileCompletions)
 	return cmd

@@ -3,12 +3,14 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -56,10 +58,10 @@ func blobLsVerb(g *cli.Global) *cobra.Command {
 			}, func(b content.Blob) (content.Blob, error) { return b, nil })
 			return err
 		})
-		if err != nil {
+		if err != nil && !errdefs.IsDataLoss(err) {
 			return err
 		}
-		return table.PrintAll(all)
+		return errors.Join(table.PrintAll(all), err)
 	})
 	filtered = cli.FilterOption(cmd, "blobs", filter.ContentFields)
 	table.Flags(cmd)
@@ -122,11 +124,11 @@ func blobActiveVerb(g *cli.Global) *cobra.Command {
 		all, err := filter.Select(f, content.Statuses(d, g.Namespace), func(s content.Status) filter.Fields {
 			return filter.Ingest(s.Ref)
 		}, func(s content.Status) (content.Status, error) { return s, nil })
-		if err != nil {
+		if err != nil && !errdefs.IsDataLoss(err) {
 			return err
 		}
 		slices.SortFunc(all, func(a, b content.Status) int { return strings.Compare(a.Ref, b.Ref) })
-		return table.PrintAll(all)
+		return errors.Join(table.PrintAll(all), err)
 	})
 	filtered = cli.FilterOption(cmd, "refs", filter.IngestFields)
 	table.Flags(cmd)

@@ -3,9 +3,11 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -59,10 +61,10 @@ func lsVerb(g *cli.Global) *cobra.Command {
 			}, func(img image.Image) (listed, error) { return list(d, img), nil })
 			return err
 		})
-		if err != nil {
+		if err != nil && !errdefs.IsDataLoss(err) {
 			return err
 		}
-		return table.PrintAll(all)
+		return errors.Join(table.PrintAll(all), err)
 	})
 	filtered = cli.FilterOption(cmd, "images", filter.ImageFields)
 	table.Flags(cmd)

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -50,7 +52,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all, err := list(cmd, g)
+		all, lost, err := list(cmd, g)
 		if err != nil {
 			return err
 		}
@@ -58,10 +60,11 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		for _, s := range all {
 			parents[s.Parent] = true
 		}
-		return table.PrintAll(slices.DeleteFunc(all, func(s snapshot.Info) bool {
+		err = table.PrintAll(slices.DeleteFunc(all, func(s snapshot.Info) bool {
 			return len(kinds) > 0 && !slices.Contains(kinds, string(s.Kind)) || leaves && parents[s.Key] || !cli.HasLabels(s.Labels, labels) ||
 				!f.Match(filter.Snapshot(string(s.Kind), s.Key, s.Parent, s.Labels))
 		}))
+		return errors.Join(err, lost)
 	})
 	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "list only snapshots of these `KINDS`: active, view, committed")
 	cmd.Flags().BoolVar(&leaves, "leaves", false, "list only snapshots that nothing stands on")
@@ -73,15 +76,19 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	return cmd
 }
 
-// list reads all snapshots of the namespace.
-func list(cmd *cobra.Command, g *cli.Global) (all []snapshot.Info, err error) {
+// list reads all snapshots of the namespace. Records that cannot be read are left out, and are in lost.
+func list(cmd *cobra.Command, g *cli.Global) (all []snapshot.Info, lost, err error) {
 	d, sn, err := open(cmd.Context(), g)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = d.View(cmd.Context(), func(tx *state.Tx) error {
-		all = nil
+		all, lost = nil, nil
 		for s, err := range sn.All(tx, g.Namespace) {
+			if errdefs.IsDataLoss(err) {
+				lost = errors.Join(lost, err)
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -89,7 +96,7 @@ func list(cmd *cobra.Command, g *cli.Global) (all []snapshot.Info, err error) {
 		}
 		return nil
 	})
-	return all, err
+	return all, lost, err
 }
 
 func size(s snapshot.Info) string {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -37,13 +38,13 @@ func treeVerb(g *cli.Global) *cobra.Command {
 		Args: cli.Count(0, -1), Complete: cli.Snapshots(g), Exit: []int{cli.ExitNotFound, cli.ExitSome, cli.ExitCorrupt},
 		SeeAlso: []string{"ctr-snap-ls"},
 	}, func(cmd *cobra.Command, args []string) error {
-		all, err := list(cmd, g)
+		all, lost, err := list(cmd, g)
 		if err != nil {
 			return err
 		}
 		nodes := grow(all)
 		if len(args) == 0 {
-			return table.PrintAll(nodes)
+			return errors.Join(table.PrintAll(nodes), lost)
 		}
 		d, sn, err := open(cmd.Context(), g)
 		if err != nil {

@@ -78,12 +78,15 @@ func usageVerb(g *cli.Global) *cobra.Command {
 }
 
 func everyKey(cmd *cobra.Command, g *cli.Global) (iter.Seq2[string, error], error) {
-	all, err := list(cmd, g)
+	all, lost, err := list(cmd, g)
 	return func(yield func(string, error) bool) {
 		for _, s := range all {
 			if !yield(s.Key, nil) {
 				return
 			}
+		}
+		if lost != nil {
+			yield("", lost)
 		}
 	}, err
 }

@@ -4,12 +4,14 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -73,10 +75,10 @@ func leaseLsVerb(g *cli.Global) *cobra.Command {
 			})
 			return err
 		})
-		if err != nil {
+		if err != nil && !errdefs.IsDataLoss(err) {
 			return err
 		}
-		return table.PrintAll(all)
+		return errors.Join(table.PrintAll(all), err)
 	})
 	filtered = cli.FilterOption(cmd, "leases", filter.LeaseFields)
 	table.Flags(cmd)

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
@@ -72,10 +74,10 @@ func nsLsVerb(g *cli.Global) *cobra.Command {
 			})
 			return err
 		})
-		if err != nil {
+		if err != nil && !errdefs.IsDataLoss(err) {
 			return err
 		}
-		return table.PrintAll(all)
+		return errors.Join(table.PrintAll(all), err)
 	})
 	filtered = cli.FilterOption(cmd, "namespaces", filter.NamespaceFields)
 	table.Flags(cmd)

@@ -3,8 +3,10 @@
 package main
 
 import (
+	"errors"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"ctrd.dev/ctrd/lib/cli"
@@ -28,7 +30,7 @@ func statusVerb(g *cli.Global) *cobra.Command {
 		{Name: "value", Value: func(s summary) string { return s.Value }},
 	}}
 	cmd := cli.New("status [OPTION]...", "show what the state directory holds", cli.About{
-		Long:     "Counts what is kept, in all namespaces, and says where.",
+		Long:     "Counts what is kept, in all namespaces, and says where. A record that cannot be read is not counted, and told at the end.",
 		Stdout:   "a name and a value a line",
 		Examples: []cli.Example{{Note: "an overview", Text: "ctrd status"}, {Note: "one value", Text: "ctrd status | awk '$1 == \"running\" { print $2 }'"}},
 		Exit:     []int{cli.ExitNotFound, cli.ExitCorrupt},
@@ -40,14 +42,19 @@ func statusVerb(g *cli.Global) *cobra.Command {
 		rows := []summary{{"version", cli.Version}, {"root", d.Path()}, {"state", d.Run()}}
 		count := map[string]int{}
 		var spaces []string
+		var lost error // what cannot be read is told at the end, and hides nothing else
 		err = d.View(cmd.Context(), func(tx *state.Tx) error {
-			for kind, n := range map[string]func(*state.Tx) (int, error){
-				"images":     counter(image.Namespaces, image.All),
-				"containers": counter(container.Namespaces, container.All),
-				"snapshots":  counter(snapshot.Namespaces, snapshot.All),
-				"blobs":      counter(content.Namespaces, content.All),
+			lost = nil
+			for _, kind := range []struct {
+				name  string
+				count func(*state.Tx, *error) (int, error)
+			}{
+				{"images", counter(image.Namespaces, image.All)},
+				{"containers", counter(container.Namespaces, container.All)},
+				{"snapshots", counter(snapshot.Namespaces, snapshot.All)},
+				{"blobs", counter(content.Namespaces, content.All)},
 			} {
-				if count[kind], err = n(tx); err != nil {
+				if count[kind.name], err = kind.count(tx, &lost); err != nil {
 					return err
 				}
 			}
@@ -63,7 +70,7 @@ func statusVerb(g *cli.Global) *cobra.Command {
 		running := 0
 		for _, ns := range spaces {
 			infos, err := task.All(cmd.Context(), d, ns)
-			if err != nil {
+			if err != nil && !errdefs.IsDataLoss(err) { // those records are in lost
 				return err
 			}
 			for _, i := range infos {
@@ -81,7 +88,7 @@ func statusVerb(g *cli.Global) *cobra.Command {
 			return err
 		}
 		rows = append(rows, summary{"running", strconv.Itoa(running)}, summary{"events", strconv.FormatUint(last, 10)}, summary{"locks", strconv.Itoa(len(locks))})
-		return table.PrintAll(rows)
+		return errors.Join(table.PrintAll(rows), lost)
 	})
 	table.Flags(cmd)
 	return cmd

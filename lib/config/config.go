@@ -99,7 +99,7 @@ type Runtime struct {
 	Snapshotter string `toml:"snapshotter"`
 	// CNIConfDir has the network configuration of pods of this runtime; empty: CNI.ConfDir.
 	CNIConfDir string `toml:"cni_conf_dir"`
-	// CNIMaxConfNum is CNI.MaxConfNum for CNIConfDir.
+	// CNIMaxConfNum is CNI.MaxConfNum for pods of this runtime; 0: that.
 	CNIMaxConfNum int `toml:"cni_max_conf_num"`
 	// PodAnnotations are the annotations of pods, as patterns with *, that become annotations of the OCI specs of a pod.
 	PodAnnotations []string `toml:"pod_annotations,omitempty"`
@@ -109,7 +109,8 @@ type Runtime struct {
 	PrivilegedWithoutHostDevices bool `toml:"privileged_without_host_devices"`
 	// PrivilegedWithoutHostDevicesAllDevicesAllowed lets such a container use every device that it makes.
 	PrivilegedWithoutHostDevicesAllDevicesAllowed bool `toml:"privileged_without_host_devices_all_devices_allowed"`
-	// BaseRuntimeSpec is a file with the OCI spec, in JSON, that containers begin with; empty: ctrd's.
+	// BaseRuntimeSpec is a file with the OCI spec, in JSON, that containers begin with: what it says counts where neither the image
+	// nor the client says anything. It is read for each container. Empty: ctrd's own.
 	BaseRuntimeSpec string `toml:"base_runtime_spec"`
 	// CgroupWritable has the cgroup mounted writable in containers that are not privileged; cgroup v2 alone.
 	CgroupWritable bool `toml:"cgroup_writable"`

@@ -90,9 +90,10 @@ type Registry struct {
 type CNI struct {
 	// BinDirs are where the plugins are looked for, in order.
 	BinDirs []string `toml:"bin_dirs"`
-	// ConfDir has the network configurations, of which the first in the order of names is used.
+	// ConfDir has the network configurations, of which the first MaxConfNum in the order of names are used.
 	ConfDir string `toml:"conf_dir"`
-	// MaxConfNum is how many configurations are used; 0: all.
+	// MaxConfNum is how many configurations are used, each for an interface of its own: eth0, eth1 and so on. A pod is known by
+	// the addresses of the first. 0: all.
 	MaxConfNum int `toml:"max_conf_num"`
 	// SetupSerially has the networks of a pod set up one after the other.
 	SetupSerially bool `toml:"setup_serially"`

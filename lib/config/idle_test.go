@@ -28,8 +28,7 @@ socket_path = "/run/nri.sock"
 		t.Fatal(err)
 	}
 	all := c.Idle()
-	want := []string{`runtimes."a.b".base_runtime_spec`, `runtimes."a.b".cni_max_conf_num`, "cri.selinux_category_range",
-		"cri.drain_exec_sync_io_timeout", "cri.disable_snapshot_annotations"}
+	want := []string{"cri.selinux_category_range", "cri.drain_exec_sync_io_timeout", "cri.disable_snapshot_annotations"}
 	if len(all) != len(want) {
 		t.Fatalf("%q, want %q", all, want)
 	}

@@ -69,7 +69,7 @@ func (c contentService) List(r *contentapi.ListContentRequest, stream contentapi
 	}
 	var all []*contentapi.Info
 	err = c.s.view(stream.Context(), func(tx *state.Tx, ns string) (err error) {
-		all, err = filter.Select(f, content.All(tx, ns), func(b content.Blob) filter.Fields {
+		all, err = filter.Select(f, filter.Readable(content.All(tx, ns)), func(b content.Blob) filter.Fields {
 			return filter.Content(b.Digest.String(), b.Size, b.Labels)
 		}, sure(blobMessage))
 		return err
@@ -151,7 +151,7 @@ func (c contentService) ListStatuses(ctx context.Context, r *contentapi.ListStat
 	if err != nil {
 		return nil, err
 	}
-	all, err := filter.Select(f, content.Statuses(c.s.d, ns), func(st content.Status) filter.Fields {
+	all, err := filter.Select(f, filter.Readable(content.Statuses(c.s.d, ns)), func(st content.Status) filter.Fields {
 		return filter.Ingest(st.Ref)
 	}, sure(statusMessage))
 	if err != nil {

@@ -44,7 +44,7 @@ func (i imageService) List(ctx context.Context, r *imagesapi.ListImagesRequest) 
 	}
 	answer := &imagesapi.ListImagesResponse{}
 	err = i.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		answer.Images, err = filter.Select(f, image.All(tx, ns), func(one image.Image) filter.Fields {
+		answer.Images, err = filter.Select(f, filter.Readable(image.All(tx, ns)), func(one image.Image) filter.Fields {
 			return filter.Image(one.Name, one.Target, one.Labels)
 		}, sure(imageMessage))
 		return err

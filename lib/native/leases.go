@@ -55,7 +55,7 @@ func (l leaseService) List(ctx context.Context, r *leasesapi.ListRequest) (*leas
 	}
 	answer := &leasesapi.ListResponse{}
 	err = l.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		answer.Leases, err = filter.Select(f, leases.All(tx, ns), func(one leases.Record) filter.Fields {
+		answer.Leases, err = filter.Select(f, filter.Readable(leases.All(tx, ns)), func(one leases.Record) filter.Fields {
 			return filter.Lease(one.ID, one.Labels)
 		}, sure(leaseMessage))
 		return err

@@ -94,7 +94,7 @@ func (m mountService) List(r *mountsapi.ListRequest, stream mountsapi.Mounts_Lis
 	}
 	var all []*types.ActivationInfo
 	err = m.s.view(stream.Context(), func(tx *state.Tx, ns string) (err error) {
-		all, err = filter.Select(f, activation.All(tx, ns), func(a activation.Activation) filter.Fields {
+		all, err = filter.Select(f, filter.Readable(activation.All(tx, ns)), func(a activation.Activation) filter.Fields {
 			return filter.Namespace(a.Name, a.Labels)
 		}, sure(activationMessage))
 		return err

@@ -39,7 +39,7 @@ func (n namespaceService) List(ctx context.Context, r *namespacesapi.ListNamespa
 	}
 	answer := &namespacesapi.ListNamespacesResponse{}
 	err = n.s.d.View(ctx, func(tx *state.Tx) (err error) {
-		answer.Namespaces, err = filter.Select(f, spaces.All(tx), func(one spaces.Namespace) filter.Fields {
+		answer.Namespaces, err = filter.Select(f, filter.Readable(spaces.All(tx)), func(one spaces.Namespace) filter.Fields {
 			return filter.Namespace(one.Name, one.Labels)
 		}, sure(namespaceMessage))
 		return err

@@ -122,7 +122,7 @@ func (b sandboxStore) List(ctx context.Context, r *sandboxapi.StoreListRequest) 
 	}
 	answer := &sandboxapi.StoreListResponse{}
 	err = b.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		answer.List, err = filter.Select(f, sandbox.All(tx, ns), func(one sandbox.Sandbox) filter.Fields {
+		answer.List, err = filter.Select(f, filter.Readable(sandbox.All(tx, ns)), func(one sandbox.Sandbox) filter.Fields {
 			return filter.Container(one.ID, "", one.Runtime.Name, one.Labels)
 		}, sure(sandboxMessage))
 		return err

@@ -281,7 +281,7 @@ func (s snapshotService) List(r *snapshotsapi.ListSnapshotsRequest, stream snaps
 	}
 	var all []*snapshotsapi.Info
 	err = s.s.view(ctx, func(tx *state.Tx, ns string) (err error) {
-		all, err = filter.Select(f, sn.All(tx, ns), func(one snapshot.Info) filter.Fields {
+		all, err = filter.Select(f, filter.Readable(sn.All(tx, ns)), func(one snapshot.Info) filter.Fields {
 			return filter.Snapshot(string(one.Kind), one.Key, one.Parent, one.Labels)
 		}, sure(snapshotMessage))
 		return err

@@ -268,6 +268,29 @@ func (h Host) Default() (Network, error) {
 	return Network{}, &MissingError{Conf: h.conf()}
 }
 
+// First gives the names of the first networks in Conf, at most so many; 0: all of them. A file that cannot be used, and two of one
+// name, are errors. Without any it is none, which stands for the default network.
+func (h Host) First(most int) (names []string, err error) {
+	files, err := h.files()
+	if err != nil {
+		return nil, err
+	}
+	if most > 0 {
+		files = files[:min(most, len(files))]
+	}
+	for _, file := range files {
+		n, err := load(file)
+		if err == nil && slices.Contains(names, n.Name) {
+			err = &ConfError{file, fmt.Errorf("another file has a network %q, too", n.Name)}
+		}
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, n.Name)
+	}
+	return names, nil
+}
+
 // PluginError says that a plugin is not installed. Its kind is errdefs.ErrFailedPrecondition.
 type PluginError struct {
 	Network, Plugin string

@@ -31,12 +31,14 @@ type amendment struct {
 	run    config.Runtime
 	conf   config.CRI
 	images map[int]specs.Mount // of Config.Mounts, by their index: those of images
+	base   *specs.Spec         // what the container begins with; nil: ctrd's own
 }
 
 func (a amendment) amend(r *spec.Result, open spec.Opener) error {
 	s := r.Spec
 	// The pod's namespace has the name, or the host's.
 	s.Hostname, s.Domainname = "", ""
+	a.beginWith(s, a.base)
 	if err := a.groups(s, open); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -162,6 +163,10 @@ func (h Host) options(ctx context.Context, l *lock.Lock, le *lease.Lease, s sand
 	if err != nil {
 		return o, err
 	}
+	base, err := readBase(cmp.Or(p.Handler, h.config().DefaultRuntime), run.BaseRuntimeSpec)
+	if err != nil {
+		return o, err
+	}
 	driver, parent := p.parent()
 	o = task.CreateOptions{
 		Image: c.ImageName, Runtime: runtime, RuntimeOptions: runtimeOptions, Snapshotter: run.Snapshotter, Labels: labels(s, c), StopSignal: c.StopSignal, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
@@ -170,7 +175,7 @@ func (h Host) options(ctx context.Context, l *lock.Lock, le *lease.Lease, s sand
 		Spec: spec.Options{
 			Args: c.Args, Env: c.Env, Workdir: c.Dir, User: c.Security.user(), TTY: c.TTY,
 			ReadOnly: c.Security.ReadOnlyRoot, Privileged: c.Security.Privileged,
-			CapAdd: c.Security.AddCaps, CapDrop: c.Security.DropCaps,
+			BaseCaps: baseCaps(base), CapAdd: c.Security.AddCaps, CapDrop: c.Security.DropCaps,
 			UserNS:     spec.UserNS{UIDs: p.Namespaces.UIDs, GIDs: p.Namespaces.GIDs},
 			OwnDevices: run.PrivilegedWithoutHostDevices, AllDevices: run.PrivilegedWithoutHostDevicesAllDevicesAllowed,
 			CgroupWritable: run.CgroupWritable, NoImageVolumes: h.config().CRI.IgnoreImageDefinedVolumes,
@@ -210,7 +215,7 @@ func (h Host) options(ctx context.Context, l *lock.Lock, le *lease.Lease, s sand
 	if o.Spec.SecurityOpt, err = securityOptions(c.Security, h.config().CRI.UnsetSeccompProfile); err != nil {
 		return o, err
 	}
-	a := amendment{id: s.ID, p: p, c: c, run: run, conf: h.config().CRI}
+	a := amendment{id: s.ID, p: p, c: c, run: run, conf: h.config().CRI, base: base}
 	if a.images, err = h.imageVolumes(ctx, l, le, c.Mounts, run.Snapshotter, o.Labels); err != nil {
 		return o, err
 	}

@@ -61,8 +61,14 @@ func (h Host) connect(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Co
 	if err != nil {
 		return nil, err
 	}
+	var names []string
+	if most := cmp.Or(run.CNIMaxConfNum, h.config().CRI.CNI.MaxConfNum); most != 1 {
+		if names, err = n.First(most); err != nil {
+			return nil, fmt.Errorf("attach to the network: %w", err)
+		}
+	}
 	r := network.Request{
-		ID: s.UID, From: netns, Labels: network.PodLabels(c.Namespace, c.Name, c.UID, s.ID),
+		Networks: names, ID: s.UID, From: netns, Labels: network.PodLabels(c.Namespace, c.Name, c.UID, s.ID),
 		Owner: network.Owner{Namespace: h.Namespace, ID: s.ID, UID: s.UID}, Bandwidth: bandwidth, Cgroup: c.CgroupParent, Lenient: true,
 	}
 	for _, p := range c.Ports {
@@ -77,6 +83,8 @@ func (h Host) connect(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Co
 	if err != nil {
 		return nil, err
 	}
+	// A pod is known by the addresses of its first interface, as with containerd: one of each family.
+	res.Interfaces = res.Interfaces[:min(1, len(res.Interfaces))]
 	return sortIPs(res.IPs(), h.config().CRI.CNI.IPPref), nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/sandbox"
 	"ctrd.dev/ctrd/lib/task"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // kindSandbox is the kind that containerd gives the container of a pause image.
@@ -36,10 +37,30 @@ func (h Host) pause(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Conf
 	if t, err = h.createPause(ctx, l, s, c, id); err != nil {
 		return fmt.Errorf("pause image %q: %w", c.Pause, err)
 	}
-	if err = t.Start(ctx, task.StartOptions{Shim: h.Shim, Early: true}); err != nil {
+	if err = t.Start(ctx, task.StartOptions{Shim: h.Shim, Early: true}); err == nil {
+		err = h.notePause(ctx, s, id)
+	}
+	if err != nil {
 		err = fmt.Errorf("pause image %q: %w", c.Pause, err)
 	}
 	return errors.Join(err, t.Close())
+}
+
+// notePause writes down which process the pod's readiness depends on.
+func (h Host) notePause(ctx context.Context, s sandbox.Sandbox, id string) error {
+	t, err := task.Open(ctx, h.Dir, h.Namespace, id)
+	if err != nil {
+		return err
+	}
+	info, err := t.Info(ctx)
+	if err = errors.Join(err, t.Close()); err != nil {
+		return err
+	}
+	first, err := taskdir.ProcessOf(info.PID)
+	if err != nil || info.Status != task.Running {
+		return fmt.Errorf("its program has ended: %w", errors.Join(err, errdefs.ErrFailedPrecondition))
+	}
+	return taskdir.Write(h.dir(s), taskdir.PodPause, first)
 }
 
 func (h Host) createPause(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Config, id string) (t *task.Task, err error) {

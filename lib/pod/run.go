@@ -122,7 +122,7 @@ func (h Host) make(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Confi
 	}
 	defer func() { err = errors.Join(err, making.Release()) }()
 	p := h.pinned(c)
-	p.Namespace, p.ID, p.UID, p.Created = h.Namespace, s.ID, s.UID, s.Created
+	p.Namespace, p.ID, p.UID, p.Created, p.Pause = h.Namespace, s.ID, s.UID, s.Created, c.Pause != ""
 	if p.Cgroup, err = c.cgroup(); err != nil {
 		return err
 	}

@@ -59,9 +59,9 @@ func capList(flag string, values []string) (names []string, all bool, err error)
 	return names, all, nil
 }
 
-// capSet gives the capabilities that options leave: the default set with --cap-add and --cap-drop, as
+// capSet gives the capabilities that options leave: those of base, if that is nil the default set, with --cap-add and --cap-drop, as
 // docker combines them: ALL in one of them makes the other the exceptions.
-func capSet(privileged bool, add, drop []string) ([]string, error) {
+func capSet(privileged bool, base, add, drop []string) ([]string, error) {
 	adds, addAll, err := capList("cap-add", add)
 	if err != nil {
 		return nil, err
@@ -73,7 +73,10 @@ func capSet(privileged bool, add, drop []string) ([]string, error) {
 	if privileged {
 		return allCaps(), nil
 	}
-	set := slices.Clone(defaultCaps)
+	set := slices.Clone(base)
+	if base == nil {
+		set = slices.Clone(defaultCaps)
+	}
 	if dropAll {
 		set, drops = nil, nil
 	}

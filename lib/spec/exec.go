@@ -71,7 +71,7 @@ func Exec(ctx context.Context, s *specs.Spec, o ExecOptions) (*specs.Process, er
 		set = p.Capabilities.Bounding
 	}
 	if o.Privileged {
-		if set, err = capSet(true, nil, nil); err != nil {
+		if set, err = capSet(true, nil, nil, nil); err != nil {
 			return nil, err
 		}
 	}

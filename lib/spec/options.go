@@ -57,6 +57,7 @@ type Options struct {
 	OwnDevices, AllDevices bool
 	CgroupWritable         bool     // the cgroup may be written to, also where Privileged is not set
 	NoImageVolumes         bool     // the volumes that the image names are not made
+	BaseCaps               []string // what the container begins with, before CapAdd and CapDrop; nil: docker's
 	CapAdd                 []string // --cap-add
 	CapDrop                []string // --cap-drop
 	SecurityOpt            []string // --security-opt

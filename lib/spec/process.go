@@ -51,7 +51,7 @@ func process(ctx context.Context, img ocispec.ImageConfig, o Options) (*specs.Pr
 	if err := checkSize(p.Args, p.Env); err != nil {
 		return nil, err
 	}
-	set, err := capSet(o.Privileged, o.CapAdd, o.CapDrop)
+	set, err := capSet(o.Privileged, o.BaseCaps, o.CapAdd, o.CapDrop)
 	if err != nil {
 		return nil, err
 	}

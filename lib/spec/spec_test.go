@@ -498,7 +498,7 @@ func TestCaps(t *testing.T) {
 		{[]string{"ALL"}, []string{"cap_net_admin"}, "CAP_SYS_ADMIN", "CAP_NET_ADMIN"},
 		{[]string{"kill"}, []string{"all"}, "CAP_KILL", "CAP_CHOWN"},
 	} {
-		set, err := capSet(false, c.add, c.drop)
+		set, err := capSet(false, nil, c.add, c.drop)
 		if err != nil || !slices.Contains(set, c.has) || slices.Contains(set, c.not) || !slices.IsSorted(set) {
 			t.Errorf("+%v -%v: %v, %v", c.add, c.drop, set, err)
 		}

@@ -21,6 +21,7 @@ const (
 	PodRecord   = "pod.json"    // Pod; the first file of the directory
 	PodPinned   = "pinned.json" // Pinned; the supervisor has the namespaces
 	PodReady    = "ready.json"  // what the pod was given, written by its maker: the pod is whole
+	PodPause    = "pause.json"  // Process: the first process of the pause image's container
 	PodShm      = "shm"         // a tmpfs: /dev/shm of the containers
 	PodHostname = "hostname"    // /etc/hostname of the containers
 	PodHosts    = "hosts"       // /etc/hosts
@@ -57,6 +58,7 @@ type Pod struct {
 	Hostname   string                 `json:"hostname,omitempty"` // of UTSNS
 	Sysctls    map[string]string      `json:"sysctls,omitempty"`  // set in the namespaces
 	Cgroup     string                 `json:"cgroup,omitempty"`   // the parent of the containers' cgroups, below the hierarchies
+	Pause      bool                   `json:"pause,omitempty"`    // the program of a pause image runs in it, as long as the pod is ready
 	Created    time.Time              `json:"created"`
 }
 
@@ -80,7 +82,7 @@ type PodView struct {
 	Supervisor Supervisor // zero before it listens
 	Pinned     Pinned     // zero before the namespaces are there
 	Whole      bool       // it was ready, whatever came after
-	Ready      bool       // it is whole, and its supervisor lives
+	Ready      bool       // it is whole, and its supervisor lives, and the process of its pause image, where it has one
 }
 
 // Broken tells whether the pod was never whole, and nobody is at it.
@@ -105,9 +107,14 @@ func LookPod(dir string) (v PodView, err error) {
 	}
 	_, err = os.Lstat(filepath.Join(dir, PodReady))
 	v.Whole = err == nil
-	v.Ready = v.Whole && v.Supervised
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return v, fmt.Errorf("pod: %w", err)
+	}
+	if v.Ready = v.Whole && v.Supervised; v.Ready && v.Pod.Pause {
+		var first Process
+		_, err = Read(dir, PodPause, &first)
+		v.Ready = first.Alive()
+		return v, err
 	}
 	return v, nil
 }

@@ -4,9 +4,13 @@ package cri_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -154,6 +158,142 @@ func TestPauseImage(t *testing.T) {
 	}
 	if left := h.Must(t, "ctr-task", "ls", "-q", "-n", "k8s.io"); left != "" {
 		t.Errorf("left are %q", left)
+	}
+}
+
+// A pod is ready as long as its supervisor and the process of its pause image live: who asks is told when either was killed, the same
+// pod is made anew, and nothing of the old one is left.
+func TestPodDies(t *testing.T) {
+	h := newHostWith(t, "[cri]\nsandbox_image = \""+site.Registry+"/pause:1\"\n")
+	h.pull(t)
+	ready := func(t *testing.T, id string) bool {
+		t.Helper()
+		st, err := h.PodSandboxStatus(h.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id, Verbose: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Status.State == runtimeapi.PodSandboxState_SANDBOX_READY
+	}
+	listed := func(t *testing.T, id string) int {
+		t.Helper()
+		list, err := h.ListPodSandbox(h.ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+			Id: id, State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list.Items)
+	}
+	for name, victim := range map[string]func(t *testing.T, id string) int{
+		"pause image": func(t *testing.T, _ string) int {
+			pid, err := strconv.Atoi(strings.TrimSpace(h.Must(t, "ctr-task", "ls", "-n", "k8s.io", "-o", "pid")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		},
+		"supervisor": func(t *testing.T, id string) int {
+			st, err := h.PodSandboxStatus(h.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id, Verbose: true})
+			var info struct{ PID int }
+			if err == nil {
+				err = json.Unmarshal([]byte(st.Info["info"]), &info)
+			}
+			if err != nil || info.PID == 0 {
+				t.Fatal(st, err)
+			}
+			return info.PID
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := onNode(h, "p")
+			pod := h.runPod(t, "", config)
+			if !ready(t, pod) || listed(t, pod) != 1 {
+				t.Error("it is not ready at first")
+			}
+			if err := syscall.Kill(victim(t, pod), syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "a pod that is not ready", func() bool { return !ready(t, pod) })
+			if listed(t, pod) != 0 {
+				t.Error("the list has it among those that are ready")
+			}
+			if again := h.runPod(t, "", config); again == pod || !ready(t, again) {
+				t.Errorf("the same pod once more is %s, which was %s", again, pod)
+			}
+		})
+	}
+}
+
+// A runtime's containers begin with its OCI spec: what that says counts where neither the image nor the client says anything.
+func TestBaseSpec(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "base.json")
+	h := newHostWith(t, fmt.Sprintf("[runtimes.runc]\n[runtimes.based]\nbase_runtime_spec = %q\n", base))
+	h.pull(t)
+	pod := h.runPod(t, "based", onNode(h, "p"))
+	create := func(name string) (string, error) {
+		c := &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: busybox()}, LogPath: name + ".log",
+			Envs:    []*runtimeapi.KeyValue{{Key: "B", Value: []byte("client")}},
+			Command: []string{"sh", "-c", "ulimit -n; echo $A $B; grep CapBnd /proc/self/status; ls /based; grep ' /proc ' /proc/mounts | wc -l"},
+			Linux:   &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"KILL"}}}},
+		}
+		r, err := h.CreateContainer(h.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: onNode(h, "p")})
+		if err == nil {
+			_, err = h.StartContainer(h.ctx, &runtimeapi.StartContainerRequest{ContainerId: r.ContainerId})
+		}
+		return r.GetContainerId(), err
+	}
+	for text, want := range map[string]string{"": "no such file", "{": "no OCI spec"} {
+		if text != "" {
+			if err := os.WriteFile(base, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := create("bad"); err == nil || !strings.Contains(err.Error(), "base_runtime_spec of the configuration: "+base) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(filepath.Dir(base), "file"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(`{"process": {"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 99}], "env": ["A=base", "B=base"], "capabilities": {"bounding": ["CAP_CHOWN"]}},
+		"mounts": [{"destination": "/based", "type": "bind", "source": %q, "options": ["rbind"]}]}`, filepath.Dir(base))
+	if err := os.WriteFile(base, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	id, err := create("good")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := h.said(t, id), "77\nbase client\nCapBnd:\t0000000000000021\nbase.json\nfile\n1\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// A pod has an interface for each of the first configurations, as many as are used, and is known by the addresses of the first.
+func TestNetworks(t *testing.T) {
+	h := newHostWith(t, "[runtimes.runc]\n[runtimes.all]\ncni_max_conf_num = 10\n[cri.cni]\nmax_conf_num = 2\n")
+	h.pull(t)
+	for i, name := range []string{"20-two", "30-three"} {
+		conf := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": %q, "plugins": [{"type": "ptp", "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.219.%d.0/24"}]]}}]}`,
+			name, filepath.Join(h.Dir, "addresses"), 70+i)
+		if err := os.WriteFile(filepath.Join(h.Dir, "nets", name+".conflist"), []byte(conf), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for handler, want := range map[string]string{"": "eth0\neth1\n", "all": "eth0\neth1\neth2\n"} {
+		config := &runtimeapi.PodSandboxConfig{
+			Metadata: &runtimeapi.PodSandboxMetadata{Name: "p" + handler, Uid: "u" + handler, Namespace: "test"}, LogDirectory: h.logs, Linux: &runtimeapi.LinuxPodSandboxConfig{},
+		}
+		pod := h.runPod(t, handler, config)
+		id := h.container(t, pod, config, "c"+handler, "ls /sys/class/net | grep eth", nil)
+		if got := h.said(t, id); got != want {
+			t.Errorf("%q: the pod has %q, want %q", handler, got, want)
+		}
+		st, err := h.PodSandboxStatus(h.ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod})
+		if err != nil || !strings.HasPrefix(st.Status.Network.Ip, "10.219.6") || len(st.Status.Network.AdditionalIps) > 0 {
+			t.Errorf("%q: %v, %v", handler, st, err)
+		}
 	}
 }
 

@@ -58,8 +58,45 @@ func TestUnreadable(t *testing.T) {
 	if list, err := h.ListPodSandboxStats(h.ctx, &runtimeapi.ListPodSandboxStatsRequest{}); err != nil || len(list.Stats) != 1 {
 		t.Errorf("measured: %v, %v", list, err)
 	}
-	const corrupt = 8
+	const some, corrupt = 7, 8
 	if r := h.Run(t, nil, "ctr-task", "ls", "-q", "-n", "k8s.io"); r.Status != corrupt || !strings.Contains(r.Stdout, one) || !strings.Contains(r.Stderr, "bad") {
 		t.Errorf("ctr-task ls: %+v", r)
 	}
+	if r := h.Run(t, nil, "ctrd", "status"); r.Status != corrupt || !strings.Contains(r.Stdout, "containers") || !strings.Contains(r.Stdout, "running") || !strings.Contains(r.Stderr, "bad") {
+		t.Errorf("ctrd status: %+v", r)
+	}
+	// The same with a bad record of each other kind: what lists, counts or measures tells the rest.
+	db, err = bolt.Open(filepath.Join(h.Dir, "root", "meta.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, kind := range []string{"images", "content", "snapshots/overlayfs", "sandboxes", "leases"} {
+			b, err := tx.CreateBucketIfNotExists([]byte(kind))
+			if err == nil {
+				b, err = b.CreateBucketIfNotExists([]byte("k8s.io"))
+			}
+			if err == nil {
+				err = b.Put([]byte("bad"), []byte("no record"))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"ctrd status", "ctrd du", "ctrd du --explain", "ctrd ns ls", "ctr-image blob ls -n k8s.io", "ctr-snap tree -n k8s.io", "ctr-snap usage -n k8s.io", "ctr-image ls -n k8s.io", "ctr-snap ls -n k8s.io", "ctr-task ls -n k8s.io",
+		"ctr-cri ps", "ctr-cri pods", "ctr-cri images", "ctr-cri stats", "ctr-cri statsp", "ctr-cri info", "ctr-cri imagefsinfo",
+	} {
+		if r := h.Run(t, nil, strings.Fields(line)...); r.Status != 0 && r.Status != corrupt && r.Status != some || r.Stdout == "" {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+	next := *config
+	next.Metadata = &runtimeapi.PodSandboxMetadata{Name: "q", Uid: "q", Namespace: "test"}
+	h.runPod(t, "", &next)
 }
