@@ -87,7 +87,9 @@ func (o *options) runManifest(cmd *cobra.Command, m *manifestOptions, handler st
 				return err
 			}
 			if held != nil {
-				err = o.leave(ctx, d, h, held, m.ready)
+				if err = o.leave(ctx, d, h, held, m.ready); err != nil {
+					err = cli.Hint(err, "ctr-cri logs may say more; ctr-cri down -f ends the pod")
+				}
 			}
 			id, found := r.sandboxOf(ctx, h)
 			if e := errors.Join(err, printed(id, found)); e != nil {

@@ -57,9 +57,7 @@ func (p *Pod) Sandbox(h Home) (*runtimeapi.PodSandboxConfig, error) {
 			config.Linux.Sysctls[v.Name] = v.Value
 		}
 	}
-	if d := s.DNSConfig; s.DNSPolicy == corev1.DNSNone && d == nil {
-		return nil, fmt.Errorf("spec.dnsPolicy None: want spec.dnsConfig: %w", errdefs.ErrInvalidArgument)
-	} else if d != nil {
+	if d := s.DNSConfig; d != nil {
 		config.DnsConfig = &runtimeapi.DNSConfig{Servers: d.Nameservers, Searches: d.Searches}
 		for _, o := range d.Options {
 			text := o.Name
@@ -109,7 +107,7 @@ func (p *Pod) sandboxSecurity() *runtimeapi.LinuxSandboxSecurityContext {
 	if sc := p.Pod.Spec.SecurityContext; sc != nil {
 		out.RunAsUser, out.RunAsGroup = int64Value(sc.RunAsUser), int64Value(sc.RunAsGroup)
 		out.SupplementalGroups = p.groups()
-		out.Seccomp = profile(sc.SeccompProfile)
+		out.Seccomp, out.Apparmor, out.SelinuxOptions = profile(sc.SeccompProfile), appArmor(sc.AppArmorProfile), seLinux(sc.SELinuxOptions)
 	}
 	for _, c := range p.containers() {
 		out.Privileged = out.Privileged || c.SecurityContext != nil && isSet(c.SecurityContext.Privileged)
@@ -147,6 +145,21 @@ func profile(p *corev1.SeccompProfile) *runtimeapi.SecurityProfile {
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
 }
 
+// appArmor is an AppArmor profile; none is the runtime's own.
+func appArmor(p *corev1.AppArmorProfile) *runtimeapi.SecurityProfile {
+	if p == nil {
+		return nil
+	}
+	return profile(&corev1.SeccompProfile{Type: corev1.SeccompProfileType(p.Type), LocalhostProfile: p.LocalhostProfile}) // both have the same types
+}
+
+func seLinux(o *corev1.SELinuxOptions) *runtimeapi.SELinuxOption {
+	if o == nil {
+		return nil
+	}
+	return &runtimeapi.SELinuxOption{User: o.User, Role: o.Role, Type: o.Type, Level: o.Level}
+}
+
 // Container is what CreateContainer is asked for. image is the image's id.
 func (p *Pod) Container(c *corev1.Container, attempt uint32, image string, h Home, f Facts) (*runtimeapi.ContainerConfig, error) {
 	env, err := p.environment(c, f)
@@ -165,7 +178,7 @@ func (p *Pod) Container(c *corev1.Container, attempt uint32, image string, h Hom
 		Linux: &runtimeapi.LinuxContainerConfig{Resources: resources(c.Resources), SecurityContext: p.security(c)},
 	}
 	if l := c.Lifecycle; l != nil && l.StopSignal != nil {
-		config.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*l.StopSignal)])
+		config.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[signalPrefix+string(*l.StopSignal)])
 	}
 	return config, nil
 }
@@ -211,7 +224,7 @@ func (p *Pod) security(c *corev1.Container) *runtimeapi.LinuxContainerSecurityCo
 	}
 	if sc := p.Pod.Spec.SecurityContext; sc != nil {
 		out.RunAsUser, out.RunAsGroup = int64Value(sc.RunAsUser), int64Value(sc.RunAsGroup)
-		out.Seccomp = profile(sc.SeccompProfile)
+		out.Seccomp, out.Apparmor, out.SelinuxOptions = profile(sc.SeccompProfile), appArmor(sc.AppArmorProfile), seLinux(sc.SELinuxOptions)
 		if sc.SupplementalGroupsPolicy != nil {
 			out.SupplementalGroupsPolicy = runtimeapi.SupplementalGroupsPolicy(runtimeapi.SupplementalGroupsPolicy_value[string(*sc.SupplementalGroupsPolicy)])
 		}
@@ -230,6 +243,12 @@ func (p *Pod) security(c *corev1.Container) *runtimeapi.LinuxContainerSecurityCo
 	}
 	if sc.SeccompProfile != nil {
 		out.Seccomp = profile(sc.SeccompProfile)
+	}
+	if sc.AppArmorProfile != nil {
+		out.Apparmor = appArmor(sc.AppArmorProfile)
+	}
+	if sc.SELinuxOptions != nil {
+		out.SelinuxOptions = seLinux(sc.SELinuxOptions)
 	}
 	if sc.ProcMount != nil && *sc.ProcMount == corev1.UnmaskedProcMount {
 		out.MaskedPaths, out.ReadonlyPaths = nil, nil

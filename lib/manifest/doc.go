@@ -14,7 +14,8 @@
 //
 // # Locks
 //
-// DIR/UID/lock is held by the process that keeps the pod, or that makes or ends it.
+// DIR/UID/lock is held by the process that keeps the pod, or that makes or ends it; DIR/.making while the home of a name is looked for
+// and made.
 //
 // # After a crash
 //

@@ -130,7 +130,7 @@ func (p *Pod) value(from *corev1.EnvVarSource, f Facts) (value string, ok bool, 
 		value, err := p.field(from.FieldRef.FieldPath, f)
 		return value, err == nil, err
 	}
-	return "", false, fmt.Errorf("valueFrom: want configMapKeyRef, secretKeyRef or fieldRef: %w", errdefs.ErrInvalidArgument)
+	return "", false, fmt.Errorf("valueFrom: want one of configMapKeyRef, secretKeyRef and fieldRef: %w", errdefs.ErrInvalidArgument)
 }
 
 // field is a field of the pod, as the downward API names it.

@@ -34,6 +34,25 @@ const (
 	dirLogs      = "logs"
 )
 
+// fileMaking, beside the homes, is held while the home of a name is looked for and made, so that a name has one.
+const fileMaking = ".making"
+
+// holdMaking waits for fileMaking.
+func holdMaking(ctx context.Context, dir string) (*lock.Held, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, err
+	}
+	for {
+		held, err := lock.Hold(filepath.Join(dir, fileMaking))
+		if !errdefs.IsAborted(err) {
+			return held, err
+		}
+		if e := sleep(ctx, lookEvery/50); e != nil {
+			return nil, errors.Join(e, err)
+		}
+	}
+}
+
 // UID is the pod's.
 func (h Home) UID() string { return filepath.Base(string(h)) }
 
@@ -163,6 +182,9 @@ func Sweep(ctx context.Context, r Runtime, dir string) error {
 	}
 	var errs []error
 	for _, e := range all {
+		if e.Name() == fileMaking {
+			continue
+		}
 		h := Home(filepath.Join(dir, e.Name()))
 		held, err := h.Hold()
 		if errors.Is(err, fs.ErrNotExist) || errdefs.IsAborted(err) {
@@ -199,10 +221,13 @@ func Find(dir, key string) (homes []Home, err error) {
 		return nil, err
 	}
 	for _, e := range all {
+		if e.Name() == fileMaking {
+			continue
+		}
 		h := Home(filepath.Join(dir, e.Name()))
 		p, err := h.Load()
-		if errdefs.IsNotFound(err) {
-			continue
+		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+			continue // of another pod, for all that can be known: it is in nobody's way
 		}
 		if err != nil {
 			return nil, err

@@ -47,6 +47,7 @@ type keeper struct {
 	p     *Pod
 	log   *slog.Logger
 	pod   string // id of its sandbox
+	class string // the handler that the sandbox has
 	facts Facts
 
 	told func(event string, err error)
@@ -64,8 +65,8 @@ const (
 )
 
 // Keep keeps the pod of a home, which the caller holds: it runs the init containers, starts the containers, carries out their
-// probes and starts them again as the manifest says. It returns when the pod has ended, when somebody ends it ([End]) or when
-// ctx does; the containers then go on. told hears of Started and Ready, once each, or of what went wrong before.
+// probes and starts them again as the manifest says. A sandbox whose supervisor was killed is made anew, unless the pod is never to be restarted. It
+// returns when the pod has ended, when somebody ends it ([End]) or when ctx does; the containers then go on. told hears of Started and Ready, once each, or of what went wrong before.
 func Keep(ctx context.Context, r Runtime, h Home, log *slog.Logger, told func(event string, err error)) error {
 	p, err := h.Load()
 	if err != nil {
@@ -79,7 +80,75 @@ func Keep(ctx context.Context, r Runtime, h Home, log *slog.Logger, told func(ev
 	}
 	crash.Point("manifest.kept")
 	go k.untilEnding(ctx, cancel)
-	return k.run(ctx)
+	var b backoff
+	for {
+		began := time.Now()
+		err := k.attempt(ctx)
+		if !errors.Is(err, errLost) || ctx.Err() != nil || p.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+			return err
+		}
+		log.Warn("the pod is made anew", "because", err)
+		if err := sleep(ctx, b.next(time.Since(began))); err != nil {
+			return err
+		}
+		if err := p.runSandbox(ctx, r, h, k.class); err != nil {
+			return err
+		}
+		if err := k.find(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// The ends of a keeper's attempt whose sandbox is not ready any more.
+var (
+	errLost    = fmt.Errorf("the pod's supervisor, or its pause process, was killed: %w", errdefs.ErrFailedPrecondition)
+	errStopped = fmt.Errorf("the pod was stopped: %w", errdefs.ErrFailedPrecondition)
+	errRemoved = fmt.Errorf("the pod was removed: %w", errdefs.ErrNotFound)
+)
+
+// attempt is the life of one sandbox of the pod.
+func (k *keeper) attempt(ctx context.Context) error {
+	with, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel(nil)
+	watch.Go(func() {
+		for sleep(with, 4*lookEvery) == nil {
+			if err := k.gone(with); err != nil {
+				cancel(err)
+			}
+		}
+	})
+	err := k.run(with)
+	if ctx.Err() == nil {
+		if e := k.gone(ctx); e != nil {
+			return e
+		}
+	}
+	return err
+}
+
+// gone tells why the sandbox is not ready any more: nil, as long as it is. Who stops a pod ends its containers; when its supervisor is
+// killed nobody does.
+func (k *keeper) gone(ctx context.Context) error {
+	answer, err := k.r.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: k.pod})
+	if errdefs.IsNotFound(err) {
+		return errRemoved
+	}
+	if err != nil || answer.GetStatus().GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
+		return nil
+	}
+	all, err := k.r.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: k.pod}})
+	if err != nil {
+		return nil
+	}
+	for _, c := range all.Containers {
+		if c.State == runtimeapi.ContainerState_CONTAINER_RUNNING || c.State == runtimeapi.ContainerState_CONTAINER_UNKNOWN {
+			return errLost
+		}
+	}
+	return errStopped
 }
 
 // errEnding is the end of a keeper whose pod is being ended.
@@ -118,7 +187,7 @@ func (k *keeper) find(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("pod %s: %w", k.p.Key(), err)
 		}
-		k.facts = facts(k.h, k.p, answer.GetStatus())
+		k.class, k.facts = s.RuntimeHandler, facts(k.h, k.p, answer.GetStatus())
 		return nil
 	}
 	return fmt.Errorf("pod %s does not run: %w", k.p.Key(), errdefs.ErrNotFound)
@@ -173,10 +242,13 @@ func (k *keeper) run(ctx context.Context) error {
 	for range spec.Containers {
 		failed = errors.Join(failed, <-ups)
 	}
-	k.told(Started, failed)
 	k.mu.Lock()
+	again := k.started
 	k.started = true
 	k.mu.Unlock()
+	if !again {
+		k.told(Started, failed)
+	}
 	k.tellReady()
 	mains.Wait()
 	if ctx.Err() != nil {
@@ -211,7 +283,7 @@ func (k *keeper) endSidecars(ctx context.Context) error {
 		}
 		s, err := k.latest(ctx, &c)
 		if err == nil && s != nil && s.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
-			err = k.stop(ctx, &c, s.Id)
+			err = k.stop(ctx, &c, s.Id, *k.p.Pod.Spec.TerminationGracePeriodSeconds)
 		}
 		if err != nil {
 			return wrap(&c, err)
@@ -452,16 +524,20 @@ func (k *keeper) guard(ctx context.Context, c *corev1.Container, id string, up f
 	defer ended()
 	defer k.setReady(c, false)
 	t := k.target(c, id)
-	kill := func(why string, err error) {
+	kill := func(p *corev1.Probe, why string, err error) {
 		k.log.Warn("container is stopped", "container", c.Name, "because", why, "error", err)
-		if err := k.stop(running, c, id); err != nil && running.Err() == nil {
+		grace := *k.p.Pod.Spec.TerminationGracePeriodSeconds
+		if p != nil && p.TerminationGracePeriodSeconds != nil {
+			grace = *p.TerminationGracePeriodSeconds
+		}
+		if err := k.stop(running, c, id, grace); err != nil && running.Err() == nil {
 			k.log.Warn("stop", "container", c.Name, "error", err)
 		}
 	}
 	probes.Go(func() {
 		if c.Lifecycle != nil {
 			if err := t.hook(running, c.Lifecycle.PostStart); err != nil && running.Err() == nil {
-				kill("postStart failed", err)
+				kill(nil, "postStart failed", err)
 				return
 			}
 		}
@@ -469,7 +545,7 @@ func (k *keeper) guard(ctx context.Context, c *corev1.Container, id string, up f
 			begun := false
 			t.watch(running, p, func(well bool, err error) bool {
 				if begun = well; !well {
-					kill("its startup probe failed", err)
+					kill(p, "its startup probe failed", err)
 				}
 				return false
 			})
@@ -482,7 +558,7 @@ func (k *keeper) guard(ctx context.Context, c *corev1.Container, id string, up f
 			probes.Go(func() {
 				t.watch(running, p, func(well bool, err error) bool {
 					if !well {
-						kill("its liveness probe failed", err)
+						kill(p, "its liveness probe failed", err)
 					}
 					return well
 				})
@@ -508,9 +584,8 @@ func (k *keeper) target(c *corev1.Container, id string) target {
 	return t
 }
 
-// stop ends a container as its manifest says: the hook first, and within the time of grace both.
-func (k *keeper) stop(ctx context.Context, c *corev1.Container, id string) error {
-	grace := *k.p.Pod.Spec.TerminationGracePeriodSeconds
+// stop ends a container as its manifest says: the hook first, and within the time of grace, in seconds, both.
+func (k *keeper) stop(ctx context.Context, c *corev1.Container, id string, grace int64) error {
 	began := time.Now()
 	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 		within, cancel := context.WithTimeout(ctx, time.Duration(grace)*time.Second)

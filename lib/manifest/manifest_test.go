@@ -214,6 +214,136 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
+// A value that a field cannot have, or that is not carried out, is refused before anything is made, and the field is named: none is
+// taken for another one.
+func TestReadValues(t *testing.T) {
+	const rest = ", containers: [{name: a, image: i}]}"
+	container := func(text string) string { return "{containers: [{name: a, image: i, " + text + "}]}" }
+	hosted := func(text string) string {
+		return "{hostNetwork: true, containers: [{name: a, image: i, " + text + "}]}"
+	}
+	mounted := func(mount, volume string) string {
+		return "{containers: [{name: a, image: i, volumeMounts: [{name: v, mountPath: /v" + mount + "}]}], volumes: [{name: v, " + volume + "}]}"
+	}
+	volume := func(text string) string { return mounted("", text) }
+	for spec, says := range map[string]string{
+		"{dnsPolicy: Nothing" + rest:                                                                   "spec.dnsPolicy \"Nothing\": want ClusterFirst",
+		"{dnsPolicy: None" + rest:                                                                      "spec.dnsPolicy None: want spec.dnsConfig",
+		"{dnsPolicy: None, dnsConfig: {nameservers: []}" + rest:                                        "spec.dnsPolicy None",
+		"{dnsConfig: {nameservers: [dns.example]}" + rest:                                              "nameservers \"dns.example\"",
+		"{dnsConfig: {options: [{value: x}]}" + rest:                                                   "dnsConfig.options",
+		"{hostname: \"a b\"" + rest:                                                                    "spec.hostname \"a b\"",
+		"{hostAliases: [{ip: \"1.2.3\", hostnames: [h]}]" + rest:                                       "hostAliases: ip",
+		"{hostAliases: [{ip: 1.2.3.4, hostnames: [\"h\\n6.6.6.6 bank\"]}]" + rest:                      "hostAliases: hostname",
+		"{hostPID: true, shareProcessNamespace: true" + rest:                                           "shareProcessNamespace",
+		"{resources: {limits: {cpu: 1}}" + rest:                                                        "spec.resources",
+		"{setHostnameAsFQDN: true" + rest:                                                              "setHostnameAsFQDN",
+		"{securityContext: {seccompProfile: {type: RuntimeDefaults}}" + rest:                           "seccompProfile: type \"RuntimeDefaults\"",
+		"{securityContext: {seccompProfile: {type: Localhost}}" + rest:                                 "want localhostProfile",
+		"{securityContext: {seccompProfile: {}}" + rest:                                                "type is not set",
+		"{securityContext: {runAsUser: -1}" + rest:                                                     "runAsUser -1",
+		"{securityContext: {fsGroup: 9999999999}" + rest:                                               "fsGroup 9999999999",
+		"{securityContext: {supplementalGroupsPolicy: Some}" + rest:                                    "supplementalGroupsPolicy \"Some\"",
+		"{securityContext: {sysctls: [{name: a, value: b}, {name: a, value: c}]}" + rest:               "sysctls",
+		container("imagePullPolicy: ifnotpresent"):                                                     "imagePullPolicy \"ifnotpresent\": want Always",
+		container("workingDir: tmp"):                                                                   "workingDir \"tmp\"",
+		container("stdinOnce: true"):                                                                   "stdinOnce",
+		container("ports: [{containerPort: 0}]"):                                                       "ports: containerPort 0",
+		container("ports: [{containerPort: 80, hostPort: 70000}]"):                                     "ports: hostPort 70000",
+		container("ports: [{containerPort: 80, protocol: HTTP}]"):                                      "ports: protocol \"HTTP\"",
+		container("ports: [{containerPort: 80, hostIP: here}]"):                                        "ports: hostIP",
+		container("ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 8080}]"): "hostPort 8080",
+		container("ports: [{containerPort: 80, name: web}, {containerPort: 81, name: web}]"):               "name \"web\" is there twice",
+		hosted("ports: [{containerPort: 80, hostPort: 8080}]"):                                         "with hostNetwork",
+		container("env: [{name: A=B, value: c}]"):                                                      "env: \"A=B\"",
+		container("env: [{value: c}]"):                                                                 "env: \"\"",
+		container("env: [{name: A, value: b, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"):     "env A: value and valueFrom",
+		container("env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.nothing}}}]"):                "env A: fieldRef",
+		container("env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]"):           "env A: valueFrom",
+		container("env: [{name: A, valueFrom: {configMapKeyRef: {name: none, key: k}}}]"):              "no ConfigMap \"none\"",
+		container("env: [{name: A, valueFrom: {secretKeyRef: {name: none, key: k}}}]"):                 "no Secret \"none\"",
+		container("envFrom: [{configMapRef: {name: none}}]"):                                           "envFrom: there is no ConfigMap \"none\"",
+		container("envFrom: [{prefix: A}]"):                                                            "envFrom: want",
+		container("resources: {limits: {nvidia.com/gpu: 1}}"):                                          "resources.limits.nvidia.com/gpu",
+		container("resources: {limits: {memory: -1}}"):                                                 "resources.limits.memory -1",
+		container("resources: {limits: {cpu: 1e15}}"):                                                  "resources.limits.cpu",
+		container("resources: {limits: {hugepages-2MB: 1}}"):                                           "hugepages-2MB",
+		container("resources: {limits: {memory: 1Mi}, requests: {memory: 2Mi}}"):                       "more than the limit",
+		container("securityContext: {seccompProfile: {type: unconfined}}"):                             "seccompProfile: type",
+		container("securityContext: {appArmorProfile: {type: Localhost}}"):                             "appArmorProfile: type Localhost",
+		container("securityContext: {procMount: None}"):                                                "procMount \"None\"",
+		container("securityContext: {privileged: true, allowPrivilegeEscalation: false}"):              "allowPrivilegeEscalation",
+		container("securityContext: {windowsOptions: {}}"):                                             "windowsOptions",
+		container("livenessProbe: {httpGet: {port: 80, scheme: https}}"):                               "livenessProbe: httpGet.scheme \"https\"",
+		container("livenessProbe: {successThreshold: 2, tcpSocket: {port: 80}}"):                       "livenessProbe: successThreshold 2",
+		container("livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 80}}"):                      "livenessProbe: want one of",
+		container("livenessProbe: {grpc: {port: 0}}"):                                                  "livenessProbe: port",
+		container("livenessProbe: {periodSeconds: -1, tcpSocket: {port: 80}}"):                         "livenessProbe: a number is negative",
+		container("readinessProbe: {terminationGracePeriodSeconds: 3, tcpSocket: {port: 80}}"):         "readinessProbe: terminationGracePeriodSeconds",
+		container("lifecycle: {preStop: {}}"):                                                          "lifecycle.preStop: want one of",
+		container("lifecycle: {postStart: {tcpSocket: {port: 80}}}"):                                   "lifecycle.postStart: want one of",
+		container("lifecycle: {preStop: {sleep: {seconds: -1}}}"):                                      "sleep.seconds -1",
+		container("lifecycle: {stopSignal: TERM}"):                                                     "lifecycle.stopSignal \"TERM\": there is no such signal",
+		mounted(", mountPropagation: Both", "emptyDir: {}"):                                            "mountPropagation \"Both\"",
+		mounted(", mountPropagation: Bidirectional", "emptyDir: {}"):                                   "privileged",
+		mounted(", recursiveReadOnly: Enabled", "emptyDir: {}"):                                        "recursiveReadOnly Enabled: want readOnly",
+		mounted("}, {name: v, mountPath: /v/", "emptyDir: {}"):                                         "mountPath \"/v/\" is there twice",
+		mounted("}, {name: v, mountPath: //", "emptyDir: {}"):                                          "root of the container",
+		volume("emptyDir: {}, hostPath: {path: /tmp}"):                                                 "emptyDir and hostPath: want one of",
+		volume("persistentVolumeClaim: {claimName: c}"):                                                "persistentVolumeClaim: want one of",
+		volume(`downwardAPI: {}`):                                                                      "downwardAPI: want one of",
+		"{containers: [{name: a, image: i}], volumes: [{name: v}]}":                                    "no source",
+		volume("hostPath: {path: /tmp, type: directory}"):                                              "hostPath.type \"directory\"",
+		volume("emptyDir: {medium: memory}"):                                                           "emptyDir.medium \"memory\"",
+		volume("emptyDir: {sizeLimit: -1}"):                                                            "sizeLimit",
+		volume("configMap: {name: none}"):                                                              "configMap: there is no ConfigMap \"none\"",
+		volume("secret: {secretName: none, defaultMode: 256}"):                                         "secret: there is no Secret \"none\"",
+		volume("configMap: {name: m, defaultMode: 1000}"):                                              "defaultMode 1000",
+		volume("configMap: {name: m, items: [{key: none, path: p}]}"):                                  "no key \"none\"",
+		volume("configMap: {name: m, items: [{key: k, path: ../p}]}"):                                  "leaves the volume",
+		volume("image: {pullPolicy: Always}"):                                                          "image.reference",
+		volume("image: {reference: i, pullPolicy: always}"):                                            "image: pullPolicy \"always\"",
+	} {
+		text := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {k: v}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: " + spec
+		_, err := Read([]byte(text))
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", spec, err, says)
+		}
+	}
+	both := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n---\r\n"
+	if _, err := Read([]byte(both + both + "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: a, image: i}]}")); err == nil || !strings.Contains(err.Error(), "ConfigMap default/m is there twice") {
+		t.Error(err)
+	}
+}
+
+// What says how a container is confined and ended reaches the runtime.
+func TestConfined(t *testing.T) {
+	p := read(t, `apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  securityContext: {seLinuxOptions: {level: "s0:c1"}, appArmorProfile: {type: Unconfined}}
+  containers:
+  - name: a
+    image: i
+    lifecycle: {stopSignal: SIGUSR1}
+    securityContext: {appArmorProfile: {type: Localhost, localhostProfile: mine}, seLinuxOptions: {type: t}}
+  - {name: b, image: i}
+`)
+	a, err := p.Container(&p.Pod.Spec.Containers[0], 0, "i", Home(t.TempDir()), Facts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sc := a.Linux.SecurityContext
+	if a.StopSignal != runtimeapi.Signal_SIGNAL_SIGUSR1 || sc.Apparmor.GetLocalhostRef() != "mine" || sc.SelinuxOptions.GetType() != "t" {
+		t.Error(a.StopSignal, sc)
+	}
+	sc = p.security(&p.Pod.Spec.Containers[1])
+	if sc.Apparmor.GetProfileType() != runtimeapi.SecurityProfile_Unconfined || sc.SelinuxOptions.GetLevel() != "s0:c1" {
+		t.Error(sc)
+	}
+}
+
 func TestCheckUser(t *testing.T) {
 	p := read(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {securityContext: {runAsNonRoot: true}, containers: [{name: a, image: i}]}")
 	c := &p.Pod.Spec.Containers[0]

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -22,29 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// checkProbe says what is wrong with a probe.
-func checkProbe(c *corev1.Container, p *corev1.Probe) error {
-	if p.TimeoutSeconds < 0 || p.PeriodSeconds < 0 || p.InitialDelaySeconds < 0 || p.FailureThreshold < 0 || p.SuccessThreshold < 0 {
-		return errors.New("a number is negative")
-	}
-	switch {
-	case p.Exec != nil:
-		if len(p.Exec.Command) == 0 {
-			return errors.New("exec.command is empty")
-		}
-		return nil
-	case p.HTTPGet != nil:
-		_, err := portOf(c, p.HTTPGet.Port)
-		return err
-	case p.TCPSocket != nil:
-		_, err := portOf(c, p.TCPSocket.Port)
-		return err
-	case p.GRPC != nil:
-		return nil
-	}
-	return errors.New("want exec, httpGet, tcpSocket or grpc")
-}
 
 // portOf is a port that is given by its number, or by the name that it has in the container.
 func portOf(c *corev1.Container, p intstr.IntOrString) (int32, error) {

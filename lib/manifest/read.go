@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -56,6 +55,9 @@ func Read(manifests ...[]byte) (pods []*Pod, err error) {
 		return nil, fmt.Errorf("no document is a pod: %w", errdefs.ErrInvalidArgument)
 	}
 	seen := map[string]bool{}
+	if err := twice(maps, secrets); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
 	for _, p := range pods {
 		if seen[p.Key()] {
 			return nil, fmt.Errorf("pod %q is there twice: %w", p.Key(), errdefs.ErrInvalidArgument)
@@ -67,6 +69,25 @@ func Read(manifests ...[]byte) (pods []*Pod, err error) {
 		}
 	}
 	return pods, nil
+}
+
+// twice refuses two ConfigMaps or two Secrets of one name.
+func twice(maps []*corev1.ConfigMap, secrets []*corev1.Secret) error {
+	var all []string
+	for _, m := range maps {
+		all = append(all, "ConfigMap "+cmp.Or(m.Namespace, metav1.NamespaceDefault)+"/"+m.Name)
+	}
+	for _, s := range secrets {
+		all = append(all, "Secret "+cmp.Or(s.Namespace, metav1.NamespaceDefault)+"/"+s.Name)
+	}
+	seen := map[string]bool{}
+	for _, one := range all {
+		if seen[one] {
+			return fmt.Errorf("%s is there twice", one)
+		}
+		seen[one] = true
+	}
+	return nil
 }
 
 func readDocument(doc []byte, pods *[]*Pod, maps *[]*corev1.ConfigMap, secrets *[]*corev1.Secret) error {
@@ -158,6 +179,7 @@ func setDefaults(p *corev1.Pod) {
 		grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
 		s.TerminationGracePeriodSeconds = &grace
 	}
+	*s.TerminationGracePeriodSeconds = min(*s.TerminationGracePeriodSeconds, maxSeconds)
 	for _, c := range (&Pod{Pod: p}).containers() {
 		if c.ImagePullPolicy == "" {
 			c.ImagePullPolicy = corev1.PullIfNotPresent
@@ -185,119 +207,4 @@ func floating(image string) bool {
 	name := image[strings.LastIndexByte(image, '/')+1:]
 	_, tag, tagged := strings.Cut(name, ":")
 	return !strings.Contains(name, "@") && (!tagged || tag == "latest")
-}
-
-// label is what the names of pods, containers and volumes are made of (RFC 1123).
-var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-
-// name is what the names of pods are made of: labels and dots between them.
-var name = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-
-// check says what is wrong with a pod, or not supported.
-func (p *Pod) check() error {
-	s := &p.Pod.Spec
-	switch {
-	case p.Pod.GenerateName != "" && p.Pod.Name == "":
-		return errors.New("metadata.generateName: want metadata.name, by which the pod is found again")
-	case !name.MatchString(p.Pod.Name) || len(p.Pod.Name) > 253:
-		return fmt.Errorf("metadata.name %q: want lower-case letters, digits, dots and dashes", p.Pod.Name)
-	case !label.MatchString(p.Pod.Namespace):
-		return fmt.Errorf("metadata.namespace %q: want lower-case letters, digits and dashes", p.Pod.Namespace)
-	case len(s.Containers) == 0:
-		return errors.New("spec.containers is empty")
-	case len(s.EphemeralContainers) > 0:
-		return unsupported("spec.ephemeralContainers")
-	case len(s.ResourceClaims) > 0:
-		return unsupported("spec.resourceClaims")
-	case s.HostUsers != nil && !*s.HostUsers:
-		return unsupported("spec.hostUsers: false")
-	case s.OS != nil && s.OS.Name != corev1.Linux:
-		return fmt.Errorf("spec.os.name %q: want linux", s.OS.Name)
-	case *s.TerminationGracePeriodSeconds < 0:
-		return errors.New("spec.terminationGracePeriodSeconds is negative")
-	case s.ActiveDeadlineSeconds != nil:
-		return unsupported("spec.activeDeadlineSeconds")
-	case s.RestartPolicy != corev1.RestartPolicyAlways && s.RestartPolicy != corev1.RestartPolicyOnFailure && s.RestartPolicy != corev1.RestartPolicyNever:
-		return fmt.Errorf("spec.restartPolicy %q: want Always, OnFailure or Never", s.RestartPolicy)
-	}
-	volumes, err := p.checkVolumes()
-	if err != nil {
-		return err
-	}
-	seen := map[string]bool{}
-	for i, c := range p.containers() {
-		if err := checkContainer(c, i < len(s.InitContainers), volumes); err != nil {
-			return fmt.Errorf("container %q: %w", c.Name, err)
-		}
-		if seen[c.Name] {
-			return fmt.Errorf("container %q is there twice", c.Name)
-		}
-		seen[c.Name] = true
-	}
-	return nil
-}
-
-func unsupported(field string) error { return fmt.Errorf("%s is not supported", field) }
-
-func (p *Pod) checkVolumes() (map[string]bool, error) {
-	names := map[string]bool{}
-	for _, v := range p.Pod.Spec.Volumes {
-		if !label.MatchString(v.Name) {
-			return nil, fmt.Errorf("volume %q: want a name of lower-case letters, digits and -", v.Name)
-		}
-		if names[v.Name] {
-			return nil, fmt.Errorf("volume %q is there twice", v.Name)
-		}
-		names[v.Name] = true
-		if v.HostPath == nil && v.EmptyDir == nil && v.ConfigMap == nil && v.Secret == nil && v.Image == nil {
-			return nil, fmt.Errorf("volume %q: want hostPath, emptyDir, configMap, secret or image", v.Name)
-		}
-		if v.HostPath != nil && !strings.HasPrefix(v.HostPath.Path, "/") {
-			return nil, fmt.Errorf("volume %q: hostPath.path %q is not absolute", v.Name, v.HostPath.Path)
-		}
-	}
-	return names, nil
-}
-
-func checkContainer(c *corev1.Container, init bool, volumes map[string]bool) error {
-	switch {
-	case !label.MatchString(c.Name):
-		return errors.New("name: want lower-case letters, digits and dashes")
-	case c.Image == "":
-		return errors.New("image is not set")
-	case len(c.VolumeDevices) > 0:
-		return unsupported("volumeDevices")
-	case len(c.Resources.Claims) > 0:
-		return unsupported("resources.claims")
-	case c.RestartPolicy != nil && (!init || !isSidecar(c)):
-		return errors.New("restartPolicy: only an init container may have it, with the value Always")
-	case len(c.RestartPolicyRules) > 0:
-		return unsupported("restartPolicyRules")
-	case init && !isSidecar(c) && (c.LivenessProbe != nil || c.ReadinessProbe != nil || c.StartupProbe != nil || c.Lifecycle != nil):
-		return errors.New("an init container that ends has no probes and no lifecycle")
-	}
-	for _, p := range []struct {
-		kind  string
-		probe *corev1.Probe
-	}{{"livenessProbe", c.LivenessProbe}, {"readinessProbe", c.ReadinessProbe}, {"startupProbe", c.StartupProbe}} {
-		if p.probe == nil {
-			continue
-		}
-		if err := checkProbe(c, p.probe); err != nil {
-			return fmt.Errorf("%s: %w", p.kind, err)
-		}
-	}
-	for _, m := range c.VolumeMounts {
-		switch {
-		case !volumes[m.Name]:
-			return fmt.Errorf("volumeMounts: there is no volume %q", m.Name)
-		case !strings.HasPrefix(m.MountPath, "/"):
-			return fmt.Errorf("volumeMounts: mountPath %q is not absolute", m.MountPath)
-		case m.SubPathExpr != "":
-			return unsupported("volumeMounts.subPathExpr")
-		case strings.HasPrefix(m.SubPath, "/") || strings.Contains("/"+m.SubPath+"/", "/../"):
-			return fmt.Errorf("volumeMounts: subPath %q leaves the volume", m.SubPath)
-		}
-	}
-	return nil
 }

@@ -83,30 +83,11 @@ func Start(ctx context.Context, r Runtime, dir, handler string, p *Pod) (h Home,
 	if err := Sweep(ctx, r, dir); err != nil {
 		return "", nil, err
 	}
-	homes, err := Find(dir, p.Key())
-	if err != nil {
-		return "", nil, err
+	h, held, made, err := p.claim(ctx, r, dir)
+	if err != nil || held == nil {
+		return h, nil, err
 	}
-	if len(homes) > 0 {
-		h = homes[0]
-		old, err := h.Load()
-		if err != nil {
-			return "", nil, err
-		}
-		if h.isEnding() || !Same(old, p) {
-			return "", nil, fmt.Errorf("pod %s: there is one of that name, from another manifest: %w", p.Key(), errdefs.ErrAlreadyExists)
-		}
-		if held, err = h.Hold(); errdefs.IsAborted(err) {
-			return h, nil, nil
-		}
-		if err != nil {
-			return "", nil, err
-		}
-	}
-	if err = p.pull(ctx, r); err == nil && held == nil {
-		h, held, err = Make(dir, p)
-	}
-	if err == nil {
+	if err = p.pull(ctx, r); err == nil {
 		err = p.Prepare(h)
 	}
 	if err == nil {
@@ -117,15 +98,69 @@ func Start(ctx context.Context, r Runtime, dir, handler string, p *Pod) (h Home,
 		crash.Point("manifest.pod-run")
 		return h, held, nil
 	}
-	if held != nil {
-		if len(homes) == 0 {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
-			defer cancel()
-			err = errors.Join(err, endSandboxes(ctx, r, h), h.remove())
-		}
-		err = errors.Join(err, held.Release())
+	if made {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+		defer cancel()
+		err = errors.Join(err, endSandboxes(ctx, r, h), h.remove())
 	}
-	return "", nil, err
+	return "", nil, errors.Join(err, held.Release())
+}
+
+// claim finds the home of a pod, or makes it, and holds it. Where the pod is being kept already, held is nil; one that another call
+// is making is waited for.
+func (p *Pod) claim(ctx context.Context, r Runtime, dir string) (h Home, held *lock.Held, made bool, err error) {
+	for {
+		h, held, made, err = p.tryClaim(ctx, dir)
+		if !errdefs.IsAborted(err) {
+			return h, held, made, err
+		}
+		pods, e := sandboxes(ctx, r, map[string]string{LabelPodUID: h.UID()})
+		if e != nil {
+			return "", nil, false, e
+		}
+		if len(pods) > 0 {
+			return h, nil, false, nil
+		}
+		if e := sleep(ctx, lookEvery/10); e != nil {
+			return "", nil, false, errors.Join(e, err)
+		}
+	}
+}
+
+// tryClaim is claim without waiting: a home that somebody holds is errdefs.ErrAborted.
+func (p *Pod) tryClaim(ctx context.Context, dir string) (h Home, held *lock.Held, made bool, err error) {
+	making, err := holdMaking(ctx, dir)
+	if err != nil {
+		return "", nil, false, err
+	}
+	defer func() { err = errors.Join(err, making.Release()) }()
+	homes, err := Find(dir, p.Key())
+	if err != nil {
+		return "", nil, false, err
+	}
+	if len(homes) == 0 {
+		h, held, err = Make(dir, p)
+		return h, held, true, err
+	}
+	h = homes[0]
+	old, err := h.Load()
+	if errdefs.IsNotFound(err) {
+		return h, nil, false, fmt.Errorf("pod %s has just ended: %w", p.Key(), errdefs.ErrAborted)
+	}
+	if err != nil {
+		return "", nil, false, err
+	}
+	if h.isEnding() {
+		return "", nil, false, fmt.Errorf("pod %s: one of that name is being ended: %w", p.Key(), errdefs.ErrAlreadyExists)
+	}
+	if !Same(old, p) {
+		return "", nil, false, fmt.Errorf("pod %s: there is one of that name, from another manifest: %w", p.Key(), errdefs.ErrAlreadyExists)
+	}
+	held, err = h.Hold()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("pod %s has just ended: %w", p.Key(), errdefs.ErrAborted)
+	}
+	return h, held, false, err
 }
 
 // undoTime bounds how long what was begun is undone.
@@ -244,7 +279,7 @@ func (k *keeper) end(ctx context.Context) error {
 func (k *keeper) stopLatest(ctx context.Context, c *corev1.Container) {
 	s, err := k.latest(ctx, c)
 	if err == nil && s != nil && s.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		err = k.stop(ctx, c, s.Id)
+		err = k.stop(ctx, c, s.Id, *k.p.Pod.Spec.TerminationGracePeriodSeconds)
 	}
 	if err != nil {
 		k.log.Warn("stop", "container", c.Name, "error", err) // StopPodSandbox kills it
