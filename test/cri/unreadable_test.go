@@ -96,7 +96,5 @@ func TestUnreadable(t *testing.T) {
 			t.Errorf("%s: %+v", line, r)
 		}
 	}
-	next := *config
-	next.Metadata = &runtimeapi.PodSandboxMetadata{Name: "q", Uid: "q", Namespace: "test"}
-	h.runPod(t, "", &next)
+	h.runPod(t, "", onNode(h, "q"))
 }
