@@ -70,6 +70,9 @@ func mountOf(m *runtimeapi.Mount) (pod.Mount, error) {
 	if !known {
 		return pod.Mount{}, invalid("mounts.propagation", "%d is none", m.GetPropagation())
 	}
+	if m.GetImage().GetImage() != "" && !m.GetReadonly() {
+		return pod.Mount{}, invalid("mounts.readonly", "an image can be mounted read-only alone, and %s is to be written to", m.GetContainerPath())
+	}
 	return pod.Mount{
 		Destination: m.GetContainerPath(), Source: m.GetHostPath(), Image: m.GetImage().GetImage(), SubPath: m.GetImageSubPath(),
 		ReadOnly: m.GetReadonly(), RecursiveReadOnly: m.GetRecursiveReadOnly(), Propagation: propagation, Options: m.GetMountOptions(),

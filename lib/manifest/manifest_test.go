@@ -253,7 +253,7 @@ func TestReadValues(t *testing.T) {
 		container("ports: [{containerPort: 80, protocol: HTTP}]"):                                      "ports: protocol \"HTTP\"",
 		container("ports: [{containerPort: 80, hostIP: here}]"):                                        "ports: hostIP",
 		container("ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 8080}]"): "hostPort 8080",
-		container("ports: [{containerPort: 80, name: web}, {containerPort: 81, name: web}]"):               "name \"web\" is there twice",
+		container("ports: [{containerPort: 80, name: web}, {containerPort: 81, name: web}]"):           "name \"web\" is there twice",
 		hosted("ports: [{containerPort: 80, hostPort: 8080}]"):                                         "with hostNetwork",
 		container("env: [{name: A=B, value: c}]"):                                                      "env: \"A=B\"",
 		container("env: [{value: c}]"):                                                                 "env: \"\"",

@@ -69,7 +69,7 @@ func TestContainerFields(t *testing.T) {
 		}},
 		{"an image", "test -x /i/bin/busybox && touch /i/x 2>/dev/null || echo refused; test -e /b/busybox && echo found", "refused\nfound\n", func(c *runtimeapi.ContainerConfig) {
 			img := &runtimeapi.ImageSpec{Image: busybox()}
-			c.Mounts = []*runtimeapi.Mount{{Image: img, ContainerPath: "/i"}, {Image: img, ImageSubPath: "bin", ContainerPath: "/b"}}
+			c.Mounts = []*runtimeapi.Mount{{Image: img, Readonly: true, ContainerPath: "/i"}, {Image: img, Readonly: true, ImageSubPath: "bin", ContainerPath: "/b"}}
 		}},
 		{"a device", "test -c /dev/x && head -c 1 /dev/x | wc -c", "1\n", func(c *runtimeapi.ContainerConfig) {
 			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/zero", ContainerPath: "/dev/x", Permissions: "r"}}
