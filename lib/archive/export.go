@@ -44,8 +44,7 @@ type ExportOptions struct {
 // damaged is errdefs.ErrDataLoss, one that is not here errdefs.ErrNotFound. After an error w has a part of the archive.
 func Export(ctx context.Context, d *state.Dir, w io.Writer, names []string, opt ExportOptions) error {
 	return export(ctx, d, names, opt, func(s *shipment) error {
-		t := newTar(w, opt.Time)
-		return errors.Join(s.layout(ctx, t), t.close())
+		return writeTar(w, opt.Time, func(t *tarball) error { return s.layout(ctx, t) })
 	})
 }
 
@@ -63,8 +62,7 @@ func ExportDocker(ctx context.Context, d *state.Dir, w io.Writer, names []string
 		return fmt.Errorf("a docker-archive has one platform of each image: %w", errdefs.ErrInvalidArgument)
 	}
 	return export(ctx, d, names, opt, func(s *shipment) error {
-		t := newTar(w, opt.Time)
-		return errors.Join(s.docker(ctx, t), t.close())
+		return writeTar(w, opt.Time, func(t *tarball) error { return s.docker(ctx, t) })
 	})
 }
 

@@ -5,6 +5,7 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/image"
@@ -90,6 +92,23 @@ func TestExportPlatforms(t *testing.T) {
 	}
 	if err := Export(t.Context(), d, io.Discard, []string{"app:1"}, ExportOptions{Namespace: "other"}); !errdefs.IsNotFound(err) {
 		t.Errorf("of another namespace: %v", err)
+	}
+}
+
+// What cannot be written is told once.
+func TestExportFull(t *testing.T) {
+	d := openDir(t)
+	take(t, d, pack(docker("app:1")...), ImportOptions{})
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for name, export := range map[string]func(context.Context, *state.Dir, io.Writer, []string, ExportOptions) error{"oci": Export, "docker": ExportDocker} {
+		err := export(t.Context(), d, full, []string{"app:1"}, ExportOptions{Namespace: ns})
+		if !errors.Is(err, unix.ENOSPC) || strings.Count(err.Error(), unix.ENOSPC.Error()) != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -333,6 +333,17 @@ func TestImportForms(t *testing.T) {
 	if err != nil || names(got) != "app:1" || hello(t, d, got[0], "") != "text" {
 		t.Errorf("directory: %q, %v", names(got), err)
 	}
+	for to, name := range map[string]string{"../out": "x", "nothing": "y"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := ImportDir(t.Context(), d, dir, ImportOptions{Namespace: ns})
+		var format *FormatError
+		if !errors.As(err, &format) || !strings.Contains(err.Error(), fmt.Sprintf("the link %q leads to %q, which is not in the archive", name, to)) {
+			t.Errorf("a link to %s: %v", to, err)
+		}
+		os.Remove(filepath.Join(dir, name))
+	}
 }
 
 // A directory that is no archive is not read: nobody knows what else is in it.
@@ -564,7 +575,7 @@ func TestImportHostile(t *testing.T) {
 		"layout alone":     {pack(text("oci-layout", "{}")), "no index.json"},
 		"version":          {change("oci-layout", []byte(`{"imageLayoutVersion":"2.0.0"}`)), `version "2.0.0"`},
 		"leads out":        {pack(append(good(), text("../x", "1"))...), "has .. in its name"},
-		"link leads out":   {pack(append(good(), file{name: "x", link: "../../etc/passwd"})...), "has .. in its name"},
+		"link leads out":   {pack(append(good(), file{name: "x", link: "../../etc/passwd"})...), `the link "x" leads to "../../etc/passwd", which is not in the archive`},
 		"blob's name":      {pack(append(good(), text("blobs/sha256/xyz", "1"))...), `blob "blobs/sha256/xyz"`},
 		"flipped bit":      {pack(flipped...), "its bytes have digest"},
 		"truncated":        {plain[:600], "ends early"},
@@ -583,7 +594,7 @@ func TestImportHostile(t *testing.T) {
 		"lost layer":       {pack(append(docker("app:1")[:1], docker("app:1")[3])...), `names "l/layer.tar"`},
 		"links in a ring":  {pack(loop...), `names "l/layer.tar"`},
 		"no configuration": {pack(text("manifest.json", `[{"Layers":["x"]}]`)), "no configuration"},
-		"name of a file":   {pack(append(docker("app:1")[:3], text("manifest.json", `[{"Config":"../../etc/passwd"}]`))...), "has .. in"},
+		"name of a file":   {pack(append(docker("app:1")[:3], text("manifest.json", `[{"Config":"../../etc/passwd"}]`))...), `names "../../etc/passwd", which is not in the archive`},
 		"docker's name":    {pack(docker("App:/")...), "manifest.json: image reference"},
 	} {
 		d := openDir(t)

@@ -248,10 +248,7 @@ func (in *intake) copy(ctx context.Context, w io.Writer, e entry) error {
 // file gives the blob that a name of a docker-archive leads to, through links.
 func (in *intake) file(name string) (ocispec.Descriptor, error) {
 	at, err := clean(name)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	for range maxLinks {
+	for i := 0; err == nil && i < maxLinks; i++ {
 		dg, ok := in.files[at]
 		if !ok {
 			dg, err = digestOf(at)

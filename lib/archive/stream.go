@@ -128,28 +128,27 @@ func entryOf(hdr *tar.Header, r io.Reader) (e entry, err error) {
 		e.size, e.data = hdr.Size, r
 	case tar.TypeGNUSparse:
 		return e, malformed("entry %q is a sparse file", short(hdr.Name))
-	case tar.TypeLink:
-		e.link, err = clean(hdr.Linkname)
-	case tar.TypeSymlink:
-		// The target is relative to the link's directory, and docker's lead to a neighbour: ../ID/layer.tar.
-		dir, err := clean(path.Dir(hdr.Name))
-		if err != nil {
-			return e, err
-		}
-		if e.link = path.Join(dir, hdr.Linkname); path.IsAbs(hdr.Linkname) {
-			e.link = hdr.Linkname
-		}
-		if e.link, err = clean(e.link); err != nil {
-			return e, err
-		}
+	case tar.TypeLink, tar.TypeSymlink:
+		e.link = hdr.Linkname
 	default:
 		return e, nil
 	}
-	if err != nil {
+	if e.name, err = clean(hdr.Name); err != nil || e.data != nil {
 		return e, err
 	}
-	e.name, err = clean(hdr.Name)
-	return e, err
+	if hdr.Typeflag == tar.TypeSymlink && !path.IsAbs(e.link) {
+		// The target is relative to the link's directory, and docker's lead to a neighbour: ../ID/layer.tar.
+		e.link = path.Join(path.Dir(e.name), e.link)
+	}
+	if e.link, err = clean(e.link); err != nil {
+		return e, leads(hdr.Name, hdr.Linkname)
+	}
+	return e, nil
+}
+
+// leads is the error about a link that leads to nothing of the archive.
+func leads(name, to string) error {
+	return malformed("the link %q leads to %q, which is not in the archive", short(name), short(to))
 }
 
 // isSparse tells whether a file has holes by a PAX header. Writers of images make none, and a few bytes of one would be
@@ -243,7 +242,12 @@ func files(dir string) iter.Seq2[entry, error] {
 			if names += len(name); n > maxEntries || names > maxNames {
 				return malformed("it has more than %d files, or names of more than %d bytes", maxEntries, maxNames)
 			}
-			return yieldFile(root, name, yield)
+			err = yieldFile(root, name, yield)
+			if errno := unix.Errno(0); e.Type() == fs.ModeSymlink && err != nil && err != fs.SkipAll && (!errors.As(err, &errno) || errno == unix.ENOENT) {
+				to, _ := root.Readlink(name)
+				return leads(name, to)
+			}
+			return err
 		})
 		if err != nil && err != fs.SkipAll {
 			yield(entry{}, err)

@@ -25,17 +25,24 @@ import (
 
 // tarball writes an archive into a tar.
 type tarball struct {
-	buf  *bufio.Writer
 	tar  *tar.Writer
 	time time.Time
 }
 
-func newTar(w io.Writer, at time.Time) *tarball {
+// writeTar writes an archive whose content fn writes. After an error of fn the archive has no end.
+func writeTar(w io.Writer, at time.Time, fn func(*tarball) error) error {
 	buf := bufio.NewWriterSize(w, piece)
 	if at.IsZero() {
 		at = time.Unix(0, 0)
 	}
-	return &tarball{buf, tar.NewWriter(buf), at}
+	t := &tarball{tar.NewWriter(buf), at}
+	if err := fn(t); err != nil {
+		return err
+	}
+	if err := t.tar.Close(); err != nil {
+		return err
+	}
+	return buf.Flush()
 }
 
 func (t *tarball) dir(name string) error {
@@ -52,8 +59,6 @@ func (t *tarball) file(name string, size int64, r io.Reader) error {
 	}
 	return err
 }
-
-func (t *tarball) close() error { return errors.Join(t.tar.Close(), t.buf.Flush()) }
 
 // tree writes an archive into a directory.
 type tree struct {
