@@ -510,6 +510,22 @@ func TestImportAgain(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is not there") {
 		t.Errorf("in another namespace: %v", err)
 	}
+	// Nor by an archive that has other bytes under the layer's name; with the layer's own it is taken.
+	all := l.end(called(first[0].Target, AnnotationName, "app:1"))
+	forged := slices.Clone(all)
+	for i, f := range forged {
+		if bytes.HasPrefix(f.data, []byte("\x1f\x8b")) {
+			forged[i].data = make([]byte, len(f.data))
+		}
+	}
+	_, err = Import(t.Context(), d, bytes.NewReader(pack(forged...)), ImportOptions{Namespace: "other"})
+	var format *FormatError
+	if !errors.As(err, &format) || !strings.Contains(err.Error(), "its bytes have digest") {
+		t.Errorf("forged, in another namespace: %v", err)
+	}
+	if got, err := Import(t.Context(), d, bytes.NewReader(pack(all...)), ImportOptions{Namespace: "other"}); err != nil || names(got) != "app:1" {
+		t.Errorf("imported %q, %v", names(got), err)
+	}
 }
 
 // invisible checks that a failed import left nothing.

@@ -148,7 +148,10 @@ func (in *intake) blob(ctx context.Context, e entry, want digest.Digest) (digest
 		alg = want.Algorithm()
 		desc := ocispec.Descriptor{Digest: want, Size: e.size}
 		there, err := in.have(ctx, desc)
-		if there {
+		if there && err == nil {
+			err = in.prove(ctx, e, want)
+		}
+		if there && err == nil {
 			in.report.Send(desc, progress.Exists, e.size)
 		}
 		if there || err != nil {
@@ -216,6 +219,31 @@ func (in *intake) have(ctx context.Context, desc ocispec.Descriptor) (there bool
 	}
 	in.size[desc.Digest] = desc.Size
 	return true, nil
+}
+
+// prove reads the bytes of a blob that is in the store already, unless the namespace has it: who only knows its digest has no
+// right to it, see may.
+func (in *intake) prove(ctx context.Context, e entry, want digest.Digest) error {
+	var own bool
+	err := in.d.View(ctx, func(tx *state.Tx) error {
+		_, err := content.Get(tx, in.ns, want)
+		own = err == nil
+		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+			return nil
+		}
+		return err
+	})
+	if err != nil || own {
+		return err
+	}
+	sum := want.Algorithm().Hash()
+	if err := in.copy(ctx, sum, e); err != nil {
+		return err
+	}
+	if got := digest.NewDigest(want.Algorithm(), sum); got != want {
+		return malformed("its bytes have digest %s", got)
+	}
+	return nil
 }
 
 // copy writes the bytes of a file.
