@@ -75,14 +75,25 @@ func (p *pusher) sources(ctx context.Context) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	digests := make([]digest.Digest, 0, len(p.order))
+	for _, b := range p.order {
+		digests = append(digests, b.desc.Digest)
+	}
+	own, err := p.owns(ctx, digests...)
+	if err != nil {
+		return err
+	}
 	for _, b := range p.order {
 		st, err := os.Stat(content.Path(p.d, b.desc.Digest))
-		b.here = err == nil
+		b.here = err == nil && own[b.desc.Digest]
 		if b.here && b.desc.Size > 0 && st.Size() != b.desc.Size {
 			return fmt.Errorf("blob %s has %d bytes here, its descriptor says %d: %w", b.desc.Digest, st.Size(), b.desc.Size, errdefs.ErrDataLoss)
 		}
 	}
-	return err
+	return nil
 }
 
 // maxSources bounds the repositories that are tried for one blob.
@@ -192,7 +203,7 @@ func (p *pusher) sendBlob(ctx context.Context, b *blob) (progress.Status, error)
 		}
 	}
 	up.Note(k.note)
-	f, err := content.Open(p.d, b.desc.Digest)
+	f, err := p.open(b)
 	if errdefs.IsNotFound(err) {
 		return "", &MissingError{Image: p.image.Name, What: whatBlob, Digest: b.desc.Digest, err: err}
 	}
@@ -214,6 +225,13 @@ func (p *pusher) sendBlob(ctx context.Context, b *blob) (progress.Status, error)
 	crash.Point("push.blob-sent")
 	k.done()
 	return progress.Done, nil
+}
+
+func (p *pusher) open(b *blob) (*os.File, error) {
+	if !b.here {
+		return nil, fmt.Errorf("content %q in namespace %q: %w", b.desc.Digest, p.opt.Namespace, errdefs.ErrNotFound)
+	}
+	return content.Open(p.d, b.desc.Digest)
 }
 
 // doubt looks whether it was the fault of the file that a registry did not take it.

@@ -287,15 +287,20 @@ func (p *pusher) count(ctx context.Context, desc ocispec.Descriptor) (found, mis
 	if m.Config != nil {
 		all = append(all, *m.Config)
 	}
-	var digests []string
+	var digests []digest.Digest
+	var names []string
 	for _, d := range all {
-		digests = append(digests, d.Digest.String())
+		digests, names = append(digests, d.Digest), append(names, d.Digest.String())
 	}
-	if err := p.lease.Hold(ctx, nil, lease.Content, digests...); err != nil {
+	if err := p.lease.Hold(ctx, nil, lease.Content, names...); err != nil {
+		return 0, 0, err
+	}
+	own, err := p.owns(ctx, digests...)
+	if err != nil {
 		return 0, 0, err
 	}
 	for _, d := range all {
-		if _, err := os.Stat(content.Path(p.d, d.Digest)); err == nil || p.skips(d) {
+		if _, err := os.Stat(content.Path(p.d, d.Digest)); err == nil && own[d.Digest] || p.skips(d) {
 			found++
 		} else {
 			missing++

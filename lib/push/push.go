@@ -183,5 +183,29 @@ func (p *pusher) read(ctx context.Context, desc ocispec.Descriptor) ([]byte, err
 	if err := p.lease.Hold(ctx, nil, lease.Content, desc.Digest.String()); err != nil {
 		return nil, err
 	}
+	own, err := p.owns(ctx, desc.Digest)
+	if err != nil {
+		return nil, err
+	}
+	if !own[desc.Digest] {
+		return nil, fmt.Errorf("content %q in namespace %q: %w", desc.Digest, p.opt.Namespace, errdefs.ErrNotFound)
+	}
 	return content.ReadAll(p.d, desc, image.MaxManifest)
+}
+
+// owns tells which blobs the namespace has. What only another one has is not here: an index may name anything, and who names
+// a digest gets no right to its bytes.
+func (p *pusher) owns(ctx context.Context, all ...digest.Digest) (own map[digest.Digest]bool, err error) {
+	err = p.d.View(ctx, func(tx *state.Tx) error {
+		own = map[digest.Digest]bool{}
+		for _, dg := range all {
+			_, err := content.Get(tx, p.opt.Namespace, dg)
+			if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+				return err
+			}
+			own[dg] = !errdefs.IsNotFound(err)
+		}
+		return nil
+	})
+	return own, err
 }

@@ -318,6 +318,46 @@ func TestWantedTwin(t *testing.T) {
 	}
 }
 
+// An index may name what only another namespace has: that is not here, and is not pushed.
+func TestOtherNamespace(t *testing.T) {
+	s, r := newStore(t), newServer(t)
+	mine := s.manifest(amd64, s.blob(layerType, noise(10, 1)))
+	secret := s.blob(layerType, noise(10, 2))
+	theirs := s.manifest(arm64, secret)
+	s.name("docker.io/library/app:1", s.index(mine, theirs))
+	s.name("docker.io/library/direct:1", theirs)
+	away := func(all ...ocispec.Descriptor) {
+		t.Helper()
+		err := s.d.Update(ctx, nil, func(tx *state.Tx) error {
+			for _, d := range all {
+				if err := errors.Join(content.Remove(tx, "ns", d.Digest), content.Merge(tx, "other", content.Blob{Digest: d.Digest, Size: d.Size})); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	away(secret)
+	if _, err := pushText(ctx, s.d, "direct:1", r.host+"/direct:1", options()); !errdefs.IsNotFound(err) {
+		t.Errorf("a layer: %v", err)
+	}
+	away(theirs)
+	if _, err := pushText(ctx, s.d, "direct:1", r.host+"/direct:1", options()); !errdefs.IsNotFound(err) {
+		t.Errorf("a manifest: %v", err)
+	}
+	if res, err := pushText(ctx, s.d, "app:1", r.host+"/app:1", options()); err != nil || res.Target.Digest != mine.Digest {
+		t.Errorf("an index: %+v, %v", res, err)
+	}
+	for _, repository := range []string{"app", "direct"} {
+		if status, _, _ := r.get(repository + "/blobs/" + secret.Digest.String()); status != http.StatusNotFound {
+			t.Errorf("%s has another namespace's layer: %d", repository, status)
+		}
+	}
+}
+
 // Whatever has a manifest is pushed: unknown types, artifacts with a subject, Docker's format.
 func TestArtifacts(t *testing.T) {
 	s, r := newStore(t), newServer(t)
