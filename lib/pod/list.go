@@ -91,11 +91,12 @@ func (h Host) List(ctx context.Context) (all []*Status, err error) {
 			}
 			one = podListed{dir, st}
 		}
-		if keep {
-			known[r.Value] = one
-		}
 		if one.status != nil {
 			all = append(all, one.status)
+			keep = keep && one.status.Pause == "" // nothing is written when the process of a pause image ends
+		}
+		if keep {
+			known[r.Value] = one
 		}
 	}
 	l.statuses = known
