@@ -50,8 +50,9 @@ func (t *Task) startForeign(cmd *exec.Cmd, o *taskapi.Any, old bool) error {
 	if err != nil {
 		return err
 	}
-	// A shim waits 5 s, with each event, for a socket that is not there; a file refuses it at once.
-	return errors.Join(log.Close(), os.WriteFile(address+".ttrpc", nil, 0o600), os.MkdirAll(t.d.Run("s"), 0o700))
+	// A shim waits 5 s, with each event, for a socket that is not there; a file refuses it at once. In work it has criu write
+	// beside a checkpoint.
+	return errors.Join(log.Close(), os.WriteFile(address+".ttrpc", nil, 0o600), os.MkdirAll(filepath.Join(t.bundleDir(), "work"), 0o700), os.MkdirAll(t.d.Run("s"), 0o700))
 }
 
 // refusedParams tells whether a foreign shim that has failed took the message on its stdin for options of a type

@@ -10,11 +10,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/runc/options"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/typeurl/v2"
 
 	"ctrd.dev/ctrd/test/world"
 )
@@ -206,4 +210,42 @@ func TestNativeCheckpoints(t *testing.T) {
 	goOn(t, dial(t, filepath.Join(d.dir, "sock"), d.namespace), "d", ofTask)
 	runner(d.ctr).counted(t, "d", at)
 	runner(d.ctr).remove(t, "d")
+}
+
+// TestNativeCheckpointOfShims: a checkpoint that a client asks for without a word of where criu is to work, with each shim.
+func TestNativeCheckpointOfShims(t *testing.T) {
+	withCriu(t)
+	withTasks(t, func(t *testing.T, n *tasker) {
+		c := n.container(t, "c", []string{"sleep", "1000"})
+		task, err := c.NewTask(n.ctx, cio.NullIO, containerd.WithRootFS(n.rootfs(t, "c")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended, err := task.Wait(n.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := task.Start(n.ctx); err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		o, err := typeurl.MarshalAnyToProto(&options.CheckpointOptions{ImagePath: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.client.TaskService().Checkpoint(n.ctx, &tasks.CheckpointTaskRequest{ContainerID: "c", Options: o}); err != nil {
+			t.Error(err)
+		}
+		if files, err := os.ReadDir(dir); err != nil || len(files) == 0 {
+			t.Errorf("criu's images: %v, %v", files, err)
+		}
+		if err := task.Kill(n.ctx, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		<-ended
+		if _, err := task.Delete(n.ctx); err != nil {
+			t.Error(err)
+		}
+		n.remove(t, c)
+	})
 }

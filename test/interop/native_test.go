@@ -83,7 +83,11 @@ func withRoot(t *testing.T, config, root string) *native {
 func (n *native) start(t *testing.T) {
 	t.Helper()
 	// Without containerd's shim on its PATH it runs containers with ours.
-	env := []string{"PATH=" + bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	path := bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if criu := os.Getenv("CTRD_CRIU"); criu != "" {
+		path += ":" + filepath.Dir(criu) // where containerd's shim looks for it
+	}
+	env := []string{"PATH=" + path}
 	n.cmd = n.Command(context.Background(), env, "ctrd", "serve", "--config", n.config, "--log-level", "debug")
 	n.cmd.Stderr = &n.log
 	if err := n.cmd.Start(); err != nil {
