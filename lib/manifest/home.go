@@ -183,6 +183,9 @@ func Sweep(ctx context.Context, r Runtime, dir string) error {
 	var errs []error
 	for _, e := range all {
 		if e.Name() == fileMaking {
+			if held, err := lock.Hold(filepath.Join(dir, fileMaking)); err == nil {
+				errs = append(errs, held.Remove()) // of a killed one
+			}
 			continue
 		}
 		h := Home(filepath.Join(dir, e.Name()))

@@ -133,7 +133,7 @@ func (p *Pod) tryClaim(ctx context.Context, dir string) (h Home, held *lock.Held
 	if err != nil {
 		return "", nil, false, err
 	}
-	defer func() { err = errors.Join(err, making.Release()) }()
+	defer func() { err = errors.Join(err, making.Remove()) }()
 	homes, err := Find(dir, p.Key())
 	if err != nil {
 		return "", nil, false, err
