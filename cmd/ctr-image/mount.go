@@ -14,22 +14,26 @@ import (
 )
 
 func mountVerb(g *cli.Global) *cobra.Command {
-	var platform string
+	var platform, driver string
 	var write bool
 	cmd := cli.New("mount [OPTION]... IMAGE DIR", "mount the files of an image", cli.About{
 		Long: "Mounts the files of IMAGE at the directory DIR, which must exist: read-only, or with --write on top of a place for changes, " +
-			"which are lost with ctr-image unmount. The image must be unpacked. Its layers are kept as long as it is mounted.",
+			"which are lost with ctr-image unmount. The image must be unpacked. Its layers are kept as long as it is mounted. " +
+			"Of an image that is unpacked for several drivers, --snapshotter says which layers are mounted.",
 		Stdin: "with the operand - for IMAGE, the name of an image: one line",
 		Examples: []cli.Example{
 			{Note: "look into an image", Text: "ctr-image mount redis:7 /mnt && ls /mnt"},
 			{Note: "pull and mount", Text: "ctr-pull redis:7 | ctr-image mount - /mnt"},
 		},
 		Args: cli.Count(2, 2), Complete: cli.InTurn(cli.Images(g), directories),
-		Exit:    []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitCorrupt},
+		Exit:    []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitCorrupt}, Env: []cli.Note{cli.SnapshotterNote},
 		SeeAlso: []string{"ctr-image-unmount", "ctr-snap-mount"},
 	}, func(cmd *cobra.Command, args []string) error {
 		name, err := cli.Name(args[0])
 		if err != nil {
+			return err
+		}
+		if err := cli.CheckSnapshotter(driver); err != nil {
 			return err
 		}
 		want, err := image.ParsePlatform(platform)
@@ -44,9 +48,11 @@ func mountVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return task.MountImage(cmd.Context(), d, g.Namespace, img.Name, m, args[1], write)
+		return task.MountImage(cmd.Context(), d, g.Namespace, img.Name, m, args[1], driver, write)
 	})
 	cmd.Flags().BoolVarP(&write, "write", "w", false, "let changes be made, which are lost with the mount")
+	cli.SnapshotterFlag(cmd, cmd.Flags(), &driver)
+	cmd.Flags().Lookup("snapshotter").DefValue = "the first that has them"
 	onePlatform(cmd, &platform)
 	return cmd
 }

@@ -162,6 +162,9 @@ func (h Host) imageVolumes(ctx context.Context, outer *lock.Lock, le *lease.Leas
 				return err
 			})
 		}
+		if errdefs.IsNotImplemented(err) {
+			err = fmt.Errorf("a volume of an image needs a snapshotter whose layers are directories, such as overlayfs, native or btrfs; a handler of the pod can have another one than %s: %w", sn.Name(), err)
+		}
 		if err == nil {
 			if err := task.CheckImagePath(layers, m.SubPath); err != nil {
 				return nil, bad("mounts.image_sub_path", "%q of image %q: %v", m.SubPath, m.Image, err)

@@ -22,8 +22,8 @@ const labelMounted = "ctrd.image-mount"
 
 // MountImage mounts the files of an image at a directory: read-only, or with write on top of a place for changes, which
 // go with the mount. The snapshot under it is named after the directory, as those of containerd's clients are. An image
-// that is not unpacked is errdefs.ErrNotFound.
-func MountImage(ctx context.Context, d *state.Dir, ns, name string, m image.Manifest, target string, write bool) error {
+// that is not unpacked is errdefs.ErrNotFound. driver is the snapshotter whose layers are mounted; empty: the first that has them.
+func MountImage(ctx context.Context, d *state.Dir, ns, name string, m image.Manifest, target, driver string, write bool) error {
 	key, err := filepath.Abs(target)
 	if err != nil {
 		return err
@@ -35,7 +35,12 @@ func MountImage(ctx context.Context, d *state.Dir, ns, name string, m image.Mani
 	if n := len(m.ChainIDs); n > 0 {
 		s.Parent = m.ChainIDs[n-1].String()
 	}
-	sn, err := having(ctx, d, ns, s.Parent)
+	var sn *snapshot.Snapshotter
+	if driver != "" {
+		sn, err = unpackedFor(ctx, d, driver, ns, s.Parent)
+	} else {
+		sn, err = having(ctx, d, ns, s.Parent)
+	}
 	if err == nil {
 		err = mountNew(ctx, d, sn, ns, s, target)
 	}
@@ -43,6 +48,22 @@ func MountImage(ctx context.Context, d *state.Dir, ns, name string, m image.Mani
 		return fmt.Errorf("mount image %s: %w", image.Familiar(name), err)
 	}
 	return nil
+}
+
+// unpackedFor gives the snapshotter of a name, which has a snapshot.
+func unpackedFor(ctx context.Context, d *state.Dir, driver, ns, key string) (*snapshot.Snapshotter, error) {
+	sn, err := snapshot.Named(driver)
+	if err != nil || key == "" {
+		return sn, err
+	}
+	err = d.View(ctx, func(tx *state.Tx) error {
+		_, err := sn.Get(tx, ns, key)
+		return err
+	})
+	if errdefs.IsNotFound(err) {
+		err = fmt.Errorf("it is not unpacked for the snapshotter %s; ctr-pull --snapshotter %s does that: %w", driver, driver, errdefs.ErrNotFound)
+	}
+	return sn, err
 }
 
 // having gives the first snapshotter that has a snapshot, or the default when none has.
