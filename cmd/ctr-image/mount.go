@@ -26,7 +26,7 @@ func mountVerb(g *cli.Global) *cobra.Command {
 			{Note: "pull and mount", Text: "ctr-pull redis:7 | ctr-image mount - /mnt"},
 		},
 		Args: cli.Count(2, 2), Complete: cli.InTurn(cli.Images(g), directories),
-		Exit:    []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitCorrupt}, Env: []cli.Note{cli.SnapshotterNote},
+		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitCorrupt}, Env: []cli.Note{cli.SnapshotterNote},
 		SeeAlso: []string{"ctr-image-unmount", "ctr-snap-mount"},
 	}, func(cmd *cobra.Command, args []string) error {
 		name, err := cli.Name(args[0])
