@@ -40,7 +40,7 @@ const (
 		unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
 	// settled is how long a directory must have been left alone: the kernel tells of the end of a process just before it drops the
 	// locks of that process.
-	settled = time.Second
+	settled = 100 * time.Millisecond
 	// renewAfter bounds the life of a number, for a machine that stands still at that moment for longer.
 	renewAfter = 10 * time.Second
 )
