@@ -94,22 +94,9 @@ func (d *daemon) start(t *testing.T) {
 	if err := os.WriteFile(file, append(fmt.Appendf(nil, config, d.dir), d.more...), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	log, err := os.OpenFile(d.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
+	if err := d.spawn(); err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
-	d.cmd = exec.Command(filepath.Join(peers, "containerd"), "--config", file, "--log-level", "debug")
-	d.cmd.Stdout, d.cmd.Stderr = log, log
-	d.cmd.Dir = d.dir
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	d.ended = make(chan struct{})
-	go func(cmd *exec.Cmd, ended chan struct{}) {
-		cmd.Wait()
-		close(ended)
-	}(d.cmd, d.ended)
 	until(t, "containerd answers", func() error {
 		select {
 		case <-d.ended:
@@ -121,6 +108,27 @@ func (d *daemon) start(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// spawn starts the daemon with the configuration that is there.
+func (d *daemon) spawn() error {
+	log, err := os.OpenFile(d.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	d.cmd = exec.Command(filepath.Join(peers, "containerd"), "--config", filepath.Join(d.dir, "config.toml"), "--log-level", "debug")
+	d.cmd.Stdout, d.cmd.Stderr = log, log
+	d.cmd.Dir = d.dir
+	if err := d.cmd.Start(); err != nil {
+		return err
+	}
+	d.ended = make(chan struct{})
+	go func(cmd *exec.Cmd, ended chan struct{}) {
+		cmd.Wait()
+		close(ended)
+	}(d.cmd, d.ended)
+	return nil
 }
 
 // kill ends the daemon like a crash: nothing of it is told to its shims.

@@ -108,8 +108,10 @@ func activate(t *testing.T) *activated {
 
 // connect makes a client that connects again at once. By itself gRPC waits longer after each connection that breaks before the
 // server has spoken, as those to a server that is killed early do: up to 3 s in containerd's client.
-func (a *activated) connect() (*containerd.Client, error) {
-	return containerd.New(a.socket, containerd.WithTimeout(time.Second), containerd.WithDialOpts([]grpc.DialOption{
+func (a *activated) connect() (*containerd.Client, error) { return connect(a.socket) }
+
+func connect(socket string) (*containerd.Client, error) {
+	return containerd.New(socket, containerd.WithTimeout(time.Second), containerd.WithDialOpts([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dialer.ContextDialer),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second, Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5, MaxDelay: killEvery / 2}}),
 	}))
@@ -253,15 +255,35 @@ func (s *stubborn) life(id string, code uint32, parent string) error {
 	})
 }
 
-// TestNativeKilledAgain: clients run containers on a server that is killed before it is warm, and each hears the truth.
-// CTRD_KILL_CLIENTS and CTRD_KILL_SECONDS make it as long as you like.
-func TestNativeKilledAgain(t *testing.T) {
-	clients, seconds := 4, 10
+// killedLoad says how many clients there are, and for how long.
+func killedLoad() (clients, seconds int) {
+	clients, seconds = 4, 10
 	for name, n := range map[string]*int{"CTRD_KILL_CLIENTS": &clients, "CTRD_KILL_SECONDS": &seconds} {
 		if given, err := strconv.Atoi(os.Getenv(name)); err == nil {
 			*n = given
 		}
 	}
+	return clients, seconds
+}
+
+// chainOf gives the name of the snapshot of the image's layers.
+func chainOf(s *stubborn) (parent string, err error) {
+	err = s.do("image", func(ctx context.Context) error {
+		image, err := s.GetImage(ctx, busybox)
+		if err != nil {
+			return err
+		}
+		layers, err := image.RootFS(ctx)
+		parent = identity.ChainID(layers).String()
+		return err
+	})
+	return parent, err
+}
+
+// TestNativeKilledAgain: clients run containers on a server that is killed before it is warm, and each hears the truth.
+// CTRD_KILL_CLIENTS and CTRD_KILL_SECONDS make it as long as you like.
+func TestNativeKilledAgain(t *testing.T) {
+	clients, seconds := killedLoad()
 	a := activate(t)
 	a.Must(t, "ctr-pull", "-q", busybox)
 	first, err := a.connect()
@@ -269,16 +291,8 @@ func TestNativeKilledAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer first.Close()
-	var parent string
-	if err := (&stubborn{Client: first, ctx: in("default"), patient: time.Minute, took: map[string]time.Duration{}}).do("image", func(ctx context.Context) error {
-		image, err := first.GetImage(ctx, busybox)
-		if err != nil {
-			return err
-		}
-		layers, err := image.RootFS(ctx)
-		parent = identity.ChainID(layers).String()
-		return err
-	}); err != nil {
+	parent, err := chainOf(&stubborn{Client: first, ctx: in("default"), patient: time.Minute, took: map[string]time.Duration{}})
+	if err != nil {
 		t.Fatal(err)
 	}
 	var group sync.WaitGroup
