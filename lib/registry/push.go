@@ -5,15 +5,18 @@ package registry
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -121,6 +124,19 @@ func (d *Destination) PutManifest(ctx context.Context, desc ocispec.Descriptor, 
 	return d.put(ctx, desc, data, tag, nil)
 }
 
+// manifestAttempts bounds how often a manifest is put of which the registry does not know all blobs.
+const manifestAttempts = 4
+
+// isBlobUnknown tells whether a registry turned a manifest down for blobs that it does not know. They may be there a moment
+// later: a store that is eventually consistent does not show at once what was written, and docker-registry on files misses a
+// blob while another push writes its link.
+func isBlobUnknown(err error) bool {
+	var e *transport.Error
+	return errors.As(err, &e) && slices.ContainsFunc(e.Errors, func(d transport.Diagnostic) bool {
+		return d.Code == transport.ManifestBlobUnknownErrorCode || d.Code == transport.BlobUnknownErrorCode
+	})
+}
+
 // put is PutManifest with a condition (RFC 9110 section 13.1). Where it does not hold the error is errdefs.ErrAborted.
 func (d *Destination) put(ctx context.Context, desc ocispec.Descriptor, data []byte, tag string, condition http.Header) (Taken, error) {
 	id := desc.Digest.String()
@@ -135,9 +151,16 @@ func (d *Destination) put(ctx context.Context, desc ocispec.Descriptor, data []b
 	header := http.Header{"Content-Type": {desc.MediaType}}
 	maps.Copy(header, condition)
 	address := d.at.url(d.at.scheme, "manifests", id)
-	resp, err := d.at.send(ctx, client, http.MethodPut, address, header, bytes.NewReader(data),
-		http.StatusCreated, http.StatusOK, http.StatusAccepted, http.StatusNoContent)
-	if err != nil {
+	var resp *http.Response
+	for n := 1; ; n++ {
+		resp, err = d.at.send(ctx, client, http.MethodPut, address, header, bytes.NewReader(data),
+			http.StatusCreated, http.StatusOK, http.StatusAccepted, http.StatusNoContent)
+		if err == nil {
+			break
+		}
+		if n < manifestAttempts && isBlobUnknown(err) && d.at.retry.wait(ctx, n, err) == nil {
+			continue
+		}
 		return Taken{}, d.repo.fail(d.at, what, err)
 	}
 	resp.Body.Close()

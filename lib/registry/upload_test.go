@@ -406,6 +406,47 @@ func TestUploadLocation(t *testing.T) {
 	}
 }
 
+// A registry does not know at once the blobs that it was sent. It is asked again, a few times.
+func TestManifestBeforeItsBlobs(t *testing.T) {
+	const unknown = `{"errors":[{"code":"DIGEST_INVALID","message":"m"},{"code":"MANIFEST_BLOB_UNKNOWN","message":"m"}]}`
+	for name, c := range map[string]struct {
+		answer string
+		misses int
+		puts   int
+		want   string // of the error
+	}{
+		"shown late":      {unknown, manifestAttempts - 1, manifestAttempts, ""},
+		"never shown":     {unknown, 100, manifestAttempts, "BLOB_UNKNOWN"},
+		"another refusal": {`{"errors":[{"code":"MANIFEST_INVALID","message":"m"}]}`, 100, 1, "MANIFEST_INVALID"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			puts := 0
+			host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodPut {
+					return
+				}
+				data, _ := io.ReadAll(r.Body)
+				if string(data) != "{}" {
+					t.Errorf("manifest %q", data)
+				}
+				if puts++; puts <= c.misses {
+					w.WriteHeader(http.StatusBadRequest)
+					io.WriteString(w, c.answer)
+					return
+				}
+				w.WriteHeader(http.StatusCreated)
+			}))
+			_, err := openPush(t, host+"/test/repo:1", Options{}).PutManifest(context.Background(), describe([]byte("{}")), []byte("{}"), "1")
+			if (err == nil) != (c.want == "") || !strings.Contains(fmt.Sprint(err), c.want) {
+				t.Error(err)
+			}
+			if puts != c.puts {
+				t.Errorf("%d puts, want %d", puts, c.puts)
+			}
+		})
+	}
+}
+
 // Only a host that is configured for pushes is written to, and mirrors are not.
 func TestPushHost(t *testing.T) {
 	u, mirror := newUploads(), newUploads()
