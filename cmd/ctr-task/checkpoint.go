@@ -13,20 +13,19 @@ import (
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/task"
-	"ctrd.dev/ctrd/lib/taskapi"
 )
 
 // criuNote says which criu is used.
 var criuNote = cli.Note{Name: "CTRD_CRIU", Text: "the path of criu, as it was when the container was started; else it is looked for on PATH"}
 
 func checkpointVerb(g *cli.Global) *cobra.Command {
-	var o taskapi.CheckpointOptions
+	var o checkpoint.ImageOptions
 	var name, dir string
 	var leave, preDump bool
 	cmd := cli.New("checkpoint [OPTION]... CONTAINER", "write down what the processes of a container are", cli.About{
 		Long: "Has criu write what the processes of a running container are, into the directory --dir or into an image, which ctr-push takes to a " +
 			"registry. The container ends with that, unless --leave-running is given; ctr-task restore has it go on from there. An image has the container's options, too, and " +
-			"what it has changed of its files. It has none of a volume: a warning names those without a source, whose files stay with the container. A directory has no files: they stay with the container, and ctr-image commit makes an image of them.\n\n" +
+			"what it has changed of its files, and the files in its volumes without a source (-v DIR and those of its image), but of a container with a user namespace no files, which a warning says. A directory has no files: they stay with the container, and ctr-image commit makes an image of them.\n\n" +
 			"Where the container has ended and its checkpoint cannot be stored, for want of room, nothing is lost: the same command again goes on with it. A container of --rm, which goes when it ends, " +
 			"has to run on. No exec may run in the container.\n\n" +
 			"--pre-dump writes the memory alone, while the container runs on; a later checkpoint with --parent adds to that. Both are for directories, and need a kernel with CONFIG_MEM_SOFT_DIRTY.",
@@ -44,6 +43,9 @@ func checkpointVerb(g *cli.Global) *cobra.Command {
 		if dir == "" && (preDump || o.ParentPath != "") {
 			return cli.Usagef("--pre-dump and --parent need --dir")
 		}
+		if name == "" && o.IgnoreVolumes {
+			return cli.Usagef("--ignore-volumes needs --image: a directory has no files of volumes")
+		}
 		t, err := one(cmd.Context(), g, args[0])
 		if err != nil {
 			return err
@@ -58,19 +60,20 @@ func checkpointVerb(g *cli.Global) *cobra.Command {
 	f.BoolVar(&o.FileLocks, "file-locks", false, "with locks of files")
 	f.BoolVar(&o.ExternalUnixSockets, "ext-unix-sk", false, "with unix sockets whose other end is outside")
 	f.BoolVar(&o.Terminal, "shell-job", false, "with a terminal that is not the container's own")
+	f.BoolVar(&o.IgnoreVolumes, "ignore-volumes", false, "leave the files in volumes out of the image")
 	f.BoolVar(&preDump, "pre-dump", false, "write the memory alone, and let the container run on")
 	f.StringVar(&o.ParentPath, "parent", "", "add to the pre-dump in the directory `DIR`")
 	return cmd
 }
 
-func writeCheckpoint(cmd *cobra.Command, g *cli.Global, t *task.Task, name, dir string, o taskapi.CheckpointOptions, leave, preDump bool) error {
+func writeCheckpoint(cmd *cobra.Command, g *cli.Global, t *task.Task, name, dir string, o checkpoint.ImageOptions, leave, preDump bool) error {
 	o.Exit = !leave && !preDump
 	if name != "" {
 		d, err := g.Open()
 		if err != nil {
 			return err
 		}
-		lacks, err := checkpoint.Lacks(cmd.Context(), d, t)
+		lacks, err := checkpoint.Lacks(cmd.Context(), t, o)
 		if err != nil {
 			return err
 		}
@@ -96,7 +99,7 @@ func writeCheckpoint(cmd *cobra.Command, g *cli.Global, t *task.Task, name, dir 
 			return err
 		}
 	}
-	return checkpoint.Dir(cmd.Context(), t, o, preDump)
+	return checkpoint.Dir(cmd.Context(), t, o.CheckpointOptions, preDump)
 }
 
 func restoreVerb(g *cli.Global) *cobra.Command {
@@ -107,7 +110,7 @@ func restoreVerb(g *cli.Global) *cobra.Command {
 		Long: "Starts a container that does not run, in the background: its processes are those of a checkpoint. The files must be as they were, " +
 			"so it is the container that the checkpoint was made of, or one of the same options and of an image of its files, made by ctr-image commit.\n\n" +
 			"With --name a container is made from an image of a checkpoint, with its options and files, on the image that the first one stood on, which ctr-pull brings " +
-			"if it is not here. Volumes without a source are as the image has them; a source on the host must be there. The image may be one of containerd's (ctr tasks checkpoint, ctr containers checkpoint). " +
+			"if it is not here. Volumes without a source are as they were, or as the container's image has them where the checkpoint has none; a source on the host must be there. The image may be one of containerd's (ctr tasks checkpoint, ctr containers checkpoint). " +
 			"A container of a pod, or with a user namespace or namespaces of another one, cannot be made.\n\n" +
 			"A checkpoint of another architecture, or of a newer criu than the one here, is refused. Who restores a checkpoint runs what is in it, with " +
 			"the mounts and privileges that it says: take none from strangers.",

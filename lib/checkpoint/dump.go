@@ -20,13 +20,18 @@ import (
 	"ctrd.dev/ctrd/lib/taskapi"
 )
 
-// The media types of containerd's checkpoints (core/images/mediatypes.go), and one of ours.
+// The media types of containerd's checkpoints (core/images/mediatypes.go), and two of ours.
 const (
 	MediaTypeCriu = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
 	MediaTypeSpec = "application/vnd.containerd.container.checkpoint.config.v1+proto"
 	// MediaTypeRecord is the JSON of a container's record.
 	MediaTypeRecord = "application/vnd.ctrd.container.v1+json"
+	// MediaTypeVolume is a layer with all files of a volume without a source. Its annotation says where in the container that is.
+	MediaTypeVolume = "application/vnd.ctrd.container.volume.v1.tar+gzip"
 )
+
+// volumePlace is the annotation of a layer of MediaTypeVolume.
+const volumePlace = "dev.ctrd.volume"
 
 // Dir makes a checkpoint of a running task, or with pre of its memory alone, in the directory o.ImagePath. One that has a checkpoint already is
 // errdefs.ErrAlreadyExists: a dump that fails would take that with it.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -38,10 +39,16 @@ const gcRef = "containerd.io/gc.ref.content."
 // imageName is the annotation of a checkpoint that names the image of its container, as containerd's client has it.
 const imageName = "image.name"
 
+// ImageOptions say what is in an image of a checkpoint.
+type ImageOptions struct {
+	taskapi.CheckpointOptions
+	IgnoreVolumes bool // leaves out the files in volumes
+}
+
 // Image makes a checkpoint of a running task and records it under name: a manifest, which any registry takes, with the container's
-// spec as its configuration and as its layers the archive of criu's files, what the container has changed of its files, and
-// its record. Files in volumes are not in it, nor are changes of a container with a user namespace.
-func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o taskapi.CheckpointOptions) (img image.Image, err error) {
+// spec as its configuration and as its layers the archive of criu's files, what the container has changed of its files, its volumes
+// without a source, and its record. Of a container with a user namespace no files are in it.
+func Image(ctx context.Context, d *state.Dir, t *task.Task, name string, o ImageOptions) (img image.Image, err error) {
 	ref, err := image.Parse(name)
 	if err != nil {
 		return img, err
@@ -100,23 +107,21 @@ func (m *maker) record(ctx context.Context, ref image.Reference) (img image.Imag
 	return img, err
 }
 
-// Lacks tells what of a container would not be in an image of a checkpoint, in words.
-func Lacks(ctx context.Context, d *state.Dir, t *task.Task) (all []string, err error) {
-	raw, err := rawSpec(ctx, d, t)
-	if err != nil {
-		return nil, err
+// Lacks tells what of a container would not be in an image of a checkpoint although the options ask for it, in words.
+func Lacks(ctx context.Context, t *task.Task, o ImageOptions) (all []string, err error) {
+	if !t.Container.UserNS.Private() {
+		return nil, nil
 	}
-	var s runtimespecs.Spec
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return nil, fmt.Errorf("spec of container %q: %w: %w", t.ID(), err, errdefs.ErrDataLoss)
+	if !o.IgnoreVolumes {
+		volumes, err := t.Volumes(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, at := range volumes {
+			all = append(all, "the files in the volume at "+at+", since it has a user namespace")
+		}
 	}
-	for _, at := range spec.Volumes(&s) {
-		all = append(all, "the files in the volume at "+at)
-	}
-	if t.Container.UserNS.Private() {
-		all = append(all, "the files that it has changed, since it has a user namespace")
-	}
-	return all, nil
+	return append(all, "the files that it has changed, since it has a user namespace"), nil
 }
 
 // maker makes the manifest of one checkpoint.
@@ -155,7 +160,7 @@ func rawSpec(ctx context.Context, d *state.Dir, t *task.Task) (raw []byte, err e
 
 // dump stores the processes and the files, both as they were at one moment, and calls record. Of a task that ends with it nothing is thrown
 // away before that.
-func (m *maker) dump(ctx context.Context, d *state.Dir, o taskapi.CheckpointOptions, record func() error) error {
+func (m *maker) dump(ctx context.Context, d *state.Dir, o ImageOptions, record func() error) error {
 	processes := func(dir string) error {
 		desc, err := m.work.Store(ctx, MediaTypeCriu, func(w io.Writer) error { return Pack(ctx, w, dir) })
 		m.Layers = append(m.Layers, desc)
@@ -170,10 +175,13 @@ func (m *maker) dump(ctx context.Context, d *state.Dir, o taskapi.CheckpointOpti
 			return err
 		})
 		m.Layers = append(m.Layers, desc)
-		return err
+		if err != nil || o.IgnoreVolumes {
+			return err
+		}
+		return m.volumes(ctx)
 	}
 	if o.Exit {
-		return Dump(ctx, d, m.t, o, func(dir string) error {
+		return Dump(ctx, d, m.t, o.CheckpointOptions, func(dir string) error {
 			err := processes(dir)
 			if err == nil {
 				err = m.t.Still(ctx, false, files) // nobody writes to them any more
@@ -185,7 +193,7 @@ func (m *maker) dump(ctx context.Context, d *state.Dir, o taskapi.CheckpointOpti
 		})
 	}
 	err := m.t.Still(ctx, true, func(from, to []string) error {
-		if err := Dump(ctx, d, m.t, o, processes); err != nil {
+		if err := Dump(ctx, d, m.t, o.CheckpointOptions, processes); err != nil {
 			return err
 		}
 		return files(from, to)
@@ -194,6 +202,25 @@ func (m *maker) dump(ctx context.Context, d *state.Dir, o taskapi.CheckpointOpti
 		err = record()
 	}
 	return err
+}
+
+// volumes stores the files of the volumes without a source.
+func (m *maker) volumes(ctx context.Context) error {
+	all, err := m.t.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	for i, at := range all {
+		desc, err := m.work.Store(ctx, MediaTypeVolume, func(w io.Writer) error {
+			return m.t.WriteVolume(ctx, w, i, diff.Options{Compression: diff.Gzip})
+		})
+		if err != nil {
+			return fmt.Errorf("volume at %s: %w", at, err)
+		}
+		desc.Annotations = map[string]string{volumePlace: at}
+		m.Layers = append(m.Layers, desc)
+	}
+	return nil
 }
 
 // Restore starts a container that does not run from a checkpoint: the processes are those of the image name, or of the
@@ -218,8 +245,8 @@ func Restore(ctx context.Context, d *state.Dir, t *task.Task, name, dir string) 
 }
 
 // RestoreNew makes a container from a checkpoint, which may be one of containerd's, and starts it: spec, files and processes are
-// those of the image name. Of o count ID, Image, Snapshotter and Labels. One that cannot be restored is removed again. Its volumes are as
-// its image has them.
+// those of the image name. Of o count ID, Image, Snapshotter and Labels. One that cannot be restored is removed again. Volumes that are not
+// in the checkpoint are as its image has them.
 func RestoreNew(ctx context.Context, d *state.Dir, ns, name string, o task.CreateOptions) (*task.Task, error) {
 	s, err := read(ctx, d, ns, name)
 	if err != nil {
@@ -256,6 +283,7 @@ func BaseImage(ctx context.Context, d *state.Dir, ns, name string) (string, erro
 type parts struct {
 	image                      string // of the container
 	criu, spec, record, change *ocispec.Descriptor
+	volumes                    []ocispec.Descriptor
 }
 
 // read finds the parts of an image: of a manifest as [Image] makes it, or of an index as containerd's clients do.
@@ -298,6 +326,8 @@ func read(ctx context.Context, d *state.Dir, ns, name string) (s parts, err erro
 			s.spec = p
 		case MediaTypeRecord:
 			s.record = p
+		case MediaTypeVolume:
+			s.volumes = append(s.volumes, *p)
 		case ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerZstd:
 			s.change = p
 		}
@@ -325,6 +355,15 @@ func (s parts) saved(d *state.Dir) (*task.Saved, error) {
 	if err != nil {
 		return nil, fmt.Errorf("its spec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	places := spec.Volumes(saved.Spec)
+	saved.Volumes = map[string]bool{}
+	for _, v := range s.volumes {
+		at := v.Annotations[volumePlace]
+		if !slices.Contains(places, at) || saved.Volumes[at] {
+			return nil, fmt.Errorf("its spec has no volume at %.200q for its layer %s: %w", at, v.Digest, errdefs.ErrInvalidArgument)
+		}
+		saved.Volumes[at] = true
+	}
 	if s.record == nil {
 		return saved, nil
 	}
@@ -340,26 +379,52 @@ func (s parts) saved(d *state.Dir) (*task.Saved, error) {
 // maxDocument bounds a spec and a record of a checkpoint, in bytes.
 const maxDocument = 16 << 20
 
-// files gives a container the files that were changed.
-func (s parts) files(ctx context.Context, d *state.Dir, t *task.Task) (err error) {
-	if s.change == nil {
+// files gives a container the files that were changed, and those in volumes.
+func (s parts) files(ctx context.Context, d *state.Dir, t *task.Task) error {
+	if s.change != nil {
+		err := readBlob(ctx, d, t, *s.change, func(r io.Reader) error { return t.ApplyChange(ctx, r, s.change.MediaType) })
+		if err != nil {
+			return err
+		}
+	}
+	if len(s.volumes) == 0 {
 		return nil
 	}
-	blob, err := content.OpenRange(ctx, d, t.Namespace, s.change.Digest, 0, 0)
+	places, err := t.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range s.volumes {
+		at := v.Annotations[volumePlace]
+		n := slices.Index(places, at)
+		if n < 0 {
+			return fmt.Errorf("container %q has no volume at %s: %w", t.ID(), at, errdefs.ErrNotFound)
+		}
+		err := readBlob(ctx, d, t, v, func(r io.Reader) error { return t.FillVolume(ctx, r, n, ocispec.MediaTypeImageLayerGzip) })
+		if err != nil {
+			return fmt.Errorf("volume at %s: %w", at, err)
+		}
+	}
+	return nil
+}
+
+// readBlob calls fn with the bytes of a blob, which are errdefs.ErrDataLoss when they have another digest.
+func readBlob(ctx context.Context, d *state.Dir, t *task.Task, desc ocispec.Descriptor, fn func(io.Reader) error) error {
+	blob, err := content.OpenRange(ctx, d, t.Namespace, desc.Digest, 0, 0)
 	if err != nil {
 		return err
 	}
 	defer blob.Close()
-	sum := s.change.Digest.Verifier()
+	sum := desc.Digest.Verifier()
 	r := io.TeeReader(blob, sum)
-	if err := t.ApplyChange(ctx, r, s.change.MediaType); err != nil {
+	if err := fn(r); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil { // what follows the end of the layer
 		return err
 	}
 	if !sum.Verified() {
-		return fmt.Errorf("blob %s: its bytes have another digest: %w", s.change.Digest, errdefs.ErrDataLoss)
+		return fmt.Errorf("blob %s: its bytes have another digest: %w", desc.Digest, errdefs.ErrDataLoss)
 	}
 	return nil
 }

@@ -194,13 +194,15 @@ func create(ctx context.Context, d *state.Dir, ns string, o CreateOptions) (t *T
 		maps.Copy(restart, o.Labels)
 		c.Labels = restart
 	}
+	var empty map[string]bool
 	if o.Saved != nil {
 		o.Saved.fill(&c)
+		empty = o.Saved.Volumes
 	}
 	if c.StopSignal == "" {
 		c.StopSignal = src.config.StopSignal
 	}
-	if err := makeVolumes(ctx, d, ns, &c, made.Volumes, src, le); err != nil {
+	if err := makeVolumes(ctx, d, ns, &c, made.Volumes, empty, src, le); err != nil {
 		return nil, nil, fmt.Errorf("create container %q: %w", o.ID, err)
 	}
 	defer func() {

@@ -24,6 +24,8 @@ import (
 type Saved struct {
 	Container container.Container
 	Spec      *specs.Spec // as it was recorded
+	// Volumes are the places of anonymous volumes that are made empty, for [Task.FillVolume]; the others have what the image has.
+	Volumes map[string]bool
 }
 
 // check refuses what there cannot be a copy of.

@@ -45,9 +45,37 @@ func (t *Task) readSpec(tx *state.Tx) (*specs.Spec, error) {
 	return s, nil
 }
 
+// Volumes gives the places of the container's anonymous volumes, in the order of their numbers.
+func (t *Task) Volumes(ctx context.Context) (all []string, err error) {
+	if _, err := os.Lstat(volumesPath(t.d, t.Namespace, t.Container)); err != nil {
+		return nil, nil
+	}
+	err = t.d.View(ctx, func(tx *state.Tx) error {
+		s, err := container.Spec(tx, t.Namespace, t.ID())
+		if err == nil {
+			all = spec.Volumes(s)
+		}
+		return err
+	})
+	return all, err
+}
+
+// WriteVolume writes the files of the anonymous volume number n as a layer. Nobody may write to them meanwhile, see [Task.Still].
+func (t *Task) WriteVolume(ctx context.Context, w io.Writer, n int, o diff.Options) error {
+	_, err := diff.Write(ctx, w, nil, diff.Tree{filepath.Join(volumesPath(t.d, t.Namespace, t.Container), strconv.Itoa(n))}, o)
+	return err
+}
+
+// FillVolume unpacks such a layer of a media type into the anonymous volume number n, which [Saved].Volumes has had made empty, of a
+// container that has not run. After an error the volume may have a part of it.
+func (t *Task) FillVolume(ctx context.Context, r io.Reader, n int, mediaType string) error {
+	_, err := layer.Apply(ctx, r, filepath.Join(volumesPath(t.d, t.Namespace, t.Container), strconv.Itoa(n)), layer.Options{MediaType: mediaType})
+	return err
+}
+
 // makeVolumes makes the anonymous volumes of a container that has no record yet, each with what the image has at its
-// place. It gives the container its uid, which the lease holds the files under until there is a record.
-func makeVolumes(ctx context.Context, d *state.Dir, ns string, c *container.Container, volumes []string, src source, le *lease.Lease) (err error) {
+// place, but those of empty. It gives the container its uid, which the lease holds the files under until there is a record.
+func makeVolumes(ctx context.Context, d *state.Dir, ns string, c *container.Container, volumes []string, empty map[string]bool, src source, le *lease.Lease) (err error) {
 	if len(volumes) == 0 {
 		return nil
 	}
@@ -66,7 +94,11 @@ func makeVolumes(ctx context.Context, d *state.Dir, ns string, c *container.Cont
 	}()
 	filled := false
 	for i, at := range volumes {
-		one, err := makeVolume(ctx, filepath.Join(dir, strconv.Itoa(i)), at, src.layers.Dirs, c.UserNS)
+		layers := src.layers.Dirs
+		if empty[at] {
+			layers = nil
+		}
+		one, err := makeVolume(ctx, filepath.Join(dir, strconv.Itoa(i)), at, layers, c.UserNS)
 		if err != nil {
 			return fmt.Errorf("volume at %s: %w", at, err)
 		}

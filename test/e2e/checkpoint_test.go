@@ -5,6 +5,7 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -27,6 +28,7 @@ const (
 	criuType   = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
 	specType   = "application/vnd.containerd.container.checkpoint.config.v1+proto"
 	recordType = "application/vnd.ctrd.container.v1+json"
+	volumeType = "application/vnd.ctrd.container.volume.v1.tar+gzip"
 )
 
 // saved is a checkpoint that a test makes.
@@ -35,6 +37,9 @@ type saved struct {
 	spec   []byte
 	record []byte
 	change []byte // nil: none
+	volume []byte // nil: none
+	place  string // of the volume
+	says   string // in the error about it
 	base   string
 }
 
@@ -70,6 +75,11 @@ func (s saved) layout(t *testing.T, name string) []byte {
 	}
 	if s.change != nil {
 		m.Layers = append(m.Layers, blob(ocispec.MediaTypeImageLayer, s.change))
+	}
+	if s.volume != nil {
+		v := blob(volumeType, s.volume)
+		v.Annotations = map[string]string{"dev.ctrd.volume": s.place}
+		m.Layers = append(m.Layers, v)
 	}
 	target := blob(m.MediaType, document(m))
 	target.Annotations = map[string]string{"io.containerd.image.name": name}
@@ -207,7 +217,14 @@ func TestBadCheckpoints(t *testing.T) {
 	spec := func(json string) []byte { return append([]byte{0x12, byte(len(json))}, json...) }
 	evil := archive(t, nil, &tar.Header{Name: "../../../../../../../../../../../../../../tmp/ctrd-evil", Typeflag: tar.TypeReg, Mode: 0o600})
 	whole := `{"process":{"args":["sh"],"cwd":"/"},"root":{"path":"/etc"},"linux":{}}`
+	mounted := `{"process":{},"root":{},"linux":{},"mounts":[{"destination":"/v","type":"bind","source":"volumes/0"}]}`
+	var packed bytes.Buffer
+	gz := gzip.NewWriter(&packed)
+	gz.Write(evil)
+	gz.Close()
 	for name, s := range map[string]saved{
+		"no such volume":         {spec: spec(mounted), volume: packed.Bytes(), place: "/etc", says: "no volume at"},
+		"volume elsewhere":       {spec: spec(mounted), volume: packed.Bytes(), place: "/v", says: "volume at /v: layer entry"},
 		"no spec":                {spec: []byte("none")},
 		"not of linux":           {spec: spec(`{"process":{"args":["sh"]}}`)},
 		"a pod's":                {spec: spec(whole), record: []byte(`{"sandbox":"x"}`)},
@@ -225,8 +242,8 @@ func TestBadCheckpoints(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.Must(t, "ctr-image", "import", "-q", file)
-			if r := w.Run(t, nil, "ctr-task", "restore", "--image", tag, "--name", "n"); r.Status == 0 {
-				t.Errorf("it is taken: %s", r)
+			if r := w.Run(t, nil, "ctr-task", "restore", "--image", tag, "--name", "n"); r.Status == 0 || !strings.Contains(r.Stderr, s.says) {
+				t.Errorf("want an error that says %q: %s", s.says, r)
 			}
 			if got := w.Must(t, "ctr-task", "ls", "-q"); got != "c\n" {
 				t.Errorf("containers: %s", got)

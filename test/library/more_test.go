@@ -131,7 +131,7 @@ func TestCheckpoint(t *testing.T) {
 
 	opt := registry.Options{PlainHTTP: true}
 	name := address + "/" + filepath.Base(dir) + ":checkpoint"
-	saved, err := checkpoint.Image(ctx, d, c, name, taskapi.CheckpointOptions{Exit: true})
+	saved, err := checkpoint.Image(ctx, d, c, name, checkpoint.ImageOptions{CheckpointOptions: taskapi.CheckpointOptions{Exit: true}})
 	check(err)
 	to, err := image.Parse(name)
 	check(err)
