@@ -11,11 +11,11 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// podNetwork gives the path of the network namespace of a pod that is ready; an empty one is the host's.
-func (s *Server) podNetwork(ctx context.Context, id string) (string, error) {
-	st, err := s.pods().Status(ctx, id)
+// podNetwork gives the whole id of a pod that is ready, and the path of its network namespace; an empty one is the host's.
+func (s *Server) podNetwork(ctx context.Context, name string) (id, path string, err error) {
+	st, err := s.pods().Status(ctx, name)
 	if err == nil && !st.Ready {
 		err = fmt.Errorf("pod %q is not ready: %w", st.ID, errdefs.ErrFailedPrecondition)
 	}
-	return st.Paths[taskdir.NetNS], err
+	return st.ID, st.Paths[taskdir.NetNS], err
 }

@@ -20,7 +20,10 @@ import (
 
 const (
 	dialFor = 30 * time.Second
-	// lingerFor is how long what a pod still sends is passed on after its client has stopped sending, and the reverse.
+	// answerFor is how long what a pod still sends is passed on after its client has stopped sending. It is bounded, since kubectl does
+	// the same when it has nobody any more who reads.
+	answerFor = 30 * time.Second
+	// lingerFor is how long what a client still sends is passed on after the pod has stopped sending.
 	lingerFor = time.Second
 )
 
@@ -34,11 +37,14 @@ func (r runtimeService) PortForward(ctx context.Context, req *runtimeapi.PortFor
 			return nil, fmt.Errorf("port: %d: %w", p, errdefs.ErrInvalidArgument)
 		}
 	}
-	if _, err := r.s.podNetwork(ctx, req.GetPodSandboxId()); err != nil {
+	id, _, err := r.s.podNetwork(ctx, req.GetPodSandboxId())
+	if err != nil {
 		return nil, err
 	}
-	id := req.GetPodSandboxId()
-	network := func(ctx context.Context) (string, error) { return r.s.podNetwork(ctx, id) }
+	network := func(ctx context.Context) (path string, err error) {
+		_, path, err = r.s.podNetwork(ctx, id)
+		return path, err
+	}
 	url, err := r.s.streams.issue("portforward", forwarding{id, req.GetPort(), network})
 	if err != nil {
 		return nil, err
@@ -53,43 +59,54 @@ type forwarding struct {
 	network func(context.Context) (string, error) // the path of its network namespace
 }
 
+// forwarder is a forwarding as the streaming library wants it, which gives each stream a context that never ends.
+type forwarder struct {
+	forwarding
+	client context.Context // ends when the client is gone
+}
+
 // PortForward implements portforward.PortForwarder: it connects one stream to a port on the pod's loopback interface.
-func (f forwarding) PortForward(ctx context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
+func (f forwarder) PortForward(_ context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
 	defer stream.Close()
-	path, err := f.network(ctx)
+	path, err := f.network(f.client)
 	if err != nil {
 		return err
 	}
-	conn, err := dialIn(ctx, path, int(port))
+	conn, err := dialIn(f.client, path, int(port))
 	if err != nil {
 		return fmt.Errorf("port %d of pod %q: %w", port, f.pod, err)
 	}
 	defer conn.Close()
-	return join(conn, stream)
+	return join(f.client, conn, stream)
 }
 
-// join passes on both ways until one side has ended and the other has had a moment to.
-func join(conn *net.TCPConn, stream io.ReadWriter) error {
-	ends := make(chan error, 2)
+// join passes on both ways until one side has ended and the other has had a while to, or the client is gone.
+func join(client context.Context, conn *net.TCPConn, stream io.ReadWriter) error {
+	answered, said := make(chan error, 1), make(chan error, 1)
 	go func() {
 		_, err := io.Copy(stream, conn)
-		ends <- err
+		answered <- err
 	}()
 	go func() {
 		_, err := io.Copy(conn, stream)
-		ends <- errors.Join(err, conn.CloseWrite())
+		said <- errors.Join(err, conn.CloseWrite())
 	}()
-	err := <-ends
-	linger := time.NewTimer(lingerFor)
-	defer linger.Stop()
-	for {
-		select {
-		case e := <-ends:
-			return ignoreEnd(errors.Join(err, e))
-		case <-linger.C:
-			return ignoreEnd(err)
-		}
+	var err error
+	other, while := said, lingerFor
+	select {
+	case err = <-answered:
+	case err = <-said:
+		other, while = answered, answerFor
+	case <-client.Done():
+		return nil
 	}
+	select {
+	case e := <-other:
+		err = errors.Join(err, e)
+	case <-time.After(while):
+	case <-client.Done():
+	}
+	return ignoreEnd(err)
 }
 
 // ignoreEnd passes over what tells only that the other side is gone.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/websocket"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
@@ -62,6 +63,9 @@ func upperServer(t *testing.T) (namespace string, port int) {
 			go func() {
 				defer c.Close()
 				text, _ := io.ReadAll(c)
+				if string(text) == "slow" {
+					time.Sleep(lingerFor * 3 / 2)
+				}
 				io.WriteString(c, strings.ToUpper(string(text)))
 			}()
 		}
@@ -70,7 +74,7 @@ func upperServer(t *testing.T) (namespace string, port int) {
 }
 
 // overSPDY connects as kubelet and crictl do.
-func overSPDY(t *testing.T, address string) httpstream.Connection {
+func overSPDY(t *testing.T, address, protocol string) httpstream.Connection {
 	t.Helper()
 	u, err := url.Parse(address)
 	if err != nil {
@@ -81,7 +85,7 @@ func overSPDY(t *testing.T, address string) httpstream.Connection {
 		t.Fatal(err)
 	}
 	req := &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Header: http.Header{
-		"Connection": {"Upgrade"}, "Upgrade": {spdy.HeaderSpdy31}, httpstream.HeaderProtocolVersion: {portforward.ProtocolV1Name},
+		"Connection": {"Upgrade"}, "Upgrade": {spdy.HeaderSpdy31}, httpstream.HeaderProtocolVersion: {protocol},
 	}}
 	if err := req.Write(c); err != nil {
 		t.Fatal(err)
@@ -130,7 +134,12 @@ func TestPortForward(t *testing.T) {
 	path, port := upperServer(t)
 	w := newWorld(t, Options{})
 	defer w.Close()
-	for name, dial := range map[string]func(*testing.T, string) httpstream.Connection{"SPDY": overSPDY, "SPDY in a WebSocket": inTunnel} {
+	for name, dial := range map[string]func(*testing.T, string) httpstream.Connection{
+		"SPDY": func(t *testing.T, address string) httpstream.Connection {
+			return overSPDY(t, address, portforward.ProtocolV1Name)
+		},
+		"SPDY in a WebSocket": inTunnel,
+	} {
 		f := forwarding{pod: "pod", network: func(context.Context) (string, error) { return path, nil }}
 		address, err := w.streams.issue("portforward", f)
 		if err != nil {
@@ -138,19 +147,23 @@ func TestPortForward(t *testing.T) {
 		}
 		conn := dial(t, address)
 		for i := range 3 {
-			if got, failed := forward(t, conn, i, port); got != "SOME TEXT" || failed != "" {
+			if got, failed := forward(t, conn, i, port, "some text"); got != "SOME TEXT" || failed != "" {
 				t.Errorf("%s: %q, error %q", name, got, failed)
 			}
 		}
-		if got, failed := forward(t, conn, 3, 1); got != "" || !strings.Contains(failed, "refused") {
+		if got, failed := forward(t, conn, 3, 1, "some text"); got != "" || !strings.Contains(failed, "refused") {
 			t.Errorf("%s, nobody listens: %q, error %q", name, got, failed)
+		}
+		// The client has said everything, and the answer takes a while.
+		if got, failed := forward(t, conn, 4, port, "slow"); got != "SLOW" || failed != "" {
+			t.Errorf("%s: %q, error %q", name, got, failed)
 		}
 		conn.Close()
 	}
 }
 
 // forward sends text to a port and reads the answer, and what the runtime has to say of an error.
-func forward(t *testing.T, conn httpstream.Connection, request, port int) (answer, failed string) {
+func forward(t *testing.T, conn httpstream.Connection, request, port int, text string) (answer, failed string) {
 	t.Helper()
 	headers := http.Header{}
 	headers.Set(portforward.PortHeader, strconv.Itoa(port))
@@ -166,7 +179,7 @@ func forward(t *testing.T, conn httpstream.Connection, request, port int) (answe
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(data, "some text")
+	io.WriteString(data, text)
 	data.Close()
 	a, err := io.ReadAll(data)
 	if err != nil {

@@ -3,6 +3,8 @@
 package cri
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -108,7 +110,7 @@ func (st *streams) listen() error {
 	st.tickets = map[string]*ticket{}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{kind}/{token}", st.serve)
-	st.server = &http.Server{Handler: mux, ReadHeaderTimeout: headerFor}
+	st.server = &http.Server{Handler: mux, ReadHeaderTimeout: headerFor, IdleTimeout: headerFor}
 	go st.server.Serve(l)
 	st.base = (&url.URL{Scheme: scheme, Host: l.Addr().String(), Path: "/"}).String()
 	return nil
@@ -154,12 +156,65 @@ func (st *streams) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer t.done()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	u := &upgrade{ResponseWriter: w, gone: cancel}
+	defer u.close()
+	r = r.WithContext(ctx)
 	switch what := t.what.(type) {
 	case session:
-		st.serveSession(w, r, kind, what)
+		st.serveSession(u, r, kind, what)
 	case forwarding:
-		st.serveForwarding(w, r, what)
+		st.serveForwarding(u, r, what)
 	}
+}
+
+// upgrade is the answer to a request whose connection is taken over: net/http ends the context of such a request no more when its client
+// is gone, and leaves the connection open.
+type upgrade struct {
+	http.ResponseWriter
+	gone func() // called when the client is gone
+	conn net.Conn
+}
+
+// Hijack implements http.Hijacker.
+func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(u.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, _ := buffered.Peek(buffered.Reader.Buffered()) // what is buffered is there
+	u.conn = &watched{conn, io.MultiReader(bytes.NewReader(early), conn), u.gone}
+	return u.conn, bufio.NewReadWriter(bufio.NewReader(u.conn), bufio.NewWriter(u.conn)), nil
+}
+
+func (u *upgrade) close() {
+	if u.conn != nil {
+		u.conn.Close()
+	}
+}
+
+// watched is a connection that is read all the time, and tells when there is nothing more to read or it is closed, as it is when the client
+// has said goodbye.
+type watched struct {
+	net.Conn
+	r    io.Reader
+	gone func()
+}
+
+// Read implements net.Conn.
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	if err != nil {
+		w.gone()
+	}
+	return n, err
+}
+
+// Close implements net.Conn.
+func (w *watched) Close() error {
+	w.gone()
+	return w.Conn.Close()
 }
 
 // serveSession serves exec and attach over SPDY and over WebSocket.
@@ -215,7 +270,7 @@ func (st *streams) serveForwarding(w http.ResponseWriter, r *http.Request, f for
 }
 
 func (f forwarding) serve(w http.ResponseWriter, r *http.Request, idle time.Duration) {
-	portforward.ServePortForward(w, r, f, "", "", &portforward.V4Options{Ports: f.ports}, idle, creationFor, portforward.SupportedProtocols)
+	portforward.ServePortForward(w, r, forwarder{f, r.Context()}, "", "", &portforward.V4Options{Ports: f.ports}, idle, creationFor, portforward.SupportedProtocols)
 }
 
 // speaks tells whether a client asks for a WebSocket and offers a protocol for it.

@@ -8,13 +8,18 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/net/websocket"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
 	"ctrd.dev/ctrd/lib/config"
@@ -90,6 +95,74 @@ func speakV5(t *testing.T, url, text string) (out, last string) {
 		case 3:
 			last += string(frame[1:])
 		}
+	}
+}
+
+// What is done for a client ends when the client goes, although nothing is read or written then, and nothing of it stays.
+func TestClientGone(t *testing.T) {
+	var busy atomic.Int32
+	w := newWorld(t, Options{Busy: func() func() { busy.Add(1); return func() { busy.Add(-1) } }})
+	defer w.Close()
+	overWebSocket := func(protocol string, goodbye bool) func(*testing.T, string) io.Closer {
+		return func(t *testing.T, address string) io.Closer {
+			c, err := websocket.NewConfig("ws"+strings.TrimPrefix(address, "http"), "http://localhost/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Protocol = []string{protocol}
+			tcp, err := net.Dial("tcp", c.Location.Host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ws, err := websocket.NewClient(c, tcp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if goodbye {
+				return ws
+			}
+			return tcp
+		}
+	}
+	for name, dial := range map[string]func(*testing.T, string) io.Closer{
+		"v5": overWebSocket(remotecommand.StreamProtocolV5Name, true), "v4, cut off": overWebSocket("v4.channel.k8s.io", false),
+		"SPDY": func(t *testing.T, address string) io.Closer {
+			c := overSPDY(t, address, remotecommand.StreamProtocolV4Name)
+			for _, kind := range []string{remotecommand.StreamTypeError, remotecommand.StreamTypeStdout} {
+				if _, err := c.CreateStream(http.Header{remotecommand.StreamType: {kind}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return c
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := runtime.NumGoroutine()
+			begun, ended := make(chan struct{}), make(chan struct{})
+			address, err := w.streams.issue("exec", session{&runtimeapi.ExecRequest{Stdout: true}, func(ctx context.Context, _ remoteIO) error {
+				defer close(ended)
+				close(begun)
+				<-ctx.Done()
+				return ctx.Err()
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := dial(t, address)
+			<-begun
+			c.Close()
+			select {
+			case <-ended:
+			case <-time.After(10 * time.Second):
+				t.Fatal("it goes on without a client")
+			}
+			for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before || busy.Load() > 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					stacks := make([]byte, 1<<20)
+					t.Fatalf("%d goroutines, and %d before; busy: %d\n%s", runtime.NumGoroutine(), before, busy.Load(), stacks[:runtime.Stack(stacks, true)])
+				}
+			}
+		})
 	}
 }
 

@@ -142,14 +142,16 @@ func TestExec(t *testing.T) {
 	if got := s.read(""); !strings.Contains(got[stdout], "33 77\r\n") || !strings.Contains(got[failed], "Success") {
 		t.Errorf("%q", got)
 	}
-	// A client that goes ends its program: the next write fails.
-	s = h.startExec(t, &runtimeapi.ExecRequest{ContainerId: id, Cmd: []string{"sh", "-c", "while echo tick; do sleep 0.1; done"}, Stdout: true})
-	s.read("tick")
-	s.ws.Close()
-	until(t, "the end of the program", func() bool {
-		r, err := h.exec(id, 0, "sh", "-c", "cat /proc/[0-9]*/cmdline | grep -c ti[c]k")
-		return err == nil && r.ExitCode == 1
-	})
+	// A client that goes ends its program, also one that is silent.
+	for _, then := range []string{"while echo tick; do sleep 0.1; done", "echo tick; exec sleep 1234"} {
+		s = h.startExec(t, &runtimeapi.ExecRequest{ContainerId: id, Cmd: []string{"sh", "-c", then}, Stdout: true})
+		s.read("tick")
+		s.ws.Close()
+		until(t, "the end of the program", func() bool {
+			r, err := h.exec(id, 0, "sh", "-c", "cat /proc/[0-9]*/cmdline | grep -c -e ti[c]k -e 123[4]")
+			return err == nil && r.ExitCode == 1
+		})
+	}
 }
 
 func TestAttach(t *testing.T) {
