@@ -17,7 +17,7 @@ func main() {
 			"output of crictl. It carries them out itself on the state directory and needs no daemon; with --endpoint it " +
 			"is a client of the CRI socket that is named.\n\n" +
 			"A pod or a container is given by its id, of which the beginning will do where only one begins so.",
-		Env: []cli.Note{{Name: envEndpoint, Text: "default of --endpoint"}, cli.SnapshotterNote},
+		Env: append([]cli.Note{{Name: envEndpoint, Text: "default of --endpoint"}}, cli.UnpackNotes...),
 		SeeAlso: []string{
 			"ctrd-serve", "ctr-task", "ctr-image",
 		},

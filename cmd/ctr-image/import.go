@@ -45,7 +45,7 @@ func importVerb(g *cli.Global) *cobra.Command {
 		},
 		Args: cli.Count(1, -1), Complete: archives,
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitSome, cli.ExitCorrupt},
-		Env:     []cli.Note{cli.SnapshotterNote},
+		Env:     cli.UnpackNotes,
 		SeeAlso: []string{"ctr-image-export", "ctr-pull", "ctr-task-run"},
 	}, func(cmd *cobra.Command, args []string) error {
 		var err error

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,7 +63,7 @@ func main() {
 			{Note: "say who would be asked, with whose credentials", Text: "ctr-pull --explain redis:7"},
 			{Note: "a registry with a certificate of its own", Text: "ctr-pull --ca-file ca.pem registry.example:5000/app"},
 		},
-		Env: append([]cli.Note{cli.SnapshotterNote}, network.Env...), Files: network.Files,
+		Env: slices.Concat(cli.UnpackNotes, network.Env), Files: network.Files,
 		Exit:    []int{cli.ExitNotFound, cli.ExitBusy, cli.ExitRegistry, cli.ExitSome, cli.ExitCorrupt, cli.ExitTimeout},
 		SeeAlso: []string{"ctr-image", "ctr-task-run"},
 		Args:    cli.Count(1, -1),

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -50,7 +51,7 @@ func runVerb(g *cli.Global) *cobra.Command {
 			{Note: "limits and a volume", Text: "ctr-task run -d -m 256m --cpus 0.5 -v /srv/www:/usr/share/nginx/html:ro nginx"},
 		},
 		Args: cli.Count(1, -1), Complete: cli.InTurn(cli.Images(g)), Program: true, Failure: 125, Status: programStatuses,
-		SeeAlso: []string{"ctr-pull", "ctr-task-create", "ctr-task-start", "ctr-task-attach", "ctr-task-logs"}, Env: append([]cli.Note{cli.SnapshotterNote}, networkEnv...), Files: networkFiles,
+		SeeAlso: []string{"ctr-pull", "ctr-task-create", "ctr-task-start", "ctr-task-attach", "ctr-task-logs"}, Env: slices.Concat(cli.UnpackNotes, networkEnv), Files: networkFiles,
 	}, func(cmd *cobra.Command, args []string) error {
 		o, err := c.options(cmd, args)
 		if err != nil {
@@ -122,7 +123,7 @@ func createVerb(g *cli.Global) *cobra.Command {
 			{Note: "make now, run later", Text: "id=$(ctr-task create --name db redis:7) && ctr-task start $id"},
 		},
 		Args: cli.Count(1, -1), Complete: cli.InTurn(cli.Images(g)), Program: true,
-		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitRegistry}, SeeAlso: []string{"ctr-pull", "ctr-task-run", "ctr-task-start"}, Env: append([]cli.Note{cli.SnapshotterNote}, networkEnv...), Files: networkFiles,
+		Exit: []int{cli.ExitNotFound, cli.ExitExists, cli.ExitBusy, cli.ExitRegistry}, SeeAlso: []string{"ctr-pull", "ctr-task-run", "ctr-task-start"}, Env: slices.Concat(cli.UnpackNotes, networkEnv), Files: networkFiles,
 	}, func(cmd *cobra.Command, args []string) error {
 		o, err := c.options(cmd, args)
 		if err == nil {

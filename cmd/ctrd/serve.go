@@ -58,7 +58,7 @@ func serveVerb(g *cli.Global) *cobra.Command {
 			"Metrics for Prometheus are at /metrics on the socket metrics.sock in the state directory, for root alone, and on a port if the " +
 			"configuration names one.",
 		Stdout: "nothing",
-		Env:    []cli.Note{cli.SnapshotterNote},
+		Env:    cli.UnpackNotes,
 		Files: []cli.Note{
 			{Name: config.File, Text: "the configuration; see ctrd-config(1). Options go before it"},
 			{Name: "/etc/ctrd/config.d/*.toml", Text: "what overrides it, in the order of names"},

@@ -42,3 +42,6 @@ func CheckSnapshotter(name string) error {
 
 // SnapshotterNote tells of the environment variable in a page.
 var SnapshotterNote = Note{Name: EnvSnapshotter, Text: "the default of --snapshotter"}
+
+// UnpackNotes tell of the environment variables of a command that unpacks layers.
+var UnpackNotes = []Note{SnapshotterNote, {Name: "CONTAINERD_DISABLE_IGZIP", Text: "1: gzip layers are not decompressed by igzip, which else is used where it is installed"}}

@@ -235,7 +235,7 @@ func (i *Ingest) Fail(err error) {
 
 // Follow gives the blob's bytes in order, as they arrive, and waits for those that have not: whoever
 // writes must end with all of them written or with Fail. It may be called once. What is read through it
-// is hashed, so that Commit need not read the file again.
+// is hashed, so that Commit need not read the file again. The reader has what layer.Decompress wants of one that igzip may read.
 func (i *Ingest) Follow() io.Reader {
 	if i.follower != nil {
 		panic("content: an ingest is followed twice")
@@ -247,8 +247,14 @@ func (i *Ingest) Follow() io.Reader {
 type follower struct {
 	i    *Ingest
 	pos  int64
-	hash hash.Hash
+	hash hash.Hash // nil of one that reads again
 }
+
+// Size is the blob's.
+func (f *follower) Size() int64 { return f.i.desc.Size }
+
+// Again gives a reader of the same bytes from the first one on, which are not hashed once more.
+func (f *follower) Again() io.Reader { return &follower{i: f.i} }
 
 // Read implements io.Reader.
 func (f *follower) Read(p []byte) (int, error) {
@@ -260,7 +266,9 @@ func (f *follower) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := f.i.data.ReadAt(p[:min(int64(len(p)), end-f.pos)], f.pos)
-	f.hash.Write(p[:n])
+	if f.hash != nil {
+		f.hash.Write(p[:n])
+	}
 	f.pos += int64(n)
 	if n > 0 {
 		return n, nil

@@ -18,6 +18,8 @@ import (
 // maxWindow is how far back a zstd frame may refer; the zstd command decodes no more by default either.
 const maxWindow = 128 << 20
 
+const readAhead = 256 << 10
+
 var magics = []struct {
 	name, magic string
 }{
@@ -50,13 +52,14 @@ func IsLayer(mediaType string) bool {
 // Decompress gives the uncompressed tar of a layer. The first bytes decide between gzip, zstd and
 // none, because registries serve layers whose media type does not say what they are; mediaType may be
 // empty. A blob of no bytes is a layer without entries, as old versions of docker pushed. NUL bytes behind
-// gzip's last member are passed over, as gzip(1) does. A media type that is no layer's, an encrypted layer and other compressions are
+// gzip's last member are passed over, as gzip(1) does. A gzip stream of 1 MiB or more is decompressed by igzip if that is
+// there, and r has the methods Size, its length, and Again, which gives the same bytes once more. A media type that is no layer's, an encrypted layer and other compressions are
 // errdefs.ErrNotImplemented. Close does not close r.
 func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	if mediaType != "" && !IsLayer(mediaType) {
 		return nil, fmt.Errorf("layer of media type %q: %w", mediaType, errdefs.ErrNotImplemented)
 	}
-	buf := bufio.NewReaderSize(r, 256<<10)
+	buf := bufio.NewReaderSize(r, readAhead)
 	head, err := buf.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read layer: %w", err)
@@ -69,12 +72,12 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	}
 	switch kind {
 	case "gzip":
-		z, err := gzip.NewReader(buf)
-		if err != nil {
-			return nil, fmt.Errorf("read layer: %w", early(err))
+		if a, ok := r.(repeatable); ok && a.Size() >= leastForeign {
+			if f := startForeign(igzip(), buf, a.Again); f != nil {
+				return &decoder{f, f.Close}, nil
+			}
 		}
-		z.Multistream(false)
-		return &decoder{&members{z, buf}, z.Close}, nil
+		return gunzip(buf)
 	case "zstd":
 		z, err := zstd.NewReader(buf, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(2))
 		if err != nil {
@@ -89,6 +92,15 @@ func Decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 		return &decoder{buf, func() error { return nil }}, nil
 	}
 	return nil, fmt.Errorf("layer compressed with %s: %w", kind, errdefs.ErrNotImplemented)
+}
+
+func gunzip(buf *bufio.Reader) (io.ReadCloser, error) {
+	z, err := gzip.NewReader(buf)
+	if err != nil {
+		return nil, fmt.Errorf("read layer: %w", early(err))
+	}
+	z.Multistream(false)
+	return &decoder{&members{z, buf}, z.Close}, nil
 }
 
 // members reads the members of a gzip stream one after the other (RFC 1952 section 2.2), up to padding.

@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -44,15 +45,17 @@ func TestPoison(t *testing.T) {
 	w := tar.NewWriter(&capability)
 	w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644, PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "x"}})
 	// What is read at once must be there.
-	w.WriteHeader(&tar.Header{Name: "rest", Typeflag: tar.TypeReg, Mode: 0o644, Size: 1 << 20})
-	w.Write(make([]byte, 1<<20))
+	rest := make([]byte, 3<<20)
+	rand.NewChaCha8([32]byte{}).Read(rest)
+	w.WriteHeader(&tar.Header{Name: "rest", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(rest))})
+	w.Write(rest)
 	for name, evil := range map[string][]byte{
 		"capability": zipped(capability.Bytes()),
-		"full disk":  zipped(files("f", string(make([]byte, 32<<20)))),
+		"full disk":  zipped(files("f", string(make([]byte, 32<<20)), "rest", string(rest))),
 	} {
 		d := smallDir(t)
 		s := newServer(t)
-		b := s.build("test/app", "1", large("a", 1<<20, 7))
+		b := s.build("test/app", "1", large("a", 4<<20, 7))
 		sent := make(chan struct{}, 10)
 		s.set(stall(b.layers[0].Digest.String(), append(evil, make([]byte, int(b.layers[0].Size)-len(evil))...), len(evil), sent))
 		if _, err := pullText(ctx, d, b.ref, options()); err == nil {
