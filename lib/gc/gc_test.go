@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +57,31 @@ func TestImages(t *testing.T) {
 	w.want("", "")
 	if r := w.collect(); r != (gc.Removed{}) {
 		t.Errorf("removed again %+v", r)
+	}
+}
+
+// What the server of a snapshotter may have, which does not answer, is neither removed nor said to be.
+func TestServerAway(t *testing.T) {
+	w := fresh(t)
+	if err := snapshot.Serve(snapshot.Proxy{Name: "away", Address: filepath.Join(t.TempDir(), "none.sock")}); err != nil {
+		t.Fatal(err)
+	}
+	defer snapshot.Serve()
+	for _, id := range []string{"0123456789abcdef", "fedcba9876543210"} {
+		dir := w.d.Path("snapshots", "away", id)
+		err := os.MkdirAll(filepath.Join(dir, "fs"), 0o700)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "proxy.json"), []byte(`{"key":"ctrd/x/`+id+`"}`), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := w.collect(); r != (gc.Removed{}) {
+		t.Errorf("removed %+v", r)
+	}
+	if left, _ := os.ReadDir(w.d.Path("snapshots", "away")); len(left) != 2 {
+		t.Errorf("left: %v", left)
 	}
 }
 

@@ -5,6 +5,7 @@ package gc
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"time"
 
@@ -114,6 +115,8 @@ type file struct {
 	Item
 	dead func(*plan) bool
 	drop func() error
+	// left, when set, tells that a drop has left it to the next collection.
+	left func() bool
 	// usage measures a directory, in bytes and inodes.
 	usage func() (int64, int64, error)
 }
@@ -166,6 +169,9 @@ func (c *collection) fileStep(some []file) (err error) {
 		}
 		if err := f.drop(); err != nil {
 			return err
+		}
+		if f.left != nil && f.left() {
+			continue
 		}
 		if f.Kind == Directory {
 			crash.Point("gc.trashed-snapshot")
@@ -240,6 +246,7 @@ func (c *collection) garbage() (all []file, err error) {
 			Item:  Item{Kind: Directory, Name: one.sn.Name() + "/" + string(one.id)},
 			dead:  func(p *plan) bool { return !p.needsDir(one, dirs) },
 			drop:  func() error { return one.sn.Drop(c.d, one.id) },
+			left:  func() bool { _, err := os.Lstat(one.sn.Path(c.d, one.id)); return err == nil },
 			usage: func() (int64, int64, error) { return one.sn.Usage(c.ctx, c.d, one.id) },
 		})
 	}

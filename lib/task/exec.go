@@ -244,6 +244,10 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 	}
 	if len(chain) > 0 {
 		trees, err := sn.Open(t.d, chain)
+		if errdefs.IsUnavailable(err) { // its snapshotter's server is away, and the container runs on
+			trees = &snapshot.Trees{}
+			trees.Dirs, err = t.clientRoot()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -261,7 +265,7 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 	return &taskapi.Any{TypeURL: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: data}, err
 }
 
-// clientRoot is the root of a container whose client has mounted it, as its first process sees it.
+// clientRoot is the root of a container as its first process sees it, for one whose client has mounted it.
 func (t *Task) clientRoot() ([]string, error) {
 	v, err := taskdir.Look(t.Dir())
 	if err != nil || v.Init.PID == 0 {

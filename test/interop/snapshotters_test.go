@@ -187,7 +187,15 @@ func TestTheirSnapshottersGone(t *testing.T) {
 		b.Must(t, "ctr-pull", registry+"/redis:7")
 		b.Must(t, "ctr-task", "run", "--rm", registry+"/redis:7", "true")
 		b.Must(t, "ctr-task", "create", "--name", "c1", registry+"/redis:7")
+		b.Must(t, "ctr-task", "run", "-d", "--name", "runs", registry+"/redis:7", "sleep", "1000")
 		b.d.kill()
+		if out := b.Must(t, "ctr-task", "exec", "-u", "redis", "runs", "id", "-un"); out != "redis\n" {
+			t.Errorf("an exec without the server: %q", out)
+		}
+		b.Must(t, "ctr-task", "rm", "-f", "runs")
+		if out := b.Must(t, "ctrd", "gc"); out != "" {
+			t.Errorf("a collection without the server says that it has removed %s", out)
+		}
 		if r := b.Run(t, nil, "ctrd", "fsck"); r.Status == 0 || r.Status == 8 || !strings.Contains(r.Stderr, "theirs") {
 			t.Errorf("fsck without the server: %s", r)
 		}
