@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"strconv"
@@ -17,6 +16,8 @@ import (
 	"unicode"
 
 	"github.com/containerd/errdefs"
+
+	"ctrd.dev/ctrd/lib/unixsocket"
 )
 
 const (
@@ -119,8 +120,7 @@ func (c *Client) exchange(ctx context.Context, method string, request []byte, ea
 	if err != nil {
 		return fmt.Errorf("%s: %w", method, err), nil
 	}
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", c.Address)
+	conn, err := unixsocket.Connect(c.Address)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -58,7 +57,7 @@ func protocolError(format string, args ...any) error {
 
 // exchange is one request and its answer on a connection of their own.
 type exchange struct {
-	conn    net.Conn
+	conn    io.ReadWriter
 	in      *bufio.Reader
 	headers *hpack.Decoder
 	fields  map[string]string // of the answer; trailers are added to them

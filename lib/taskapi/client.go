@@ -67,14 +67,14 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := connect(ctx, path)
+	conn, err := connect(path)
 	// EAGAIN is a listener's full backlog.
 	for errors.Is(err, unix.EAGAIN) && ctx.Err() == nil {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
 		}
-		conn, err = connect(ctx, path)
+		conn, err = connect(path)
 	}
 	switch {
 	case err == nil:

@@ -16,6 +16,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/unixsocket"
 )
 
 // maxPath is what sockaddr_un holds, without the NUL.
@@ -116,7 +118,7 @@ func removeDead(path string) error {
 	if fi.Mode().Type() != os.ModeSocket {
 		return fmt.Errorf("listen on %q: not a socket: %w", path, errdefs.ErrAlreadyExists)
 	}
-	c, err := connect(context.Background(), path)
+	c, err := connect(path)
 	if err == nil {
 		c.Close()
 	}
@@ -130,12 +132,15 @@ func removeDead(path string) error {
 }
 
 // connect connects to the socket at path.
-func connect(ctx context.Context, path string) (net.Conn, error) {
-	var c net.Conn
-	err := withShort(path, func(short string) error {
-		var err error
-		c, err = new(net.Dialer).DialContext(ctx, "unix", short)
-		return bare(err)
+func connect(path string) (c net.Conn, err error) {
+	err = withShort(path, func(short string) error {
+		f, err := unixsocket.Connect(short)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		c, err = net.FileConn(f)
+		return err
 	})
 	return c, err
 }
