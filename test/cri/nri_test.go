@@ -253,7 +253,7 @@ func TestPluginFaults(t *testing.T) {
 func TestPluginServerKilled(t *testing.T) {
 	h := newHostWith(t, "[cri.nri]\nplugin_request_timeout = \"1m\"\n")
 	h.pull(t)
-	for _, event := range []string{"run-pod", "create", "start", "stop", "stop-pod"} {
+	for _, event := range lifeEvents {
 		p := h.plug(t, event, "-hang", event)
 		hangs := make(chan struct{})
 		ctx, cancel := context.WithCancel(h.ctx)
@@ -261,15 +261,48 @@ func TestPluginServerKilled(t *testing.T) {
 			defer close(hangs)
 			h.live(ctx, event)
 		}()
-		until(t, "the plugin to hang", func() bool {
-			return slices.ContainsFunc(p.events(), func(e string) bool { return strings.HasPrefix(e, event+" ") })
-		})
+		p.hangs(t, event)
 		h.kill(t)
 		cancel()
 		<-hangs
 		p.Process.Kill()
 		if err := h.live(h.ctx, event); err != nil {
 			t.Errorf("after a kill at %s: %v", event, err)
+		}
+	}
+	if l, err := h.ListPodSandbox(h.ctx, &runtimeapi.ListPodSandboxRequest{}); err != nil || len(l.Items) > 0 {
+		t.Errorf("pods that are left: %v, %v", l, err)
+	}
+}
+
+// lifeEvents is what a plugin is told in the life of a pod with one container, in this order.
+var lifeEvents = []string{"run-pod", "create", "created", "start", "started", "update", "updated", "update-pod", "updated-pod", "stop", "stop-pod", "remove", "remove-pod"}
+
+// hangs waits until the plugin has been told an event that it does not answer.
+func (p *plugin) hangs(t *testing.T, event string) {
+	t.Helper()
+	until(t, "the plugin to hang", func() bool {
+		return slices.ContainsFunc(p.events(), func(e string) bool { return strings.HasPrefix(e, event+" ") })
+	})
+}
+
+// A plugin that is killed while it thinks holds nobody up, and what it was asked about is done.
+func TestPluginKilled(t *testing.T) {
+	h := newHostWith(t, "[cri.nri]\nplugin_request_timeout = \"1m\"\n")
+	h.pull(t)
+	for _, event := range lifeEvents {
+		p := h.plug(t, event, "-hang", event)
+		lived := make(chan error, 1)
+		go func() { lived <- h.live(h.ctx, event) }()
+		p.hangs(t, event)
+		p.Process.Kill()
+		select {
+		case err := <-lived:
+			if err != nil {
+				t.Errorf("killed at %s: %v", event, err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("killed at %s: the call waits for it", event)
 		}
 	}
 	if l, err := h.ListPodSandbox(h.ctx, &runtimeapi.ListPodSandboxRequest{}); err != nil || len(l.Items) > 0 {
@@ -291,6 +324,13 @@ func (h *host) live(ctx context.Context, name string) error {
 	}
 	if st, err := h.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: made.ContainerId}); err != nil || st.Status.State != runtimeapi.ContainerState_CONTAINER_EXITED {
 		if _, err := h.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
+			return err
+		}
+		r := &runtimeapi.LinuxContainerResources{CpuShares: 200}
+		if _, err := h.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: made.ContainerId, Linux: r}); err != nil {
+			return err
+		}
+		if _, err := h.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: pod.PodSandboxId, Resources: r}); err != nil {
 			return err
 		}
 	}
