@@ -129,6 +129,7 @@ func (s *server) run(cmd *cobra.Command) error {
 	if err := snapshotters(s.get()); err != nil {
 		return err
 	}
+	s.over = append(s.over, snapshotters) // of what is read again, too
 	sockets, err := given()
 	if err != nil {
 		return err

@@ -223,6 +223,7 @@ func TestReload(t *testing.T) {
 		t.Fatalf("%v: %v, %v", err, s.idle(), s.level.Level())
 	}
 	cmd.Flags().Set("log-level", "debug")
+	s.over = append(s.over, snapshotters)
 	var b bytes.Buffer
 	log := slog.New(newJournal(notSent, &b, slog.LevelInfo))
 	for _, c := range []struct {
@@ -232,6 +233,7 @@ func TestReload(t *testing.T) {
 	}{
 		{"idle_timeout = \"2s\"\n", 2 * time.Second, "<6>msg=\"the configuration is reloaded\"\n"},
 		{"idle_timeout = \"3s\"\n[metrics]\nsocket = \"none\"\n[cri]\nstream_server_port = \"1\"\n", 3 * time.Second, "settings=\"metrics, cri.stream_server_port\""},
+		{"idle_timeout = \"4s\"\nsnapshotter = \"none\"\n", 3 * time.Second, "<3>msg=\"the configuration is not reloaded\" error=\"configuration: "},
 		{"idle_timeout = \"4s\"\nx = 1\ny = 1\n", 3 * time.Second, "<3>msg=\"the configuration is not reloaded\" error=\"" + file + ":2: unknown key x\"\n<3>"},
 	} {
 		b.Reset()

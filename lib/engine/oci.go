@@ -38,8 +38,6 @@ type oci struct {
 }
 
 const (
-	// defaultTimeout bounds a call of an engine when the request does not.
-	defaultTimeout = time.Minute
 	// killTime is how long a killed engine, or one that others hold open, is waited for.
 	killTime = 2 * time.Second
 	// defaultPath is PATH where there is none.
@@ -61,7 +59,7 @@ func newOCI(id, root string, r ask.Request) (*oci, error) {
 		return nil, fmt.Errorf("engine %q: %w; install it, or name another one by its path", r.Binary, errors.Unwrap(err))
 	}
 	o := &oci{id: id, name: r.Binary, binary: binary, noKeys: r.NoNewKeyring, noPivot: r.NoPivotRoot}
-	o.timeout = cmp.Or(r.Timeout, defaultTimeout)
+	o.timeout = cmp.Or(r.Timeout, ask.DefaultTimeout)
 	if o.bundle, err = os.Getwd(); err != nil {
 		return nil, err
 	}
@@ -144,6 +142,7 @@ func (o *oci) create(ctx context.Context, spec *specs.Spec, st stdio) (made, err
 	pidFile := filepath.Join(o.bundle, initPid)
 	unix.Unlink(pidFile)
 	o.systemd = o.systemd || cgroup.UsesSystemd(spec.Linux.CgroupsPath)
+	o.timeout += ask.HookTime(spec.Hooks)
 	err := o.withStreams(ctx, st, func(ctx context.Context, io runc.IO, socket runc.ConsoleSocket) error {
 		return o.call(ctx, "create", func(ctx context.Context, r *runc.Runc) error {
 			return r.Create(ctx, o.id, o.bundle, &runc.CreateOpts{

@@ -88,6 +88,17 @@ func TestEngineThatHangs(t *testing.T) {
 	isGone(t, pids)
 }
 
+// TestEngineWithHooks: the time of hooks is beside that of the engine.
+func TestEngineWithHooks(t *testing.T) {
+	e := fakeEngine(t, `case "$*" in *delete*) exit 0;; esac; sleep 0.6; exit 3`)
+	b := newBundle(t, e, "true")
+	b.addHook("true")
+	b.timeout = 200 * time.Millisecond
+	if _, err := b.create(); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+		t.Error(err)
+	}
+}
+
 func isGone(t *testing.T, file string) {
 	t.Helper()
 	text, err := os.ReadFile(file)

@@ -51,6 +51,9 @@ func (j Journal) read(ctx context.Context, since uint64, follow bool, yield func
 		if r.since != before {
 			w.Saw()
 		}
+		if len(r.buf) > readSize {
+			r.buf = nil // it was for a long line
+		}
 		if err := w.Wait(ctx); err != nil {
 			return err
 		}

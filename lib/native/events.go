@@ -58,6 +58,9 @@ func (e eventService) append(m *types.Envelope) error {
 	if err != nil {
 		return err
 	}
+	if n := len(m.Namespace) + len(m.Topic) + len(m.Event.TypeUrl) + len(data); n > maxEvent {
+		return fmt.Errorf("an event of %d bytes, more than %d: %w", n, maxEvent, errdefs.ErrResourceExhausted)
+	}
 	entry := event.Entry{Namespace: m.Namespace, Payload: event.Foreign{ForeignTopic: m.Topic, ForeignType: typeName(m.Event.TypeUrl), Data: data}}
 	if m.Timestamp != nil {
 		entry.Time = m.Timestamp.AsTime()
@@ -189,6 +192,10 @@ func eventData(m *anypb.Any) (json.RawMessage, error) {
 	}
 	return opaqueData(m.Value)
 }
+
+// maxEvent bounds an event, in bytes as the journal has it: each subscriber is sent it in one message, and whoever reads the journal has it
+// in memory whole.
+const maxEvent = maxMessage / 2
 
 // Bounds on what is told of an event by its fields; beyond them the journal has it as it came. A message in a message in a message
 // is decoded anew at each step, which takes minutes for one that a client can send, and a reader of JSON has a bound on its depth,

@@ -17,6 +17,9 @@ import (
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -79,6 +82,36 @@ func TestPublishedTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestLargeEvent: an event that no message to a subscriber could hold is refused, and one that is as large as may be is sent.
+func TestLargeEvent(t *testing.T) {
+	s := serve(t, Options{Dir: openPatient(t)})
+	c := eventsapi.NewEventsClient(dial(t, s.path, grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(maxMessage), grpc.MaxCallRecvMsgSize(maxMessage))))
+	ctx := in(t, "large")
+	sub, err := c.Subscribe(ctx, &eventsapi.SubscribeRequest{})
+	if err == nil {
+		_, err = sub.Header()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := func(size int) error {
+		_, err := c.Publish(ctx, &eventsapi.PublishRequest{Topic: "/large", Event: &anypb.Any{TypeUrl: "example.com/none", Value: make([]byte, size)}})
+		return err
+	}
+	if err := publish(maxMessage - 64); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("an event as large as a message: %v", err)
+	}
+	const large = maxEvent/4*3 - 1024 // as base64
+	for _, size := range []int{large, 10} {
+		if err := publish(size); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := sub.Recv(); err != nil || len(got.Event.Value) != size {
+			t.Fatalf("%d bytes: %d, %v", size, len(got.GetEvent().GetValue()), err)
+		}
+	}
 }
 
 // TestAnyPayload: a subscriber is sent each payload as it was published: one of a type that is not known here, an empty one of such

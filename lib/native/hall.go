@@ -138,6 +138,7 @@ type conn struct {
 	at    stage        // guarded by hall.mu
 	calls atomic.Int32 // under way
 	held  atomic.Int64 // about how many bytes have come of which no call has had the message
+	owed  atomic.Int64 // about how many bytes of answers have not been written
 }
 
 // RemoteAddr gives the peer's credentials.
@@ -147,9 +148,21 @@ func (c *conn) RemoteAddr() net.Addr { return peerAddr{c} }
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.UnixConn.Read(p)
 	c.held.Add(int64(n))
-	c.hall.memory.received(n, c.hall)
+	c.hall.memory.moved(n, c.hall)
 	return n, err
 }
+
+// Write writes answers to the peer.
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.UnixConn.Write(p)
+	if c.owed.Add(-int64(n)) < 0 {
+		c.owed.Store(0) // frames and headers
+	}
+	return n, err
+}
+
+// holds is about how many bytes the connection has the server keep.
+func (c *conn) holds() int64 { return c.held.Load() + c.owed.Load() }
 
 // SetDeadline is how gRPC tells what it does with a connection. It sets a deadline when it begins to wait for the preface,
 // past the point where a server that stops drops a connection unseen, and takes it away after the preface.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -230,6 +231,57 @@ func TestHeldMemory(t *testing.T) {
 	s.answers(t)
 }
 
+// Of those that read no answers, the one that has most of them unread is disconnected.
+func TestOwedMemory(t *testing.T) {
+	s := serve(t, Options{})
+	data := make([]byte, 12*readBlock)
+	dgst := s.put(t, data)
+	s.hall.memory.max = uint64(heap()) + 128<<20
+	request, err := proto.Marshal(&contentapi.ReadContentRequest{Digest: dgst.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := func(calls uint32) rude {
+		c := speak(t, s.path, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		for id := uint32(1); id < 2*calls; id += 2 {
+			if err := errors.Join(c.call(id, read), c.WriteData(id, true, message(uint32(len(request)), request))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return c
+	}
+	modest, greedy := begin(1), begin(200)
+	closed(t, greedy)
+	if !strings.Contains(s.log.String(), "it holds too much memory") {
+		t.Errorf("the log does not say so: %s", s.log)
+	}
+	if err := modest.WriteWindowUpdate(0, 1<<30); err != nil {
+		t.Errorf("another client is disconnected: %v", err)
+	}
+	if got := modest.status(t); got != "0" {
+		t.Errorf("another client's call ends with %s", got)
+	}
+	s.answers(t)
+}
+
+// put writes a blob.
+func (s *served) put(t testing.TB, data []byte) digest.Digest {
+	t.Helper()
+	dgst := digest.FromBytes(data)
+	w, err := contentapi.NewContentClient(dial(t, s.path)).Write(in(t, "default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Send(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_COMMIT, Ref: "one", Data: data, Total: int64(len(data)), Expected: dgst.String()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	w.CloseSend()
+	return dgst
+}
+
 // flood begins a message and sends all but its end, once the server has a window for it.
 func (r rude) flood(id uint32) error {
 	if err := r.call(id, publish); err != nil {
@@ -262,19 +314,7 @@ func TestSlowReaders(t *testing.T) {
 	const clients = 50
 	s := serve(t, Options{})
 	data := make([]byte, 12*readBlock)
-	dgst := digest.FromBytes(data)
-	w, err := contentapi.NewContentClient(dial(t, s.path)).Write(in(t, "default"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Send(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_COMMIT, Ref: "one", Data: data, Total: int64(len(data)), Expected: dgst.String()}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Recv(); err != nil {
-		t.Fatal(err)
-	}
-	w.CloseSend()
-	request, err := proto.Marshal(&contentapi.ReadContentRequest{Digest: dgst.String()})
+	request, err := proto.Marshal(&contentapi.ReadContentRequest{Digest: s.put(t, data).String()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,27 +16,27 @@ import (
 const (
 	// maxHeap is the memory, in bytes, from which on connections are closed that hold much of it.
 	maxHeap = 1 << 30
-	// lookEvery is how many bytes come in between two looks at the memory.
+	// lookEvery is how many bytes come in and are answered between two looks at the memory.
 	lookEvery = 16 << 20
 	// heldAtLeast is what a connection holds that is worth closing, in bytes: more than a few messages.
 	heldAtLeast = 4 * maxMessage
 )
 
-// memory bounds what clients have the server keep by beginning messages that they do not end. A message of each call of a
-// connection may be under way, so the bounds of each alone do not bound the sum.
+// memory bounds what clients have the server keep by beginning messages that they do not end, and by not reading answers. A message
+// of each call of a connection may be under way, so the bounds of each alone do not bound the sum.
 type memory struct {
-	max  uint64
-	came atomic.Int64 // bytes since the last look
-	mu   sync.Mutex   // held while looking
+	max   uint64
+	since atomic.Int64 // bytes since the last look
+	mu    sync.Mutex   // held while looking
 }
 
-// received counts bytes that have come in, and closes the connection that holds most if there is too much.
-func (m *memory) received(n int, h *hall) {
-	if m.came.Add(int64(n)) < lookEvery || !m.mu.TryLock() {
+// moved counts bytes that have come in or are answered, and closes the connection that holds most if there is too much.
+func (m *memory) moved(n int, h *hall) {
+	if m.since.Add(int64(n)) < lookEvery || !m.mu.TryLock() {
 		return
 	}
 	defer m.mu.Unlock()
-	m.came.Store(0)
+	m.since.Store(0)
 	if heapBytes() < m.max {
 		return
 	}
@@ -44,8 +44,8 @@ func (m *memory) received(n int, h *hall) {
 	if heapBytes() < m.max {
 		return
 	}
-	if c := h.holder(); c != nil && c.held.Load() >= heldAtLeast {
-		h.log.Warn("a connection is closed: it holds too much memory", "peer", c.who.String(), "bytes", c.held.Load())
+	if c := h.holder(); c != nil && c.holds() >= heldAtLeast {
+		h.log.Warn("a connection is closed: it holds too much memory", "peer", c.who.String(), "bytes", c.holds())
 		c.Close()
 	}
 }
@@ -56,12 +56,12 @@ func heapBytes() uint64 {
 	return s[0].Value.Uint64()
 }
 
-// holder gives the connection that has sent most of what no call has had.
+// holder gives the connection that has sent most of what no call has had, and read least of what it was answered.
 func (h *hall) holder() (most *conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for c := range h.conns {
-		if most == nil || c.held.Load() > most.held.Load() {
+		if most == nil || c.holds() > most.holds() {
 			most = c
 		}
 	}
@@ -86,6 +86,9 @@ func (accounts) HandleRPC(ctx context.Context, s stats.RPCStats) {
 		a.c.calls.Add(1)
 	case *stats.InPayload:
 		a.c.held.Add(-int64(s.WireLength))
+	case *stats.OutPayload:
+		a.c.owed.Add(int64(s.WireLength))
+		a.c.hall.memory.moved(s.WireLength, a.c.hall)
 	case *stats.End:
 		if a.c.calls.Add(-1) == 0 {
 			a.c.held.Store(0) // frames, headers and what was thrown away

@@ -54,6 +54,8 @@ const (
 	prefaceFor = 10 * time.Second
 	// newcomersFor is how long a server that stops waits for connections that have not begun.
 	newcomersFor = 2 * time.Second
+	// brokenFor is how long a server that stops waits for calls that it has broken.
+	brokenFor = 3 * time.Second
 )
 
 // Options are what a Server needs.
@@ -173,7 +175,7 @@ func (s *Server) shut() {
 }
 
 // Stop takes no new connections and calls, ends those that last as long as their client likes with codes.Unavailable, and
-// lets the others end until ctx does; then it breaks them. A connection that was accepted is served, or told in gRPC's way to
+// lets the others end until ctx does; then it breaks them, and waits some seconds for what they have to undo. A connection that was accepted is served, or told in gRPC's way to
 // connect again; one that was not accepted waits for the next server, if another process has the socket open too, as systemd
 // has. So between two servers on a socket of systemd no call is lost.
 func (s *Server) Stop(ctx context.Context) {
@@ -191,8 +193,12 @@ func (s *Server) Stop(ctx context.Context) {
 	case <-stopped:
 	case <-ctx.Done():
 		s.hall.clear()
-		s.grpc.Stop()
-		<-stopped
+		go s.grpc.Stop()
+		select {
+		case <-stopped:
+		case <-time.After(brokenFor):
+			s.log.Warn("calls that were broken have not ended", "after", brokenFor)
+		}
 	}
 	s.collector.wait(ctx)
 	s.published.tail.Close()

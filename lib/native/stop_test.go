@@ -19,8 +19,10 @@ import (
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // shared opens a listener of the same socket once more, as a server gets it from systemd.
@@ -182,6 +184,35 @@ func TestStopBounded(t *testing.T) {
 	s.Stop(ctx)
 	if _, err := write.Recv(); status.Code(err) != codes.Unavailable {
 		t.Errorf("writer: %v", err)
+	}
+}
+
+// Nor does one that minds no context keep a server that stops.
+func TestStopDeaf(t *testing.T) {
+	begun, done := make(chan struct{}), make(chan struct{})
+	s := serve(t, Options{Also: func(r grpc.ServiceRegistrar) {
+		r.RegisterService(&grpc.ServiceDesc{ServiceName: "test.Deaf", HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{{
+			StreamName: "Call", ServerStreams: true,
+			Handler: func(any, grpc.ServerStream) error { close(begun); <-done; return nil },
+		}}}, nil)
+	}})
+	defer close(done)
+	call, err := dial(t, s.path).NewStream(in(t, "default"), &grpc.StreamDesc{ServerStreams: true}, "/test.Deaf/Call")
+	if err == nil {
+		err = errors.Join(call.SendMsg(&emptypb.Empty{}), call.CloseSend())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	stopped := make(chan struct{})
+	go func() { s.Stop(ctx); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(brokenFor + patience/2):
+		t.Error("the server does not stop")
 	}
 }
 

@@ -181,6 +181,7 @@ func (t *task) meet(e *engineProcess) (err error) {
 		return fmt.Errorf("engine: %w", err)
 	}
 	e.conn.SetReadDeadline(time.Time{})
+	e.limit += t.hello.HookTime
 	if t.hello.CgroupsPath != "" {
 		t.cgroup, err = cgroup.Path(t.hello.CgroupsPath)
 	}

@@ -31,7 +31,8 @@ type engineProcess struct {
 }
 
 // engineTime bounds how long an engine may take for one request. It is enough for an OCI engine, which has a minute for
-// each call and may make three, and for layers that are copied because their owners cannot be mapped.
+// each call and may make three, and for layers that are copied because their owners cannot be mapped, beside
+// what the hooks may take.
 const engineTime = 5 * time.Minute
 
 func (t *task) spawnEngine(verb string) (*engineProcess, error) {
@@ -212,6 +213,9 @@ func (t *task) ask(verb string, r ask.Request, p *process, files ...*os.File) er
 		return err
 	}
 	r.Engine = t.engine()
+	if verb == ask.Start {
+		e.limit += t.hello.HookTime
+	}
 	if verb != ask.Delete {
 		t.s.mu.Lock()
 		if t.init != nil {

@@ -96,7 +96,7 @@ const startTime = time.Minute
 // client's connection: a Start of which the client does not see the end is not taken back.
 func (t *task) letGo(ctx context.Context, p *process) error {
 	if p.made.FIFO == "" {
-		return t.ask(ask.Start, ask.Request{}, nil)
+		return t.ask(ask.Start, ask.Request{Timeout: ask.DefaultTimeout + t.hello.HookTime}, nil)
 	}
 	path := p.made.FIFO
 	if !filepath.IsAbs(path) {

@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"ctrd.dev/ctrd/lib/container"
+	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/state"
@@ -77,6 +78,7 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 	if err != nil {
 		return nil, nil, err
 	}
+	t.hooks = ask.HookTime(s.Hooks)
 	if s.Process.Terminal {
 		s.Process.ConsoleSize = o.ConsoleSize
 	}

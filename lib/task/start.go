@@ -3,7 +3,9 @@
 package task
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -16,6 +18,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -236,7 +239,7 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 		return err
 	}
 	var made *taskapi.CreateTaskResponse
-	err = t.bounded(ctx, t.patience(), func(ctx context.Context) error {
+	err = t.bounded(ctx, t.patience()+t.hooks, func(ctx context.Context) error {
 		made, err = t.api.Create(ctx, req)
 		return err
 	})
@@ -294,16 +297,41 @@ func (t *Task) quit(s *supervisor) {
 	}
 }
 
+// readHooks finds out what the hooks may take of a task that another handle has made. Few have any. A foreign shim's bundle is elsewhere;
+// it has the usual time.
+func (t *Task) readHooks() error {
+	if t.pid != 0 {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(t.bundleDir(), taskdir.Config))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !bytes.Contains(data, []byte(`"hooks"`)) {
+		return err
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("%s: %w", taskdir.Config, err)
+	}
+	t.hooks = ask.HookTime(s.Hooks)
+	return nil
+}
+
 // begin lets the waiting init process become the program.
 func (t *Task) begin(ctx context.Context) error {
 	within := t.patience()
 	restores, err := t.ToRestore()
+	if err == nil {
+		err = t.readHooks()
+	}
 	if err != nil {
 		return err
 	}
 	if restores {
 		within = checkpointTime
 	}
+	within += t.hooks
 	err = t.call(ctx, within, func(ctx context.Context, c *taskapi.Client) error {
 		started, err := c.Start(ctx, &taskapi.StartRequest{ID: t.ID()})
 		if err == nil {

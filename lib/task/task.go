@@ -37,6 +37,7 @@ type Task struct {
 	outside string              // unit of this process that does not have the task
 	early   bool                // the sandbox of the container need not be ready
 	given   []*os.File          // write ends of FIFOs that a foreign shim is about to open
+	hooks   time.Duration       // what the hooks of a task may take that this handle makes; see ask.HookTime
 	client  *lock.Held          // says that this process lives, to a task that depends on it
 }
 

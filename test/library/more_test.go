@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"ctrd.dev/ctrd/lib/checkpoint"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/mount"
@@ -107,6 +109,27 @@ func Example_snapshotPlugin() {
 	cancel()
 	server.Stop(stop)
 	// Output: 0 1
+}
+
+// A hook without a timeout may take longer than a supervisor may for its own work.
+func TestLongHook(t *testing.T) {
+	ctx := t.Context()
+	d, err := state.Open(state.Config{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "run"), Wait: time.Second}) // then it may take 5 s
+	check(err)
+	img := busybox(ctx, d, "example")
+	c, err := task.Create(ctx, d, "example", task.CreateOptions{
+		ID: "hook", Image: img.Name, Spec: spec.Options{Args: []string{"sleep", "1000"}},
+		Amend: func(r *spec.Result, _ spec.Opener) error {
+			r.Spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "6"}}}}
+			return nil
+		},
+	})
+	check(err)
+	if err := c.Start(ctx, task.StartOptions{}); err != nil {
+		t.Error(err)
+	}
+	check(c.Remove(ctx, true))
+	check(c.Close())
 }
 
 // A container is stopped into an image, which goes to a registry and comes from it, and goes on as another one.

@@ -56,14 +56,19 @@ type Request struct {
 	Filters      string        `json:"filters,omitempty"`        // Create, Exec: the directory of compiled seccomp filters; empty: none are kept
 	File         string        `json:"file,omitempty"`           // Exec: JSON of an OCI process; Update: of OCI resources
 	Checkpoint   *Checkpoint   `json:"checkpoint,omitempty"`     // Dump, Restore
-	Timeout      time.Duration `json:"timeout,omitempty"`        // of an OCI engine; 0: one minute
+	Timeout      time.Duration `json:"timeout,omitempty"`        // of a call of an OCI engine, beside its hooks; 0: DefaultTimeout
 }
+
+// DefaultTimeout bounds a call of an OCI engine when the request does not.
+const DefaultTimeout = time.Minute
 
 // Hello comes from the engine before anything else with Create and Restore, so that the parent need not read
 // config.json itself. What is wrong with the file is told by the Result.
 type Hello struct {
 	CgroupsPath string `json:"cgroups_path,omitempty"` // where the container's cgroup will be, in every hierarchy
 	Poststop    bool   `json:"poststop,omitempty"`     // there are hooks for Delete to run
+	// HookTime is what the hooks have of Create and Start, beside the time of the engine. See the function.
+	HookTime time.Duration `json:"hook_time,omitempty"`
 }
 
 // Kind sorts failures as a shell does.
