@@ -236,7 +236,9 @@ func (s *Server) attachSession(id string, req *runtimeapi.AttachRequest) session
 		defer cancel()
 		go follow(ctx, streams.resize, t.Resize)
 		o := task.AttachOptions{
-			Stdout: orDiscard(streams.out), Stderr: orDiscard(streams.err), OutputFromNow: true, KeepStdin: !t.Container.StdinOnce,
+			Stdout: orDiscard(streams.out), Stderr: orDiscard(streams.err), OutputFromNow: true,
+			// A terminal is given up and taken up again, also that of kubectl run, which asks for an input that ends with its client.
+			KeepStdin: !t.Container.StdinOnce || req.GetTty(),
 		}
 		if streams.in != nil && t.Container.Stdin {
 			o.Stdin = untilGone{streams.in}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/websocket"
 	"google.golang.org/grpc/codes"
@@ -179,6 +180,29 @@ func TestAttach(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// A terminal is taken up again by the next client, also when its input is to end with the first one.
+func TestAttachTerminal(t *testing.T) {
+	h := newHost(t)
+	h.pull(t)
+	pod, config := h.pod(t, "a")
+	id := h.container(t, pod, config, "terminal", "while read x; do echo got $x; done", func(c *runtimeapi.ContainerConfig) {
+		c.Stdin, c.StdinOnce, c.Tty = true, true, true
+	})
+	for _, word := range []string{"one", "two", "three"} {
+		r, err := h.Attach(h.ctx, &runtimeapi.AttachRequest{ContainerId: id, Stdin: true, Stdout: true, Tty: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := dial(t, r.Url)
+		s.ws.SetDeadline(time.Now().Add(20 * time.Second))
+		s.send(stdin, word+"\n")
+		if got := s.read("got " + word); !strings.Contains(got[stdout], "got "+word) {
+			t.Fatalf("%s: %q", word, got)
+		}
+		s.ws.Close()
 	}
 }
 
