@@ -196,6 +196,10 @@ func TestFullDisk(t *testing.T) {
 			b.prepare("a", "base")
 			b.write("a", "big", strings.Repeat("x", 8<<20))
 			full(t, at)
+			var room *state.RoomError
+			if err := state.NoRoom(unix.ENOSPC, b.d.Path()); !errors.As(err, &room) || room.Bytes > 1<<20 || strings.Contains(err.Error(), "inodes") == (c.on.name == "btrfs") {
+				t.Errorf("a full disk is told as %v", err)
+			}
 			if _, err := b.sn.Seal(t.Context(), b.d, "ns", "done", "a", snapshot.CommitOptions{}, nobody); err != nil && !errors.Is(err, unix.ENOSPC) {
 				t.Errorf("commit: %v", err)
 			}

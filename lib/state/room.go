@@ -14,7 +14,8 @@ import (
 type RoomError struct {
 	Path   string // a directory of that file system
 	Bytes  uint64 // that were free when it was full
-	Inodes uint64 // likewise; a file system that makes them as needed has none to tell
+	Inodes uint64 // likewise
+	Grows  bool   // it makes inodes as they are needed, and Inodes is 0
 	Err    error
 }
 
@@ -29,12 +30,20 @@ func NoRoom(err error, path string) error {
 	for unix.Statfs(path, &st) == unix.ENOENT && path != "/" {
 		path = filepath.Dir(path)
 	}
-	return &RoomError{Path: path, Bytes: st.Bfree * uint64(st.Frsize), Inodes: st.Ffree, Err: err}
+	e := &RoomError{Path: path, Bytes: st.Bfree * uint64(st.Frsize), Inodes: st.Ffree, Grows: st.Files == 0, Err: err}
+	if e.Grows { // btrfs counts as free what it has set aside for metadata
+		e.Bytes = st.Bavail * uint64(st.Frsize)
+	}
+	return e
 }
 
 // Error names the file system and what is free there.
 func (e *RoomError) Error() string {
-	return fmt.Sprintf("%v: the file system of %s has %d KiB and %d inodes free, and more is needed", e.Err, e.Path, e.Bytes>>10, e.Inodes)
+	inodes := ""
+	if !e.Grows {
+		inodes = fmt.Sprintf(" and %d inodes", e.Inodes)
+	}
+	return fmt.Sprintf("%v: the file system of %s has %d KiB%s free, and more is needed", e.Err, e.Path, e.Bytes>>10, inodes)
 }
 
 // Unwrap gives the cause.
