@@ -28,6 +28,7 @@ import (
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
 	"ctrd.dev/ctrd/lib/taskapi"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // specType is the type URL of an OCI spec in containerd.
@@ -181,10 +182,16 @@ func (m *maker) dump(ctx context.Context, d *state.Dir, o ImageOptions, record f
 		return m.volumes(ctx)
 	}
 	if o.Exit {
+		ended := m.t.Incarnation()
 		return Dump(ctx, d, m.t, o.CheckpointOptions, func(dir string) error {
 			err := processes(dir)
-			if err == nil {
-				err = m.t.Still(ctx, false, files) // nobody writes to them any more
+			if err == nil { // nobody writes to the files any more, unless it runs again
+				err = m.t.Still(ctx, false, func(from, to []string) error {
+					if err := m.isStill(ended); err != nil {
+						return err
+					}
+					return files(from, to)
+				})
 			}
 			if err == nil {
 				err = record()
@@ -202,6 +209,16 @@ func (m *maker) dump(ctx context.Context, d *state.Dir, o ImageOptions, record f
 		err = record()
 	}
 	return err
+}
+
+// isStill refuses files that are not those which the task has ended with: the container has been started again.
+func (m *maker) isStill(ended taskdir.Incarnation) error {
+	if m.t.Incarnation() == ended {
+		if v, err := taskdir.Look(m.t.Dir()); err != nil || v.State == taskdir.Stopped {
+			return err
+		}
+	}
+	return fmt.Errorf("it has been started again meanwhile, and its files are others now: %w", errdefs.ErrAborted)
 }
 
 // volumes stores the files of the volumes without a source.

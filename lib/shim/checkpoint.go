@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -145,15 +146,24 @@ func makeDir(dir string) (undo func() error, err error) {
 	return func() error { return errors.Join(os.RemoveAll(dir), removeEmpty(filepath.Dir(dir), first)) }, nil
 }
 
-// empty removes what is in a directory and was not.
+// empty removes what a dump has made in a directory, which may be one where others make files meanwhile.
 func empty(dir string, were map[string]bool) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		if !were[e.Name()] {
+		if !were[e.Name()] && isDumped(e.Name()) {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}
 	return err
+}
+
+// isDumped tells whether criu, the engine or an OCI engine makes a file of that name.
+func isDumped(name string) bool {
+	switch name {
+	case "checkpoint.json", "descriptors.json", "dump.log", "parent", "stats-dump":
+		return true
+	}
+	return strings.HasSuffix(name, ".img")
 }
 
 // removeEmpty removes a directory and those above it up to first, as far as nothing is in them.
