@@ -246,6 +246,9 @@ func (s *Server) attachSession(id string, req *runtimeapi.AttachRequest) session
 		if _, err = t.Attach(ctx, o); errors.Is(err, stdio.ErrDetached) {
 			err = nil
 		}
+		if o.Stdin != nil && !o.KeepStdin && ctx.Err() != nil { // the client is gone
+			err = errors.Join(err, t.CloseStdin(context.WithoutCancel(ctx), ""))
+		}
 		return err
 	}}
 }

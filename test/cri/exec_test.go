@@ -181,6 +181,19 @@ func TestAttach(t *testing.T) {
 			}
 		}
 	}
+	// An input that ends with its first client does so also when that one just goes.
+	id := h.container(t, pod, config, "gone", script, func(c *runtimeapi.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
+	r, err := h.Attach(h.ctx, &runtimeapi.AttachRequest{ContainerId: id, Stdin: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := dial(t, r.Url)
+	s.send(stdin, "one\n")
+	s.ws.Close()
+	until(t, "the end", func() bool { return h.status(t, id).State == runtimeapi.ContainerState_CONTAINER_EXITED })
+	if got := text(t, h.status(t, id).LogPath)["stdout"]; got != "got one\nend\n" {
+		t.Errorf("%q", got)
+	}
 }
 
 // A terminal is taken up again by the next client, also when its input is to end with the first one.
