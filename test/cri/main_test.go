@@ -49,8 +49,10 @@ func (h *host) kill(t *testing.T) {
 	h.serve.Wait()
 	h.serve = h.start(t)
 	// The connection may not have noticed yet, and its next call would fail.
-	if _, err := again(t.Context(), func() (*runtimeapi.VersionResponse, error) {
-		return h.Version(h.ctx, &runtimeapi.VersionRequest{})
+	ctx, cancel := context.WithTimeout(t.Context(), world.Patience)
+	defer cancel()
+	if _, err := again(ctx, func() (*runtimeapi.VersionResponse, error) {
+		return h.Version(ctx, &runtimeapi.VersionRequest{})
 	}); err != nil {
 		t.Error(err)
 	}

@@ -56,9 +56,6 @@ func TestStorm(t *testing.T) {
 	}
 	write("container.json", fmt.Sprintf(`{"metadata":{"name":"c"},"image":{"image":%q},"command":["sleep","1000"],"log_path":"c.log"}`, busybox()))
 
-	lasting, end := context.WithTimeout(t.Context(), time.Duration(seconds)*time.Second+2*world.Patience)
-	defer end()
-	h.ctx = lasting
 	s := &storm{host: h}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(seconds)*time.Second)
 	defer cancel()
