@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/smallfile"
 )
 
 const (
@@ -327,7 +328,7 @@ func (j Journal) tail() (end, error) {
 		return end{file: f, next: 1 + lost, lost: lost}, err
 	}
 	last := names[len(names)-1]
-	f, err := os.OpenFile(filepath.Join(j.Dir, last), os.O_RDWR|os.O_APPEND, 0)
+	f, err := smallfile.OpenFile(filepath.Join(j.Dir, last), os.O_RDWR|os.O_APPEND, 0)
 	if err != nil {
 		return end{}, err
 	}
@@ -357,7 +358,7 @@ func (j Journal) tail() (end, error) {
 }
 
 func (j Journal) create(seq uint64) (*os.File, error) {
-	return os.OpenFile(filepath.Join(j.Dir, segmentName(seq)), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	return smallfile.OpenFile(filepath.Join(j.Dir, segmentName(seq)), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
 // cut removes the rest of a killed append, which is all that is beyond the last newline.
@@ -373,7 +374,7 @@ func cut(f *os.File, size int64) error {
 // segment's name says how far they went.
 func (j Journal) lastBefore(names []string) (Event, error) {
 	for i := len(names) - 2; i >= 0; i-- {
-		f, err := os.Open(filepath.Join(j.Dir, names[i]))
+		f, err := smallfile.OpenFile(filepath.Join(j.Dir, names[i]), os.O_RDONLY, 0)
 		if err != nil {
 			return Event{}, err
 		}
@@ -426,7 +427,7 @@ func (j Journal) Last() (uint64, error) {
 		return 0, err
 	}
 	name := names[len(names)-1]
-	f, err := os.Open(filepath.Join(j.Dir, name))
+	f, err := smallfile.OpenFile(filepath.Join(j.Dir, name), os.O_RDONLY, 0)
 	if err != nil {
 		return 0, err
 	}

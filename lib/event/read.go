@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"ctrd.dev/ctrd/lib/smallfile"
 	"ctrd.dev/ctrd/lib/tail"
 )
 
@@ -121,7 +122,7 @@ func (r *reader) next() (*os.File, error) {
 		if len(names) == 0 {
 			return nil, nil
 		}
-		f, err := os.Open(filepath.Join(r.journal.Dir, names[0]))
+		f, err := smallfile.OpenFile(filepath.Join(r.journal.Dir, names[0]), os.O_RDONLY, 0)
 		if !errors.Is(err, os.ErrNotExist) { // else it was dropped meanwhile
 			return f, err
 		}

@@ -23,7 +23,7 @@ type Held struct {
 // another process holds it the error is of kind errdefs.ErrAborted.
 func Hold(path string) (*Held, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := smallfile.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			return nil, err
 		}

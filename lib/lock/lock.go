@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/smallfile"
 )
 
 // Rank places a lock in the one order in which locks nest. A larger rank is taken later.
@@ -140,7 +142,7 @@ func (l *Lock) Release() error {
 // open opens or makes a lock file, and the folder of its rank when that is missing.
 func (d Dir) open(path string) (*os.File, error) {
 	for attempt := 0; ; attempt++ {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := smallfile.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if errors.Is(err, os.ErrNotExist) {
 			err = os.MkdirAll(filepath.Dir(path), 0o700)
 			if err == nil && attempt < 3 {

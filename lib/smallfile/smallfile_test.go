@@ -57,3 +57,32 @@ func TestReadAt(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+// What it opens, and how it fails, is what os.OpenFile says.
+func TestOpenFile(t *testing.T) {
+	dir := t.TempDir()
+	f, err := OpenFile(filepath.Join(dir, "f"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for range 2 {
+		if _, err := f.WriteString("x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(f.Name())
+	if st, serr := f.Stat(); err != nil || serr != nil || string(data) != "xx" || st.Mode() != 0o600 {
+		t.Errorf("%q, %v, %v, %v", data, st.Mode(), err, serr)
+	}
+	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("a child inherits it: %#x, %v", flags, err)
+	}
+	for _, path := range []string{filepath.Join(dir, "none"), filepath.Join(dir, "f", "below")} {
+		_, got := OpenFile(path, os.O_RDONLY, 0)
+		_, want := os.OpenFile(path, os.O_RDONLY, 0)
+		if got == nil || got.Error() != want.Error() {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/smallfile"
 )
 
 // Schema is the major version of the records. A program refuses a database with a larger one; within a
@@ -100,7 +101,7 @@ const newPageSize = 4 << 10
 // openWrite opens a database for writing, under our lock. A missing one is made whole beside its name
 // first, so that no reader meets half of it.
 func openWrite(path string, durable bool) (*bolt.DB, error) {
-	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType, PageSize: newPageSize}
+	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType, PageSize: newPageSize, OpenFile: smallfile.OpenFile}
 	switch st, err := os.Stat(path); {
 	case err == nil && st.Size() == 0:
 		return nil, damaged(path, fmt.Errorf("it has %d bytes", st.Size())) // bbolt would start it anew

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
+	"ctrd.dev/ctrd/lib/smallfile"
 )
 
 // records is one database as a transaction sees it.
@@ -97,11 +98,35 @@ func readCommit(f *os.File) (commit, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return commit{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
-	c := commit{dev: st.Dev, ino: st.Ino, pageSize: pageSize(f, st.Size)}
+	c := commit{dev: st.Dev, ino: st.Ino, pageSize: newPageSize}
+	if c.readUsual(f) && c.usual() {
+		return c, nil
+	}
+	c.pageSize = pageSize(f, st.Size)
 	return c, c.readMeta(f)
 }
 
+// readUsual reads both meta pages of a database whose pages have the usual size, with one system call.
+func (c *commit) readUsual(f *os.File) bool {
+	var b [newPageSize + metaSize]byte
+	if _, err := f.ReadAt(b[:], 0); err != nil {
+		return false
+	}
+	copy(c.raw[0][:], b[:])
+	copy(c.raw[1][:], b[newPageSize:])
+	return true
+}
+
+// usual tells whether the first meta page is whole and says that pages have the usual size.
+func (c *commit) usual() bool {
+	m, ok := parseMeta(c.raw[0][:])
+	return ok && m.pageSize == newPageSize
+}
+
 func (c *commit) readMeta(f *os.File) error {
+	if c.pageSize == newPageSize && c.readUsual(f) {
+		return nil
+	}
 	for i := range c.raw {
 		if _, err := f.ReadAt(c.raw[i][:], int64(i)*c.pageSize); err != nil {
 			return damaged(f.Name(), err)
@@ -152,7 +177,7 @@ type view struct {
 
 // openView begins a view of a database. It is nil when there is none yet. With whole it reads a copy, and never moves.
 func (d *Dir) openView(durable, whole bool) (*view, error) {
-	f, err := os.Open(d.dbPath(durable))
+	f, err := smallfile.OpenFile(d.dbPath(durable), os.O_RDONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
