@@ -96,6 +96,11 @@ func Run(ctx context.Context, d *state.Dir, o Options) (Removed, error) {
 	if o.DryRun {
 		return c.removed, nil
 	}
+	for _, sn := range snapshot.Snapshotters() {
+		if cleaner, ok := sn.Driver.(snapshot.Cleaner); ok {
+			d.Warn(cleaner.Clean(ctx, d))
+		}
+	}
 	crash.Point("gc.collected")
 	_, err := d.Locks().Sweep()
 	err = errors.Join(err, snapshot.SweepAliases(d), pod.Tidy(ctx, d), task.Tidy(ctx, d))

@@ -126,6 +126,12 @@ type Fetcher interface {
 	Fetched(d *state.Dir, id ID) bool
 }
 
+// Cleaner is a driver whose removals may leave something for later.
+type Cleaner interface {
+	// Clean does what removals have left. Collections call it last.
+	Clean(ctx context.Context, d *state.Dir) error
+}
+
 // viewer is a driver of which a view is another thing than an active snapshot from its beginning.
 type viewer interface {
 	StageView(ctx context.Context, d *state.Dir, id, parent ID) error

@@ -572,12 +572,28 @@ func (p *proxy) Sync(d *state.Dir, id ID, _ bool) error {
 	return syncNames(p, d, id)
 }
 
+// Clean asks the server for what it has put off, as one with containerd's AsynchronousRemove does. Others may not know the call, and
+// one that is away does it when it is asked again.
+func (p *proxy) Clean(ctx context.Context, d *state.Dir) error {
+	if _, err := os.Lstat(d.Path("snapshots", p.Name())); err != nil || p.isSilent() {
+		return nil
+	}
+	err := p.asking.Cleanup(ctx)
+	if errdefs.IsNotImplemented(err) || errdefs.IsUnavailable(err) {
+		err = nil
+	}
+	return p.wrap(err)
+}
+
+func (p *proxy) isSilent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.silent)
+}
+
 // Drop leaves what a server that is not there cannot remove to the next collection.
 func (p *proxy) Drop(d *state.Dir, id ID) error {
-	p.mu.Lock()
-	silent := time.Now().Before(p.silent)
-	p.mu.Unlock()
-	if silent {
+	if p.isSilent() {
 		return nil
 	}
 	err := p.drop(context.Background(), d, id)

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"ctrd.dev/ctrd/lib/gc"
 	"ctrd.dev/ctrd/lib/native"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
@@ -85,7 +86,15 @@ type liar struct {
 	list   []*snapshotsapi.Info
 	made   []string
 	gone   []string
+	clean  int // calls of Cleanup
 	labels map[string]string
+}
+
+func (l *liar) Cleanup(context.Context, *snapshotsapi.CleanupRequest) (*emptypb.Empty, error) {
+	noted.Lock()
+	defer noted.Unlock()
+	l.clean++
+	return &emptypb.Empty{}, nil
 }
 
 func (l *liar) Prepare(_ context.Context, q *snapshotsapi.PrepareSnapshotRequest) (*snapshotsapi.PrepareSnapshotResponse, error) {
@@ -271,6 +280,9 @@ func TestAway(t *testing.T) {
 	sn := proxied(t, snapshot.Proxy{Address: socket})
 	made, err := sn.Create(t.Context(), d, "ns", snapshot.Info{Key: "k", Kind: snapshot.Active})
 	must(t, err)
+	if _, err := gc.Collect(t.Context(), d); err != nil || l.clean != 1 {
+		t.Errorf("a collection has the server clean up %d times, %v", l.clean, err)
+	}
 	s.Stop()
 	if err := sn.Check(d, made.ID); !errdefs.IsUnavailable(err) || errdefs.IsNotFound(err) || !strings.Contains(err.Error(), socket) {
 		t.Error(err)

@@ -79,6 +79,11 @@ func (c *Client) Remove(ctx context.Context, key string) error {
 	return c.call(ctx, "Remove", c.request(pair(key, ""), nil), ignore)
 }
 
+// Cleanup has the server remove what it has put off of earlier removals.
+func (c *Client) Cleanup(ctx context.Context) error {
+	return c.call(ctx, "Cleanup", c.request(nil, nil), ignore)
+}
+
 // Stat tells of a snapshot.
 func (c *Client) Stat(ctx context.Context, key string) (i Info, err error) {
 	answered := false

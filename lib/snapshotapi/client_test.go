@@ -59,6 +59,11 @@ func (r *real) Remove(context.Context, *snapshotsapi.RemoveSnapshotRequest) (*em
 	return nil, status.Error(codes.FailedPrecondition, "it has children")
 }
 
+func (r *real) Cleanup(ctx context.Context, q *snapshotsapi.CleanupRequest) (*emptypb.Empty, error) {
+	r.note(ctx, q.Snapshotter)
+	return &emptypb.Empty{}, nil
+}
+
 func (r *real) Stat(ctx context.Context, q *snapshotsapi.StatSnapshotRequest) (*snapshotsapi.StatSnapshotResponse, error) {
 	i := &snapshotsapi.Info{Name: q.Key, Parent: "p", Kind: snapshotsapi.Kind_COMMITTED, Labels: map[string]string{"a": "b", "c": ""}, CreatedAt: timestamppb.Now()}
 	return &snapshotsapi.StatSnapshotResponse{Info: i}, nil
@@ -120,6 +125,9 @@ func TestCalls(t *testing.T) {
 	}
 	if err := c.Remove(ctx, "k"); !errdefs.IsFailedPrecondition(err) {
 		t.Error(err)
+	}
+	if err := c.Cleanup(ctx); err != nil || r.asked != "[ns] sn" {
+		t.Errorf("%v, asked %s", err, r.asked)
 	}
 	if i, err := c.Stat(ctx, "k"); err != nil || i.Name != "k" || i.Parent != "p" || i.Kind != Committed || len(i.Labels) != 2 || i.Labels["a"] != "b" {
 		t.Errorf("%+v %v", i, err)
