@@ -19,7 +19,7 @@ func HookTime(h *specs.Hooks) (all time.Duration) {
 	if h == nil {
 		return 0
 	}
-	//nolint:staticcheck // engines run prestart hooks, though they are deprecated
+	//lint:ignore SA1019 engines run prestart hooks, though they are deprecated
 	for _, hook := range slices.Concat(h.Prestart, h.CreateRuntime, h.CreateContainer, h.StartContainer, h.Poststart) {
 		if hook.Timeout == nil || time.Duration(*hook.Timeout) >= Unbounded/time.Second {
 			return Unbounded

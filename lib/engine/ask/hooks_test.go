@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 engines run prestart hooks, though they are deprecated
+
 package ask
 
 import (
