@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"ctrd.dev/ctrd/test/world"
@@ -168,8 +170,15 @@ func (m *machine) podInSlice(t *testing.T, c runtimeapi.RuntimeServiceClient, ha
 	}
 	for range 3 {
 		m.sh(t, `systemctl kill -s KILL ctrd 2>/dev/null || :`)
-		if _, err := c.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}, grpc.WaitForReady(true)); err != nil {
-			t.Fatal(err)
+		for end := time.Now().Add(world.Patience); ; {
+			_, err := c.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}, grpc.WaitForReady(true))
+			if err == nil {
+				break
+			}
+			// A call can have been on its way when ctrd was killed.
+			if status.Code(err) != codes.Unavailable || time.Now().After(end) {
+				t.Fatal(err)
+			}
 		}
 	}
 	m.sh(t, `absent() { ! systemctl list-units --all --plain --no-legend `+scope+` | grep .; }
