@@ -3,11 +3,13 @@
 package cri
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
@@ -258,5 +260,19 @@ func TestTLS(t *testing.T) {
 	})})
 	if _, err := w.streams.issue("exec", session{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a certificate that is not there: %v", err)
+	}
+}
+
+// What the streaming library calls an error is written where debug records are, and nowhere else.
+func TestStreamErrorsAreDebug(t *testing.T) {
+	for level, want := range map[slog.Level]bool{slog.LevelInfo: false, slog.LevelDebug: true} {
+		var b bytes.Buffer
+		h := asDebug{slog.NewTextHandler(&b, &slog.HandlerOptions{Level: level})}
+		if err := h.Handle(t.Context(), slog.NewRecord(time.Now(), slog.LevelError, "gone", 0)); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Contains(b.String(), "level=DEBUG msg=gone"); got != want || !want && b.Len() > 0 {
+			t.Errorf("at %v: %q", level, b.String())
+		}
 	}
 }
