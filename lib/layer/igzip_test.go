@@ -4,7 +4,6 @@ package layer
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // again is a source that knows its length and can be read once more.
@@ -35,14 +36,6 @@ func noiseOf(n int) []byte {
 	return data
 }
 
-func member(data []byte) []byte {
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	z.Write(data)
-	z.Close()
-	return b.Bytes()
-}
-
 // script is a program that anybody may run.
 func script(t *testing.T, text string) string {
 	t.Helper()
@@ -58,7 +51,7 @@ func script(t *testing.T, text string) string {
 // Whatever the program in igzip's place does, the bytes and errors are those of the decompressor here, unless it gives other bytes.
 func TestForeign(t *testing.T) {
 	data := noiseOf(3 << 20)
-	whole := member(data)
+	whole := gz(t, data)
 	cut := whole[:len(whole)-100]
 	wrong := bytes.Clone(whole)
 	wrong[len(wrong)-6] ^= 1 // of the checksum
@@ -74,7 +67,7 @@ func TestForeign(t *testing.T) {
 		want    error
 	}{
 		"whole":                 {real, whole, nil, nil},
-		"members":               {real, append(member(data[:1<<20]), member(data[1<<20:])...), nil, nil},
+		"members":               {real, append(gz(t, data[:1<<20]), gz(t, data[1<<20:])...), nil, nil},
 		"padded":                {real, append(bytes.Clone(whole), make([]byte, 1000)...), nil, nil},
 		"cut off":               {real, cut, nil, io.ErrUnexpectedEOF},
 		"wrong checksum":        {real, wrong, nil, gzip.ErrChecksum},
@@ -119,7 +112,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.error }
 // Only what is long and can be read again is given to the program, and only gzip.
 func TestForeignOf(t *testing.T) {
 	data := noiseOf(2 << 20)
-	long, short := member(data), member(data[:1000])
+	long, short := gz(t, data), gz(t, data[:1000])
 	for name, c := range map[string]struct {
 		r    io.Reader
 		want bool
@@ -145,7 +138,7 @@ func TestForeignOf(t *testing.T) {
 
 // A stream that is closed early leaves no process and no goroutine, whatever the program does.
 func TestForeignClosed(t *testing.T) {
-	long := member(noiseOf(8 << 20))
+	long := gz(t, noiseOf(8<<20))
 	before := runtime.NumGoroutine()
 	for range 10 {
 		for _, program := range []string{igzip(), script(t, "exec sleep 1000"), script(t, "exec cat /dev/zero"), script(t, "exec cat >/dev/null")} {

@@ -175,9 +175,9 @@ func (s *Server) shut() {
 }
 
 // Stop takes no new connections and calls, ends those that last as long as their client likes with codes.Unavailable, and
-// lets the others end until ctx does; then it breaks them, and waits some seconds for what they have to undo. A connection that was accepted is served, or told in gRPC's way to
-// connect again; one that was not accepted waits for the next server, if another process has the socket open too, as systemd
-// has. So between two servers on a socket of systemd no call is lost.
+// lets the others end until ctx does; then it breaks them, and waits some seconds for what they have to undo. A connection that
+// was accepted is served, or told in gRPC's way to connect again; one that was not accepted waits for the next server, if another
+// process has the socket open too, as systemd has. So between two servers on a socket of systemd no call is lost.
 func (s *Server) Stop(ctx context.Context) {
 	s.calls.end()
 	stopped := make(chan struct{})

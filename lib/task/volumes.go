@@ -60,16 +60,21 @@ func (t *Task) Volumes(ctx context.Context) (all []string, err error) {
 	return all, err
 }
 
+// volumePath is the directory of the anonymous volume number n.
+func (t *Task) volumePath(n int) string {
+	return filepath.Join(volumesPath(t.d, t.Namespace, t.Container), strconv.Itoa(n))
+}
+
 // WriteVolume writes the files of the anonymous volume number n as a layer. Nobody may write to them meanwhile, see [Task.Still].
 func (t *Task) WriteVolume(ctx context.Context, w io.Writer, n int, o diff.Options) error {
-	_, err := diff.Write(ctx, w, nil, diff.Tree{filepath.Join(volumesPath(t.d, t.Namespace, t.Container), strconv.Itoa(n))}, o)
+	_, err := diff.Write(ctx, w, nil, diff.Tree{t.volumePath(n)}, o)
 	return err
 }
 
 // FillVolume unpacks such a layer of a media type into the anonymous volume number n, which [Saved].Volumes has had made empty, of a
 // container that has not run. After an error the volume may have a part of it.
 func (t *Task) FillVolume(ctx context.Context, r io.Reader, n int, mediaType string) error {
-	_, err := layer.Apply(ctx, r, filepath.Join(volumesPath(t.d, t.Namespace, t.Container), strconv.Itoa(n)), layer.Options{MediaType: mediaType})
+	_, err := layer.Apply(ctx, r, t.volumePath(n), layer.Options{MediaType: mediaType})
 	return err
 }
 

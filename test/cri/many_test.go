@@ -77,13 +77,7 @@ func (h *host) life(ctx context.Context, name string) error {
 // Many pods live at once while ctrd is killed every second, and nothing of them is left: no process, mount, namespace, cgroup,
 // address or directory. CTRD_PODS says how many, which are 10 else.
 func TestManyKilled(t *testing.T) {
-	pods := 10
-	if text := os.Getenv("CTRD_PODS"); text != "" {
-		var err error
-		if pods, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
+	pods := asked(t, "CTRD_PODS", 10)
 	h := newHost(t)
 	h.pull(t)
 	ctx, cancel := context.WithTimeout(t.Context(), world.Patience+time.Duration(pods)*5*time.Second)
@@ -139,6 +133,19 @@ func (h *host) nothingLeft(t *testing.T, interfaces int) {
 	}
 	// The kernel ends the namespace of a supervisor that was killed, and with it the pod's interface, when it finds the time.
 	until(t, fmt.Sprintf("no more than %d interfaces of the host", interfaces), func() bool { return links(t) <= interfaces })
+}
+
+// asked is the number in an environment variable; without that it is usual.
+func asked(t *testing.T, name string, usual int) int {
+	text := os.Getenv(name)
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
 }
 
 // links counts the interfaces of the host.

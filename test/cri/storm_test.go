@@ -34,13 +34,7 @@ type storm struct {
 // Commands work on a few pods at once while they, ctrd and the supervisors of the pods are killed at random moments. Whatever was killed, the
 // same pods are made afterwards by the same commands, and nothing is left in the end. CTRD_STORM says how many seconds it lasts, which are 5 else.
 func TestStorm(t *testing.T) {
-	seconds := 5
-	if text := os.Getenv("CTRD_STORM"); text != "" {
-		var err error
-		if seconds, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
+	seconds := asked(t, "CTRD_STORM", 5)
 	h := newHost(t)
 	h.pull(t)
 	h.Env = append(h.Env, "NETCONFPATH="+filepath.Join(h.Dir, "nets"))

@@ -3,9 +3,6 @@
 package systemd
 
 import (
-	"context"
-	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +12,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -25,18 +21,7 @@ import (
 // cri is a client of the CRI socket of the machine, as the kubelet is.
 func (m *machine) cri(t *testing.T) runtimeapi.RuntimeServiceClient {
 	t.Helper()
-	pid, err := os.ReadFile(filepath.Join(m.dir, "pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := fmt.Sprintf("/proc/%s/root/run/ctrd/cri.sock", strings.TrimSpace(string(pid)))
-	connect := func(ctx context.Context, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}
-	c, err := grpc.NewClient("passthrough:ctrd", grpc.WithContextDialer(connect), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := m.client(t, "cri.sock")
 	t.Cleanup(func() { c.Close() })
 	return runtimeapi.NewRuntimeServiceClient(c)
 }

@@ -51,14 +51,14 @@ func (m *machine) install(t *testing.T, idle string) {
 		not systemctl is-active -q ctrd`)
 }
 
-// client connects to ctrd in the machine. Nothing waits for it to be ready: a call that is lost fails.
-func (m *machine) client(t *testing.T) *grpc.ClientConn {
+// client connects to a socket of ctrd in the machine. Nothing waits for it to be ready: a call that is lost fails.
+func (m *machine) client(t *testing.T, socket string) *grpc.ClientConn {
 	t.Helper()
 	pid, err := os.ReadFile(filepath.Join(m.dir, "pid"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := fmt.Sprintf("/proc/%s/root/run/ctrd/ctrd.sock", strings.TrimSpace(string(pid)))
+	path := fmt.Sprintf("/proc/%s/root/run/ctrd/%s", strings.TrimSpace(string(pid)), socket)
 	connect := func(ctx context.Context, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}
@@ -84,7 +84,7 @@ func (m *machine) pid(c *grpc.ClientConn) (uint64, error) {
 // mustPid asks with a client of its own.
 func (m *machine) mustPid(t *testing.T) uint64 {
 	t.Helper()
-	c := m.client(t)
+	c := m.client(t, "ctrd.sock")
 	defer c.Close()
 	pid, err := m.pid(c)
 	if err != nil {
@@ -129,12 +129,12 @@ func TestActivation(t *testing.T) {
 	var clients sync.WaitGroup
 	for i := range 6 {
 		clients.Go(func() {
-			c := m.client(t)
+			c := m.client(t, "ctrd.sock")
 			defer func() { c.Close() }()
 			for again(m.pid(c)) {
 				if i%2 == 0 { // the others stay connected, as far as ctrd lets them
 					c.Close()
-					c = m.client(t)
+					c = m.client(t, "ctrd.sock")
 				}
 				time.Sleep(rand.N(20 * time.Millisecond)) // what clients do between two calls
 			}
