@@ -26,10 +26,12 @@ export GOFLAGS += -buildvcs=false
 
 all: deps build
 
+# nri_no_wasm leaves out NRI's plugins in wasm. grpcnotrace leaves out golang.org/x/net/trace, whose pages nobody serves: its
+# html/template finds methods by name, and the linker would keep all of them.
 build:
 	@mkdir -p $(BIN)
 ifneq ($(static),)
-	CGO_ENABLED=0 $(GO) build -trimpath -tags "nri_no_wasm $(TAGS)" -ldflags "$(LDFLAGS)" -o $(BIN)/ $(static:%=./cmd/%)
+	CGO_ENABLED=0 $(GO) build -trimpath -tags "nri_no_wasm grpcnotrace $(TAGS)" -ldflags "$(LDFLAGS)" -o $(BIN)/ $(static:%=./cmd/%)
 endif
 ifneq ($(filter ctr-shim,$(commands)),)
 	CGO_ENABLED=1 $(GO) build -trimpath -tags "seccomp netgo osusergo $(TAGS)" -ldflags '$(LDFLAGS) -X main.version=$(VERSION) -linkmode external -extldflags "-static"' -o $(BIN)/ ./cmd/ctr-shim

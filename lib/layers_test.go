@@ -34,6 +34,8 @@ var only = map[string][]string{
 	"go.etcd.io/bbolt": {"state"},
 	"net/http":         {"cri", "manifest", "registry"},
 	"regexp":           {"container", "filter", "manifest"},
+	"text/template":    {"cli"}, // lib/cli/format, not to execute: methods found by name keep all methods of a program
+	"html/template":    {},
 	"github.com/google/go-containerregistry/": {"registry"},
 	"github.com/opencontainers/runc/":         {"engine"},
 	"github.com/containerd/go-runc":           {"engine"},

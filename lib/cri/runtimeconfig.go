@@ -5,16 +5,18 @@ package cri
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/template"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"ctrd.dev/ctrd/lib/cli/format"
 	"ctrd.dev/ctrd/lib/config"
 	"ctrd.dev/ctrd/lib/state"
 )
@@ -71,11 +73,24 @@ func networkFiles(dir string) (names []string, err error) {
 	return names, err
 }
 
-// writeNetwork fills in the template: what it can name is what containerd gives it.
+// addresses are what a template can name, as containerd gives it.
+type addresses struct {
+	PodCIDR               string
+	PodCIDRRanges, Routes []string
+}
+
+// writeNetwork fills in the template.
 func writeNetwork(c config.CNI, ranges []string) error {
-	t, err := template.ParseFiles(c.ConfTemplate)
+	source, err := os.ReadFile(c.ConfTemplate)
 	if err != nil {
 		return err
+	}
+	t, err := format.Parse(string(source))
+	if err == nil {
+		err = t.Check(format.Fields(addresses{}))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.ConfTemplate, err)
 	}
 	var routes []string
 	for _, one := range ranges {
@@ -87,13 +102,13 @@ func writeNetwork(c config.CNI, ranges []string) error {
 			routes = append(routes, route)
 		}
 	}
-	var text bytes.Buffer
-	err = t.Execute(&text, struct {
-		PodCIDR               string
-		PodCIDRRanges, Routes []string
-	}{ranges[0], ranges, routes})
+	value, err := json.Marshal(addresses{ranges[0], ranges, routes})
 	if err != nil {
 		return err
+	}
+	var text bytes.Buffer
+	if err := t.Execute(&text, value); err != nil {
+		return fmt.Errorf("%s: %w", c.ConfTemplate, err)
 	}
 	if err := os.MkdirAll(c.ConfDir, 0o755); err != nil {
 		return err

@@ -57,6 +57,16 @@ func TestUpdateRuntimeConfig(t *testing.T) {
 	if err := os.Remove(made); err != nil {
 		t.Fatal(err)
 	}
+	// A template with a mistake makes no file, and the error names it.
+	for _, bad := range []string{"{{.PodCidr}}", "{{range .Routes}}{{$.Nets}}{{end}}", "{{.PodCIDR.x}}", "{{", "{{index .Routes 7}}"} {
+		write(c.CRI.CNI.ConfTemplate, bad)
+		if _, err := r.UpdateRuntimeConfig(t.Context(), podCIDR("10.1.0.0/16")); err == nil || !strings.Contains(err.Error(), c.CRI.CNI.ConfTemplate) {
+			t.Errorf("%s: %v", bad, err)
+		}
+		if _, err := os.Stat(made); err == nil {
+			t.Errorf("%s: there is a file", bad)
+		}
+	}
 	write(filepath.Join(c.CRI.CNI.ConfDir, "50-other.conflist"), "{}")
 	if _, err := r.UpdateRuntimeConfig(t.Context(), podCIDR("10.1.0.0/16")); err != nil {
 		t.Fatal(err)

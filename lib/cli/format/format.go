@@ -26,7 +26,7 @@ type Template struct {
 const top = "format"
 
 // Parse parses a template. Besides the functions of text/template (and, or, not, eq, ne, lt, le, gt, ge,
-// index, len, print, printf, println) there are json, join, split, lower and upper.
+// index, slice, len, print, printf, println, html, js, urlquery) there are json, join, split, lower and upper.
 func Parse(text string) (*Template, error) {
 	names := map[string]any{"and": true, "or": true}
 	for name := range functions {

@@ -43,6 +43,7 @@ func TestErrors(t *testing.T) {
 	for _, in := range []string{
 		`{{.name.x}}`, `{{index .tags 3}}`, `{{range .name}}{{end}}`, `{{lt .tags 1}}`, `{{len .ok}}`, `{{len}}`, `{{join .name ","}}`,
 		`{{define "a"}}{{template "a"}}{{end}}{{template "a"}}`, `{{template "b"}}`, `{{printf "%99999999d" 1}}`, `{{printf "%*d" 99999999 1}}`, `{{.name "x"}}`, `{{printf 1}}`,
+		`{{slice}}`, `{{slice .ok}}`, `{{slice .name 8}}`, `{{slice .name 3 2}}`, `{{slice .tags -1}}`, `{{slice .tags "x"}}`, `{{slice .tags 0 1 2}}`,
 		`{{define "a"}}{{template "a"}}{{template "a"}}{{end}}{{template "a"}}`, `{{define "a"}}{{range $}}{{template "b" $}}{{end}}{{end}}{{define "b"}}{{range $}}{{template "a" $}}{{end}}{{end}}{{template "a" .tags}}`,
 	} {
 		tm, err := Parse(in)
@@ -71,6 +72,7 @@ func TestAsTextTemplate(t *testing.T) {
 		`{{.name}} {{.ok}} {{.ratio}}`, `{{range $i, $t := .tags}}{{if $i}},{{end}}{{$t}}{{end}}`, `{{with .missing}}a{{else}}b{{end}}`, `{{with $x := .name}}{{$x}}{{.}}{{end}}`,
 		`{{if or .off .none}}a{{else}}b{{end}}`, `{{range .labels}}{{.}};{{end}}`, `{{index .tags 1 | printf "%5s"}}`, `{{len .labels}}`, `{{not .ok}}`, `{{$x := .name}}{{if .ok}}{{$x := "in"}}{{$x}}{{end}}{{$x}}`,
 		`{{and .ok .name}}`, `{{or .off .name}}`, `{{eq .name "a" "redis:7"}}`, `{{lt .name "z"}}`, `a {{- .name -}} b`, `{{block "x" .name}}{{.}}{{end}}`,
+		`{{slice .name}} {{slice .name 2}} {{slice .name 1 3}} {{len (slice .tags 1)}} {{index (slice .tags 1 2) 0}}`, `{{html "<a>&'" .name}} {{js "a'<b\n"}} {{urlquery "a b&" .name}}`,
 	} {
 		var want, got strings.Builder
 		if err := template.Must(template.New("").Parse(in)).Execute(&want, v); err != nil {
@@ -88,7 +90,7 @@ func TestAsTextTemplate(t *testing.T) {
 
 // FuzzExecute: no template and no value makes it panic.
 func FuzzExecute(f *testing.F) {
-	for _, s := range []string{`{{range .tags}}{{.}}{{else}}{{end}}`, `{{define "a"}}{{template "a"}}{{end}}{{template "a"}}`, `{{printf "%5.2f" .ratio}}`, `{{$x := 1}}{{$x}}`, `{{(index .layers 1).digest}}`} {
+	for _, s := range []string{`{{range .tags}}{{.}}{{else}}{{end}}`, `{{define "a"}}{{template "a"}}{{end}}{{template "a"}}`, `{{printf "%5.2f" .ratio}}`, `{{slice .name 1 3}}`, `{{$x := 1}}{{$x}}`, `{{(index .layers 1).digest}}`} {
 		f.Add(s, []byte(sample))
 	}
 	f.Fuzz(func(t *testing.T, text string, value []byte) {

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+	"text/template"
 	"unicode/utf8"
 )
 
@@ -82,7 +83,12 @@ var functions = map[string]func(args []any) (any, error){
 	"print":   func(args []any) (any, error) { return words(args, ""), nil },
 	"println": func(args []any) (any, error) { return words(args, " ") + "\n", nil },
 	"printf":  printf,
-	"eq":      equal,
+	"slice":   slice,
+	// These alone of text/template: they find no methods by name.
+	"html":     escaper(template.HTMLEscapeString),
+	"js":       escaper(template.JSEscapeString),
+	"urlquery": escaper(func(s string) string { return template.URLQueryEscaper(s) }),
+	"eq":       equal,
 	"ne": func(args []any) (any, error) {
 		if len(args) != 2 {
 			return nil, errCount
@@ -141,6 +147,42 @@ func index(args []any) (any, error) {
 		}
 	}
 	return v, nil
+}
+
+// slice cuts a string or a list as Go does: from the first index, to the second.
+func slice(args []any) (any, error) {
+	if len(args) == 0 || len(args) > 3 {
+		return nil, errCount
+	}
+	length := 0
+	switch v := args[0].(type) {
+	case string:
+		length = len(v)
+	case []any:
+		length = len(v)
+	default:
+		return nil, fmt.Errorf("%s is neither string nor list", text(v))
+	}
+	bounds := [2]int{0, length}
+	for i, arg := range args[1:] {
+		n, err := strconv.Atoi(text(arg))
+		if err != nil || n < 0 || n > length {
+			return nil, fmt.Errorf("%s is no index from 0 to %d", text(arg), length)
+		}
+		bounds[i] = n
+	}
+	if bounds[0] > bounds[1] {
+		return nil, fmt.Errorf("the index %d is after %d", bounds[0], bounds[1])
+	}
+	if s, ok := args[0].(string); ok {
+		return s[bounds[0]:bounds[1]], nil
+	}
+	return args[0].([]any)[bounds[0]:bounds[1]], nil
+}
+
+// escaper joins its arguments as print does.
+func escaper(escape func(string) string) func([]any) (any, error) {
+	return func(args []any) (any, error) { return escape(words(args, "")), nil }
 }
 
 // join takes a list and a separator, in either order, so that a list may come through a pipe.
