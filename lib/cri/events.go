@@ -5,6 +5,7 @@ package cri
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
@@ -66,7 +67,9 @@ func (r runtimeService) podsOfContainers(ctx context.Context) (map[string]string
 }
 
 // GetContainerEvents sends what happens to pods and their containers from now on, each with the state of the pod and of all
-// its containers as it is when the event is sent. What cannot be read of these is left out, and ends no stream.
+// its containers as it is when the event is sent. What cannot be read of these is left out, and ends no stream. Where events are missing
+// that the journal lost, or dropped before they were read, the stream ends with errdefs.ErrDataLoss: the kubelet then lists everything and
+// connects again.
 func (r runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	ctx := stream.Context()
 	journal := r.s.d.Journal()
@@ -94,6 +97,10 @@ func (r runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, strea
 		if err != nil {
 			return err
 		}
+		if e.Seq != since+1 {
+			return fmt.Errorf("events: %d before event %d were lost or dropped; list again: %w", e.Seq-since-1, e.Seq, errdefs.ErrDataLoss)
+		}
+		since = e.Seq
 		c, ok := changeOf(e)
 		if !ok {
 			continue
