@@ -155,7 +155,7 @@ func (j *job) prepare() (h ask.Hello) {
 		return h
 	}
 	j.ready.prepare(j.id, j.spec)
-	return ask.Hello{CgroupsPath: cg, Poststop: hasPoststop(j.spec), HookTime: ask.HookTime(j.spec.Hooks)}
+	return ask.Hello{CgroupsPath: cg, HookTime: ask.HookTime(j.spec.Hooks), PoststopTime: ask.PoststopTime(j.spec.Hooks)}
 }
 
 // do answers the request. status is the file of ask.Result.

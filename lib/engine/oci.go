@@ -22,6 +22,7 @@ import (
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
+	"ctrd.dev/ctrd/lib/taskdir"
 )
 
 // oci is an OCI engine: a program with runc's command line, such as runc, crun, youki or runsc.
@@ -207,6 +208,13 @@ func (o *oci) update(ctx context.Context, res *specs.LinuxResources) error {
 }
 
 func (o *oci) remove(ctx context.Context) error {
+	var spec struct {
+		Hooks *specs.Hooks `json:"hooks"`
+	}
+	if err := readJSON(filepath.Join(o.bundle, taskdir.Config), &spec); err != nil {
+		logrus.Warn(err) // the engine has its own copy
+	}
+	o.timeout += ask.PoststopTime(spec.Hooks)
 	// With force runc sleeps 100 ms, also when the container has stopped.
 	err := o.delete(ctx, false)
 	if err != nil {

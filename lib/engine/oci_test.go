@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/engine/ask"
@@ -96,6 +97,20 @@ func TestEngineWithHooks(t *testing.T) {
 	b.timeout = 200 * time.Millisecond
 	if _, err := b.create(); err == nil || !strings.Contains(err.Error(), "exit status 3") {
 		t.Error(err)
+	}
+}
+
+// TestEngineWithPoststop: so is that of the hooks that run while a container is deleted.
+func TestEngineWithPoststop(t *testing.T) {
+	const second = 1
+	b := newBundle(t, fakeEngine(t, `case "$*" in *delete*) sleep 0.6;; esac`), "true")
+	b.timeout = 200 * time.Millisecond
+	for _, timeout := range []int{0, second} {
+		b.spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true", Timeout: &timeout}}}
+		b.writeSpec()
+		if _, _, err := b.request(ask.Delete, ask.Request{}); (err == nil) != (timeout == second) {
+			t.Errorf("with a timeout of %d s: %v", timeout, err)
+		}
 	}
 }
 

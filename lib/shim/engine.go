@@ -213,8 +213,11 @@ func (t *task) ask(verb string, r ask.Request, p *process, files ...*os.File) er
 		return err
 	}
 	r.Engine = t.engine()
-	if verb == ask.Start {
+	switch verb {
+	case ask.Start:
 		e.limit += t.hello.HookTime
+	case ask.Delete:
+		e.limit += t.hello.PoststopTime
 	}
 	if verb != ask.Delete {
 		t.s.mu.Lock()

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
@@ -35,6 +36,7 @@ var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cr
 // bundleSpec is the part of config.json that is looked at without the engine.
 type bundleSpec struct {
 	Annotations map[string]string `json:"annotations"`
+	Hooks       *specs.Hooks      `json:"hooks"`
 	Linux       struct {
 		CgroupsPath string `json:"cgroupsPath"`
 	} `json:"linux"`
@@ -170,7 +172,7 @@ func Delete(b Bootstrap) ([]byte, error) {
 }
 
 // forgetEngine has the OCI engine that made the container, if one did, remove what it keeps of it.
-func forgetEngine(b Bootstrap) error {
+func forgetEngine(b Bootstrap, hooks *specs.Hooks) error {
 	var e ask.Engine
 	known, err := taskdir.Read(b.Bundle, engineFile, &e)
 	if err != nil || !known {
@@ -182,6 +184,7 @@ func forgetEngine(b Bootstrap) error {
 	if err != nil {
 		return err
 	}
+	p.limit += ask.PoststopTime(hooks)
 	return p.run(ask.Request{Engine: e}, nil)
 }
 
@@ -217,7 +220,7 @@ func deleteLeft(b Bootstrap) error {
 			return err
 		}
 	}
-	if err := forgetEngine(b); err != nil {
+	if err := forgetEngine(b, spec.Hooks); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(filepath.Join(b.Bundle, taskdir.Engine)); err != nil {

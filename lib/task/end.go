@@ -15,6 +15,7 @@ import (
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/crash"
+	"ctrd.dev/ctrd/lib/engine/ask"
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/taskapi"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -201,7 +202,7 @@ func (t *Task) End(ctx context.Context) error {
 		_ = t.kill(ctx, unix.SIGKILL, true) // how it went shows in whether the task ends
 	}
 	crash.Point("task.killed")
-	err = t.awaitEndFor(ctx, silentAfter)
+	err = t.awaitEndFor(ctx, silentAfter+t.poststopTime())
 	for _, sig := range []unix.Signal{unix.SIGCONT, unix.SIGKILL} {
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 			return err
@@ -228,6 +229,19 @@ func (t *Task) End(ctx context.Context) error {
 		err = t.awaitEndFor(ctx, endWithin)
 	}
 	return err
+}
+
+// poststopTime is how long a supervisor that does its part may be busy with the hooks that run after the stop: what they are allowed by
+// their own timeouts. Where one has none nobody knows, and a task that is to end does not wait for it.
+func (t *Task) poststopTime() time.Duration {
+	hooks, err := t.specHooks()
+	if err != nil {
+		return 0
+	}
+	if within := ask.PoststopTime(hooks); within < ask.Unbounded {
+		return within
+	}
+	return 0
 }
 
 func (t *Task) awaitEndFor(ctx context.Context, d time.Duration) error {

@@ -132,6 +132,28 @@ func TestLongHook(t *testing.T) {
 	check(c.Close())
 }
 
+// A hook that runs after the stop has the time that it asks for, also where the end is forced: its supervisor is not taken for one that hangs.
+func TestLongPoststop(t *testing.T) {
+	ctx, d := t.Context(), open()
+	img := busybox(ctx, d, "example")
+	done, timeout := filepath.Join(t.TempDir(), "done"), 30
+	c, err := task.Run(ctx, d, "example", task.CreateOptions{
+		ID: "poststop", Image: img.Name, Spec: spec.Options{Args: []string{"sleep", "1000"}},
+		Amend: func(r *spec.Result, _ spec.Opener) error {
+			r.Spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{
+				Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 13; : >" + done}, Env: []string{"PATH=/bin:/usr/bin"}, Timeout: &timeout,
+			}}}
+			return nil
+		},
+	}, task.StartOptions{})
+	check(err)
+	check(c.Remove(ctx, true))
+	check(c.Close())
+	if _, err := os.Stat(done); err != nil {
+		t.Error(err)
+	}
+}
+
 // A container is stopped into an image, which goes to a registry and comes from it, and goes on as another one.
 func TestCheckpoint(t *testing.T) {
 	t.Setenv("CTRD_CRIU", world.Criu(t))

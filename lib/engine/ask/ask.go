@@ -66,9 +66,10 @@ const DefaultTimeout = time.Minute
 // config.json itself. What is wrong with the file is told by the Result.
 type Hello struct {
 	CgroupsPath string `json:"cgroups_path,omitempty"` // where the container's cgroup will be, in every hierarchy
-	Poststop    bool   `json:"poststop,omitempty"`     // there are hooks for Delete to run
-	// HookTime is what the hooks have of Create and Start, beside the time of the engine. See the function.
-	HookTime time.Duration `json:"hook_time,omitempty"`
+	// HookTime is what the hooks have of Create and Start, and PoststopTime those of Delete, beside the time of the engine. See the
+	// functions.
+	HookTime     time.Duration `json:"hook_time,omitempty"`
+	PoststopTime time.Duration `json:"poststop_time,omitempty"`
 }
 
 // Kind sorts failures as a shell does.

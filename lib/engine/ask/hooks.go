@@ -15,12 +15,24 @@ const Unbounded time.Duration = 1 << 61
 // HookTime is how long the hooks may take, all together, that run while a container is created and started. It is beside the bounds that
 // engine and supervisor have for their own work: a specification allows a hook any time (OCI runtime-spec, config.md, "POSIX-platform
 // Hooks").
-func HookTime(h *specs.Hooks) (all time.Duration) {
+func HookTime(h *specs.Hooks) time.Duration {
 	if h == nil {
 		return 0
 	}
 	//lint:ignore SA1019 engines run prestart hooks, though they are deprecated
-	for _, hook := range slices.Concat(h.Prestart, h.CreateRuntime, h.CreateContainer, h.StartContainer, h.Poststart) {
+	return timeOf(slices.Concat(h.Prestart, h.CreateRuntime, h.CreateContainer, h.StartContainer, h.Poststart))
+}
+
+// PoststopTime is the same of the hooks that run when a container is deleted.
+func PoststopTime(h *specs.Hooks) time.Duration {
+	if h == nil {
+		return 0
+	}
+	return timeOf(h.Poststop)
+}
+
+func timeOf(hooks []specs.Hook) (all time.Duration) {
+	for _, hook := range hooks {
 		if hook.Timeout == nil || time.Duration(*hook.Timeout) >= Unbounded/time.Second {
 			return Unbounded
 		}

@@ -34,5 +34,8 @@ func TestHookTime(t *testing.T) {
 		if got := HookTime(c.hooks); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
+		if got := PoststopTime(c.hooks); name == "poststop" && got != Unbounded || name != "poststop" && got != 0 {
+			t.Errorf("%s: %v after the stop", name, got)
+		}
 	}
 }
