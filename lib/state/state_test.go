@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -56,16 +58,28 @@ func TestMain(m *testing.M) {
 	case "open":
 		mustOpenEnv()
 	case "stop-in-journal":
-		mustOpenEnv().Journal().Turn()
+		turn := mustOpenEnv().Journal().Turn()
 		fmt.Println("stopped")
-		check(syscall.Kill(os.Getpid(), syscall.SIGSTOP))
+		check(stop())
+		runtime.KeepAlive(turn)
 	case "stop-in-update":
 		check(mustOpenEnv().Update(context.Background(), nil, func(tx *state.Tx) error {
 			check(bump(tx, "counter"))
 			fmt.Println("stopped")
-			return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			return stop()
 		}))
 	}
+}
+
+// stop stops this process, and returns when it is continued.
+func stop() error {
+	continued := make(chan os.Signal, 1) // this thread may run on for a moment while another takes the signal
+	signal.Notify(continued, syscall.SIGCONT)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+		return err
+	}
+	<-continued
+	return nil
 }
 
 func mustOpenEnv() *state.Dir {
