@@ -24,7 +24,7 @@ type inspection struct {
 func inspectVerb(g *cli.Global) *cobra.Command {
 	table := cli.Table[inspection]{Columns: []cli.Column[inspection]{
 		{Name: "id", Value: func(i inspection) string { return i.ID }},
-		{Name: "status", Value: func(i inspection) string { return statusText(i.Info) }},
+		{Name: "status", Value: func(i inspection) string { return statusText(&i.Info) }},
 		{Name: "spec", Value: func(i inspection) string { data, _ := json.Marshal(i.Spec); return string(data) }, Hidden: true},
 	}}
 	cmd := cli.New("inspect [OPTION]... CONTAINER...", "show all that is known of containers", cli.About{

@@ -26,15 +26,15 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	for _, s := range task.Statuses {
 		known = append(known, string(s))
 	}
-	table := cli.Table[task.Info]{Columns: []cli.Column[task.Info]{
-		{Name: "id", Value: func(i task.Info) string { return i.ID }},
-		{Name: "image", Value: func(i task.Info) string { return i.Image }, Help: "name of the image it was made from"},
+	table := cli.Table[*task.Info]{Columns: []cli.Column[*task.Info]{
+		{Name: "id", Value: func(i *task.Info) string { return i.ID }},
+		{Name: "image", Value: func(i *task.Info) string { return i.Image }, Help: "name of the image it was made from"},
 		{Name: "status", Value: statusText, Help: "created, starting, running, paused, restarting or stopped with its last exit status, or orphaned: its supervisor was killed"},
-		{Name: "pid", Value: func(i task.Info) string { return number(i.PID) }, Help: "of its first process", Right: true},
-		{Name: "created", Value: func(i task.Info) string { return ago(i.Created) }, Help: "how long ago"},
-		{Name: "supervisor", Value: func(i task.Info) string { return number(i.Supervisor) }, Help: "pid of its ctr-shim", Right: true, Hidden: true},
-		{Name: "labels", Value: func(i task.Info) string { return cli.LabelText(i.Labels) }, Help: "key=value, separated by commas", Hidden: true},
-		{Name: "snapshot", Value: func(i task.Info) string { return i.SnapshotKey }, Help: "its snapshot's key", Hidden: true},
+		{Name: "pid", Value: func(i *task.Info) string { return number(i.PID) }, Help: "of its first process", Right: true},
+		{Name: "created", Value: func(i *task.Info) string { return ago(i.Created) }, Help: "how long ago"},
+		{Name: "supervisor", Value: func(i *task.Info) string { return number(i.Supervisor) }, Help: "pid of its ctr-shim", Right: true, Hidden: true},
+		{Name: "labels", Value: func(i *task.Info) string { return cli.LabelText(i.Labels) }, Help: "key=value, separated by commas", Hidden: true},
+		{Name: "snapshot", Value: func(i *task.Info) string { return i.SnapshotKey }, Help: "its snapshot's key", Hidden: true},
 	}}
 	cmd := cli.New("ls [OPTION]...", "list containers", cli.About{
 		Long: "Lists the containers of the namespace, also those that do not run. What each is doing is read from the " +
@@ -70,7 +70,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 				return err
 			}
 		}
-		err = table.PrintAll(slices.DeleteFunc(all, func(i task.Info) bool {
+		err = table.PrintAll(slices.DeleteFunc(all, func(i *task.Info) bool {
 			return running && !slices.Contains([]task.Status{task.Running, task.Paused, task.Restarting}, i.Status) ||
 				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels) ||
 				!f.Match(filter.Container(i.ID, i.Image, i.Runtime.Name, i.Labels))
@@ -90,7 +90,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 	return cmd
 }
 
-func statusText(i task.Info) string {
+func statusText(i *task.Info) string {
 	if i.Exit == nil {
 		return string(i.Status)
 	}

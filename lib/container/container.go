@@ -371,9 +371,16 @@ func (p Packed) Size() int { return len(p.data) }
 
 // Unpack decodes the record.
 func (p Packed) Unpack() (Container, error) {
-	c, err := records.Decode(p.ns, p.id, p.data)
-	c.ID = p.id
+	var c Container
+	err := p.UnpackTo(&c)
 	return c, err
+}
+
+// UnpackTo is Unpack to a place that is there.
+func (p Packed) UnpackTo(c *Container) error {
+	err := records.DecodeTo(c, p.ns, p.id, p.data)
+	c.ID = p.id
+	return err
 }
 
 // Files names the directory of a container's files below its namespace's. It is not the id: an id can be given

@@ -223,13 +223,19 @@ func (t Table[T]) bucket(tx *Tx, ns string) *bolt.Bucket { return writing{tx.wri
 // Decode gives the record that its bytes are. It is errdefs.ErrDataLoss when they are none.
 func (t Table[T]) Decode(ns, key string, data []byte) (T, error) {
 	var v T
-	if b, ok := any(&v).(*[]byte); ok && plainBase64(data, b) {
-		return v, nil
+	err := t.DecodeTo(&v, ns, key, data)
+	return v, err
+}
+
+// DecodeTo is Decode to a zero value that is there.
+func (t Table[T]) DecodeTo(v *T, ns, key string, data []byte) error {
+	if b, ok := any(v).(*[]byte); ok && plainBase64(data, b) {
+		return nil
 	}
-	if err := json.Unmarshal(data, &v); err != nil {
-		return v, &RecordError{t.singular(), ns, key, bytes.Clone(data), err}
+	if err := json.Unmarshal(data, v); err != nil {
+		return &RecordError{t.singular(), ns, key, bytes.Clone(data), err}
 	}
-	return v, nil
+	return nil
 }
 
 // plainBase64 decodes the JSON of bytes as this program writes it, many times faster than encoding/json; it leaves to that what

@@ -79,8 +79,8 @@ func (w world) same(t *testing.T, after string) map[string]*Info {
 		t.Fatalf("after %s: %d containers, want %d", after, len(all), len(plain))
 	}
 	for i, info := range all {
-		if want := plain[i]; !reflect.DeepEqual(*info, want) {
-			t.Errorf("after %s: %+v, want %+v", after, *info, want)
+		if want := plain[i]; !reflect.DeepEqual(*info, *want) {
+			t.Errorf("after %s: %+v, want %+v", after, *info, *want)
 		}
 		found[info.ID] = info
 	}
