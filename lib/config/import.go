@@ -28,7 +28,7 @@ func Import(data []byte, file string) (text []byte, left []string, err error) {
 	if err := keys(data, func(key []string, line int) { lines[keyText(key)] = line }); err != nil {
 		return nil, nil, mistakes(file, err)
 	}
-	m := &importer{file: file, lines: lines, out: map[string]any{}, all: tree}
+	m := &importer{file: file, lines: lines, out: map[string]any{}, all: tree, rules: rules()}
 	leaves(tree, nil, m.leaf)
 	var usual map[string]any
 	if err := toml.Unmarshal([]byte(DefaultText), &usual); err != nil {
@@ -87,6 +87,7 @@ type importer struct {
 	file  string
 	lines map[string]int
 	all   map[string]any // what is imported
+	rules []rule
 	out   map[string]any
 	left  []remark
 }
@@ -96,7 +97,7 @@ func (m *importer) leaf(key []string, value any) {
 	if key[0] == "version" && len(key) == 1 {
 		return
 	}
-	for _, r := range rules {
+	for _, r := range m.rules {
 		names, rest, ok := match(r.from, key)
 		if !ok {
 			continue

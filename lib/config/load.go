@@ -55,25 +55,6 @@ func Load(file string) (*Config, error) {
 	return c, nil
 }
 
-// Proxies gives the table proxy_plugins of the configuration that Load reads without a name. It is for commands that need no more
-// of it: what has no such table costs a look at the file, and its mistakes are not theirs.
-func Proxies() (map[string]ProxyPlugin, error) {
-	texts, err := read("")
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range texts {
-		if bytes.Contains(t.data, []byte("proxy_plugins")) {
-			c, err := Load("")
-			if err != nil {
-				return nil, err
-			}
-			return c.ProxyPlugins, nil
-		}
-	}
-	return nil, nil
-}
-
 // source is a file that was read.
 type source struct {
 	file string

@@ -3,6 +3,8 @@
 package config
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -20,6 +22,20 @@ func (w where) add(data []byte, file string) error {
 
 // keys tells each key of a text, with its tables, and its line. Keys in inline tables count; those in arrays do not.
 func keys(data []byte, tell func(key []string, line int)) error {
+	return walk(data, func(e entry) { tell(e.key, e.line) })
+}
+
+// entry is a key of a text.
+type entry struct {
+	key   []string // with its tables
+	table int      // how many parts of key are the table that it stands in
+	line  int
+	value *unstable.Node // of the header of a table nil
+	list  bool           // the header is of a list of tables
+}
+
+// walk tells each entry of a text as [keys] does.
+func walk(data []byte, tell func(entry)) error {
 	var p unstable.Parser
 	p.Reset(data)
 	var table []string
@@ -38,24 +54,39 @@ func keys(data []byte, tell func(key []string, line int)) error {
 		key := parts(e)
 		if e.Kind != unstable.KeyValue {
 			table = key
-			tell(key, line)
+			tell(entry{key: key, line: line, list: e.Kind == unstable.ArrayTable})
 			continue
 		}
-		tellValue(append(append([]string{}, table...), key...), e.Value(), line, tell)
+		tellValue(entry{append(append([]string{}, table...), key...), len(table), line, e.Value(), false}, tell)
+	}
+	var wrong *unstable.ParserError
+	if err := p.Error(); errors.As(err, &wrong) {
+		if line = 1 + bytes.Count(data, []byte("\n")); len(wrong.Highlight) > 0 {
+			line = p.Shape(p.Range(wrong.Highlight)).Start.Line
+		}
+		return syntaxError{line, wrong.Message}
 	}
 	return p.Error()
 }
 
+// syntaxError is what is no TOML.
+type syntaxError struct {
+	line int
+	text string
+}
+
+func (e syntaxError) Error() string { return e.text }
+
 // tellValue tells a key and, if its value is an inline table, those in it.
-func tellValue(key []string, value *unstable.Node, line int, tell func([]string, int)) {
-	tell(key, line)
-	if value.Kind != unstable.InlineTable {
+func tellValue(e entry, tell func(entry)) {
+	tell(e)
+	if e.value.Kind != unstable.InlineTable {
 		return
 	}
-	for it := value.Children(); it.Next(); {
+	for it := e.value.Children(); it.Next(); {
 		kv := it.Node()
 		if kv.Kind == unstable.KeyValue {
-			tellValue(append(append([]string{}, key...), parts(kv)...), kv.Value(), line, tell)
+			tellValue(entry{append(append([]string{}, e.key...), parts(kv)...), len(e.key), e.line, kv.Value(), false}, tell)
 		}
 	}
 }
