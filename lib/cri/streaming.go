@@ -24,6 +24,8 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/klog/v2"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
 const (
@@ -161,7 +163,7 @@ func (st *streams) serve(w http.ResponseWriter, r *http.Request) {
 	defer t.done()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	u := &upgrade{ResponseWriter: w, gone: cancel}
+	u := &upgrade{ResponseWriter: w, gone: cancel, log: st.s.log}
 	defer u.close()
 	r = r.WithContext(ctx)
 	switch what := t.what.(type) {
@@ -177,6 +179,8 @@ func (st *streams) serve(w http.ResponseWriter, r *http.Request) {
 type upgrade struct {
 	http.ResponseWriter
 	gone func() // called when the client is gone
+	log  *slog.Logger
+	most func() int // how many streams the client may open over SPDY; nil: there is no bound, or it is another protocol
 	conn net.Conn
 }
 
@@ -187,7 +191,11 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // what is buffered is there
-	u.conn = &watched{conn, io.MultiReader(bytes.NewReader(early), conn), u.gone}
+	w := &watched{Conn: conn, r: io.MultiReader(bytes.NewReader(early), conn), gone: u.gone, log: u.log}
+	if u.most != nil {
+		w.limit = &spdyLimit{left: u.most()}
+	}
+	u.conn = w
 	return u.conn, bufio.NewReadWriter(bufio.NewReader(u.conn), bufio.NewWriter(u.conn)), nil
 }
 
@@ -201,13 +209,21 @@ func (u *upgrade) close() {
 // has said goodbye.
 type watched struct {
 	net.Conn
-	r    io.Reader
-	gone func()
+	r     io.Reader
+	gone  func()
+	log   *slog.Logger
+	limit *spdyLimit // nil: none
 }
 
 // Read implements net.Conn.
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
+	if w.limit != nil {
+		if e := w.limit.look(p[:n]); e != nil {
+			w.log.Warn("a stream of exec or attach is ended", "peer", w.RemoteAddr().String(), "error", e)
+			n, err = 0, errors.Join(e, w.Conn.Close())
+		}
+	}
 	if err != nil {
 		w.gone()
 	}
@@ -221,18 +237,33 @@ func (w *watched) Close() error {
 }
 
 // serveSession serves exec and attach over SPDY and over WebSocket.
-func (st *streams) serveSession(w http.ResponseWriter, r *http.Request, kind string, s session) {
+func (st *streams) serveSession(w *upgrade, r *http.Request, kind string, s session) {
 	if speaks(r, remotecommand.StreamProtocolV5Name) {
 		st.serveV5(w, r, s)
 		return
 	}
 	o := &remotecommand.Options{Stdin: s.asked.GetStdin(), Stdout: s.asked.GetStdout(), Stderr: s.asked.GetStderr(), TTY: s.asked.GetTty()}
 	protocols := remotecommand.SupportedStreamingProtocols
+	if strings.Contains(strings.ToLower(r.Header.Get(httpstream.HeaderUpgrade)), strings.ToLower(spdy.HeaderSpdy31)) {
+		w.most = func() int { return streamsOf(o, w.Header().Get(httpstream.HeaderProtocolVersion)) }
+	}
 	if kind == "attach" {
 		remotecommand.ServeAttach(w, r, runner{s}, "", "", "", o, st.idle(), creationFor, protocols)
 	} else {
 		remotecommand.ServeExec(w, r, runner{s}, "", "", "", nil, o, st.idle(), creationFor, protocols)
 	}
+}
+
+// streamsOf is how many streams the library takes from a client over SPDY: one for errors, and those that were asked for.
+func streamsOf(o *remotecommand.Options, protocol string) int {
+	resizes := o.TTY && (protocol == remotecommand.StreamProtocolV4Name || protocol == remotecommand.StreamProtocolV3Name)
+	n := 1
+	for _, asked := range []bool{o.Stdin, o.Stdout, o.Stderr, resizes} {
+		if asked {
+			n++
+		}
+	}
+	return n
 }
 
 // runner is a session as the streaming library wants it.

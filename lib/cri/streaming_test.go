@@ -105,6 +105,12 @@ func TestClientGone(t *testing.T) {
 	var busy atomic.Int32
 	w := newWorld(t, Options{Busy: func() func() { busy.Add(1); return func() { busy.Add(-1) } }})
 	defer w.Close()
+	w.streams.mu.Lock()
+	err := w.streams.listen() // the goroutine of the port stays
+	w.streams.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
 	overWebSocket := func(protocol string, goodbye bool) func(*testing.T, string) io.Closer {
 		return func(t *testing.T, address string) io.Closer {
 			c, err := websocket.NewConfig("ws"+strings.TrimPrefix(address, "http"), "http://localhost/")
@@ -162,6 +168,63 @@ func TestClientGone(t *testing.T) {
 				if time.Now().After(end) {
 					stacks := make([]byte, 1<<20)
 					t.Fatalf("%d goroutines, and %d before; busy: %d\n%s", runtime.NumGoroutine(), before, busy.Load(), stacks[:runtime.Stack(stacks, true)])
+				}
+			}
+		})
+	}
+}
+
+// A client that opens more streams than it asked for over SPDY is cut off, and nothing of it stays. One that opens all that it may is served.
+func TestExtraStreams(t *testing.T) {
+	w := newWorld(t, Options{})
+	defer w.Close()
+	for name, c := range map[string]struct {
+		protocol string
+		asked    *runtimeapi.ExecRequest
+		kinds    []string
+	}{
+		"all": {remotecommand.StreamProtocolV4Name, &runtimeapi.ExecRequest{Stdin: true, Stdout: true, Stderr: true},
+			[]string{remotecommand.StreamTypeError, remotecommand.StreamTypeStdin, remotecommand.StreamTypeStdout, remotecommand.StreamTypeStderr}},
+		"terminal": {remotecommand.StreamProtocolV3Name, &runtimeapi.ExecRequest{Stdin: true, Stdout: true, Tty: true},
+			[]string{remotecommand.StreamTypeError, remotecommand.StreamTypeStdin, remotecommand.StreamTypeStdout, remotecommand.StreamTypeResize}},
+		"old terminal": {remotecommand.StreamProtocolV2Name, &runtimeapi.ExecRequest{Stdin: true, Stdout: true, Tty: true},
+			[]string{remotecommand.StreamTypeError, remotecommand.StreamTypeStdin, remotecommand.StreamTypeStdout}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun, ended := make(chan struct{}), make(chan struct{})
+			address, err := w.streams.issue("exec", session{c.asked, func(ctx context.Context, _ remoteIO) error {
+				defer close(ended)
+				close(begun)
+				<-ctx.Done()
+				return ctx.Err()
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn := overSPDY(t, address, c.protocol)
+			for _, kind := range c.kinds {
+				if _, err := conn.CreateStream(http.Header{remotecommand.StreamType: {kind}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-begun
+			for range 200 {
+				go conn.CreateStream(http.Header{remotecommand.StreamType: {remotecommand.StreamTypeStdin}})
+			}
+			select {
+			case <-ended:
+			case <-time.After(5 * time.Second):
+				t.Error("the client is served")
+			}
+			conn.Close()
+			// The client's own goroutines may stay.
+			stacks := make([]byte, 1<<20)
+			waits := func() bool {
+				return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "remotecommand.createHTTPStreamStreams")
+			}
+			for end := time.Now().Add(5 * time.Second); waits(); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("a goroutine waits for streams")
 				}
 			}
 		})
