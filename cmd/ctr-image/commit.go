@@ -18,7 +18,7 @@ func commitVerb(g *cli.Global) *cobra.Command {
 	var changes []string
 	var pause bool
 	var compression string
-	known := []string{string(diff.None), string(diff.Gzip), string(diff.Zstd)}
+	known := []string{diff.None.String(), diff.Gzip.String(), diff.Zstd.String()}
 	cmd := cli.New("commit [OPTION]... CONTAINER NAME", "make an image of a container", cli.About{
 		Long: "Makes a layer of all that CONTAINER has changed, puts it on top of the layers of its image, and records the new image " +
 			"under NAME, in one commit. A name that stands for something else is moved. Volumes and mounts are no part of it.\n\n" +
@@ -49,6 +49,9 @@ func commitVerb(g *cli.Global) *cobra.Command {
 			o.Changes = append(o.Changes, c)
 		}
 		var err error
+		if o.Compression, err = diff.Named(compression); err != nil {
+			return err
+		}
 		if o.Time, err = timeOfFiles(); err != nil {
 			return err
 		}
@@ -60,7 +63,7 @@ func commitVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		o.Namespace, o.NoPause, o.Compression = g.Namespace, !pause, diff.Compression(compression)
+		o.Namespace, o.NoPause = g.Namespace, !pause
 		o.Warn = func(text string) { cli.Say("%s", text) }
 		img, err := commit.Container(cmd.Context(), d, name, args[1], o)
 		if err != nil {
@@ -74,7 +77,7 @@ func commitVerb(g *cli.Global) *cobra.Command {
 	f.StringVarP(&o.Message, "message", "m", "", "write `TEXT` into the history")
 	f.StringVarP(&o.Author, "author", "a", "", "say that `NAME` made it")
 	f.BoolVarP(&pause, "pause", "p", true, "pause a container that runs; --pause=false lets it write on")
-	f.StringVar(&compression, "compression", string(diff.Gzip), "compress the layer with `NAME`: gzip, zstd or none")
+	f.StringVar(&compression, "compression", diff.Gzip.String(), "compress the layer with `NAME`: gzip, zstd or none")
 	cli.CompleteOption(cmd, "compression", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

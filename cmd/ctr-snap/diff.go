@@ -27,7 +27,7 @@ const envLatest = "SOURCE_DATE_EPOCH"
 func diffVerb(g *cli.Global) *cobra.Command {
 	var changes, tar bool
 	var compression string
-	known := []string{string(diff.None), string(diff.Gzip), string(diff.Zstd)}
+	known := []string{diff.None.String(), diff.Gzip.String(), diff.Zstd.String()}
 	table := cli.Table[diff.Change]{Columns: []cli.Column[diff.Change]{
 		{Name: "path", Value: func(c diff.Change) string { return c.Path }, Help: "from the snapshot's root"},
 		{Name: "kind", Value: func(c diff.Change) string { return string(c.Kind) }, Help: "add, modify or delete"},
@@ -50,7 +50,6 @@ func diffVerb(g *cli.Global) *cobra.Command {
 		Env:     []cli.Note{{Name: envLatest, Text: "with --tar: seconds since 1970; each later time of change is written as this one"}},
 		SeeAlso: []string{"ctr-snap-info", "ctr-snap-usage"},
 	}, func(cmd *cobra.Command, args []string) error {
-		o := diff.Options{Compression: diff.Compression(compression)}
 		if err := cli.OneOf("--compression", []string{compression}, known); err != nil {
 			return err
 		}
@@ -60,7 +59,11 @@ func diffVerb(g *cli.Global) *cobra.Command {
 		if !tar && cmd.Flags().Changed("compression") {
 			return cli.Usagef("--compression is of --tar")
 		}
-		var err error
+		how, err := diff.Named(compression)
+		if err != nil {
+			return err
+		}
+		o := diff.Options{Compression: how}
 		if o.Latest, err = latest(); err != nil {
 			return err
 		}
@@ -77,7 +80,7 @@ func diffVerb(g *cli.Global) *cobra.Command {
 	})
 	cmd.Flags().BoolVar(&changes, "changes", false, "print the changes, which is the default")
 	cmd.Flags().BoolVar(&tar, "tar", false, "write a layer")
-	cmd.Flags().StringVar(&compression, "compression", string(diff.None), "with --tar: compress it with `NAME`: gzip, zstd or none")
+	cmd.Flags().StringVar(&compression, "compression", diff.None.String(), "with --tar: compress it with `NAME`: gzip, zstd or none")
 	cli.CompleteOption(cmd, "compression", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	table.Flags(cmd)
 	return cmd

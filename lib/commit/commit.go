@@ -38,7 +38,7 @@ type Options struct {
 	Author      string
 	Message     string
 	Changes     []Change
-	Compression diff.Compression // of the layer; empty: gzip
+	Compression *diff.Compression // of the layer; nil: gzip
 	// NoPause lets a container run on while its files are read. What it writes meanwhile is in the image or not.
 	NoPause bool
 	// Time is when the image was made, and no file in the layer is younger; the zero value: now, and files keep their

@@ -4,6 +4,7 @@ package diff
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"hash"
@@ -16,15 +17,38 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Compression is how a layer is compressed.
-type Compression string
+// Compression is how a layer is compressed. Each has its own function, so that a command has those alone that it uses.
+type Compression struct {
+	name, media string
+	pack        func(io.Writer) (io.WriteCloser, error)
+}
 
 // The compressions. The same layer always gives the same bytes, as long as this program is the same.
-const (
-	None Compression = "none"
-	Gzip Compression = "gzip"
-	Zstd Compression = "zstd"
+var (
+	None = &Compression{"none", ocispec.MediaTypeImageLayer, packNone}
+	Gzip = &Compression{"gzip", ocispec.MediaTypeImageLayerGzip, packGzip}
+	Zstd = &Compression{"zstd", ocispec.MediaTypeImageLayerZstd, packZstd}
 )
+
+// Compressions are all of them.
+func Compressions() []*Compression { return []*Compression{None, Gzip, Zstd} }
+
+// Named gives the compression of a name; another name is errdefs.ErrInvalidArgument.
+func Named(name string) (*Compression, error) {
+	for _, c := range Compressions() {
+		if c.name == name {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("compression %q: none of none, gzip, zstd: %w", name, errdefs.ErrInvalidArgument)
+}
+
+// String gives the name.
+func (c *Compression) String() string { return c.name }
+
+func packNone(w io.Writer) (io.WriteCloser, error) { return plainCloser{w}, nil }
+func packGzip(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }
+func packZstd(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }
 
 // output compresses a tar and hashes it before and after.
 type output struct {
@@ -38,22 +62,12 @@ type output struct {
 	w         io.Writer
 }
 
-func newOutput(w io.Writer, how Compression) (*output, error) {
-	o := &output{plain: sha256.New(), packed: sha256.New(), w: w}
-	var z io.WriteCloser
-	var err error
-	switch how {
-	case None, "":
-		z, o.media = plainCloser{writerFunc(o.put)}, ocispec.MediaTypeImageLayer
-	case Gzip:
-		z, o.media = gzip.NewWriter(writerFunc(o.put)), ocispec.MediaTypeImageLayerGzip
-	case Zstd:
-		o.media = ocispec.MediaTypeImageLayerZstd
-		if z, err = zstd.NewWriter(writerFunc(o.put)); err != nil {
-			return nil, err
-		}
-	default:
-		return nil, fmt.Errorf("compression %q: none of none, gzip, zstd: %w", how, errdefs.ErrInvalidArgument)
+func newOutput(w io.Writer, how *Compression) (*output, error) {
+	how = cmp.Or(how, None)
+	o := &output{media: how.media, plain: sha256.New(), packed: sha256.New(), w: w}
+	z, err := how.pack(writerFunc(o.put))
+	if err != nil {
+		return nil, err
 	}
 	o.packer = z
 	o.buf = bufio.NewWriterSize(io.MultiWriter(o.plain, z), 256<<10)

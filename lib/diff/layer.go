@@ -26,7 +26,7 @@ const (
 
 // Options says how a layer is written.
 type Options struct {
-	Compression Compression // empty: none
+	Compression *Compression // nil: none
 	// Latest, when set, takes the place of each later time of change (SOURCE_DATE_EPOCH,
 	// https://reproducible-builds.org/specs/source-date-epoch).
 	Latest time.Time

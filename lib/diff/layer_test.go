@@ -87,8 +87,8 @@ func TestCompressions(t *testing.T) {
 	must(t, os.Chtimes(dir+"/old", time.Time{}, time.Unix(100, 5)))
 	latest := time.Unix(1_000_000_000, 0)
 	ids := map[string]bool{}
-	for how, media := range map[diff.Compression]string{
-		"": ocispec.MediaTypeImageLayer, diff.None: ocispec.MediaTypeImageLayer, diff.Gzip: ocispec.MediaTypeImageLayerGzip, diff.Zstd: ocispec.MediaTypeImageLayerZstd,
+	for how, media := range map[*diff.Compression]string{
+		nil: ocispec.MediaTypeImageLayer, diff.None: ocispec.MediaTypeImageLayer, diff.Gzip: ocispec.MediaTypeImageLayerGzip, diff.Zstd: ocispec.MediaTypeImageLayerZstd,
 	} {
 		var b bytes.Buffer
 		r, err := diff.Write(t.Context(), &b, nil, diff.Tree{dir}, diff.Options{Compression: how, Latest: latest})
@@ -115,7 +115,12 @@ func TestCompressions(t *testing.T) {
 	if len(ids) != 1 {
 		t.Errorf("diff ids %v", ids)
 	}
-	if _, err := diff.Write(t.Context(), io.Discard, nil, diff.Tree{dir}, diff.Options{Compression: "xz"}); !errdefs.IsInvalidArgument(err) {
+	for _, how := range diff.Compressions() {
+		if got, err := diff.Named(how.String()); got != how {
+			t.Errorf("%s: %v, %v", how, got, err)
+		}
+	}
+	if _, err := diff.Named("xz"); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
 	}
 }
@@ -260,7 +265,7 @@ func (brokenWriter) Write([]byte) (int, error) { return 0, errBroken }
 func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir+"/f", strings.Repeat("x", 1<<20))
-	for _, how := range []diff.Compression{diff.None, diff.Gzip, diff.Zstd} {
+	for _, how := range diff.Compressions() {
 		if _, err := diff.Write(t.Context(), brokenWriter{}, nil, diff.Tree{dir}, diff.Options{Compression: how}); !errors.Is(err, errBroken) {
 			t.Errorf("%s: %v", how, err)
 		}

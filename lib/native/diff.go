@@ -26,7 +26,7 @@ import (
 const labelUncompressed = "containerd.io/uncompressed"
 
 // compressions are the layers that can be written, by media type.
-var compressions = map[string]diff.Compression{
+var compressions = map[string]*diff.Compression{
 	ocispec.MediaTypeImageLayer:                         diff.None,
 	ocispec.MediaTypeImageLayerGzip:                     diff.Gzip,
 	ocispec.MediaTypeImageLayerZstd:                     diff.Zstd,
