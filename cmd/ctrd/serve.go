@@ -220,11 +220,11 @@ func (s *server) until(ctx context.Context, srv *servers, failed <-chan error, i
 			if left <= 0 && srv.hasPlugins() {
 				left = idle()
 			}
-			if left <= 0 {
+			if left <= 0 && srv.retire(idle()) {
 				log.Info("ending: no call for a while", "idle-timeout", idle())
 				return nil
 			}
-			sleep.set(left)
+			sleep.set(max(left, time.Millisecond))
 		}
 	}
 }

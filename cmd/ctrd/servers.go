@@ -73,6 +73,11 @@ func (all *servers) idle() time.Duration {
 	return since
 }
 
+// retire is native.Retire of all of them. A shim's supervisor that tells an event meanwhile is waited for by stop.
+func (all *servers) retire(idle time.Duration) bool {
+	return all.byName["ttrpc"].Idle() >= idle && native.Retire(idle, all.native, all.cri)
+}
+
 // hasPlugins tells whether plugins of NRI are connected, which the end of the server would end.
 func (all *servers) hasPlugins() bool { return all.plugins != nil && all.plugins.Count() > 0 }
 

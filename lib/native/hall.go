@@ -3,6 +3,7 @@
 package native
 
 import (
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -25,10 +26,12 @@ type hall struct {
 	conns map[*conn]struct{}
 	peers map[int32]int // connections by process
 	told  map[int32]bool
-	fresh int // connections that gRPC has not looked at
-	early int // connections, the fresh ones included, that have not sent the HTTP/2 preface
-	since time.Time
+	fresh int       // connections that gRPC has not looked at
+	early int       // connections, the fresh ones included, that have not sent the HTTP/2 preface
+	since time.Time // when the last connection or call began
 	moved sync.Cond
+
+	retired bool // no call begins any more
 }
 
 func (h *hall) init(log *slog.Logger) {
@@ -89,11 +92,21 @@ func (h *hall) step(c *conn, to stage) {
 	h.moved.Broadcast()
 }
 
-// quiet tells since when no connection has begun, and whether none is about to.
+// quiet tells since when no connection and no call has begun, and whether no connection is about to.
 func (h *hall) quiet() (time.Time, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.since, h.early == 0
+}
+
+// admit tells whether one more call may begin.
+func (h *hall) admit() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.retired {
+		h.since = time.Now()
+	}
+	return !h.retired
 }
 
 // taken waits until gRPC has looked at each connection that got in.
@@ -136,6 +149,7 @@ type conn struct {
 	who   creds
 	hall  *hall
 	at    stage        // guarded by hall.mu
+	in    *frames      // what the peer sends; nil: it is not HTTP/2
 	calls atomic.Int32 // under way
 	held  atomic.Int64 // about how many bytes have come of which no call has had the message
 	owed  atomic.Int64 // about how many bytes of answers have not been written
@@ -144,12 +158,26 @@ type conn struct {
 // RemoteAddr gives the peer's credentials.
 func (c *conn) RemoteAddr() net.Addr { return peerAddr{c} }
 
-// Read reads what the peer sends.
+// Read reads what the peer sends, but for the calls that are not admitted.
 func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.UnixConn.Read(p)
-	c.held.Add(int64(n))
-	c.hall.memory.moved(n, c.hall)
-	return n, err
+	for {
+		before := 0
+		if c.in != nil {
+			before = copy(p, c.in.kept)
+		}
+		if before == len(p) && before > 0 {
+			return 0, io.ErrShortBuffer // gRPC reads the preface alone, and then into a buffer of some KiB
+		}
+		n, err := c.UnixConn.Read(p[before:])
+		c.held.Add(int64(n))
+		c.hall.memory.moved(n, c.hall)
+		if err != nil || c.in == nil {
+			return n, err
+		}
+		if n = c.in.pass(p[:before+n], c.hall.admit); n > 0 {
+			return n, nil
+		}
+	}
 }
 
 // Write writes answers to the peer.

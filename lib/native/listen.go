@@ -25,6 +25,7 @@ type door struct {
 	group int // whose members get in; -1: nobody's
 	hall  *hall
 	log   *slog.Logger
+	http2 bool // peers speak it
 
 	once   sync.Once
 	shut   chan struct{} // closed when no more peers are to get in
@@ -56,6 +57,9 @@ func (d *door) Accept() (net.Conn, error) {
 			return nil, d.failed(err)
 		}
 		c := &conn{UnixConn: raw, hall: d.hall}
+		if d.http2 {
+			c.in = new(frames)
+		}
 		c.who, err = identify(raw)
 		switch {
 		case err != nil || !d.allows(c.who):

@@ -145,6 +145,7 @@ func Bare(o Options) *Server {
 // server's own user and not in the group that owns the socket's file and may write to it.
 func (s *Server) Serve(l *net.UnixListener) error {
 	d := s.open(l)
+	d.http2 = true
 	defer d.end()
 	if err := s.grpc.Serve(d); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
@@ -217,6 +218,26 @@ func (s *Server) Idle() time.Duration {
 		since = last
 	}
 	return time.Since(since)
+}
+
+// Retire has servers that have all been idle for a time begin no more calls, and tells whether they were. Stop is to follow. A call that comes
+// between the two is no call of these servers: its client is told in HTTP/2's way (RFC 9113, section 6.8) that it was not looked at, and makes
+// it again on a new connection, as gRPC does by itself. So none is ended that has just begun.
+func Retire(idle time.Duration, all ...*Server) bool {
+	for _, s := range all {
+		s.hall.mu.Lock()
+		defer s.hall.mu.Unlock()
+	}
+	for _, s := range all {
+		last, none := s.calls.quiet()
+		if !none || s.hall.early > 0 || time.Since(last) < idle || time.Since(s.hall.since) < idle {
+			return false
+		}
+	}
+	for _, s := range all {
+		s.hall.retired = true
+	}
+	return true
 }
 
 // The keys of metadata, as containerd's clients set them.

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
@@ -90,6 +91,85 @@ func TestHandOver(t *testing.T) {
 		one()
 	}
 	all.Wait()
+}
+
+// A call that comes when a server has just found that it is idle is made with the next one, also one that lasts; its client notices nothing. A
+// server that is not idle begins calls.
+func TestRetire(t *testing.T) {
+	first := listen(t)
+	kept, err := first.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	d, path := openDir(t), first.Addr().String()
+	first.SetUnlinkOnClose(false)
+	first.Close()
+	serve := func() (s *Server, ended <-chan error) {
+		s = New(Options{Dir: d, Log: slog.New(slog.DiscardHandler)})
+		result, l := make(chan error, 1), shared(t, kept)
+		go func() { result <- s.Serve(l) }()
+		return s, result
+	}
+	s, ended := serve()
+	ctx := in(t, "default")
+	c := dial(t, path)
+	subscribe := func() eventsapi.Events_SubscribeClient {
+		t.Helper()
+		events, err := eventsapi.NewEventsClient(c).Subscribe(ctx, &eventsapi.SubscribeRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return events
+	}
+	short, cancel := context.WithCancel(ctx)
+	events, err := eventsapi.NewEventsClient(c).Subscribe(short, &eventsapi.SubscribeRequest{})
+	if err == nil {
+		_, err = events.Header()
+	}
+	if err != nil || Retire(0, s) || Retire(0, New(Options{Dir: d}), s) {
+		t.Fatalf("subscribed: %v, or a server retires that has a call", err)
+	}
+	cancel()
+	eventually(t, "idle", func() bool { return s.Idle() > 0 })
+	if Retire(time.Hour, s) {
+		t.Fatal("it retires too early")
+	}
+	for range 20 {
+		eventually(t, "idle", func() bool { return Retire(1, s) })
+		events := subscribe()
+		asked := make(chan error, 1)
+		go func() { asked <- ask(ctx, c) }()
+		time.Sleep(10 * time.Millisecond) // so that the calls come before the server says that it ends
+		s.Stop(ctx)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		s, ended = serve()
+		if _, err := events.Header(); err != nil {
+			t.Errorf("a subscription is lost: %v", err)
+		}
+		if _, err := eventsapi.NewEventsClient(c).Publish(ctx, &eventsapi.PublishRequest{Topic: "/one", Event: &anypb.Any{TypeUrl: "one"}}); err != nil {
+			t.Errorf("a call is lost: %v", err)
+		}
+		if m, err := events.Recv(); err != nil || m.Topic != "/one" {
+			t.Fatalf("a subscription is lost: %v, %v", m, err)
+		}
+		if err := <-asked; err != nil {
+			t.Errorf("a call is lost: %v", err)
+		}
+		s.Stop(ctx) // ends the subscription
+		if _, err := events.Recv(); status.Code(err) != codes.Unavailable {
+			t.Errorf("subscription: %v", err)
+		}
+		<-ended
+		s, ended = serve()
+		if err := ask(ctx, c); err != nil {
+			t.Errorf("a call is lost: %v", err)
+		}
+	}
+	s.Stop(ctx)
+	<-ended
 }
 
 // What lasts ends at once when the server stops; what is under way ends as it would have.
