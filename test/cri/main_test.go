@@ -72,7 +72,13 @@ func newHost(t *testing.T) *host {
 // newHostWith is newHost with the text of a configuration.
 func newHostWith(t *testing.T, conf string) *host {
 	t.Helper()
-	w := world.New(t, site.Bin)
+	return newHostOf(t, site.Bin, conf)
+}
+
+// newHostOf is newHostWith with the commands of a directory.
+func newHostOf(t *testing.T, bin, conf string) *host {
+	t.Helper()
+	w := world.New(t, bin)
 	file := filepath.Join(w.Dir, "config.toml")
 	if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"ctrd.dev/ctrd/test/world"
 )
 
 // pluginProgram builds the plugin once.
@@ -269,6 +271,48 @@ func TestPluginServerKilled(t *testing.T) {
 		if err := h.live(h.ctx, event); err != nil {
 			t.Errorf("after a kill at %s: %v", event, err)
 		}
+	}
+	if l, err := h.ListPodSandbox(h.ctx, &runtimeapi.ListPodSandboxRequest{}); err != nil || len(l.Items) > 0 {
+		t.Errorf("pods that are left: %v, %v", l, err)
+	}
+}
+
+// A ctrd that is killed at a crash point while a plugin is connected leaves nothing that is in the way of the next one, nor of a plugin that
+// connects to that: the same life of a pod is gone through, and told to its end.
+func TestPluginCrashed(t *testing.T) {
+	bin := t.TempDir()
+	for _, dir := range []string{filepath.Dir(bin), bin} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := world.Build(site.Top, bin, "crashpoints"); err != nil {
+		t.Fatal(err)
+	}
+	h := newHostOf(t, bin, "")
+	h.pull(t)
+	env := h.Env
+	for _, point := range []string{"pod.connected", "pod.ready", "pod.container-created", "task.created", "pod.ended", "pod.stopped", "pod.emptied"} {
+		h.Env = append(slices.Clip(env), "CTRD_CRASH="+point)
+		h.kill(t)
+		p := h.plug(t, point)
+		if err := h.live(h.ctx, point); err == nil {
+			t.Errorf("%s: no call of a pod's life comes there", point)
+		}
+		h.Env = env
+		if err := h.serve.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Errorf("%s: ctrd ended with %v", point, err)
+		}
+		until(t, "the plugin to see it", func() bool { return slices.Contains(p.events(), "end") })
+		h.kill(t)
+		next := h.plug(t, point+"-next")
+		if err := h.live(h.ctx, point); err != nil {
+			t.Errorf("after a kill at %s: %v", point, err)
+		}
+		if all := next.events(); all[len(all)-1] != "remove-pod "+point {
+			t.Errorf("after a kill at %s the next plugin was told %q", point, all)
+		}
+		next.Process.Kill()
 	}
 	if l, err := h.ListPodSandbox(h.ctx, &runtimeapi.ListPodSandboxRequest{}); err != nil || len(l.Items) > 0 {
 		t.Errorf("pods that are left: %v, %v", l, err)
