@@ -83,7 +83,7 @@ func dumpLast(ctx context.Context, d *state.Dir, t *task.Task, o taskapi.Checkpo
 		return errors.Join(&NotStoredError{t.ID(), s.Path, err}, s.Leave())
 	}
 	err = s.Close()
-	return errors.Join(err, sweep(d, t, func(name string) bool { return strings.HasPrefix(name, last(t)) }))
+	return errors.Join(err, t.SweepScratch(d, func(name string) bool { return strings.HasPrefix(name, last(t)) }))
 }
 
 // end makes the checkpoint that a task ends with.

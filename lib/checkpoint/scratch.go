@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
@@ -18,11 +20,11 @@ import (
 
 // The beginnings of names of directories for criu.
 const (
-	dumpPrefix    = "dump-"
+	dumpPrefix    = task.DumpPrefix
 	restorePrefix = "restore-"
 	// lastPrefix and the incarnation of the task begin the name of a dump with which the task ends.
 	lastPrefix = "last-"
-	lockSuffix = ".lock"
+	lockSuffix = task.ScratchLock
 )
 
 // Scratch is a directory of a container's for criu. It is private, and goes when it is closed.
@@ -41,10 +43,16 @@ func newScratch(d *state.Dir, t *task.Task, prefix string) (*Scratch, error) {
 	if err := Sweep(d, t); err != nil {
 		return nil, err
 	}
-	s := &Scratch{Path: filepath.Join(home, prefix+rand.Text()), d: d}
+	s := &Scratch{d: d}
 	var err error
-	if s.held, err = lock.Hold(s.Path + lockSuffix); err != nil {
-		return nil, err
+	for {
+		s.Path = filepath.Join(home, prefix+rand.Text())
+		if s.held, err = lock.Hold(s.Path + lockSuffix); err == nil {
+			break
+		}
+		if !errdefs.IsAborted(err) { // somebody sweeps, and took the file for one that was left
+			return nil, err
+		}
 	}
 	if err := os.Mkdir(s.Path, 0o700); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -63,37 +71,12 @@ func Sweep(d *state.Dir, t *task.Task) error {
 	if err != nil {
 		return err
 	}
-	return sweep(d, t, func(name string) bool {
+	return t.SweepScratch(d, func(name string) bool {
 		if strings.HasPrefix(name, lastPrefix) {
 			return t.Incarnation() == "" || !strings.HasPrefix(name, last(t))
 		}
 		return strings.HasPrefix(name, dumpPrefix) || strings.HasPrefix(name, restorePrefix) && !waits
 	})
-}
-
-// sweep removes the directories that no process holds and whose name is one to remove.
-func sweep(d *state.Dir, t *task.Task, removes func(name string) bool) error {
-	home := d.Path("containers", t.Namespace, t.Container.Files())
-	entries, err := os.ReadDir(home)
-	if err != nil {
-		return nil // the container has no files
-	}
-	defer d.EmptyTrash()
-	for _, e := range entries {
-		name, isLock := strings.CutSuffix(e.Name(), lockSuffix)
-		if !isLock || !removes(name) {
-			continue
-		}
-		path := filepath.Join(home, name)
-		if held, err := lock.IsHeld(path + lockSuffix); held || err != nil {
-			continue
-		}
-		// What cannot be removed the removal of the container does.
-		if err := d.Trash(path); err == nil || errors.Is(err, os.ErrNotExist) {
-			_ = os.Remove(path + lockSuffix)
-		}
-	}
-	return nil
 }
 
 // findLast gives the directory of the dump that the present task has ended with and that nobody has stored, or nil. Another process that

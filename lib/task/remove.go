@@ -265,6 +265,8 @@ func Tidy(ctx context.Context, d *state.Dir) error {
 	}
 	for _, t := range all {
 		t.tidy(ctx)
+		// What a task has ended with, and what it is restored from, is for the next checkpoint: it may be all that is left of it.
+		_ = t.SweepScratch(d, func(name string) bool { return strings.HasPrefix(name, DumpPrefix) })
 	}
 	for _, name := range tasks {
 		if !known[name] {
