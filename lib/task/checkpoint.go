@@ -54,9 +54,18 @@ func (t *Task) PreDump(ctx context.Context, o taskapi.CheckpointOptions) error {
 }
 
 func (t *Task) checkpoint(ctx context.Context, dir string, o *taskapi.Any) error {
-	return t.call(ctx, checkpointTime, func(ctx context.Context, c *taskapi.Client) error {
+	err := t.call(ctx, checkpointTime, func(ctx context.Context, c *taskapi.Client) error {
 		return c.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: t.ID(), Path: dir, Options: o})
 	})
+	if !errdefs.IsUnavailable(err) || ctx.Err() != nil {
+		return err
+	}
+	// A supervisor that ends with its task may not have come to say so.
+	v, lerr := taskdir.Look(t.Dir())
+	if lerr != nil || v.State != taskdir.Stopped || v.Exit.Reason == taskdir.Checkpointed || v.Exit.Reason == supervisorDied {
+		return err
+	}
+	return fmt.Errorf("it has ended meanwhile: %w", &NotRunningError{t.ID(), Stopped})
 }
 
 // ToRestore tells whether the task is one that Start restores from a checkpoint: it is created and has no process yet.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +42,35 @@ func TestSignalBesideTheEnd(t *testing.T) {
 	write(t, c, taskdir.End, taskdir.Exit{Status: 3, ExitedAt: time.Now()})
 	conn.Close()
 	if err := c.deliver(t.Context(), unix.SIGTERM, false); !errdefs.IsNotFound(err) {
+		t.Errorf("%v, want that it has ended", err)
+	}
+}
+
+// A checkpoint that meets one says that, too, and nothing of a connection.
+func TestCheckpointBesideTheEnd(t *testing.T) {
+	d := openDir(t)
+	recorded(t, d, "c", false)
+	c := found(t, d, "c")
+	reserved(t, c, StartOptions{})()
+	write(t, c, taskdir.Init, taskdir.Process{PID: 1, StartTime: 1})
+	write(t, c, taskdir.Begun, taskdir.Started{At: time.Now()})
+
+	l, err := taskapi.Listen("unix://" + t.TempDir() + "/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := c.dial(t.Context(), "unix://"+l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, c, taskdir.End, taskdir.Exit{Status: 137, ExitedAt: time.Now()})
+	conn.Close()
+	err = c.Checkpoint(t.Context(), taskapi.CheckpointOptions{ImagePath: t.TempDir()})
+	if not := (*NotRunningError)(nil); !errors.As(err, &not) || !strings.Contains(err.Error(), "it has ended meanwhile") {
 		t.Errorf("%v, want that it has ended", err)
 	}
 }
