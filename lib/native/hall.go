@@ -99,16 +99,6 @@ func (h *hall) quiet() (time.Time, bool) {
 	return h.since, h.early == 0
 }
 
-// admit tells whether one more call may begin.
-func (h *hall) admit() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.retired {
-		h.since = time.Now()
-	}
-	return !h.retired
-}
-
 // taken waits until gRPC has looked at each connection that got in.
 func (h *hall) taken() {
 	h.mu.Lock()
@@ -148,6 +138,7 @@ type conn struct {
 	*net.UnixConn
 	who   creds
 	hall  *hall
+	since time.Time    // when it was accepted
 	at    stage        // guarded by hall.mu
 	in    *frames      // what the peer sends; nil: it is not HTTP/2
 	calls atomic.Int32 // under way
@@ -174,7 +165,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		if err != nil || c.in == nil {
 			return n, err
 		}
-		if n = c.in.pass(p[:before+n], c.hall.admit); n > 0 {
+		if n = c.in.pass(p[:before+n], c.admit); n > 0 {
 			return n, nil
 		}
 	}
@@ -187,6 +178,22 @@ func (c *conn) Write(p []byte) (int, error) {
 		c.owed.Store(0) // frames and headers
 	}
 	return n, err
+}
+
+// firstCallFor is how long a connection is a new one, of which the first call is admitted in any case: gRPC makes a call again that was not,
+// but once.
+const firstCallFor = time.Second
+
+// admit tells whether one more call of the connection may begin. None may after one that may not.
+func (c *conn) admit() bool {
+	h := c.hall
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.retired && (c.in.last > 0 || time.Since(c.since) > firstCallFor) {
+		return false
+	}
+	h.since = time.Now()
+	return true
 }
 
 // holds is about how many bytes the connection has the server keep.

@@ -56,7 +56,7 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, d.failed(err)
 		}
-		c := &conn{UnixConn: raw, hall: d.hall}
+		c := &conn{UnixConn: raw, hall: d.hall, since: time.Now()}
 		if d.http2 {
 			c.in = new(frames)
 		}

@@ -222,7 +222,8 @@ func (s *Server) Idle() time.Duration {
 
 // Retire has servers that have all been idle for a time begin no more calls, and tells whether they were. Stop is to follow. A call that comes
 // between the two is no call of these servers: its client is told in HTTP/2's way (RFC 9113, section 6.8) that it was not looked at, and makes
-// it again on a new connection, as gRPC does by itself. So none is ended that has just begun.
+// it again on a new connection, as gRPC does by itself. So none is ended that has just begun. The first call of a connection that is younger than
+// a second is an exception: it may be made again already, which gRPC does once.
 func Retire(idle time.Duration, all ...*Server) bool {
 	for _, s := range all {
 		s.hall.mu.Lock()
