@@ -301,6 +301,30 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// TestExecTerminalSlowReader: the end of a process is told when its client has read what the terminal showed.
+func TestExecTerminalSlowReader(t *testing.T) {
+	k := newTask(t, "sleep", "1000")
+	k.start()
+	e := k.exec("one", true, false, "sh", "-c", "seq 5000; exit 3")
+	must(t, e.start())
+	told := make(chan uint32, 1)
+	go func() { told <- e.wait() }()
+	select {
+	case st := <-told:
+		t.Error("the end is told before the output is read")
+		told <- st
+	case <-time.After(300 * time.Millisecond):
+	}
+	out, err := io.ReadAll(e.stdout)
+	must(t, err)
+	if !strings.HasSuffix(string(out), "\n5000\r\n") {
+		t.Errorf("%d bytes of output", len(out))
+	}
+	if st := <-told; st != 3 {
+		t.Errorf("status %d", st)
+	}
+}
+
 // TestExecClientDies: the client of an exec goes; the exec that writes on meets that as any program does
 // whose reader goes.
 func TestExecClientDies(t *testing.T) {

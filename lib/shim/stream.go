@@ -220,9 +220,43 @@ func (st *streams) drain(limit time.Duration) {
 	case <-time.After(limit):
 		st.t.logf("output does not end: a process outside the container has it open")
 	}
+	st.letRead()
 	st.close()
 	if st.logger != nil {
 		st.logger.wait(limit-time.Since(begun), lastWords)
+	}
+}
+
+// readTime bounds how long a client may take to read a terminal's last output.
+const readTime = time.Second
+
+// letRead waits until the client has read what a terminal's FIFO still holds: containerd's clients close their end as soon as
+// they have deleted the process, and what they have not read by then is lost. A client that is gone is not waited for.
+func (st *streams) letRead() {
+	if st.console == nil || st.output == nil {
+		return
+	}
+	for _, f := range st.hold { // ours would hide that nobody else reads
+		f.Close()
+	}
+	st.hold = nil
+	raw, err := st.output.SyscallConn()
+	if err != nil {
+		return
+	}
+	for late := time.Now().Add(readTime); time.Now().Before(late); time.Sleep(time.Millisecond) {
+		read := true
+		raw.Control(func(fd uintptr) {
+			polled := []unix.PollFd{{Fd: int32(fd)}}
+			if _, err := unix.Poll(polled, 0); err != nil || polled[0].Revents&unix.POLLERR != 0 {
+				return // nobody reads
+			}
+			n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+			read = err != nil || n == 0
+		})
+		if read {
+			return
+		}
 	}
 }
 
