@@ -60,22 +60,29 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all, err := task.All(cmd.Context(), d, g.Namespace)
-		if err != nil && !errdefs.IsDataLoss(err) {
-			return err
-		}
-		lost := err
-		if len(all) == 0 && lost == nil {
-			if err := g.NotACount(cmd, "ctr-task ls | tail -n "+g.Namespace); err != nil {
-				return err
+		var lost []error
+		none := true
+		err = table.Print(func(yield func(*task.Info, error) bool) {
+			for i, err := range task.All(cmd.Context(), d, g.Namespace) {
+				none = false
+				if errdefs.IsDataLoss(err) {
+					lost = append(lost, err)
+					continue
+				}
+				if err == nil && (running && !slices.Contains([]task.Status{task.Running, task.Paused, task.Restarting}, i.Status) ||
+					len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels) ||
+					!f.Match(filter.Container(i.ID, i.Image, i.Runtime.Name, i.Labels))) {
+					continue
+				}
+				if !yield(i, err) {
+					return
+				}
 			}
+		})
+		if none && err == nil {
+			err = g.NotACount(cmd, "ctr-task ls | tail -n "+g.Namespace)
 		}
-		err = table.PrintAll(slices.DeleteFunc(all, func(i *task.Info) bool {
-			return running && !slices.Contains([]task.Status{task.Running, task.Paused, task.Restarting}, i.Status) ||
-				len(statuses) > 0 && !slices.Contains(statuses, string(i.Status)) || !cli.HasLabels(i.Labels, labels) ||
-				!f.Match(filter.Container(i.ID, i.Image, i.Runtime.Name, i.Labels))
-		}))
-		return errors.Join(err, lost)
+		return errors.Join(append(lost, err)...)
 	})
 	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run, are paused or wait for their next restart")
 	cmd.Flags().StringSliceVar(&statuses, "status", nil, "list only containers with one of these `STATUSES`")

@@ -146,11 +146,10 @@ func limitText(limit uint64) string {
 // has ended is left out.
 func sample(ctx context.Context, d *state.Dir, g *cli.Global, ids []string, before []usage) ([]usage, error) {
 	if len(ids) == 0 {
-		infos, err := task.All(ctx, d, g.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		for _, i := range infos {
+		for i, err := range task.All(ctx, d, g.Namespace) {
+			if err != nil {
+				return nil, err
+			}
 			if i.Status == task.Running || i.Status == task.Paused {
 				ids = append(ids, i.ID)
 			}

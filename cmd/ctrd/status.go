@@ -69,11 +69,13 @@ func statusVerb(g *cli.Global) *cobra.Command {
 		}
 		running := 0
 		for _, ns := range spaces {
-			infos, err := task.All(cmd.Context(), d, ns)
-			if err != nil && !errdefs.IsDataLoss(err) { // those records are in lost
-				return err
-			}
-			for _, i := range infos {
+			for i, err := range task.All(cmd.Context(), d, ns) {
+				if errdefs.IsDataLoss(err) { // it is in lost
+					continue
+				}
+				if err != nil {
+					return err
+				}
 				if i.Status == task.Running || i.Status == task.Paused {
 					running++
 				}

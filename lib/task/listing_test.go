@@ -66,7 +66,7 @@ type world struct {
 // same compares the listing with a plain list, and gives the first by id.
 func (w world) same(t *testing.T, after string) map[string]*Info {
 	t.Helper()
-	plain, err := All(t.Context(), w.d, "default")
+	plain, err := infos(t.Context(), w.d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,8 +79,8 @@ func (w world) same(t *testing.T, after string) map[string]*Info {
 		t.Fatalf("after %s: %d containers, want %d", after, len(all), len(plain))
 	}
 	for i, info := range all {
-		if want := plain[i]; !reflect.DeepEqual(*info, *want) {
-			t.Errorf("after %s: %+v, want %+v", after, *info, *want)
+		if want := plain[i]; !reflect.DeepEqual(*info, want) {
+			t.Errorf("after %s: %+v, want %+v", after, *info, want)
 		}
 		found[info.ID] = info
 	}

@@ -4,8 +4,9 @@ package task
 
 import (
 	"context"
-	"errors"
+	"iter"
 	goruntime "runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,66 +70,100 @@ func (t *Task) Info(ctx context.Context) (Info, error) {
 	return Info{Container: t.Container, Status: Created}, nil
 }
 
-// All lists the containers of a namespace by id, with what each is doing, see [Task.Info]. A record that cannot be read is left
-// out; the error is of kind errdefs.ErrDataLoss then, and the others are listed all the same.
-func All(ctx context.Context, d *state.Dir, ns string) ([]*Info, error) {
-	var packed []container.Packed
-	err := d.View(ctx, func(tx *state.Tx) (err error) {
-		packed, err = container.AllPacked(tx, ns)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	// One look for all: most of many containers were never started, or their tasks are deleted.
-	started, err := startedIn(d, ns)
-	if err != nil {
-		return nil, err
-	}
-	unpacked, errs := unpack(packed)
-	all := make([]*Info, 0, len(unpacked))
-	for i := range unpacked {
-		info := &unpacked[i]
-		if errs[i] == nil && started[info.ID] {
-			t := &Task{Container: info.Container, Namespace: ns, d: d}
-			if err := t.refresh(); err != nil {
-				return nil, err
+// All yields the containers of a namespace by id, with what each is doing, see [Task.Info]. Each Info is there until the next is asked for.
+// In place of a record that cannot be read there is an error of kind errdefs.ErrDataLoss, and the others follow; any other error is
+// the last.
+func All(ctx context.Context, d *state.Dir, ns string) iter.Seq2[*Info, error] {
+	return func(yield func(*Info, error) bool) {
+		var packed []container.Packed
+		err := d.View(ctx, func(tx *state.Tx) (err error) {
+			packed, err = container.AllPacked(tx, ns)
+			return err
+		})
+		var started map[string]bool
+		if err == nil {
+			// One look for all: most of many containers were never started, or their tasks are deleted.
+			started, err = startedIn(d, ns)
+		}
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for info, err := range unpacked(packed) {
+			if err == nil && started[info.ID] {
+				t := &Task{Container: info.Container, Namespace: ns, d: d}
+				if err = t.refresh(); err == nil {
+					*info, err = t.Info(ctx)
+				}
+				if errdefs.IsNotFound(err) {
+					continue
+				}
 			}
-			*info, err = t.Info(ctx)
-			if errdefs.IsNotFound(err) {
-				continue
-			}
-			if err != nil {
-				return nil, err
+			if !yield(info, err) || err != nil && !errdefs.IsDataLoss(err) {
+				return
 			}
 		}
-		if errs[i] == nil {
-			all = append(all, info)
-		}
 	}
-	return all, errors.Join(errs...)
 }
 
-// unpack decodes records on every processor: with thousands of them that is most of what a list costs.
-func unpack(packed []container.Packed) ([]Info, []error) {
-	const share = 64 // records: few need no help
-	all, errs := make([]Info, len(packed)), make([]error, len(packed))
-	var taken atomic.Int64
-	work := func() {
-		for end := int(taken.Add(share)); end-share < len(packed); end = int(taken.Add(share)) {
-			for i := end - share; i < min(end, len(packed)); i++ {
-				all[i].Status = Created
-				errs[i] = packed[i].UnpackTo(&all[i].Container)
+// unpacked decodes records, on every processor: with thousands of them that is most of what a list costs. While some are looked at the
+// next are decoded, in the place of those before.
+func unpacked(packed []container.Packed) iter.Seq2[*Info, error] {
+	return func(yield func(*Info, error) bool) {
+		var batches [2]batch
+		defer batches[0].working.Wait()
+		defer batches[1].working.Wait()
+		this, next := &batches[0], &batches[1]
+		for some := range slices.Chunk(packed, batchSize) {
+			next.unpack(some)
+			if !this.each(yield) {
+				return
 			}
+			this, next = next, this
+		}
+		this.each(yield)
+	}
+}
+
+// A batch is some of many containers.
+type batch struct {
+	infos   []Info
+	errs    []error
+	working sync.WaitGroup
+}
+
+const batchSize = 256
+
+// unpack begins to decode some records.
+func (b *batch) unpack(some []container.Packed) {
+	if b.infos == nil {
+		b.infos, b.errs = make([]Info, len(some)), make([]error, len(some))
+	}
+	b.infos, b.errs = b.infos[:len(some)], b.errs[:len(some)] // the first batches are the largest
+	var taken atomic.Int64
+	const share = batchSize / 8
+	for range min(goruntime.GOMAXPROCS(0), (len(some)+share-1)/share) {
+		b.working.Go(func() {
+			for end := int(taken.Add(share)); end-share < len(some); end = int(taken.Add(share)) {
+				for i := end - share; i < min(end, len(some)); i++ {
+					b.infos[i] = Info{Status: Created}
+					b.errs[i] = some[i].UnpackTo(&b.infos[i].Container)
+				}
+			}
+		})
+	}
+}
+
+// each yields what was decoded. It reports false when no more is wanted.
+func (b *batch) each(yield func(*Info, error) bool) bool {
+	b.working.Wait()
+	for i := range b.infos {
+		if !yield(&b.infos[i], b.errs[i]) {
+			return false
 		}
 	}
-	var others sync.WaitGroup
-	for range min(goruntime.GOMAXPROCS(0)-1, len(packed)/share) {
-		others.Go(work)
-	}
-	work()
-	others.Wait()
-	return all, errs
+	b.infos, b.errs = b.infos[:0], b.errs[:0]
+	return true
 }
 
 // look reads the task that is meant. It reports false when that is not there any more.

@@ -4,6 +4,8 @@ package task
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -371,7 +373,7 @@ func TestTidy(t *testing.T) {
 	if err := Tidy(ctx, d); err != nil {
 		t.Fatal(err)
 	}
-	all, err := All(ctx, d, "default")
+	all, err := infos(ctx, d)
 	if err != nil || len(all) != 1 || all[0].ID != "owned" {
 		t.Errorf("containers %+v, %v; want owned alone", all, err)
 	}
@@ -384,7 +386,48 @@ func TestTidy(t *testing.T) {
 	if err := Tidy(ctx, d); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := All(ctx, d, "default"); err != nil || len(all) != 0 {
+	if all, err := infos(ctx, d); err != nil || len(all) != 0 {
 		t.Errorf("after its client has ended: %+v, %v", all, err)
+	}
+}
+
+// infos collects what All yields of the default namespace.
+func infos(ctx context.Context, d *state.Dir) (all []Info, err error) {
+	for info, e := range All(ctx, d, "default") {
+		if e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		all = append(all, *info)
+	}
+	return all, err
+}
+
+// Thousands are listed in order, once each; of one whose record cannot be read the error tells, and the others are there.
+func TestAllOfMany(t *testing.T) {
+	const many = 1000
+	d, broken := openDir(t), state.Table[string]{Name: "containers"}
+	err := d.Update(t.Context(), nil, func(tx *state.Tx) error {
+		for i := range many {
+			if _, err := container.Create(tx, "default", container.Container{ID: fmt.Sprintf("c%04d", i), Image: fmt.Sprint("image ", i)}, nil); err != nil {
+				return err
+			}
+		}
+		return broken.Put(tx, "default", "c0500x", "no record")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := infos(t.Context(), d)
+	if !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), "c0500x") || len(all) != many {
+		t.Fatalf("%d containers, %v", len(all), err)
+	}
+	for i, info := range all {
+		if info.ID != fmt.Sprintf("c%04d", i) || info.Image != fmt.Sprint("image ", i) || info.Status != Created {
+			t.Fatalf("%d: %+v", i, info)
+		}
+	}
+	for range All(t.Context(), d, "default") {
+		break // one that wants no more ends it
 	}
 }
