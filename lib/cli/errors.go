@@ -213,15 +213,16 @@ func shorten(s string) string {
 
 // visible replaces what would move a terminal's cursor or change its state.
 func visible(s string) string {
-	clean := true
-	for _, r := range s {
-		clean = clean && (r == '\t' || unicode.IsPrint(r))
+	clean := 0
+	for clean < len(s) && ' ' <= s[clean] && s[clean] <= '~' {
+		clean++
 	}
-	if clean {
+	if clean == len(s) {
 		return s
 	}
 	var b strings.Builder
-	for _, r := range s {
+	b.WriteString(s[:clean])
+	for _, r := range s[clean:] {
 		switch {
 		case r == '\t', unicode.IsPrint(r):
 			b.WriteRune(r)

@@ -130,13 +130,14 @@ func Example_containers() {
 	defer c.Close()
 	fmt.Println(c.ID(), c.Container.Labels["role"])
 
-	all, err := task.All(ctx, d, "example")
-	check(err)
-	fmt.Println(len(all), all[0].Status)
+	for info, err := range task.All(ctx, d, "example") {
+		check(err)
+		fmt.Println(info.ID, info.Status)
+	}
 	check(c.Remove(ctx, false))
 	// Output:
 	// redis-master master
-	// 1 created
+	// redis-master created
 }
 
 // The spec follows from the image and from options, and can be changed before it is recorded.
