@@ -23,16 +23,36 @@ type Listing struct {
 	records *container.Memory
 	watch   *taskdir.Watch
 
-	mu    sync.Mutex
-	known map[string]listed // by id
+	mu      sync.Mutex
+	known   map[string]listed // by id
+	started map[string]bool   // see startedIn
+	tasks   uint64            // number of the directory that started was read from; 0: it was not, or is about to change
 }
 
 // listed is what the last list said of a container, and from which record and files.
 type listed struct {
 	record    *container.Container
 	inc       taskdir.Incarnation
-	base, dir uint64 // numbers of the directories of its tasks and of this one; 0: it has no task
+	base, dir watched // of its tasks, and of this one; nothing where it has no task
 	info      *Info
+}
+
+// watched is a directory, and its number when it was read.
+type watched struct {
+	path   string
+	number uint64
+}
+
+// number gives a directory its number, and tells whether what is read of it from now on may be kept.
+func (l *Listing) number(path string) (w watched, keep bool) {
+	n, keep := l.watch.Number(path)
+	return watched{path, n}, keep
+}
+
+// stands tells whether a directory is as it was read.
+func (l *Listing) stands(w watched) bool {
+	n, _ := l.watch.Number(w.path)
+	return n == w.number && n != 0
 }
 
 // NewListing makes a listing that knows nothing yet. With a nil watch it is for one list: it keeps nothing of tasks.
@@ -45,7 +65,7 @@ func (l *Listing) Forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.records.Forget()
-	l.known = nil
+	l.known, l.started, l.tasks = nil, nil, 0
 }
 
 // All is [All], but for what is not in the directory of a task: one that is paused is told as Running, and Attached is nil. What it gives must not be
@@ -62,9 +82,14 @@ func (l *Listing) All(ctx context.Context) ([]*Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	started, err := startedIn(l.d, l.ns)
-	if err != nil {
-		return nil, err
+	tasks, keep := l.watch.Number(l.d.Run("tasks", l.ns))
+	if tasks == 0 || tasks != l.tasks {
+		if l.started, err = startedIn(l.d, l.ns); err != nil {
+			return nil, err
+		}
+		if l.tasks = 0; keep {
+			l.tasks = tasks
+		}
 	}
 	var lost error
 	all, known := make([]*Info, 0, len(records)), make(map[string]listed, len(records))
@@ -73,7 +98,7 @@ func (l *Listing) All(ctx context.Context) ([]*Info, error) {
 			lost = errors.Join(lost, r.Err)
 			continue
 		}
-		one, keep, err := l.one(ctx, r.Value, started[r.Key])
+		one, keep, err := l.one(ctx, r.Value, l.started[r.Key])
 		if errdefs.IsNotFound(err) {
 			continue
 		}
@@ -112,20 +137,22 @@ func (l *Listing) one(ctx context.Context, c *container.Container, started bool)
 		}
 		return listed{record: c, info: &Info{Container: *c, Status: Created}}, true, nil
 	}
+	same = same && was.inc != "" && l.stands(was.base)
+	if same && l.stands(was.dir) {
+		return was, true, nil
+	}
 	t := &Task{Container: *c, Namespace: l.ns, d: l.d}
 	now.record = c
-	base, keepBase := l.watch.Number(t.base())
-	if now.base = base; same && was.base == base && was.inc != "" {
+	base, keepBase := l.number(t.base())
+	if now.base = base; same {
 		t.inc = was.inc
 	} else if t.inc, err = taskdir.Current(t.base()); err != nil {
 		return now, false, err
 	}
 	now.inc = t.inc
 	if t.inc != "" {
-		dir, keepDir := l.watch.Number(t.Dir())
-		if now.dir = dir; same && was.inc == t.inc && was.base == base && was.dir == dir {
-			return was, true, nil
-		}
+		dir, keepDir := l.number(t.Dir())
+		now.dir = dir
 		v, err := taskdir.Look(t.Dir())
 		if err != nil {
 			return now, false, err
