@@ -34,3 +34,14 @@ func TestShorten(t *testing.T) {
 		t.Errorf("%q", shorten(whole))
 	}
 }
+
+// What moves a cursor is shown, and so is a byte that is no UTF-8: what it was is not lost. All else stays.
+func TestVisible(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "a b~": "a b~", "a\tb": "a\tb", "ä\ufffd": "ä\ufffd", "a\nb\x1b[2J": `a\x0ab\x1b[2J`, "caf\xe9 \x9b2J": `caf\xe9 \x9b2J`, "x\u200fy\u0085": `x\u200fy\u0085`,
+	} {
+		if got := visible(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

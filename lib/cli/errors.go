@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 )
@@ -222,8 +223,10 @@ func visible(s string) string {
 	}
 	var b strings.Builder
 	b.WriteString(s[:clean])
-	for _, r := range s[clean:] {
+	for i, r := range s[clean:] {
 		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(s[clean+i:], string(r)): // a byte that is no UTF-8
+			fmt.Fprintf(&b, `\x%02x`, s[clean+i])
 		case r == '\t', unicode.IsPrint(r):
 			b.WriteRune(r)
 		case r < 0x80:

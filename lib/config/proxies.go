@@ -30,7 +30,7 @@ func Proxies() (map[string]ProxyPlugin, error) {
 func proxies(texts []source) (map[string]ProxyPlugin, error) {
 	r := proxyReader{all: map[string]ProxyPlugin{}, checker: checker{w: where{}}}
 	for _, t := range texts {
-		if !bytes.Contains(t.data, []byte(proxyPlugins)) {
+		if !bytes.Contains(bytes.ToLower(t.data), []byte(proxyPlugins)) { // the decoder takes any case
 			continue
 		}
 		r.file, r.seen = t.file, map[string]origin{}
@@ -70,7 +70,7 @@ const (
 
 // entry takes a key of a file.
 func (r *proxyReader) entry(e entry) {
-	if strings.ToLower(e.key[0]) != proxyPlugins { // the decoder takes any case
+	if strings.ToLower(e.key[0]) != proxyPlugins {
 		return
 	}
 	r.w[keyText(e.key)] = fmt.Sprintf("%s:%d", r.file, e.line)

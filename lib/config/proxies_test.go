@@ -37,7 +37,7 @@ var proxyTexts = []string{
 	"[proxy_plugins.a]\ntype = 'snapshot'\naddress = '/a'\n[proxy_plugins.a.exports.root]\n", "[proxy_plugins.a]\ntype = 'snapshot'\naddress = '/a'\n[[proxy_plugins.a.exports]]\nroot = '/r'\n",
 	"proxy_plugins.a = { snapshotter = 'z' }\n", "proxy_plugins.a = { address = '/z', type = 'snapshot' }\n", "[proxy_plugins]\na = {}\n", "proxy_plugins.a.exports = { x = '1' }\nproxy_plugins.a.capabilities = ['one']\n",
 	"proxy_plugins.a.capabilities = [\n]\n", "[proxy_plugins.a.exports]\n", "[proxy_plugins.a]\nexports = { root = '/x' }\n[proxy_plugins.a.exports]\n",
-	"[proxy_plugins.a]\nType = 'snapshot'\nADDRESS = '/a'\n",
+	"[proxy_plugins.a]\nType = 'snapshot'\nADDRESS = '/a'\n", "[Proxy_Plugins.a]\ntype = 'snapshot'\naddress = '/a'\n",
 }
 
 // sameProxies: what Proxies makes of files is what Load makes of them, but for mistakes elsewhere.

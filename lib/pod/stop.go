@@ -46,7 +46,7 @@ func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	if err := task.EndPod(ctx, h.Dir, dir); err != nil {
+	if err := task.EndPod(ctx, h.Dir, dir, func() time.Duration { return h.hookTime(ctx, s.ID) }); err != nil {
 		return err
 	}
 	containers, err := h.containersOf(ctx, s.ID)
@@ -85,6 +85,20 @@ func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 	}
 	crash.Point("pod.stopped")
 	return nil
+}
+
+// hookTime is how long the hooks may take that run after the stop of a pod's containers, side by side. What cannot be read is not waited for.
+func (h Host) hookTime(ctx context.Context, id string) (longest time.Duration) {
+	containers, err := h.containersOf(ctx, id)
+	if err != nil {
+		return 0
+	}
+	for _, one := range containers {
+		if t, err := task.Open(ctx, h.Dir, h.Namespace, one.ID); err == nil && t.Container.UID == one.UID {
+			longest = max(longest, t.PoststopTime())
+		}
+	}
+	return longest
 }
 
 // Remove removes a pod with its containers; one that runs is stopped first. A pod that is not there is success.

@@ -152,7 +152,7 @@ func (t *task) cleanUp(init *process) {
 
 // awaitExecs waits until the ends of all execs are recorded. They have been killed.
 func (t *task) awaitExecs() {
-	late := time.After(drainTime + time.Second)
+	late := time.After(drainTime + readTime + time.Second)
 	for _, p := range t.execsIn(taskapi.StatusRunning) {
 		if p.pid > 0 && !isClosed(p.died) {
 			// One that moved itself to another cgroup.

@@ -325,6 +325,22 @@ func TestExecTerminalSlowReader(t *testing.T) {
 	}
 }
 
+// TestExecTerminalFile: nobody reads a file, and its end is waited for by nobody, whatever others have written there.
+func TestExecTerminalFile(t *testing.T) {
+	k := newTask(t, "sleep", "1000")
+	k.start()
+	e := k.exec("one", true, false, "true")
+	file := filepath.Join(k.state, "out")
+	must(t, os.WriteFile(file, []byte("of another\n"), 0o600))
+	e.req.Stdout = "file://" + file
+	must(t, e.start())
+	w, err := k.client.Wait(t.Context(), &taskapi.WaitRequest{ID: k.id, ExecID: "one"})
+	must(t, err)
+	if late := time.Since(w.ExitedAt); late > 900*time.Millisecond {
+		t.Errorf("the end is told after %v", late)
+	}
+}
+
 // TestExecClientDies: the client of an exec goes; the exec that writes on meets that as any program does
 // whose reader goes.
 func TestExecClientDies(t *testing.T) {

@@ -36,7 +36,6 @@ var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cr
 // bundleSpec is the part of config.json that is looked at without the engine.
 type bundleSpec struct {
 	Annotations map[string]string `json:"annotations"`
-	Hooks       *specs.Hooks      `json:"hooks"`
 	Linux       struct {
 		CgroupsPath string `json:"cgroupsPath"`
 	} `json:"linux"`
@@ -172,7 +171,7 @@ func Delete(b Bootstrap) ([]byte, error) {
 }
 
 // forgetEngine has the OCI engine that made the container, if one did, remove what it keeps of it.
-func forgetEngine(b Bootstrap, hooks *specs.Hooks) error {
+func forgetEngine(b Bootstrap) error {
 	var e ask.Engine
 	known, err := taskdir.Read(b.Bundle, engineFile, &e)
 	if err != nil || !known {
@@ -184,7 +183,12 @@ func forgetEngine(b Bootstrap, hooks *specs.Hooks) error {
 	if err != nil {
 		return err
 	}
-	p.limit += ask.PoststopTime(hooks)
+	var spec struct {
+		Hooks *specs.Hooks `json:"hooks"`
+	}
+	if _, err := taskdir.Read(b.Bundle, taskdir.Config, &spec); err == nil { // else they have the usual time
+		p.limit += ask.PoststopTime(spec.Hooks)
+	}
 	return p.run(ask.Request{Engine: e}, nil)
 }
 
@@ -220,7 +224,7 @@ func deleteLeft(b Bootstrap) error {
 			return err
 		}
 	}
-	if err := forgetEngine(b, spec.Hooks); err != nil {
+	if err := forgetEngine(b); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(filepath.Join(b.Bundle, taskdir.Engine)); err != nil {

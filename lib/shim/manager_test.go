@@ -92,6 +92,12 @@ func (c *containerd) call(k *task, stdin []byte, env []string, action string, mo
 	b, err := json.Marshal(k.spec)
 	must(c, err)
 	must(c, os.WriteFile(filepath.Join(k.dir, "config.json"), b, 0o600))
+	return c.run(k, stdin, env, action, more...)
+}
+
+// run is call with the config.json that is there.
+func (c *containerd) run(k *task, stdin []byte, env []string, action string, more ...string) []byte {
+	c.Helper()
 	args := append([]string{"-namespace", namespace, "-address", filepath.Join(c.dir, "sock"), "-publish-binary", "/nosuch", "-id", k.id}, more...)
 	cmd := exec.Command(shimBinary, append(args, action)...)
 	cmd.Dir, cmd.Stdin = k.dir, bytes.NewReader(stdin)
@@ -300,7 +306,9 @@ func TestContainerdDelete(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(c.dir, "s", strings.Repeat("[0-9a-f]", 32))); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	c.call(k, nil, nil, "delete", "-bundle", k.dir) // again
+	// Again, and what is wrong with the hooks is no matter.
+	must(t, os.WriteFile(filepath.Join(k.dir, "config.json"), []byte(`{"hooks": {"poststop": [{"timeout": "5"}]}}`), 0o600))
+	c.run(k, nil, nil, "delete", "-bundle", k.dir)
 	// The same container can be started again.
 	k.client.Close()
 	k.client = nil

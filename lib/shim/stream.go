@@ -236,6 +236,10 @@ func (st *streams) letRead() {
 	if st.console == nil || st.output == nil {
 		return
 	}
+	// Of a file FIONREAD counts what others have appended.
+	if info, err := st.output.Stat(); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		return
+	}
 	for _, f := range st.hold { // ours would hide that nobody else reads
 		f.Close()
 	}

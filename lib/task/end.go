@@ -202,13 +202,13 @@ func (t *Task) End(ctx context.Context) error {
 		_ = t.kill(ctx, unix.SIGKILL, true) // how it went shows in whether the task ends
 	}
 	crash.Point("task.killed")
-	err = t.awaitEndFor(ctx, silentAfter+t.poststopTime())
+	err = t.awaitEndFor(ctx, silentAfter)
 	for _, sig := range []unix.Signal{unix.SIGCONT, unix.SIGKILL} {
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
 		if sig == unix.SIGKILL {
-			err = t.awaitEndFor(ctx, answerWithin)
+			err = t.awaitEndFor(ctx, answerWithin+t.PoststopTime())
 			if err == nil || ctx.Err() != nil {
 				return err
 			}
@@ -231,9 +231,13 @@ func (t *Task) End(ctx context.Context) error {
 	return err
 }
 
-// poststopTime is how long a supervisor that does its part may be busy with the hooks that run after the stop: what they are allowed by
+// PoststopTime is how long a supervisor that does its part may be busy with the hooks that run after the stop: what they are allowed by
 // their own timeouts. Where one has none nobody knows, and a task that is to end does not wait for it.
-func (t *Task) poststopTime() time.Duration {
+func (t *Task) PoststopTime() time.Duration {
+	v, err := taskdir.Look(t.Dir())
+	if err != nil || !v.Supervised || v.State == taskdir.Stopped {
+		return 0 // nobody runs them
+	}
 	hooks, err := t.specHooks()
 	if err != nil {
 		return 0

@@ -73,8 +73,9 @@ func AwaitPodStart(ctx context.Context, d *state.Dir, dir string) error {
 }
 
 // EndPod ends the supervisor of the pod in a directory with all containers that it has, and returns when it is gone. One that
-// does not end by itself is killed; its containers are orphans then.
-func EndPod(ctx context.Context, d *state.Dir, dir string) error {
+// does not end by itself is killed; its containers are orphans then. hooks is asked before, how long it may be busy with those that run
+// after the stop of its containers; see [Task.PoststopTime].
+func EndPod(ctx context.Context, d *state.Dir, dir string, hooks func() time.Duration) error {
 	v, err := taskdir.LookPod(dir)
 	if err != nil || !v.Supervised {
 		return errors.Join(err, endPodSocket(d, dir))
@@ -94,13 +95,17 @@ func EndPod(ctx context.Context, d *state.Dir, dir string) error {
 		cancel()
 	}
 	for _, sig := range []unix.Signal{0, unix.SIGCONT, unix.SIGKILL} {
+		within := answerWithin
+		if sig == unix.SIGCONT {
+			within += hooks()
+		}
 		if sig != 0 && pid.PID != 0 {
 			if fd := pid.Open(); fd >= 0 {
 				unix.PidfdSendSignal(fd, sig, nil, 0)
 				unix.Close(fd)
 			}
 		}
-		if err = awaitUnsupervised(ctx, dir); err == nil || ctx.Err() != nil {
+		if err = awaitUnsupervised(ctx, dir, within); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
@@ -134,8 +139,8 @@ func sweepAfterPod(d *state.Dir, supervisor taskdir.Process, init int) func() {
 }
 
 // awaitUnsupervised waits for the end of a supervisor.
-func awaitUnsupervised(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+func awaitUnsupervised(ctx context.Context, dir string, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for wait := time.Millisecond / 2; ; wait = min(2*wait, pollEvery) {
 		if there, err := taskdir.Supervised(dir); err != nil || !there {

@@ -63,6 +63,31 @@ func TestCDI(t *testing.T) {
 	}
 }
 
+// The end of a pod waits for the hooks that run after the stop of its containers, as long as they may take.
+func TestPodPoststop(t *testing.T) {
+	dir := t.TempDir()
+	text := "cdiVersion: 0.6.0\nkind: vendor.com/class\ndevices:\n- name: slow\n  containerEdits:\n    hooks:\n" +
+		"    - {hookName: poststop, path: /bin/sh, args: [sh, -c, 'sleep 12; : >%s/done'], env: ['PATH=/bin:/usr/bin'], timeout: 30}\n"
+	if err := os.WriteFile(filepath.Join(dir, "vendor.yaml"), fmt.Appendf(nil, text, dir), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h := newHostWith(t, fmt.Sprintf("[cri]\ncdi_spec_dirs = [%q]\n", dir))
+	h.pull(t)
+	pod, config := h.pod(t, "p")
+	id := h.container(t, pod, config, "c", "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+		c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.com/class=slow"}}
+	})
+	if _, err := h.StopPodSandbox(h.ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "done")); err != nil {
+		t.Error(err)
+	}
+	if st := h.status(t, id); st.ExitCode != 137 || strings.Contains(st.Message+st.Reason, "supervisor") {
+		t.Errorf("%v", st)
+	}
+}
+
 // Where the configuration has no CDI, a device is refused, and not left out; annotations mean nothing.
 func TestCDIDisabled(t *testing.T) {
 	h := newHostWith(t, "[cri]\nenable_cdi = false\n")

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -151,6 +152,30 @@ func TestLongPoststop(t *testing.T) {
 	check(c.Close())
 	if _, err := os.Stat(done); err != nil {
 		t.Error(err)
+	}
+}
+
+// What time such hooks may take is no matter to a supervisor that somebody has stopped: it goes on at once.
+func TestStoppedBeforePoststop(t *testing.T) {
+	ctx, d := t.Context(), open()
+	img := busybox(ctx, d, "example")
+	timeout := 60
+	c, err := task.Run(ctx, d, "example", task.CreateOptions{
+		ID: "poststop", Image: img.Name, Spec: spec.Options{Args: []string{"sleep", "1000"}},
+		Amend: func(r *spec.Result, _ spec.Opener) error {
+			r.Spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true", Timeout: &timeout}}}
+			return nil
+		},
+	}, task.StartOptions{})
+	check(err)
+	info, err := c.Info(ctx)
+	check(err)
+	check(syscall.Kill(info.Supervisor, syscall.SIGSTOP))
+	began := time.Now()
+	check(c.Remove(ctx, true))
+	check(c.Close())
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("the removal took %v", took)
 	}
 }
 
