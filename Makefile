@@ -43,7 +43,7 @@ deps:
 deps-test:
 	@scripts/deps test
 	@scripts/getcrun $(CTRD_ENGINES) || echo "deps: no recent crun: its tests are skipped" >&2
-	@scripts/getcriu $(CTRD_ENGINES) || echo "deps: no recent criu: its tests are skipped" >&2
+	@scripts/getdeb $(CTRD_ENGINES) criu usr/sbin/criu || echo "deps: no recent criu: its tests are skipped" >&2
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions

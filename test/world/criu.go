@@ -17,7 +17,7 @@ func FindCriu() (path, why string) {
 	if onPath, err := exec.LookPath("criu"); err == nil {
 		candidates = append(candidates, onPath)
 	}
-	why = "needs criu (scripts/getcriu)"
+	why = "needs criu (make deps-test)"
 	for _, path := range candidates {
 		if _, err := os.Stat(path); err != nil || !filepath.IsAbs(path) {
 			continue
