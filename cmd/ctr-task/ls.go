@@ -78,10 +78,12 @@ func lsVerb(g *cli.Global) *cobra.Command {
 					return
 				}
 			}
+			if none {
+				if err := g.NotACount(cmd, "ctr-task ls | tail -n "+g.Namespace); err != nil {
+					yield(nil, err)
+				}
+			}
 		})
-		if none && err == nil {
-			err = g.NotACount(cmd, "ctr-task ls | tail -n "+g.Namespace)
-		}
 		return errors.Join(append(lost, err)...)
 	})
 	cmd.Flags().BoolVar(&running, "running", false, "list only containers that run, are paused or wait for their next restart")

@@ -75,20 +75,24 @@ func (t *Table[T]) Flags(cmd *cobra.Command) {
 	})
 }
 
-// Print prints all records on stdout. An error among them ends the table and is returned.
+// Print prints all records on stdout. An error among them ends the table and is returned; where it is the first, nothing is printed.
 func (t *Table[T]) Print(records iter.Seq2[T, error]) error {
 	p, err := t.Printer(os.Stdout)
 	if err != nil {
 		return err
 	}
+	begun := false
 	for r, err := range records {
 		if err == nil {
 			err = p.Add(r)
 		}
 		if err != nil {
-			p.Flush()
+			if begun {
+				p.Flush()
+			}
 			return err
 		}
+		begun = true
 	}
 	return p.Flush()
 }
