@@ -146,16 +146,7 @@ func TestClientGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := runtime.NumGoroutine()
-			begun, ended := make(chan struct{}), make(chan struct{})
-			address, err := w.streams.issue("exec", session{&runtimeapi.ExecRequest{Stdout: true}, func(ctx context.Context, _ remoteIO) error {
-				defer close(ended)
-				close(begun)
-				<-ctx.Done()
-				return ctx.Err()
-			}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			address, begun, ended := w.lasting(t, &runtimeapi.ExecRequest{Stdout: true})
 			c := dial(t, address)
 			<-begun
 			c.Close()
@@ -172,6 +163,22 @@ func TestClientGone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lasting gives the address of an exec that lasts until its client is gone, and tells of its beginning and its end.
+func (w *world) lasting(t *testing.T, asked *runtimeapi.ExecRequest) (address string, begun, ended chan struct{}) {
+	t.Helper()
+	begun, ended = make(chan struct{}), make(chan struct{})
+	address, err := w.streams.issue("exec", session{asked, func(ctx context.Context, _ remoteIO) error {
+		defer close(ended)
+		close(begun)
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address, begun, ended
 }
 
 // A client that opens more streams than it asked for over SPDY is cut off, and nothing of it stays. One that opens all that it may is served.
@@ -191,16 +198,7 @@ func TestExtraStreams(t *testing.T) {
 			[]string{remotecommand.StreamTypeError, remotecommand.StreamTypeStdin, remotecommand.StreamTypeStdout}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			begun, ended := make(chan struct{}), make(chan struct{})
-			address, err := w.streams.issue("exec", session{c.asked, func(ctx context.Context, _ remoteIO) error {
-				defer close(ended)
-				close(begun)
-				<-ctx.Done()
-				return ctx.Err()
-			}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			address, begun, ended := w.lasting(t, c.asked)
 			conn := overSPDY(t, address, c.protocol)
 			for _, kind := range c.kinds {
 				if _, err := conn.CreateStream(http.Header{remotecommand.StreamType: {kind}}); err != nil {

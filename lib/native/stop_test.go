@@ -36,17 +36,25 @@ func shared(t testing.TB, f *os.File) *net.UnixListener {
 	return l.(*net.UnixListener)
 }
 
-// Servers that end as soon as nobody calls follow each other on one socket, while clients connect: no call is lost.
-func TestHandOver(t *testing.T) {
+// keptSocket listens on a socket that one server after another can have, see shared.
+func keptSocket(t *testing.T) (kept *os.File, path string) {
+	t.Helper()
 	first := listen(t)
 	kept, err := first.File()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer kept.Close()
-	d, path := openDir(t), first.Addr().String()
+	t.Cleanup(func() { kept.Close() })
+	path = first.Addr().String()
 	first.SetUnlinkOnClose(false)
 	first.Close()
+	return kept, path
+}
+
+// Servers that end as soon as nobody calls follow each other on one socket, while clients connect: no call is lost.
+func TestHandOver(t *testing.T) {
+	kept, path := keptSocket(t)
+	d := openDir(t)
 
 	const clients, servers = 8, 50
 	var calls, left atomic.Int32
@@ -96,15 +104,8 @@ func TestHandOver(t *testing.T) {
 // A call that comes when a server has just found that it is idle is made with the next one, also one that lasts; its client notices nothing. A
 // server that is not idle begins calls.
 func TestRetire(t *testing.T) {
-	first := listen(t)
-	kept, err := first.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer kept.Close()
-	d, path := openDir(t), first.Addr().String()
-	first.SetUnlinkOnClose(false)
-	first.Close()
+	kept, path := keptSocket(t)
+	d := openDir(t)
 	serve := func() (s *Server, ended <-chan error) {
 		s = New(Options{Dir: d, Log: slog.New(slog.DiscardHandler)})
 		result, l := make(chan error, 1), shared(t, kept)

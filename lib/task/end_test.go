@@ -20,27 +20,7 @@ import (
 
 // A signal that meets a shim which has just ended with its task is told what the shim would have told a moment before.
 func TestSignalBesideTheEnd(t *testing.T) {
-	d := openDir(t)
-	recorded(t, d, "c", false)
-	c := found(t, d, "c")
-	reserved(t, c, StartOptions{})()
-	write(t, c, taskdir.Init, taskdir.Process{PID: 1, StartTime: 1})
-	write(t, c, taskdir.Begun, taskdir.Started{At: time.Now()})
-
-	l, err := taskapi.Listen("unix://" + t.TempDir() + "/s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if err := c.dial(t.Context(), "unix://"+l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, c, taskdir.End, taskdir.Exit{Status: 3, ExitedAt: time.Now()})
-	conn.Close()
+	c := besideTheEnd(t, 3)
 	if err := c.deliver(t.Context(), unix.SIGTERM, false); !errdefs.IsNotFound(err) {
 		t.Errorf("%v, want that it has ended", err)
 	}
@@ -48,6 +28,16 @@ func TestSignalBesideTheEnd(t *testing.T) {
 
 // A checkpoint that meets one says that, too, and nothing of a connection.
 func TestCheckpointBesideTheEnd(t *testing.T) {
+	c := besideTheEnd(t, 137)
+	err := c.Checkpoint(t.Context(), taskapi.CheckpointOptions{ImagePath: t.TempDir()})
+	if not := (*NotRunningError)(nil); !errors.As(err, &not) || !strings.Contains(err.Error(), "it has ended meanwhile") {
+		t.Errorf("%v, want that it has ended", err)
+	}
+}
+
+// besideTheEnd gives a task that ran when its shim was dialled, and has ended with it since.
+func besideTheEnd(t *testing.T, status int) *Task {
+	t.Helper()
 	d := openDir(t)
 	recorded(t, d, "c", false)
 	c := found(t, d, "c")
@@ -59,7 +49,7 @@ func TestCheckpointBesideTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	if err := c.dial(t.Context(), "unix://"+l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
@@ -67,12 +57,9 @@ func TestCheckpointBesideTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, c, taskdir.End, taskdir.Exit{Status: 137, ExitedAt: time.Now()})
+	write(t, c, taskdir.End, taskdir.Exit{Status: status, ExitedAt: time.Now()})
 	conn.Close()
-	err = c.Checkpoint(t.Context(), taskapi.CheckpointOptions{ImagePath: t.TempDir()})
-	if not := (*NotRunningError)(nil); !errors.As(err, &not) || !strings.Contains(err.Error(), "it has ended meanwhile") {
-		t.Errorf("%v, want that it has ended", err)
-	}
+	return c
 }
 
 // TestEngineOfKilledSupervisor: a task whose supervisor was killed is nobody's to remove or to start again while an engine

@@ -31,14 +31,21 @@ devices:
     env: [TWO=2]
 `
 
-// CDI devices are given by the field of the API and by annotations; one that there is not is refused by its name.
-func TestCDI(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "vendor.yaml"), fmt.Appendf(nil, vendorSpec, dir), 0o644); err != nil {
+// newHostWithCDI makes a host with the image, and with the devices of a CDI specification in a directory that %s in it stands for.
+func newHostWithCDI(t *testing.T, spec string) (h *host, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "vendor.yaml"), fmt.Appendf(nil, spec, dir), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	h := newHostWith(t, fmt.Sprintf("[cri]\ncdi_spec_dirs = [%q]\n", dir))
+	h = newHostWith(t, fmt.Sprintf("[cri]\ncdi_spec_dirs = [%q]\n", dir))
 	h.pull(t)
+	return h, dir
+}
+
+// CDI devices are given by the field of the API and by annotations; one that there is not is refused by its name.
+func TestCDI(t *testing.T) {
+	h, _ := newHostWithCDI(t, vendorSpec)
 	pod, config := h.pod(t, "p")
 	id := h.container(t, pod, config, "c", "echo $ONE $TWO; head -c 3 /dev/one | wc -c; ls /vendor; touch /vendor/x 2>/dev/null || echo read-only", func(c *runtimeapi.ContainerConfig) {
 		c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.com/class=one"}}
@@ -65,14 +72,8 @@ func TestCDI(t *testing.T) {
 
 // The end of a pod waits for the hooks that run after the stop of its containers, as long as they may take.
 func TestPodPoststop(t *testing.T) {
-	dir := t.TempDir()
-	text := "cdiVersion: 0.6.0\nkind: vendor.com/class\ndevices:\n- name: slow\n  containerEdits:\n    hooks:\n" +
-		"    - {hookName: poststop, path: /bin/sh, args: [sh, -c, 'sleep 12; : >%s/done'], env: ['PATH=/bin:/usr/bin'], timeout: 30}\n"
-	if err := os.WriteFile(filepath.Join(dir, "vendor.yaml"), fmt.Appendf(nil, text, dir), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	h := newHostWith(t, fmt.Sprintf("[cri]\ncdi_spec_dirs = [%q]\n", dir))
-	h.pull(t)
+	h, dir := newHostWithCDI(t, "cdiVersion: 0.6.0\nkind: vendor.com/class\ndevices:\n- name: slow\n  containerEdits:\n    hooks:\n"+
+		"    - {hookName: poststop, path: /bin/sh, args: [sh, -c, 'sleep 12; : >%s/done'], env: ['PATH=/bin:/usr/bin'], timeout: 30}\n")
 	pod, config := h.pod(t, "p")
 	id := h.container(t, pod, config, "c", "sleep 1000", func(c *runtimeapi.ContainerConfig) {
 		c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.com/class=slow"}}
