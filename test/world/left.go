@@ -12,19 +12,41 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Leaks lists what there is of the world on this machine: processes, mounts in any namespace, cgroups, task directories,
-// sockets of supervisors.
-func (w *World) Leaks() []string { return look().of(w) }
+// sockets of supervisors. It takes up to settleFor when nothing is left but mounts in another namespace than this process's.
+func (w *World) Leaks() []string {
+	return lasting(func() []string { return look().of(w) })
+}
 
-// Left lists what a test has started or made and that has a name with the mark in it: processes, by their command line,
-// directory or cgroup; mounts in any namespace; cgroups. For tests that have no world.
+// lasting looks until there is more than copies of mounts, or nothing. Whatever starts on the machine meanwhile, as a container
+// of another test does, may begin in a namespace with a copy of all mounts, which it drops once it has a root of its own.
+func lasting(left func() []string) []string {
+	own, _ := os.Readlink("/proc/self/ns/mnt")
+	for deadline := time.Now().Add(settleFor); ; time.Sleep(10 * time.Millisecond) {
+		all := left()
+		if time.Now().After(deadline) || slices.ContainsFunc(all, func(l string) bool {
+			return !strings.HasPrefix(l, mountIn) || strings.HasPrefix(l, mountIn+own)
+		}) || len(all) == 0 {
+			return all
+		}
+	}
+}
+
+// mountIn begins the line of a mount.
+const mountIn = "mount in "
+
+// Left lists what a test has started or made and that has a name with the mark in it, as Leaks does: processes, by their
+// command line, directory or cgroup; mounts in any namespace; cgroups. For tests that have no world.
 func Left(mark string) []string {
-	var left []string
-	m := look()
+	return lasting(func() []string { return look().marked(mark) })
+}
+
+func (m machine) marked(mark string) (left []string) {
 	for _, p := range m.processes {
 		if strings.Contains(p.command+"\x00"+p.dir+"\x00"+p.cgroups, mark) {
 			left = append(left, p.String())
@@ -78,7 +100,7 @@ func look() (m machine) {
 		table := read(name, "mountinfo")
 		seen[ns] = table != ""
 		for line := range strings.Lines(table) {
-			m.mounts = append(m.mounts, fmt.Sprintf("mount in %s, where process %s is: %s", ns, filepath.Base(name), strings.TrimSpace(line)))
+			m.mounts = append(m.mounts, fmt.Sprintf(mountIn+"%s, where process %s is: %s", ns, filepath.Base(name), strings.TrimSpace(line)))
 		}
 	}
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {

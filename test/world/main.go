@@ -81,8 +81,10 @@ func (w *worlds) gone() error {
 	var errs []error
 	m := look()
 	for _, one := range w.all {
-		for _, l := range m.of(one) {
-			errs = append(errs, fmt.Errorf("left behind: %s", l))
+		if len(m.of(one)) > 0 {
+			for _, l := range one.Leaks() {
+				errs = append(errs, fmt.Errorf("left behind: %s", l))
+			}
 		}
 		if _, err := os.Lstat(one.Dir); err == nil {
 			errs = append(errs, fmt.Errorf("left behind: %s", one.Dir))

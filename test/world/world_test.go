@@ -90,6 +90,41 @@ func TestLeaks(t *testing.T) {
 	}
 }
 
+// What begins in a namespace with a copy of the mounts, and drops it, has left nothing.
+func TestLeaksCopied(t *testing.T) {
+	needRoot(t)
+	w := New(t, "")
+	at := filepath.Join(w.Dir, "at")
+	if err := errors.Join(os.Mkdir(at, 0o755), syscall.Mount("copied", at, "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", "echo; read line; sleep 0.3; exec umount "+at)
+	cmd.Stderr = os.Stderr
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if told := strings.Join(w.Leaks(), "\n"); !strings.Contains(told, " "+at+" ") {
+		t.Errorf("a mount of this namespace is not told:\n%s", told)
+	}
+	if err := syscall.Unmount(at, 0); err != nil {
+		t.Fatal(err)
+	}
+	if left := look().of(w); len(left) != 1 {
+		t.Errorf("want the copy, have %v", left)
+	}
+	in.Close()
+	if left := w.Leaks(); len(left) > 0 {
+		t.Errorf("the copy is gone, told is %v", left)
+	}
+}
+
 // The world of a test that was killed is removed by the next, that of one which lives is not.
 func TestSweep(t *testing.T) {
 	needRoot(t)
