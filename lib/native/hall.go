@@ -144,6 +144,7 @@ type conn struct {
 	calls atomic.Int32 // under way
 	held  atomic.Int64 // about how many bytes have come of which no call has had the message
 	owed  atomic.Int64 // about how many bytes of answers have not been written
+	heard atomic.Int64 // how often something has come
 }
 
 // RemoteAddr gives the peer's credentials.
@@ -161,6 +162,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		n, err := c.UnixConn.Read(p[before:])
 		c.held.Add(int64(n))
+		c.heard.Add(1)
 		c.hall.memory.moved(n, c.hall)
 		if err != nil || c.in == nil {
 			return n, err

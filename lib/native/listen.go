@@ -157,6 +157,16 @@ func (peerAddr) Network() string { return "unix" }
 // String implements net.Addr.
 func (a peerAddr) String() string { return a.c.who.String() }
 
+// connOf gives the connection of a call.
+func connOf(ctx context.Context) (c *conn, ok bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, false
+	}
+	a, ok := p.Addr.(peerAddr)
+	return a.c, ok
+}
+
 // peerOf says who makes a call.
 func peerOf(ctx context.Context) string {
 	if p, ok := peer.FromContext(ctx); ok {

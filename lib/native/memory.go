@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/stats"
 )
 
@@ -73,25 +72,21 @@ type accounts struct{}
 
 // HandleRPC implements stats.Handler.
 func (accounts) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return
-	}
-	a, ok := p.Addr.(peerAddr)
+	c, ok := connOf(ctx)
 	if !ok {
 		return
 	}
 	switch s := s.(type) {
 	case *stats.Begin:
-		a.c.calls.Add(1)
+		c.calls.Add(1)
 	case *stats.InPayload:
-		a.c.held.Add(-int64(s.WireLength))
+		c.held.Add(-int64(s.WireLength))
 	case *stats.OutPayload:
-		a.c.owed.Add(int64(s.WireLength))
-		a.c.hall.memory.moved(s.WireLength, a.c.hall)
+		c.owed.Add(int64(s.WireLength))
+		c.hall.memory.moved(s.WireLength, c.hall)
 	case *stats.End:
-		if a.c.calls.Add(-1) == 0 {
-			a.c.held.Store(0) // frames, headers and what was thrown away
+		if c.calls.Add(-1) == 0 {
+			c.held.Store(0) // frames, headers and what was thrown away
 		}
 	}
 }

@@ -250,12 +250,8 @@ func (w *dataWriter) grant() error {
 	return nil
 }
 
-const (
-	// settleWithin is how long a client may take for most of what it is sent.
-	settleWithin = 10 * time.Second
-	// settleFor is what it has for the rest.
-	settleFor = 50 * time.Millisecond
-)
+// settleWithin is how long a client may take for most of what it is sent.
+const settleWithin = 10 * time.Second
 
 // settle ends the stream, and waits before and after that for the client to take what was written: it may take the answer of the
 // transfer for the end of all and leave, as ctr does. The protocol has no word for that. containerd's client grants a window when
@@ -276,9 +272,30 @@ func (w *dataWriter) settle(ctx context.Context) {
 		}
 	}
 	w.s.close()
-	select {
-	case <-time.After(settleFor):
-	case <-ctx.Done():
+	settle(ctx)
+}
+
+const (
+	settleTurns = 50   // without a word of the client
+	settleMost  = 1000 // turns in all
+)
+
+// settle waits for what the client of a call does about what it was sent, of which the protocol tells nothing: until a while has gone by in which
+// nothing has come on its connection, but not for ever. That a stream has ended is answered by the client's gRPC, and a client that makes calls
+// about what it was told is heard. The while is counted in turns of a millisecond that this process gets, not by the clock: where others
+// have the machine, the client gets its turns as late.
+func settle(ctx context.Context) {
+	c, ok := connOf(ctx)
+	if !ok {
+		return
+	}
+	heard := c.heard.Load()
+	for silent, all := 0, 0; silent < settleTurns && all < settleMost && ctx.Err() == nil; all++ {
+		time.Sleep(time.Millisecond)
+		silent++
+		if now := c.heard.Load(); now != heard {
+			heard, silent = now, 0
+		}
 	}
 }
 

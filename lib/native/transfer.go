@@ -49,7 +49,7 @@ func (t transferService) Transfer(ctx context.Context, r *transferapi.TransferRe
 	if err != nil {
 		return nil, fmt.Errorf("destination: %w", err)
 	}
-	j, told := &job{Server: t.s, ns: ns, tell: func(*transfer.Progress) {}}, func() {}
+	j, told := &job{Server: t.s, ns: ns, tell: func(*transfer.Progress) {}, acted: func() {}}, func() {}
 	if id := r.GetOptions().GetProgressStream(); id != "" {
 		stream, err := t.s.streams.take(ctx, id)
 		if err != nil {
@@ -58,6 +58,11 @@ func (t transferService) Transfer(ctx context.Context, r *transferapi.TransferRe
 		defer stream.close()
 		progress := &teller{send: func(p *transfer.Progress) error { return stream.send(p) }} // a client that does not listen loses nothing but this
 		j.tell, told = progress.tell, progress.flush
+		j.acted = func() {
+			told()
+			stream.close()
+			settle(ctx)
+		}
 	}
 	if err := j.run(ctx, from, to); err != nil {
 		return nil, err
@@ -80,8 +85,9 @@ func endOf(a *anypb.Any) (end, error) {
 // job is one transfer.
 type job struct {
 	*Server
-	ns   string
-	tell func(*transfer.Progress)
+	ns    string
+	tell  func(*transfer.Progress)
+	acted func() // ends the progress, and waits for the client to do what it does about it
 }
 
 func (j *job) run(ctx context.Context, from, to end) error {
@@ -279,6 +285,7 @@ func (j *job) load(ctx context.Context, from *transfer.ImageImportStream, to *tr
 		j.tell(&transfer.Progress{Event: "saved", Name: img.Name, Desc: descriptorMessage(img.Target)})
 	}
 	j.tell(&transfer.Progress{Event: "Completed import"})
+	j.acted() // of what the images are called clients learn here alone; nerdctl drops with the answer what it has not looked at
 	return nil
 }
 

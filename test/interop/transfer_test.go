@@ -5,6 +5,7 @@ package interop
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -165,6 +166,62 @@ func TestNativeSlowExport(t *testing.T) {
 	}
 	if had := sink.had.Load(); had < int64(len(sent)-96<<10) {
 		t.Errorf("echo: %d bytes of %d when the transfer was answered", had, len(sent))
+	}
+}
+
+// TestNativeImportHeard: a client that asks about each image that it is told was saved, as slowly as it likes, and forgets with the answer of
+// the transfer what it has not come to, as nerdctl load does, forgets nothing.
+func TestNativeImportHeard(t *testing.T) {
+	n := withNative(t)
+	ctx := in("default")
+	n.Must(t, "ctr-pull", busybox)
+	var names []image.StoreOpt
+	for i := range 20 {
+		name := fmt.Sprintf("example.com/heard:%d", i)
+		n.Must(t, "ctr-image", "tag", busybox, name)
+		names = append(names, image.WithExtraReference(name))
+	}
+	tar := newSink()
+	if err := n.client.Transfer(ctx, image.NewStore("", names...), archive.NewImageExportStream(tar, "")); err != nil {
+		t.Fatal(err)
+	}
+	data := tar.got(t)
+	for _, unpack := range [][]image.StoreOpt{nil, {image.WithUnpack(platforms.DefaultSpec(), "overlayfs")}} {
+		told, answered, ended := make(chan transfer.Progress, 5), make(chan struct{}), make(chan struct{})
+		asked := 0
+		go func() {
+			defer close(ended)
+			for {
+				select {
+				case p := <-told:
+					if p.Event != "saved" {
+						continue
+					}
+					for range 5 { // turns, of which a machine that is busy gives fewer to everybody
+						time.Sleep(time.Millisecond)
+					}
+					if _, err := n.client.ImageService().Get(ctx, p.Name); err != nil {
+						t.Error(err)
+					}
+					asked++
+				case <-answered:
+					return
+				}
+			}
+		}()
+		err := n.client.Transfer(ctx, archive.NewImageImportStream(bytes.NewReader(data), ""),
+			image.NewStore("", append(unpack, image.WithNamedPrefix("imported", true))...),
+			transfer.WithProgress(func(p transfer.Progress) {
+				select {
+				case told <- p:
+				case <-answered:
+				}
+			}))
+		close(answered)
+		<-ended
+		if err != nil || asked != len(names) {
+			t.Errorf("the client asked about %d images of %d, %v", asked, len(names), err)
+		}
 	}
 }
 
