@@ -107,16 +107,16 @@ func (r runtimeService) UpdateContainerResources(ctx context.Context, q *runtime
 
 // ListContainers gives the containers that the filter fits.
 func (r runtimeService) ListContainers(ctx context.Context, q *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-	all, err := r.listContainers(ctx, q.GetFilter())
+	_, encoded, err := r.listContainers(ctx, q.GetFilter())
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ListContainersResponse{Containers: all}, nil
+	return answered(&runtimeapi.ListContainersResponse{}, encoded), nil
 }
 
 // StreamContainers is ListContainers in any number of messages.
 func (r runtimeService) StreamContainers(q *runtimeapi.StreamContainersRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamContainersResponse]) error {
-	all, err := r.listContainers(stream.Context(), q.GetFilter())
+	all, _, err := r.listContainers(stream.Context(), q.GetFilter())
 	if err != nil {
 		return err
 	}
@@ -125,20 +125,16 @@ func (r runtimeService) StreamContainers(q *runtimeapi.StreamContainersRequest, 
 	})
 }
 
-func (r runtimeService) listContainers(ctx context.Context, f *runtimeapi.ContainerFilter) (all []*runtimeapi.Container, err error) {
+// listContainers gives the containers that a filter fits, and their encoding as an answer.
+func (r runtimeService) listContainers(ctx context.Context, f *runtimeapi.ContainerFilter) (all []*runtimeapi.Container, encoded []byte, err error) {
 	list, err := r.s.pods().ListContainers(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, st := range list {
-		m := containerMessage(st)
-		if !strings.HasPrefix(m.Id, f.GetId()) || !strings.HasPrefix(m.PodSandboxId, f.GetPodSandboxId()) ||
-			f.GetState() != nil && f.GetState().GetState() != m.State || !selects(f.GetLabelSelector(), m.Labels) {
-			continue
-		}
-		all = append(all, m)
-	}
-	return all, nil
+	return r.s.containerList.messages(list, containerMessage, func(m *runtimeapi.Container) bool {
+		return strings.HasPrefix(m.Id, f.GetId()) && strings.HasPrefix(m.PodSandboxId, f.GetPodSandboxId()) &&
+			(f.GetState() == nil || f.GetState().GetState() == m.State) && selects(f.GetLabelSelector(), m.Labels)
+	})
 }
 
 // ContainerStatus tells of a container; with verbose, info has its pid and its pod.

@@ -100,16 +100,16 @@ func (r runtimeService) PodSandboxStatus(ctx context.Context, q *runtimeapi.PodS
 
 // ListPodSandbox gives the pods that the filter fits.
 func (r runtimeService) ListPodSandbox(ctx context.Context, q *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	all, err := r.listPods(ctx, q.GetFilter())
+	_, encoded, err := r.listPods(ctx, q.GetFilter())
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ListPodSandboxResponse{Items: all}, nil
+	return answered(&runtimeapi.ListPodSandboxResponse{}, encoded), nil
 }
 
 // StreamPodSandboxes is ListPodSandbox in any number of messages.
 func (r runtimeService) StreamPodSandboxes(q *runtimeapi.StreamPodSandboxesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxesResponse]) error {
-	all, err := r.listPods(stream.Context(), q.GetFilter())
+	all, _, err := r.listPods(stream.Context(), q.GetFilter())
 	if err != nil {
 		return err
 	}
@@ -118,19 +118,15 @@ func (r runtimeService) StreamPodSandboxes(q *runtimeapi.StreamPodSandboxesReque
 	})
 }
 
-func (r runtimeService) listPods(ctx context.Context, f *runtimeapi.PodSandboxFilter) (all []*runtimeapi.PodSandbox, err error) {
+// listPods gives the pods that a filter fits, and their encoding as an answer.
+func (r runtimeService) listPods(ctx context.Context, f *runtimeapi.PodSandboxFilter) (all []*runtimeapi.PodSandbox, encoded []byte, err error) {
 	pods, err := r.s.pods().List(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, st := range pods {
-		m := podMessage(st)
-		if !strings.HasPrefix(m.Id, f.GetId()) || f.GetState() != nil && f.GetState().GetState() != m.State || !selects(f.GetLabelSelector(), m.Labels) {
-			continue
-		}
-		all = append(all, m)
-	}
-	return all, nil
+	return r.s.podList.messages(pods, podMessage, func(m *runtimeapi.PodSandbox) bool {
+		return strings.HasPrefix(m.Id, f.GetId()) && (f.GetState() == nil || f.GetState().GetState() == m.State) && selects(f.GetLabelSelector(), m.Labels)
+	})
 }
 
 // selects tells whether labels have all that a selector names.

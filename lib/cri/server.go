@@ -58,6 +58,9 @@ type Server struct {
 	streams   streams
 	rates     rates
 	lists     *pod.Lists // nil: for each list its own
+
+	podList       listed[pod.Status, *runtimeapi.PodSandbox]
+	containerList listed[pod.ContainerStatus, *runtimeapi.Container]
 }
 
 // New makes a server.
@@ -92,6 +95,8 @@ func (s *Server) Forget() {
 	if s.lists != nil {
 		s.lists.Forget()
 	}
+	s.podList.forget()
+	s.containerList.forget()
 }
 
 // Close takes no more clients of streams. Those that are under way go on as long as the process.

@@ -4,6 +4,7 @@ package pod
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -21,9 +22,15 @@ type Lists struct {
 	tasks *task.Listing
 	pods  *sandbox.Memory
 
-	mu         sync.Mutex
-	statuses   map[*sandbox.Sandbox]podListed
+	mu       sync.Mutex
+	statuses map[*sandbox.Sandbox]podListed
+	rows     []state.Recalled[sandbox.Sandbox] // that last was made from
+	last     []*Status                         // the last list of pods
+	all      uint64                            // number of all directories that last was made from; 0: some of it may not be kept
+
 	containers map[*task.Info]*ContainerStatus
+	infos      []*task.Info       // that told was made from; nil: some of it may not be kept
+	told       []*ContainerStatus // the last list of containers
 }
 
 // podListed is what the last list said of a pod, with the number that its directory had.
@@ -48,7 +55,8 @@ func (l *Lists) Forget() {
 	l.tasks.Forget()
 	l.pods.Forget()
 	l.watch.Close()
-	l.statuses, l.containers = nil, nil
+	l.statuses, l.rows, l.last, l.all = nil, nil, nil, 0
+	l.containers, l.infos, l.told = nil, nil, nil
 }
 
 // lists is h.Lists, or one for a single list.
@@ -60,7 +68,8 @@ func (h Host) lists() *Lists {
 }
 
 // List tells of all pods, by id. One that is being made is left out: it is nobody's yet. It changes nothing and waits for
-// nobody. What it gives must not be changed; with Lists, a pod of which nothing has changed has the same pointer as before.
+// nobody. What it gives must not be changed; with Lists, a pod of which nothing has changed has the same pointer as before, and the list is
+// the same slice when nothing has changed at all.
 func (h Host) List(ctx context.Context) (all []*Status, err error) {
 	l := h.lists()
 	l.mu.Lock()
@@ -74,6 +83,10 @@ func (h Host) List(ctx context.Context) (all []*Status, err error) {
 	if err != nil {
 		return nil, err
 	}
+	number, whole := l.watch.All()
+	if number == l.all && number != 0 && state.SameRows(records, l.rows) {
+		return l.last, nil
+	}
 	known := make(map[*sandbox.Sandbox]podListed, len(records))
 	for _, r := range records {
 		if r.Err != nil {
@@ -84,6 +97,7 @@ func (h Host) List(ctx context.Context) (all []*Status, err error) {
 		if !seen || one.dir != dir {
 			st, err := h.listed(*r.Value)
 			if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+				whole = false
 				continue
 			}
 			if err != nil {
@@ -98,9 +112,13 @@ func (h Host) List(ctx context.Context) (all []*Status, err error) {
 		if keep {
 			known[r.Value] = one
 		}
+		whole = whole && keep
 	}
-	l.statuses = known
-	return all, nil
+	l.statuses, l.rows, l.last = known, records, slices.Clip(all)
+	if l.all = 0; whole {
+		l.all = number
+	}
+	return l.last, nil
 }
 
 // listed looks at a pod for a list; nil: it is nobody's yet.
@@ -122,7 +140,8 @@ func (h Host) listed(s sandbox.Sandbox) (*Status, error) {
 }
 
 // ListContainers tells of all containers of pods, by id, without Resource and User. One whose record cannot be read is left out. It changes nothing and waits for
-// nobody. What it gives must not be changed; with Lists, a container of which nothing has changed has the same pointer as before.
+// nobody. What it gives must not be changed; with Lists, a container of which nothing has changed has the same pointer as before, and the
+// list is the same slice when nothing has changed at all.
 func (h Host) ListContainers(ctx context.Context) (all []*ContainerStatus, err error) {
 	l := h.lists()
 	infos, err := l.tasks.All(ctx)
@@ -131,12 +150,17 @@ func (h Host) ListContainers(ctx context.Context) (all []*ContainerStatus, err e
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(infos) > 0 && slices.Equal(infos, l.infos) {
+		return l.told, nil
+	}
+	whole := true
 	known, pods := make(map[*task.Info]*ContainerStatus, len(infos)), map[string]bool{}
 	for _, info := range infos {
 		st := l.containers[info]
 		if st == nil {
 			now, err := h.containerStatus(ctx, *info, pods)
 			if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+				whole = false
 				continue
 			}
 			if err != nil {
@@ -146,9 +170,14 @@ func (h Host) ListContainers(ctx context.Context) (all []*ContainerStatus, err e
 		}
 		if info.Status != task.Created && info.Status != task.Starting { // of these, the pod says more
 			known[info] = st
+		} else {
+			whole = false
 		}
 		all = append(all, st)
 	}
-	l.containers = known
-	return all, nil
+	l.containers, l.told = known, slices.Clip(all)
+	if l.infos = nil; whole {
+		l.infos = infos
+	}
+	return l.told, nil
 }

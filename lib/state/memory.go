@@ -5,6 +5,7 @@ package state
 import (
 	"bytes"
 	"sync"
+	"unsafe"
 )
 
 // Memory keeps the records of one table in one namespace as they were last read, for a server that reads all of them again and again: what
@@ -48,7 +49,13 @@ func (tx *Tx) stamps(firm bool) (all [2]stamp, err error) {
 	return all, nil
 }
 
+// SameRows tells whether two answers of [Table.Recall] are one: neither database has had a commit between them.
+func SameRows[T any](a, b []Recalled[T]) bool {
+	return len(a) == len(b) && unsafe.SliceData(a) == unsafe.SliceData(b)
+}
+
 // Recall gives the records of a namespace from both databases, in the order of their keys, as [Table.All] does. It is for a [Dir.View].
+// As long as no commit comes in between it gives the same slice again, see [SameRows].
 func (t Table[T]) Recall(tx *Tx, ns string, m *Memory[T]) ([]Recalled[T], error) {
 	if tx.write != nil {
 		panic("state: Recall in a transaction that writes")

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -27,6 +28,10 @@ type Listing struct {
 	known   map[string]listed // by id
 	started map[string]bool   // see startedIn
 	tasks   uint64            // number of the directory that started was read from; 0: it was not, or is about to change
+
+	rows []state.Recalled[container.Container] // that last was made from
+	last []*Info                               // the last list
+	all  uint64                                // number of all directories that last was made from; 0: some of it may not be kept
 }
 
 // listed is what the last list said of a container, and from which record and files.
@@ -66,10 +71,11 @@ func (l *Listing) Forget() {
 	defer l.mu.Unlock()
 	l.records.Forget()
 	l.known, l.started, l.tasks = nil, nil, 0
+	l.rows, l.last, l.all = nil, nil, 0
 }
 
 // All is [All], but for what is not in the directory of a task: one that is paused is told as Running, and Attached is nil. What it gives must not be
-// changed. Of a container of which nothing has changed it gives the same pointer again.
+// changed. Of a container of which nothing has changed it gives the same pointer again, and the same slice when nothing has changed at all.
 func (l *Listing) All(ctx context.Context) ([]*Info, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,6 +88,10 @@ func (l *Listing) All(ctx context.Context) ([]*Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	number, whole := l.watch.All()
+	if number == l.all && number != 0 && state.SameRows(records, l.rows) {
+		return l.last, nil
+	}
 	tasks, keep := l.watch.Number(l.d.Run("tasks", l.ns))
 	if tasks == 0 || tasks != l.tasks {
 		if l.started, err = startedIn(l.d, l.ns); err != nil {
@@ -91,6 +101,7 @@ func (l *Listing) All(ctx context.Context) ([]*Info, error) {
 			l.tasks = tasks
 		}
 	}
+	whole = whole && keep
 	var lost error
 	all, known := make([]*Info, 0, len(records)), make(map[string]listed, len(records))
 	for _, r := range records {
@@ -99,6 +110,7 @@ func (l *Listing) All(ctx context.Context) ([]*Info, error) {
 			continue
 		}
 		one, keep, err := l.one(ctx, r.Value, l.started[r.Key])
+		whole = whole && keep && err == nil
 		if errdefs.IsNotFound(err) {
 			continue
 		}
@@ -110,8 +122,11 @@ func (l *Listing) All(ctx context.Context) ([]*Info, error) {
 			known[r.Key] = one
 		}
 	}
-	l.known = known
-	return all, lost
+	l.known, l.rows, l.last = known, records, slices.Clip(all)
+	if l.all = 0; whole && lost == nil {
+		l.all = number
+	}
+	return l.last, lost
 }
 
 // startedIn names the containers of a namespace that have a directory for tasks.

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"testing"
 	"time"
+	"unsafe"
 
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/state"
@@ -103,6 +104,22 @@ func (w world) settle(t *testing.T, tasks map[string]string) {
 		return true
 	}
 	for end := time.Now().Add(time.Minute); !kept(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the listing does not keep what it says")
+		}
+	}
+}
+
+// settleWhole waits until the listing gives the list before again, which it does when nothing at all has changed.
+func (w world) settleWhole(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		w.same(t, "a while")
+		before := w.l.last
+		w.same(t, "a while")
+		if unsafe.SliceData(before) == unsafe.SliceData(w.l.last) {
+			return
+		}
 		if time.Now().After(end) {
 			t.Fatal("the listing does not keep what it says")
 		}
@@ -205,6 +222,12 @@ func TestListingKilled(t *testing.T) {
 	}
 	put(t, dir, taskdir.Record, taskdir.Task{Namespace: "default", ID: "c"})
 	w.settle(t, map[string]string{"c": dir})
+	w.settleWhole(t)
+	recorded(t, d, "d", true)
+	if all := w.same(t, "another record"); all["d"] == nil {
+		t.Errorf("%v", all)
+	}
+	w.settleWhole(t)
 	end(cmd)
 	if info := w.same(t, "the end of the supervisor")["c"]; info.Status != Orphaned {
 		t.Errorf("%+v", info)

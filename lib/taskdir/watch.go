@@ -24,6 +24,8 @@ type Watch struct {
 	dirs map[string]*watched
 	byWD map[int32]*watched
 	last uint64
+	told time.Time // when the kernel last told of a change, or a watch began
+	aged time.Time // when all numbers were renewed
 }
 
 // watched is a directory.
@@ -32,7 +34,6 @@ type watched struct {
 	wd     int32
 	number uint64
 	told   time.Time // when the kernel last told of a change, or the watch began
-	since  time.Time // when it got its number
 }
 
 const (
@@ -54,6 +55,12 @@ func (w *Watch) Update() {
 	defer w.mu.Unlock()
 	if !w.open {
 		return
+	}
+	if now := time.Now(); now.Sub(w.aged) >= renewAfter {
+		for _, d := range w.dirs {
+			w.renew(d)
+		}
+		w.aged = now
 	}
 	var buf [16 << 10]byte
 	for {
@@ -77,8 +84,8 @@ func (w *Watch) Update() {
 func (w *Watch) tell(wd int32, mask uint32, now time.Time) {
 	if mask&unix.IN_Q_OVERFLOW != 0 {
 		for _, d := range w.dirs {
-			w.renew(d, now)
-			d.told = now
+			w.renew(d)
+			d.told, w.told = now, now
 		}
 		return
 	}
@@ -98,16 +105,17 @@ func (w *Watch) tell(wd int32, mask uint32, now time.Time) {
 		w.drop(d)
 		return
 	}
-	w.renew(d, now)
-	d.told = now
+	w.renew(d)
+	d.told, w.told = now, now
 }
 
-func (w *Watch) renew(d *watched, now time.Time) {
+func (w *Watch) renew(d *watched) {
 	w.last++
-	d.number, d.since = w.last, now
+	d.number = w.last
 }
 
 func (w *Watch) drop(d *watched) {
+	w.last++
 	_, _ = unix.InotifyRmWatch(w.fd, uint32(d.wd)) // it may have gone with its directory
 	delete(w.dirs, d.path)
 	delete(w.byWD, d.wd)
@@ -128,10 +136,19 @@ func (w *Watch) Number(dir string) (number uint64, keep bool) {
 			return 0, false
 		}
 	}
-	if now.Sub(d.since) >= renewAfter {
-		w.renew(d, now)
-	}
 	return d.number, now.Sub(d.told) >= settled
+}
+
+// All is [Watch.Number] for all directories that have a number: it changes whenever one of theirs does, one gets its first, or loses it.
+// A list that was made of directories whose numbers may all be kept may be kept as a whole under it, when the list has given no directory
+// its first number.
+func (w *Watch) All() (number uint64, keep bool) {
+	if w == nil {
+		return 0, false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last, w.open && time.Since(w.told) >= settled
 }
 
 // add begins to watch a directory. It gives nil when that cannot be watched, or is not there.
@@ -141,7 +158,7 @@ func (w *Watch) add(dir string, now time.Time) *watched {
 		if err != nil {
 			return nil
 		}
-		w.open, w.fd, w.dirs, w.byWD = true, fd, map[string]*watched{}, map[int32]*watched{}
+		w.open, w.fd, w.dirs, w.byWD, w.aged = true, fd, map[string]*watched{}, map[int32]*watched{}, now
 	}
 	wd, err := unix.InotifyAddWatch(w.fd, dir, watchMask)
 	if err != nil {
@@ -151,7 +168,8 @@ func (w *Watch) add(dir string, now time.Time) *watched {
 		delete(w.dirs, old.path)
 	}
 	d := &watched{path: dir, wd: int32(wd), told: now}
-	w.renew(d, now)
+	w.told = now
+	w.renew(d)
 	w.dirs[dir], w.byWD[d.wd] = d, d
 	return d
 }
@@ -167,4 +185,5 @@ func (w *Watch) Close() {
 		unix.Close(w.fd)
 	}
 	w.open, w.dirs, w.byWD = false, nil, nil
+	w.last++
 }
