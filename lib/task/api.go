@@ -95,10 +95,14 @@ func (t *Task) givenOptions(o StartOptions) *taskapi.Any {
 
 // findRuntime finds what runs a new task.
 func (t *Task) findRuntime(o StartOptions) (runtime, error) {
-	if o.given == nil || o.given.Shim == "" {
-		return findRuntime(t.Container.Runtime.Name, o.Shim)
+	if o.given != nil && o.given.Shim != "" {
+		return findShim(o.given.Shim)
 	}
-	return findShim(o.given.Shim)
+	name := t.Container.Runtime.Name
+	if name == runcShim && container.RestartOf(t.Container.Labels).Policy != "" {
+		name = "" // beside containerd, whose shim leaves that to a monitor in the daemon
+	}
+	return findRuntime(name, o.Shim)
 }
 
 // settled is view of a task that has somebody or has ended: an orphan is ended first.

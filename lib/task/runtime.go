@@ -19,8 +19,8 @@ import (
 const (
 	ourShim    = "ctr-shim"
 	shimPrefix = "containerd-shim-"
-	// runcShim is containerd's default. Where its program is not installed, ctr-shim serves: it speaks the same
-	// protocol and takes the same options.
+	// runcShim is containerd's default. Where its program is not installed, and for a container that has a restart policy, which that
+	// does not keep, ctr-shim serves: it speaks the same protocol and takes the same options.
 	runcShim = "io.containerd.runc.v2"
 )
 

@@ -19,52 +19,56 @@ import (
 )
 
 // TestNativeMeantToRun: a container that the labels of containerd's restart monitor mean to run is started again when it
-// ends, and a label counts that.
+// ends, and a label counts that; also where containerd's shim is installed.
 func TestNativeMeantToRun(t *testing.T) {
 	withTasks(t, func(t *testing.T, n *tasker) {
 		if n.runtime != "io.containerd.runc.v2" {
 			return // a foreign shim keeps no policy
 		}
-		c, err := n.client.NewContainer(n.ctx, "c1", containerd.WithNewSpec(oci.WithDefaultPathEnv, oci.WithProcessArgs("sleep", "1000")), containerd.WithRuntime(n.runtime, nil),
-			containerd.WithContainerLabels(map[string]string{restart.StatusLabel: "running"}), containerd.WithSnapshotter("overlayfs"),
-			func(_ context.Context, _ *containerd.Client, c *containers.Container) error {
-				c.SnapshotKey = "c1"
-				return nil
+		for _, n.peers = range []bool{false, true} {
+			n.end(t, syscall.SIGTERM)
+			n.start(t)
+			c, err := n.client.NewContainer(n.ctx, "c1", containerd.WithNewSpec(oci.WithDefaultPathEnv, oci.WithProcessArgs("sleep", "1000")), containerd.WithRuntime(n.runtime, nil),
+				containerd.WithContainerLabels(map[string]string{restart.StatusLabel: "running"}), containerd.WithSnapshotter("overlayfs"),
+				func(_ context.Context, _ *containerd.Client, c *containers.Container) error {
+					c.SnapshotKey = "c1"
+					return nil
+				})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out output
+			task := n.create(t, c, &out)
+			if err := task.Start(n.ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(int(task.Pid()), syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "it runs again", func() error {
+				again, err := c.Task(n.ctx, nil)
+				if err != nil {
+					return err
+				}
+				s, err := again.Status(n.ctx)
+				if err == nil && (again.Pid() == task.Pid() || s.Status != containerd.Running) {
+					err = fmt.Errorf("pid %d, %s", again.Pid(), s.Status)
+				}
+				return err
 			})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var out output
-		task := n.create(t, c, &out)
-		if err := task.Start(n.ctx); err != nil {
-			t.Fatal(err)
-		}
-		if err := syscall.Kill(int(task.Pid()), syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		until(t, "it runs again", func() error {
+			if labels, err := c.Labels(n.ctx); err != nil || labels[restart.CountLabel] != "1" {
+				t.Errorf("labels %v, %v", labels, err)
+			}
+			n.command(t, "ctr-task", "stop", "-t", "0", "c1")
 			again, err := c.Task(n.ctx, nil)
 			if err != nil {
-				return err
+				t.Fatal(err)
 			}
-			s, err := again.Status(n.ctx)
-			if err == nil && (again.Pid() == task.Pid() || s.Status != containerd.Running) {
-				err = fmt.Errorf("pid %d, %s", again.Pid(), s.Status)
+			if _, err := again.Delete(n.ctx); err != nil {
+				t.Error(err)
 			}
-			return err
-		})
-		if labels, err := c.Labels(n.ctx); err != nil || labels[restart.CountLabel] != "1" {
-			t.Errorf("labels %v, %v", labels, err)
+			n.remove(t, c)
 		}
-		n.command(t, "ctr-task", "stop", "-t", "0", "c1")
-		again, err := c.Task(n.ctx, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := again.Delete(n.ctx); err != nil {
-			t.Error(err)
-		}
-		n.remove(t, c)
 	})
 }
 

@@ -46,6 +46,7 @@ type native struct {
 	client *containerd.Client
 	cmd    *exec.Cmd
 	log    bytes.Buffer
+	peers  bool   // containerd's shim is on its PATH
 	after  func() // set by a test that looks at what is left when the server has ended
 }
 
@@ -84,6 +85,9 @@ func (n *native) start(t *testing.T) {
 	t.Helper()
 	// Without containerd's shim on its PATH it runs containers with ours.
 	path := bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if n.peers {
+		path += ":" + peers
+	}
 	if criu := os.Getenv("CTRD_CRIU"); criu != "" {
 		path += ":" + filepath.Dir(criu) // where containerd's shim looks for it
 	}
