@@ -20,7 +20,7 @@ var floors = []struct {
 	name     string
 	packages []string
 }{
-	{"tools", []string{"btrfs", "cdi", "cgroup", "config", "crash", "diff", "engine", "erofs", "filter", "footprint", "label", "layer", "lock", "mount", "netns", "network", "pid1", "progress", "reference", "registry", "shim", "smallfile", "snapshotapi", "spec", "stdio", "tail", "taskapi", "taskdir", "unixsocket"}},
+	{"tools", []string{"btrfs", "cdi", "cgroup", "config", "crash", "diff", "engine", "erofs", "filter", "footprint", "label", "layer", "lock", "mount", "netns", "network", "pid1", "progress", "reference", "registry", "shim", "smallfile", "snapshotapi", "spec", "stdio", "tail", "taskapi", "taskdir", "unixsocket", "verity"}},
 	{"kept", []string{"activation", "container", "content", "event", "image", "lease", "namespace", "sandbox", "snapshot", "state"}},
 	{"deeds", []string{"account", "archive", "checkpoint", "commit", "fsck", "gc", "pod", "prune", "pull", "push", "task"}},
 	{"doors", []string{"cli", "cri", "manifest", "native", "nri"}},

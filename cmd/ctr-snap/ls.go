@@ -32,6 +32,7 @@ func lsVerb(g *cli.Global) *cobra.Command {
 		{Name: "bytes", Value: func(s snapshot.Info) string { return strconv.FormatInt(s.Size, 10) }, Help: "the size in bytes", Right: true, Hidden: true},
 		{Name: "inodes", Value: func(s snapshot.Info) string { return strconv.FormatInt(s.Inodes, 10) }, Help: "files and directories", Right: true, Hidden: true},
 		{Name: "id", Value: func(s snapshot.Info) string { return string(s.ID) }, Help: "name of its directory", Hidden: true},
+		{Name: "verity", Value: func(s snapshot.Info) string { return s.Verity.String() }, Help: "digest of fs-verity of its file, with erofs where there is that", Hidden: true},
 		{Name: "labels", Value: func(s snapshot.Info) string { return cli.LabelText(s.Labels) }, Help: "key=value, separated by commas", Hidden: true},
 	}}
 	cmd := cli.New("ls [OPTION]...", "list snapshots", cli.About{

@@ -25,7 +25,7 @@ func fsckVerb(g *cli.Global) *cobra.Command {
 		Stdout: "a finding a line; nothing when all is well",
 		Examples: []cli.Example{
 			{Note: "check", Text: "ctrd fsck"},
-			{Note: "read every blob as well", Text: "ctrd fsck --deep"},
+			{Note: "read every blob as well, and every layer with fs-verity", Text: "ctrd fsck --deep"},
 		},
 		Exit: []int{cli.ExitNotFound, cli.ExitCorrupt},
 	}, func(cmd *cobra.Command, _ []string) error {
@@ -42,7 +42,7 @@ func fsckVerb(g *cli.Global) *cobra.Command {
 		}
 		return fsck.Whole(found)
 	})
-	cmd.Flags().BoolVar(&o.Deep, "deep", false, "read every blob and compare its digest")
+	cmd.Flags().BoolVar(&o.Deep, "deep", false, "read every blob, and every layer that has fs-verity, and compare its digest")
 	table.Flags(cmd)
 	return cmd
 }

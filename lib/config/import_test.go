@@ -56,6 +56,8 @@ snapshotter = "stargz"
 stats_collect_period = 30
 pinned_images = { sandbox = "registry.k8s.io/pause:3.10" }
 registry.config_path = "/etc/certs.d"
+[plugins.'io.containerd.snapshotter.v1.erofs']
+enable_fsverity = true
 [plugins.'io.containerd.cri.v1.runtime']
 enable_unprivileged_ports = false
 enable_criu = true

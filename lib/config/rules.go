@@ -117,6 +117,7 @@ func rules() []rule {
 		{from: "plugins io.containerd.nri.v1.nri default_validator ...", why: "NRI's validator is not configured here"},
 		{from: "plugins io.containerd.nri.v1.nri ...", to: "cri nri"},
 		{from: "proxy_plugins ...", take: takeProxy},
+		{from: "plugins io.containerd.snapshotter.v1.erofs enable_fsverity", usual: true, why: "layers have fs-verity wherever the root's file system has it"},
 
 		{from: "stream_processors io.containerd.ocicrypt.decoder.v1.tar|io.containerd.ocicrypt.decoder.v1.tar.gzip ...", take: takeQuiet},
 		{from: "timeouts ...", take: takeQuiet},

@@ -8,7 +8,8 @@
 //   - every recorded blob has its file, of the recorded size (and with Deep, of its digest)
 //   - every image's target is recorded; so are at least one manifest of an index, and the configuration and
 //     the layers of every manifest that is
-//   - every snapshot has its directory, and a committed parent unless it is the first
+//   - every snapshot has its directory, with the fs-verity that its record says (and with Deep, with those contents), and a
+//     committed parent unless it is the first
 //   - every container has its snapshot and a spec
 //   - the blob that an unfinished ingest shares with another namespace has its file
 //   - every activation of mounts has its directory, with what was mounted there
@@ -65,7 +66,7 @@ type Finding struct {
 
 // Options say how far to look.
 type Options struct {
-	Deep bool // read every blob and compare its digest
+	Deep bool // read every blob, and every layer that has fs-verity, and compare its digest
 }
 
 type checker struct {
@@ -220,9 +221,16 @@ func (c *checker) snapshotsOf(sn *snapshot.Snapshotter) error {
 			return errors.Join(fmt.Errorf("snapshots that cannot be looked at: %w", away), err)
 		}
 	}
+	read := map[string]bool{}
 	return each(c, "snapshot", sn.Namespaces, sn.All, c.noteSnapshot(sn), func(ns string, s snapshot.Info) {
-		if err := sn.Check(c.d, s.ID); err != nil {
+		if err := sn.Check(c.d, s); err != nil {
 			c.add(Broken, "snapshot", ns, s.Key, "its directory: %v", err)
+		}
+		if p, ok := sn.Driver.(snapshot.Prover); ok && c.deep && !read[string(s.ID)+s.Verity.String()] {
+			read[string(s.ID)+s.Verity.String()] = true
+			if err := p.Prove(c.ctx, c.d, s); err != nil {
+				c.add(Broken, "snapshot", ns, s.Key, "its contents: %v", err)
+			}
 		}
 		if s.Parent == "" {
 			return

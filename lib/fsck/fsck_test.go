@@ -27,6 +27,7 @@ import (
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
 	"ctrd.dev/ctrd/lib/task"
+	"ctrd.dev/ctrd/lib/verity"
 )
 
 var ctx = context.Background()
@@ -362,6 +363,42 @@ func TestDeep(t *testing.T) {
 	want := []string{"broken content default " + w.layer.Digest.String()}
 	if list, _ := w.check(fsck.Options{Deep: true}); !slices.Equal(list, want) {
 		t.Errorf("found %v, want %v", list, want)
+	}
+}
+
+// A layer that is a file is told when it has not the fs-verity that was recorded; when everything is read, also when its contents
+// are others.
+func TestVerity(t *testing.T) {
+	w := fresh(t)
+	if err := snapshot.Erofs.Ready(w.d); err != nil {
+		t.Skip(err)
+	}
+	w.must(snapshot.Erofs.Stage(ctx, w.d, id("file"), ""))
+	made, err := snapshot.Erofs.Fix(ctx, w.d, id("file"), id("file"))
+	w.must(err)
+	w.d.EmptyTrash()
+	f, err := os.Open(snapshot.Erofs.Path(w.d, id("file"), "layer.erofs"))
+	w.must(err)
+	defer f.Close()
+	right, err := verity.Digest(ctx, f)
+	w.must(err)
+	for _, c := range []struct {
+		recorded digest.Digest
+		broken   bool
+	}{
+		{"", false},
+		{right, made.Verity == ""},
+		{digest.FromString("other"), true},
+	} {
+		put(w, true, "snapshots/erofs", "file", snapshot.Info{ID: id("file"), Kind: snapshot.Committed, Verity: c.recorded})
+		_, all := w.check(fsck.Options{})
+		_, deep := w.check(fsck.Options{Deep: true})
+		if (len(all) == 1) != c.broken || (len(deep) > 0) != c.broken {
+			t.Errorf("recorded as %q, is %q: %v, read: %v", c.recorded, made.Verity, all, deep)
+		}
+		if c.recorded != right && c.broken && (len(deep) != 2 || !strings.Contains(deep[1].Text, "its contents: ")) {
+			t.Errorf("read: %v", deep)
+		}
 	}
 }
 

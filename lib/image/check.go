@@ -71,7 +71,7 @@ func isUnpacked(tx *state.Tx, ns string, chain digest.Digest) (bool, error) {
 			continue
 		}
 		if err == nil {
-			err = sn.Check(tx.Dir(), s.ID)
+			err = sn.Check(tx.Dir(), s)
 		}
 		if errors.Is(err, os.ErrNotExist) {
 			continue

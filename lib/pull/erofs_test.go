@@ -9,16 +9,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/snapshot"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/verity"
 )
 
 // opened calls fn with the trees of an image's layers.
@@ -126,4 +129,63 @@ func TestErofs(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestErofsLost: a layer whose file is not the one that was recorded with fs-verity is made anew, once, and its record with it.
+func TestErofsLost(t *testing.T) {
+	if err := snapshot.Erofs.Ready(nil); err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root and erofs: ", err)
+	}
+	d := openDir(t, t.TempDir())
+	img := newServer(t).build("test/app", "1", files("a", "1"), files("b/c", "2"))
+	opt := options()
+	opt.Snapshotter = snapshot.Erofs
+	get := func() (all []snapshot.Info, inodes []uint64) {
+		t.Helper()
+		if _, err := pullText(ctx, d, img.ref, opt); err != nil {
+			t.Fatal(err)
+		}
+		err := d.View(ctx, func(tx *state.Tx) error {
+			for _, chain := range image.ChainIDs(img.diffIDs) {
+				s, err := snapshot.Erofs.Get(tx, "ns", chain.String())
+				if err != nil {
+					return err
+				}
+				var st unix.Stat_t
+				if err := unix.Stat(snapshot.Erofs.Path(d, s.ID, "layer.erofs"), &st); err != nil {
+					return err
+				}
+				all, inodes = append(all, s), append(inodes, st.Ino)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all, inodes
+	}
+	recorded, were := get()
+	lost := recorded[1]
+	lost.Verity = digest.FromString("what is recorded")
+	lost.Labels = map[string]string{"kept": "yes"}
+	err := d.Update(ctx, nil, func(tx *state.Tx) error {
+		return state.Table[snapshot.Info]{Name: "snapshots/erofs"}.Put(tx, "ns", lost.Key, lost)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, are := get()
+	has, err := verity.Measure(snapshot.Erofs.Path(d, again[1].ID, "layer.erofs"))
+	if err != nil || again[1].Verity != has || again[1].Labels["kept"] != "yes" || again[0].Verity != recorded[0].Verity {
+		t.Errorf("recorded as %+v, is %q, %v", again, has, err)
+	}
+	if are[0] != were[0] || has != "" && are[1] == were[1] {
+		t.Errorf("files were %v, are %v", were, are)
+	}
+	if _, stay := get(); !slices.Equal(stay, are) {
+		t.Errorf("files were %v, are %v", are, stay)
+	}
+	if err := snapshot.Erofs.Check(d, again[1]); err != nil {
+		t.Error(err)
+	}
 }

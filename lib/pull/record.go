@@ -175,7 +175,7 @@ func (p *puller) recorded(tx *state.Tx) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if there, err := p.hasTree(s.ID); !there || err != nil {
+		if there, err := p.hasTree(s.ID, s.Verity); !there || err != nil {
 			return false, err
 		}
 	}
@@ -303,7 +303,7 @@ func (p *puller) recordLayers(tx *state.Tx) error {
 		return nil
 	}
 	for n, chain := range p.image.ChainIDs {
-		s := snapshot.Info{Key: chain.String(), ID: p.layers[n].id, Size: p.layers[n].size, Inodes: p.layers[n].inodes}
+		s := snapshot.Info{Key: chain.String(), ID: p.layers[n].id, Size: p.layers[n].size, Inodes: p.layers[n].inodes, Verity: p.layers[n].verity}
 		if n > 0 {
 			s.Parent = p.image.ChainIDs[n-1].String()
 		}

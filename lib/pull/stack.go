@@ -94,10 +94,19 @@ func (p *puller) stackLayer(ctx context.Context, n int) (err error) {
 		}
 	}
 	made, err := sn.Fix(ctx, p.d, l.id, l.id)
-	if err == nil && made.Inodes > 0 {
+	if err != nil {
+		return err
+	}
+	if l.verity = made.Verity; made.Inodes > 0 {
 		l.size, l.inodes = made.Size, made.Inodes
 	}
-	return err
+	// What was placed before it was made has a mark without.
+	dir := sn.Path(p.d, l.id)
+	if m := markOf(dir); m.chain != "" && m.verity == "" && l.verity != "" {
+		m.verity = l.verity
+		return mark(dir, m)
+	}
+	return nil
 }
 
 // inherit makes good what a layer leaves to those below it.

@@ -29,6 +29,7 @@ import (
 type unpacked struct {
 	id           snapshot.ID
 	size, inodes int64 // on the disk
+	verity       digest.Digest
 }
 
 // staged is the id under which a layer is unpacked.
@@ -83,7 +84,7 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 				return err
 			}
 			if s.Kind == snapshot.Committed && (ns == p.opt.Namespace || slices.Contains(snapshot.LayerIDs(chain), s.ID)) {
-				recorded = append(recorded, unpacked{s.ID, s.Size, s.Inodes})
+				recorded = append(recorded, unpacked{s.ID, s.Size, s.Inodes, s.Verity})
 			}
 		}
 		return nil
@@ -92,7 +93,7 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 		return false, err
 	}
 	for _, l := range recorded {
-		if there, err := p.hasTree(l.id); there || err != nil {
+		if there, err := p.hasTree(l.id, l.verity); there || err != nil {
 			p.layers[n] = l
 			return there, err
 		}
@@ -101,7 +102,7 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	// A record that cannot be read any more was written when the directory was complete.
 	var there bool
 	if damaged || m.chain == chain {
-		if there, err = p.hasTree(id); err != nil {
+		if there, err = p.hasTree(id, m.verity); err != nil {
 			return false, err
 		}
 	}
@@ -119,10 +120,10 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	return false, nil
 }
 
-// hasTree tells whether a layer's directory is there. Where another process has the trees and does not say, that is an error:
+// hasTree tells whether a layer's directory is there, with the tree that is meant. Where another process has the trees and does not say, that is an error:
 // nothing may be made anew, or thrown away, in place of what may be there.
-func (p *puller) hasTree(id snapshot.ID) (bool, error) {
-	err := p.sn().Check(p.d, id)
+func (p *puller) hasTree(id snapshot.ID, verity digest.Digest) (bool, error) {
+	err := p.sn().Check(p.d, snapshot.Info{ID: id, Kind: snapshot.Committed, Verity: verity})
 	if errdefs.IsUnavailable(err) {
 		return false, err
 	}
@@ -210,7 +211,7 @@ func (p *puller) below(n int) snapshot.ID {
 // place gives a staged layer its name.
 func (p *puller) place(n int, l unpacked) error {
 	dir := p.sn().Path(p.d, staged(l.id))
-	if err := mark(dir, layerMark{p.image.ChainIDs[n], p.image.Manifest.Layers[n].Digest}); err != nil {
+	if err := mark(dir, layerMark{p.image.ChainIDs[n], p.image.Manifest.Layers[n].Digest, l.verity}); err != nil {
 		return err
 	}
 	crash.Point("pull.before-layer-rename")
@@ -226,7 +227,7 @@ func (p *puller) place(n int, l unpacked) error {
 // isProven tells whether the blob of a layer is known to unpack to the directory that is there.
 func (p *puller) isProven(ctx context.Context, n int) (proven bool, err error) {
 	blob, chain := p.image.Manifest.Layers[n].Digest, p.image.ChainIDs[n]
-	if (markOf(p.sn().Path(p.d, snapshot.LayerID(chain))) == layerMark{chain, blob}) {
+	if m := markOf(p.sn().Path(p.d, snapshot.LayerID(chain))); m.chain == chain && m.blob == blob {
 		return true, nil
 	}
 	err = p.d.View(ctx, func(tx *state.Tx) error {
@@ -291,8 +292,9 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 		if made.Inodes > 0 {
 			res.Size, res.Inodes = made.Size, made.Inodes
 		}
+		return p.place(n, unpacked{id, res.Size, res.Inodes, made.Verity})
 	}
-	return p.place(n, unpacked{id, res.Size, res.Inodes})
+	return p.place(n, unpacked{id, res.Size, res.Inodes, ""})
 }
 
 // apply unpacks a layer into a staged tree: as a layer where the driver stacks them late, and otherwise onto what its
@@ -318,8 +320,9 @@ func (p *puller) apply(ctx context.Context, r io.Reader, id, parent snapshot.ID,
 	return res, err
 }
 
-// layerMark says of a complete directory which layer it is and from which blob it was unpacked.
-type layerMark struct{ chain, blob digest.Digest }
+// layerMark says of a complete directory which layer it is, from which blob it was unpacked, and where it is a file with
+// fs-verity of which digest.
+type layerMark struct{ chain, blob, verity digest.Digest }
 
 // markAttr is on the directory of a complete layer: the boot in which it was made, and its mark. It is in
 // one of two classes of attributes, as no file system without either can carry overlayfs.
@@ -334,7 +337,7 @@ func mark(dir string, m layerMark) error {
 		return err
 	}
 	for _, class := range attrClasses {
-		text := fmt.Sprintf("%s %s %s", boot, m.chain, m.blob)
+		text := fmt.Sprintf("%s %s %s %s", boot, m.chain, m.blob, m.verity)
 		if err = unix.Lsetxattr(dir, class+markAttr, []byte(text), 0); err == nil {
 			return nil
 		}
@@ -354,8 +357,9 @@ func markOf(dir string) layerMark {
 		if err != nil {
 			continue
 		}
-		if f := strings.Fields(string(buf[:n])); len(f) == 3 && f[0] == boot {
-			return layerMark{digest.Digest(f[1]), digest.Digest(f[2])}
+		f := append(strings.Fields(string(buf[:n])), "") // of most drivers, and older programs, without the last
+		if len(f) >= 4 && f[0] == boot {
+			return layerMark{digest.Digest(f[1]), digest.Digest(f[2]), digest.Digest(f[3])}
 		}
 	}
 	return layerMark{}

@@ -120,8 +120,8 @@ func (v subvolumes) Open(d *state.Dir, chain []Info) (*Trees, error) {
 }
 
 // Check wants a subvolume: of a root that was copied, or of which a snapshot was taken, they are left behind.
-func (v subvolumes) Check(d *state.Dir, id ID) error {
-	f, err := os.Open(fsOf(v, d, id))
+func (v subvolumes) Check(d *state.Dir, s Info) error {
+	f, err := os.Open(fsOf(v, d, s.ID))
 	if err != nil {
 		return err
 	}

@@ -149,10 +149,10 @@ func TestBtrfsCopiedRoot(t *testing.T) {
 	must(t, subvolume.Snapshot(at+"/a", at+"/b", false))
 	must(t, os.Remove(at+"/b/root/pair"))
 	other := newBenchIn(t, snapshot.Btrfs, at+"/b", filepath.Join(t.TempDir(), "run"))
-	if err := b.sn.Check(b.d, id); err != nil {
+	if err := b.sn.Check(b.d, snapshot.Info{ID: id}); err != nil {
 		t.Error(err)
 	}
-	if err := other.sn.Check(other.d, id); !errdefs.IsDataLoss(err) {
+	if err := other.sn.Check(other.d, snapshot.Info{ID: id}); !errdefs.IsDataLoss(err) {
 		t.Errorf("a root of which a snapshot was taken: %v", err)
 	}
 	must(t, other.sn.Drop(other.d, id))

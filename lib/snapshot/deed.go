@@ -119,6 +119,7 @@ func (sn *Snapshotter) Seal(ctx context.Context, d *state.Dir, ns, name, key str
 		return s, fmt.Errorf("commit of %w", err)
 	}
 	fixed, err := sn.Fix(ctx, d, was, o.ID)
+	o.Verity = fixed.Verity
 	if o.ID = cmp.Or(fixed.ID, o.ID); err == nil {
 		crash.Point("snapshot.fixed")
 		err = sn.Sync(d, o.ID, false)

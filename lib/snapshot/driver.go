@@ -52,8 +52,8 @@ type Driver interface {
 	Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, error)
 	// Open gives the directories that make up the head of a chain, for reading, as overlayfs would stack them, the top first.
 	Open(d *state.Dir, chain []Info) (*Trees, error)
-	// Check tells whether the directory of a snapshot is there, with its tree.
-	Check(d *state.Dir, id ID) error
+	// Check tells whether the directory of a snapshot is there, with the tree that its record means.
+	Check(d *state.Dir, s Info) error
 	// Usage measures what a snapshot occupies on the disk by itself: bytes of blocks and inodes, each once however many
 	// names it has.
 	Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error)
@@ -68,6 +68,7 @@ type Fixed struct {
 	ID ID // that of the active tree with a driver that commits trees as they are
 	// What it occupies where that is not what the active tree did; otherwise zero. See [Driver.Usage].
 	Size, Inodes int64
+	Verity       digest.Digest // see [Info]
 }
 
 // Snapshotter is the snapshots of one driver: records and trees.
@@ -130,6 +131,13 @@ type Fetcher interface {
 type Cleaner interface {
 	// Clean does what removals have left. Collections call it last.
 	Clean(ctx context.Context, d *state.Dir) error
+}
+
+// Prover is a driver that can tell by reading whether what is committed is as it was.
+type Prover interface {
+	// Prove reads all that is committed of a snapshot, and compares it with what its record says. Of one of which that says
+	// nothing it reads nothing, and gives nil.
+	Prove(ctx context.Context, d *state.Dir, s Info) error
 }
 
 // viewer is a driver of which a view is another thing than an active snapshot from its beginning.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/crash"
@@ -17,10 +18,12 @@ import (
 	"ctrd.dev/ctrd/lib/layer"
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/verity"
 )
 
 // images keeps each committed layer in one file, an image of erofs, which the kernel mounts and overlayfs stacks. An
-// active snapshot is a directory, as with overlayfs.
+// active snapshot is a directory, as with overlayfs. An image has fs-verity where the file system has that, and is used
+// only as long as it is the one that was recorded.
 type images struct{}
 
 func (images) Name() string { return "erofs" }
@@ -68,22 +71,33 @@ func (v images) Stage(_ context.Context, d *state.Dir, id, _ ID) error {
 	return stageUpper(v, d, id)
 }
 
-// Fix makes the image under another name first: what has its name is whole. In place, the directory goes then.
+// Fix makes the image under another name first: what has its name is whole, and protected. In place, the directory goes
+// then.
 func (v images) Fix(ctx context.Context, d *state.Dir, from, to ID) (f Fixed, err error) {
 	f.ID = to
 	path := v.image(d, to)
-	if _, err := os.Stat(path); err == nil {
+	if f.Verity, err = verity.Measure(path); err == nil {
 		return f, v.clear(d, from, to)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return f, fmt.Errorf("snapshot: %w", err)
 	}
 	if err := os.MkdirAll(pathOf(v, d, to), 0o700); err != nil {
 		return f, fmt.Errorf("snapshot: %w", err)
 	}
-	w, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	// What a kill has left may be protected, and so not to be written.
+	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return f, fmt.Errorf("snapshot: %w", err)
+	}
+	w, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return f, fmt.Errorf("snapshot: %w", err)
 	}
 	_, err = erofs.Write(ctx, w, fsOf(v, d, from), ofUpper)
-	if err := errors.Join(err, w.Close()); err != nil {
+	if err = errors.Join(err, w.Close()); err == nil {
+		crash.Point("snapshot.image-written")
+		f.Verity, err = verity.Protect(path + ".new")
+	}
+	if err != nil {
 		return f, fmt.Errorf("snapshot: %w", state.NoRoom(err, path))
 	}
 	crash.Point("snapshot.image")
@@ -145,7 +159,10 @@ func (v images) Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, err
 		}
 		return bind(tree, mode), nil
 	}
-	m := v.lower(d, below)
+	m, err := v.lower(d, below)
+	if err != nil {
+		return nil, err
+	}
 	if len(below) == 1 && s.Kind == View && !own {
 		return m, nil
 	}
@@ -168,12 +185,72 @@ func (v images) Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, err
 	return append(m, top), nil
 }
 
-// lower are the mounts of the images of committed snapshots.
-func (v images) lower(d *state.Dir, chain []Info) (m []mount.Mount) {
+// lower are the mounts of the images of committed snapshots, if they are those that were recorded.
+func (v images) lower(d *state.Dir, chain []Info) (m []mount.Mount, err error) {
 	for _, s := range chain {
+		if err := v.attest(d, s); err != nil {
+			return nil, fmt.Errorf("snapshot %q: %w", s.Key, err)
+		}
 		m = append(m, mount.Mount{Type: "erofs", Source: v.image(d, s.ID), Options: []string{"ro", "loop"}})
 	}
-	return m
+	return m, nil
+}
+
+// attest asks the kernel whether an image is the one that was recorded. One that was recorded without fs-verity may be any.
+func (v images) attest(d *state.Dir, s Info) error {
+	if s.Verity == "" {
+		return nil
+	}
+	path := v.image(d, s.ID)
+	has, err := verity.Measure(path)
+	if err == nil && has != s.Verity {
+		err = &VerityError{path, s.Verity, has}
+	}
+	return err
+}
+
+// Prove reads an image, also where there is no fs-verity any more.
+func (v images) Prove(ctx context.Context, d *state.Dir, s Info) error {
+	if s.Verity == "" {
+		return nil
+	}
+	path := v.image(d, s.ID)
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	has, err := verity.Digest(ctx, f)
+	if err == nil && has != s.Verity {
+		err = &VerityError{path, s.Verity, has}
+	}
+	return err
+}
+
+// VerityError says that a file is not the one that was recorded, or that nothing proves it any more. Its kind is
+// errdefs.ErrDataLoss.
+type VerityError struct {
+	Path      string
+	Want, Has digest.Digest // of fs-verity; Has is empty of a file without
+}
+
+// Error names the file.
+func (e *VerityError) Error() string {
+	if e.Has == "" {
+		return fmt.Sprintf("%s has lost fs-verity (%s): it is a copy or another file", e.Path, e.Want)
+	}
+	return fmt.Sprintf("%s was changed: the digest of fs-verity was %s and is %s", e.Path, e.Want, e.Has)
+}
+
+// Unwrap gives the kind.
+func (e *VerityError) Unwrap() error { return errdefs.ErrDataLoss }
+
+// Hint names the next step.
+func (e *VerityError) Hint() string {
+	if e.Has == "" {
+		return "pull the image again, which makes the layer anew; a copy of what no image has: fsverity enable " + e.Path
+	}
+	return "pull the image again, which makes the layer anew"
 }
 
 // Open mounts the images where nobody sees them.
@@ -182,7 +259,11 @@ func (v images) Open(d *state.Dir, chain []Info) (*Trees, error) {
 	if chain[0].Kind != Committed {
 		t.Dirs, chain = append(t.Dirs, fsOf(v, d, chain[0].ID)), chain[1:]
 	}
-	files, err := mount.Detached(v.lower(d, chain)...)
+	lower, err := v.lower(d, chain)
+	if err != nil {
+		return nil, err
+	}
+	files, err := mount.Detached(lower...)
 	if err != nil {
 		return nil, err
 	}
@@ -193,11 +274,15 @@ func (v images) Open(d *state.Dir, chain []Info) (*Trees, error) {
 	return t, nil
 }
 
-func (v images) Check(d *state.Dir, id ID) error {
-	if _, err := erofs.Look(v.image(d, id)); !errors.Is(err, os.ErrNotExist) {
+func (v images) Check(d *state.Dir, s Info) error {
+	_, err := erofs.Look(v.image(d, s.ID))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return checkTree(fsOf(v, d, s.ID))
+	case err != nil:
 		return err
 	}
-	return checkTree(fsOf(v, d, id))
+	return v.attest(d, s)
 }
 
 func (v images) Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {

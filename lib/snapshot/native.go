@@ -58,7 +58,7 @@ func (n native) Open(d *state.Dir, chain []Info) (*Trees, error) {
 	return &Trees{Dirs: []string{fsOf(n, d, chain[0].ID)}}, nil
 }
 
-func (n native) Check(d *state.Dir, id ID) error { return checkTree(fsOf(n, d, id)) }
+func (n native) Check(d *state.Dir, s Info) error { return checkTree(fsOf(n, d, s.ID)) }
 
 func (n native) Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {
 	return layer.Usage(ctx, fsOf(n, d, id))

@@ -73,7 +73,7 @@ func (o overlay) Open(d *state.Dir, chain []Info) (*Trees, error) {
 	return &Trees{Dirs: dirs}, nil
 }
 
-func (o overlay) Check(d *state.Dir, id ID) error { return checkTree(fsOf(o, d, id)) }
+func (o overlay) Check(d *state.Dir, s Info) error { return checkTree(fsOf(o, d, s.ID)) }
 
 // Mounts has the forms that containerd's overlay snapshotter gives. With own, a view of one layer is an overlay, too: a
 // bind mount of its parent would not tell whose it is.

@@ -539,8 +539,8 @@ func (p *proxy) Open(d *state.Dir, chain []Info) (*Trees, error) {
 
 // Check asks the server whether it has the snapshot still. One that it has lost is errdefs.ErrNotFound, and one of which it does
 // not say so errdefs.ErrUnavailable.
-func (p *proxy) Check(d *state.Dir, id ID) error {
-	n, err := p.read(d, id)
+func (p *proxy) Check(d *state.Dir, s Info) error {
+	n, err := p.read(d, s.ID)
 	if err != nil {
 		return err
 	}

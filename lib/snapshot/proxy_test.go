@@ -251,7 +251,7 @@ func TestFetch(t *testing.T) {
 			if fmt.Sprint(l.labels) != "map[containerd.io/gc.root:ctrd containerd.io/snapshot.ref:sha256:1 cri:image]" {
 				t.Error(l.labels)
 			}
-			must(t, sn.Check(b.d, id))
+			must(t, sn.Check(b.d, snapshot.Info{ID: id}))
 			must(t, sn.Drop(b.d, id))
 			if !slices.Contains(l.gone, "b") {
 				t.Errorf("removed %q", l.gone)
@@ -284,7 +284,7 @@ func TestAway(t *testing.T) {
 		t.Errorf("a collection has the server clean up %d times, %v", l.clean, err)
 	}
 	s.Stop()
-	if err := sn.Check(d, made.ID); !errdefs.IsUnavailable(err) || errdefs.IsNotFound(err) || !strings.Contains(err.Error(), socket) {
+	if err := sn.Check(d, made); !errdefs.IsUnavailable(err) || errdefs.IsNotFound(err) || !strings.Contains(err.Error(), socket) {
 		t.Error(err)
 	}
 	if err := sn.Ready(d); !errdefs.IsUnavailable(err) {

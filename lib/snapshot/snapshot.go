@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"ctrd.dev/ctrd/lib/event"
 	"ctrd.dev/ctrd/lib/label"
@@ -40,6 +41,9 @@ type Info struct {
 	// Size in bytes on the disk and number of inodes, of this layer alone; known once committed.
 	Size   int64 `json:"size,omitempty"`
 	Inodes int64 `json:"inodes,omitempty"`
+	// Verity is the digest of fs-verity of the file that a committed snapshot is, with erofs where the root's file system has
+	// that; see lib/verity.
+	Verity digest.Digest `json:"verity,omitempty"`
 	// Client says that a client of the API has made it: a collection keeps it no longer than something refers to it, as
 	// containerd does, also while it is not committed.
 	Client bool `json:"client,omitempty"`
@@ -108,13 +112,13 @@ func (sn *Snapshotter) Look(tx *state.Tx, ns, key, parent string, id ID, labels 
 }
 
 // PutLayer records a committed snapshot whose directory is complete and synced. One that is recorded
-// already under this name stays as it is, unless its record cannot be read or its directory is gone.
+// already under this name stays as it is, unless its record cannot be read or its directory is gone or has another tree.
 func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 	s.Kind = Committed
 	old, err := sn.Get(tx, ns, s.Key)
 	switch {
 	case errdefs.IsNotFound(err):
-	case err == nil && (old.Kind != Committed || sn.isThere(tx.Dir(), old.ID)):
+	case err == nil && (old.Kind != Committed || sn.isThere(tx.Dir(), old)):
 		return nil
 	case err == nil || errdefs.IsDataLoss(err):
 		s.Labels = old.Labels
@@ -131,13 +135,13 @@ func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 	return nil
 }
 
-// isThere tells whether the directory of a snapshot is. It asks no other process, as others wait for the transaction.
-func (sn *Snapshotter) isThere(d *state.Dir, id ID) bool {
+// isThere tells whether the tree of a snapshot is. It asks no other process, as others wait for the transaction.
+func (sn *Snapshotter) isThere(d *state.Dir, s Info) bool {
 	if _, elsewhere := sn.Driver.(*proxy); elsewhere {
-		_, err := os.Stat(sn.Path(d, id))
+		_, err := os.Stat(sn.Path(d, s.ID))
 		return err == nil
 	}
-	return sn.Check(d, id) == nil
+	return sn.Check(d, s) == nil
 }
 
 // add records a new snapshot.
@@ -220,6 +224,7 @@ type CommitOptions struct {
 	ID           ID                // of the tree that [Driver.Fix] made of the active one; empty: that itself
 	Labels       map[string]string // replace those of the active snapshot
 	Size, Inodes int64
+	Verity       digest.Digest
 	// Mounted lets Seal commit a snapshot that is mounted.
 	Mounted bool
 }
@@ -252,6 +257,7 @@ func (sn *Snapshotter) Commit(tx *state.Tx, ns, name, key string, o CommitOption
 		s.Parent = o.Parent
 	}
 	s.Key, s.Kind, s.Labels, s.Size, s.Inodes = name, Committed, o.Labels, o.Size, o.Inodes
+	s.Verity = o.Verity
 	s.ID = cmp.Or(o.ID, s.ID)
 	s.Created = time.Now().UTC() // as containerd has it, a committed snapshot is a new one
 	s.Updated = s.Created

@@ -261,12 +261,12 @@ func lifecycle(t *testing.T, b *bench) {
 	}
 	b.write("a /key:with/slashes", "f", "one")
 	active := b.get("a /key:with/slashes")
-	if err := b.sn.Check(b.d, active.ID); err != nil {
+	if err := b.sn.Check(b.d, active); err != nil {
 		t.Error(err)
 	}
 	b.commit("one", "a /key:with/slashes", snapshot.CommitOptions{Labels: map[string]string{"k": "v"}, Size: 12, Inodes: 3})
 	s := b.get("one")
-	if s.Kind != snapshot.Committed || b.sn.Check(b.d, s.ID) != nil || s.Labels["k"] != "v" || s.Size != 12 || s.Inodes != 3 || !s.Created.After(active.Created) || !s.Updated.Equal(s.Created) {
+	if s.Kind != snapshot.Committed || b.sn.Check(b.d, s) != nil || s.Labels["k"] != "v" || s.Size != 12 || s.Inodes != 3 || !s.Created.After(active.Created) || !s.Updated.Equal(s.Created) {
 		t.Errorf("%+v", s)
 	}
 	b.refused(errdefs.IsNotFound, func(tx *state.Tx) error {
