@@ -208,15 +208,13 @@ func (o *oci) update(ctx context.Context, res *specs.LinuxResources) error {
 }
 
 func (o *oci) remove(ctx context.Context) error {
-	var spec struct {
-		Hooks *specs.Hooks `json:"hooks"`
-	}
-	if err := readJSON(filepath.Join(o.bundle, taskdir.Config), &spec); err != nil {
+	hooks, err := taskdir.Hooks(o.bundle)
+	if err != nil {
 		logrus.Warn(err) // the engine has its own copy
 	}
-	o.timeout += ask.PoststopTime(spec.Hooks)
+	o.timeout += ask.PoststopTime(hooks)
 	// With force runc sleeps 100 ms, also when the container has stopped.
-	err := o.delete(ctx, false)
+	err = o.delete(ctx, false)
 	if err != nil {
 		err = o.delete(ctx, true)
 	}

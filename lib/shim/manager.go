@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
@@ -183,11 +182,8 @@ func forgetEngine(b Bootstrap) error {
 	if err != nil {
 		return err
 	}
-	var spec struct {
-		Hooks *specs.Hooks `json:"hooks"`
-	}
-	if _, err := taskdir.Read(b.Bundle, taskdir.Config, &spec); err == nil { // else they have the usual time
-		p.limit += ask.PoststopTime(spec.Hooks)
+	if hooks, err := taskdir.Hooks(b.Bundle); err == nil { // else they have the usual time
+		p.limit += ask.PoststopTime(hooks)
 	}
 	return p.run(ask.Request{Engine: e}, nil)
 }

@@ -238,7 +238,7 @@ func (t *Task) PoststopTime() time.Duration {
 	if err != nil || !v.Supervised || v.State == taskdir.Stopped {
 		return 0 // nobody runs them
 	}
-	hooks, err := t.specHooks()
+	hooks, err := taskdir.Hooks(t.bundleDir())
 	if err != nil {
 		return 0
 	}

@@ -3,9 +3,7 @@
 package task
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -303,25 +301,9 @@ func (t *Task) readHooks() error {
 	if t.pid != 0 {
 		return nil
 	}
-	hooks, err := t.specHooks()
+	hooks, err := taskdir.Hooks(t.bundleDir())
 	t.hooks = ask.HookTime(hooks)
 	return err
-}
-
-// specHooks reads the hooks of the task's bundle; nil: there are none, or no bundle is there.
-func (t *Task) specHooks() (*specs.Hooks, error) {
-	data, err := os.ReadFile(filepath.Join(t.bundleDir(), taskdir.Config))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil || !bytes.Contains(data, []byte(`"hooks"`)) {
-		return nil, err
-	}
-	var s specs.Spec
-	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w", taskdir.Config, err)
-	}
-	return s.Hooks, nil
 }
 
 // begin lets the waiting init process become the program.

@@ -15,6 +15,7 @@
 package taskdir
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"ctrd.dev/ctrd/lib/lock"
 	"ctrd.dev/ctrd/lib/smallfile"
@@ -214,6 +217,25 @@ func Read(dir, name string, v any) (bool, error) {
 		return false, fmt.Errorf("task file %s: %w", filepath.Join(dir, name), err)
 	}
 	return true, nil
+}
+
+// Hooks reads the hooks of a bundle's config.json, of which nothing else is looked at. There are none where it is not there or
+// cannot be decoded; that is an error as well.
+func Hooks(bundle string) (*specs.Hooks, error) {
+	data, err := smallfile.Read(filepath.Join(bundle, Config))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil || !bytes.Contains(data, []byte(`"hooks"`)) {
+		return nil, err
+	}
+	var s struct {
+		Hooks *specs.Hooks `json:"hooks"`
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("%s: %w", Config, err)
+	}
+	return s.Hooks, nil
 }
 
 // Write puts a file in place in one step. The directory is of this boot only, so nothing is synced. Each
