@@ -189,3 +189,46 @@ func TestErofsLost(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestErofsLostElsewhere: a layer that one namespace has made anew is right in all that have it.
+func TestErofsLostElsewhere(t *testing.T) {
+	if err := snapshot.Erofs.Ready(nil); err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root and erofs: ", err)
+	}
+	d := openDir(t, t.TempDir())
+	img := newServer(t).build("test/app", "1", files("a", "1"))
+	key := image.ChainIDs(img.diffIDs)[0].String()
+	opt := options()
+	opt.Snapshotter = snapshot.Erofs
+	pull := func(ns string) {
+		t.Helper()
+		opt.Namespace = ns
+		if _, err := pullText(ctx, d, img.ref, opt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func() (s snapshot.Info) {
+		t.Helper()
+		err := d.View(ctx, func(tx *state.Tx) (err error) {
+			s, err = snapshot.Erofs.Get(tx, "one", key)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	pull("one")
+	lost := get()
+	lost.Verity, lost.Labels = digest.FromString("what is recorded"), map[string]string{"kept": "yes"}
+	err := d.Update(ctx, nil, func(tx *state.Tx) error {
+		return state.Table[snapshot.Info]{Name: "snapshots/erofs"}.Put(tx, "one", key, lost)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pull("other")
+	if s := get(); snapshot.Erofs.Check(d, s) != nil || s.Labels["kept"] != "yes" || !s.Created.Equal(lost.Created) {
+		t.Errorf("%+v: %v", s, snapshot.Erofs.Check(d, s))
+	}
+}

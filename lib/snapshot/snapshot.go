@@ -112,7 +112,8 @@ func (sn *Snapshotter) Look(tx *state.Tx, ns, key, parent string, id ID, labels 
 }
 
 // PutLayer records a committed snapshot whose directory is complete and synced. One that is recorded
-// already under this name stays as it is, unless its record cannot be read or its directory is gone or has another tree.
+// already under this name stays as it is, unless its record cannot be read or its directory is gone or has another tree. One that was
+// made anew is right in all namespaces that have it.
 func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 	s.Kind = Committed
 	old, err := sn.Get(tx, ns, s.Key)
@@ -132,6 +133,28 @@ func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 		return err
 	}
 	tx.Emit(ns, event.SnapshotCommit{Key: s.Key, Name: s.Key, Snapshotter: sn.Name()})
+	return sn.share(tx, s)
+}
+
+// share has the records of a layer that name its directory, in whatever namespace, say what is there since it was made anew.
+func (sn *Snapshotter) share(tx *state.Tx, s Info) error {
+	names, err := sn.Namespaces(tx)
+	if err != nil {
+		return err
+	}
+	for _, ns := range names {
+		other, err := sn.Get(tx, ns, s.Key)
+		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+			continue
+		}
+		if err == nil && other.Kind == Committed && other.ID == s.ID && other.Verity != s.Verity {
+			other.Verity, other.Size, other.Inodes = s.Verity, s.Size, s.Inodes
+			err = sn.records().Put(tx, ns, s.Key, other)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

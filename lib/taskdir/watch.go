@@ -83,10 +83,10 @@ func (w *Watch) Update() {
 // tell takes notice of one event.
 func (w *Watch) tell(wd int32, mask uint32, now time.Time) {
 	if mask&unix.IN_Q_OVERFLOW != 0 {
-		for _, d := range w.dirs {
-			w.renew(d)
-			d.told, w.told = now, now
+		for _, d := range w.dirs { // what was dropped may be the end of its watch
+			w.drop(d)
 		}
+		w.told = now
 		return
 	}
 	d := w.byWD[wd]

@@ -19,8 +19,8 @@ import (
 )
 
 // absent is what an ioctl says where there is no fs-verity: by the file system, by the kernel or by its feature, without
-// SHA-256, with other blocks, or, of a measurement, on this file.
-var absent = []error{unix.ENOTTY, unix.EOPNOTSUPP, unix.ENOPKG, unix.EINVAL, unix.ENODATA}
+// SHA-256, with other blocks, only with a signature (fs.verity.require_signatures), or, of a measurement, on this file.
+var absent = []error{unix.ENOTTY, unix.EOPNOTSUPP, unix.ENOPKG, unix.EINVAL, unix.EPERM, unix.ENODATA}
 
 func isAbsent(err error) bool {
 	return slices.ContainsFunc(absent, func(e error) bool { return errors.Is(err, e) })
