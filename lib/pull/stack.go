@@ -97,9 +97,7 @@ func (p *puller) stackLayer(ctx context.Context, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	if l.verity = made.Verity; made.Inodes > 0 {
-		l.size, l.inodes = made.Size, made.Inodes
-	}
+	l.became(made)
 	// What was placed before it was made has a mark without.
 	dir := sn.Path(p.d, l.id)
 	if m := markOf(dir); m.chain != "" && m.verity == "" && l.verity != "" {

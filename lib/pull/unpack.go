@@ -32,6 +32,14 @@ type unpacked struct {
 	verity       digest.Digest
 }
 
+// became notes what the driver has made of the layer's tree.
+func (l *unpacked) became(made snapshot.Fixed) {
+	l.verity = made.Verity
+	if made.Inodes > 0 {
+		l.size, l.inodes = made.Size, made.Inodes
+	}
+}
+
 // staged is the id under which a layer is unpacked.
 func staged(id snapshot.ID) snapshot.ID { return id + ".new" }
 
@@ -284,17 +292,15 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 	if err := writeImplied(p.sn().Path(p.d, staged(id)), res.Implied); err != nil {
 		return err
 	}
+	l := unpacked{id: id, size: res.Size, inodes: res.Inodes}
 	if res.Implied.None() { // else when the layers below are known, see stack
 		made, err := p.sn().Fix(ctx, p.d, staged(id), staged(id))
 		if err != nil {
 			return err
 		}
-		if made.Inodes > 0 {
-			res.Size, res.Inodes = made.Size, made.Inodes
-		}
-		return p.place(n, unpacked{id, res.Size, res.Inodes, made.Verity})
+		l.became(made)
 	}
-	return p.place(n, unpacked{id, res.Size, res.Inodes, ""})
+	return p.place(n, l)
 }
 
 // apply unpacks a layer into a staged tree: as a layer where the driver stacks them late, and otherwise onto what its

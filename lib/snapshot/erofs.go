@@ -196,31 +196,28 @@ func (v images) lower(d *state.Dir, chain []Info) (m []mount.Mount, err error) {
 	return m, nil
 }
 
-// attest asks the kernel whether an image is the one that was recorded. One that was recorded without fs-verity may be any.
-func (v images) attest(d *state.Dir, s Info) error {
-	if s.Verity == "" {
-		return nil
-	}
-	path := v.image(d, s.ID)
-	has, err := verity.Measure(path)
-	if err == nil && has != s.Verity {
-		err = &VerityError{path, s.Verity, has}
-	}
-	return err
-}
+// attest asks the kernel whether an image is the one that was recorded.
+func (v images) attest(d *state.Dir, s Info) error { return v.compare(d, s, verity.Measure) }
 
 // Prove reads an image, also where there is no fs-verity any more.
 func (v images) Prove(ctx context.Context, d *state.Dir, s Info) error {
+	return v.compare(d, s, func(path string) (digest.Digest, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		return verity.Digest(ctx, f)
+	})
+}
+
+// compare wants an image to have the digest that was recorded. One that was recorded without fs-verity may be any.
+func (v images) compare(d *state.Dir, s Info, digestOf func(path string) (digest.Digest, error)) error {
 	if s.Verity == "" {
 		return nil
 	}
 	path := v.image(d, s.ID)
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	has, err := verity.Digest(ctx, f)
+	has, err := digestOf(path)
 	if err == nil && has != s.Verity {
 		err = &VerityError{path, s.Verity, has}
 	}
