@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -102,13 +103,19 @@ func (d Dir) All() ([]State, error) {
 	return all, err
 }
 
-// holders names who holds the lock file at path.
-func holders(path string) ([]Owner, error) {
-	table, err := kernelLocks()
-	if err != nil {
-		return nil, err
+// holders names who holds the lock file at path. It is asked after the kernel has said that somebody does, so it
+// looks again before it answers nobody.
+func holders(path string) (all []Owner, err error) {
+	for range 5 {
+		table, err := kernelLocks()
+		if err != nil {
+			return nil, err
+		}
+		if all = table[inode(path)].owners(path); len(all) > 0 {
+			break
+		}
 	}
-	return table[inode(path)].owners(path), nil
+	return all, nil
 }
 
 // owners describes the holders of the lock file at path. A signature in it is of an exclusive holder,
@@ -152,12 +159,43 @@ type kernelLock struct {
 
 // kernelLocks reads /proc/locks (proc(5)): `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`, where
 // `->` after the number marks one that waits. A table that changes while it is read may show a lock twice.
+// It may leave one out too: the kernel gives a page at a time and goes on at a number, which shifts when a lock
+// before it is let go. So a table of more than a page is read three times, and what any of them shows is told.
 func kernelLocks() (map[fileID]kernelLock, error) {
-	data, err := os.ReadFile("/proc/locks")
+	f, err := os.Open("/proc/locks")
 	if err != nil {
 		return nil, err
 	}
-	return parseLocks(data), nil
+	defer f.Close()
+	var all []byte
+	for range 3 {
+		data, pieces, err := readPieces(f)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, data...)
+		if pieces <= 1 {
+			break
+		}
+	}
+	return parseLocks(all), nil
+}
+
+// readPieces reads f from its start to its end, and counts the pieces in which it came.
+func readPieces(f *os.File) (data []byte, pieces int, err error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, 0, err
+	}
+	for buf := make([]byte, 64<<10); ; pieces++ {
+		n, err := f.Read(buf)
+		if err == io.EOF {
+			return data, pieces, nil
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		data = append(data, buf[:n]...)
+	}
 }
 
 func parseLocks(data []byte) map[fileID]kernelLock {

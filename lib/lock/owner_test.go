@@ -8,7 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"sync"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParseLocks(t *testing.T) {
@@ -29,6 +33,47 @@ func TestParseLocks(t *testing.T) {
 	if !reflect.DeepEqual(table, want) {
 		t.Errorf("got %+v, want %+v", table, want)
 	}
+}
+
+// The kernel's table is read in pages while hundreds of other locks come and go: the holder is named each time.
+func TestHoldersBesideOthers(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Dir{Path: dir, Wait: -1}.Acquire(t.Context(), nil, Container, "h", Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release(t, l)
+	var stop atomic.Bool
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for !stop.Load() {
+				var some []*os.File
+				for n := range 50 {
+					f, err := os.Create(filepath.Join(dir, fmt.Sprint("other", i, ".", n)))
+					if err == nil {
+						err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					some = append(some, f)
+				}
+				for _, f := range some {
+					f.Close()
+				}
+			}
+		})
+	}
+	for range 1000 {
+		if who, err := holders(l.path); err != nil || len(who) != 1 || who[0].PID != os.Getpid() {
+			t.Errorf("held by %v, %v; want this process", who, err)
+			break
+		}
+	}
+	stop.Store(true)
+	all.Wait()
 }
 
 // What was understood of any text is understood again when it is written as the kernel would.
