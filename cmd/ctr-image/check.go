@@ -33,7 +33,8 @@ func checkVerb(g *cli.Global) *cobra.Command {
 	}}
 	cmd := cli.New("check [OPTION]... [IMAGE...]", "tell whether images are whole", cli.About{
 		Long: "Tells of each image, or of all, and of each platform whose manifest is here, whether configuration and layers are, and " +
-			"whether they are unpacked. Platforms that were not pulled do not count. With --deep every blob is read and its digest compared.",
+			"whether they are unpacked. One whose unpacked layers are gone or are not those that were recorded is incomplete. Platforms that were " +
+			"not pulled do not count. With --deep every blob is read and its digest compared.",
 		Stdin: operands, Stdout: "an image and platform a line",
 		Examples: []cli.Example{
 			{Note: "check all images", Text: "ctr-image check"},

@@ -63,7 +63,7 @@ func mountsOf(ctx context.Context, d *state.Dir, sn *snapshot.Snapshotter, ns, n
 		if err != nil {
 			return err
 		}
-		m, err = sn.Mounts(tx, d, ns, s.Key)
+		m, err = sn.Mounts(ctx, tx, d, ns, s.Key)
 		return committed(err, s.Key)
 	})
 	return m, err

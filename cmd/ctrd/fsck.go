@@ -12,7 +12,7 @@ import (
 func fsckVerb(g *cli.Global) *cobra.Command {
 	var o fsck.Options
 	table := cli.Table[fsck.Finding]{Columns: []cli.Column[fsck.Finding]{
-		{Name: "severity", Value: func(f fsck.Finding) string { return string(f.Severity) }, Help: "broken, or garbage that the next collection removes"},
+		{Name: "severity", Value: func(f fsck.Finding) string { return string(f.Severity) }, Help: "broken, garbage that the next collection removes, or unprotected, which has lost fs-verity"},
 		{Name: "kind", Value: func(f fsck.Finding) string { return f.Kind }},
 		{Name: "namespace", Value: func(f fsck.Finding) string { return f.Namespace }},
 		{Name: "name", Value: func(f fsck.Finding) string { return f.Name }},
@@ -21,7 +21,10 @@ func fsckVerb(g *cli.Global) *cobra.Command {
 	cmd := cli.New("fsck [OPTION]...", "check that the state directory is whole", cli.About{
 		Long: "Checks that every record has its files and everything it refers to, in every namespace, and lists the files " +
 			"that no record names. It changes nothing and may be run while others work; what is being made or removed at that " +
-			"moment can show as garbage.",
+			"moment can show as garbage.\n\n" +
+			"A layer of erofs that has lost fs-verity, as in a copy of the root, is unprotected, which is no failure: its next use compares " +
+			"its contents with the record, once, and gives it back where the file system can; --deep compares them now. One whose contents " +
+			"are others, or of which a block cannot be read, is broken: its text says what to do.",
 		Stdout: "a finding a line; nothing when all is well",
 		Examples: []cli.Example{
 			{Note: "check", Text: "ctrd fsck"},

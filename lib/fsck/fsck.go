@@ -8,8 +8,8 @@
 //   - every recorded blob has its file, of the recorded size (and with Deep, of its digest)
 //   - every image's target is recorded; so are at least one manifest of an index, and the configuration and
 //     the layers of every manifest that is
-//   - every snapshot has its directory, with the fs-verity that its record says (and with Deep, with those contents), and a
-//     committed parent unless it is the first
+//   - every snapshot has its directory, with the fs-verity that its record says or none any more (and with Deep, with those
+//     contents), and a committed parent unless it is the first
 //   - every container has its snapshot and a spec
 //   - the blob that an unfinished ingest shares with another namespace has its file
 //   - every activation of mounts has its directory, with what was mounted there
@@ -49,10 +49,12 @@ import (
 // Severity says what a finding means.
 type Severity string
 
-// Broken breaks an invariant; Garbage is left over and harmless.
+// Broken breaks an invariant; Garbage is left over and harmless; Unprotected is whole as far as can be told, and has lost what
+// tells of changes.
 const (
-	Broken  Severity = "broken"
-	Garbage Severity = "garbage"
+	Broken      Severity = "broken"
+	Garbage     Severity = "garbage"
+	Unprotected Severity = "unprotected"
 )
 
 // Finding is one thing that is not as it should be.
@@ -221,16 +223,12 @@ func (c *checker) snapshotsOf(sn *snapshot.Snapshotter) error {
 			return errors.Join(fmt.Errorf("snapshots that cannot be looked at: %w", away), err)
 		}
 	}
-	read := map[string]bool{}
+	read := map[string]error{}
 	return each(c, "snapshot", sn.Namespaces, sn.All, c.noteSnapshot(sn), func(ns string, s snapshot.Info) {
-		if err := sn.Check(c.d, s); err != nil {
-			c.add(Broken, "snapshot", ns, s.Key, "its directory: %v", err)
-		}
-		if p, ok := sn.Driver.(snapshot.Prover); ok && c.deep && !read[string(s.ID)+s.Verity.String()] {
-			read[string(s.ID)+s.Verity.String()] = true
-			if err := p.Prove(c.ctx, c.d, s); err != nil {
-				c.add(Broken, "snapshot", ns, s.Key, "its contents: %v", err)
-			}
+		if err := sn.Check(c.d, s); err != nil && !snapshot.Unproven(err) {
+			c.add(Broken, "snapshot", ns, s.Key, "its directory: %s", told(err))
+		} else if p, ok := sn.Driver.(snapshot.Prover); ok {
+			c.contents(p, ns, s, read)
 		}
 		if s.Parent == "" {
 			return
@@ -242,6 +240,39 @@ func (c *checker) snapshotsOf(sn *snapshot.Snapshotter) error {
 			c.add(Broken, "snapshot", ns, s.Key, "its parent %q is not committed", s.Parent)
 		}
 	})
+}
+
+// told is an error with the next step, where it names one.
+func told(err error) string {
+	var next interface{ Hint() string }
+	if errors.As(err, &next) {
+		return fmt.Sprintf("%v; %s", err, next.Hint())
+	}
+	return err.Error()
+}
+
+// contents compares what is committed of a snapshot with its record, with deep, and tells what nothing protects any more. read
+// has what was read, with its error.
+func (c *checker) contents(p snapshot.Prover, ns string, s snapshot.Info, read map[string]error) {
+	key := string(s.ID) + s.Verity.String()
+	err, known := read[key]
+	if c.deep && !known {
+		err = p.Prove(c.ctx, c.d, s)
+		read[key] = err
+	}
+	if err != nil {
+		c.add(Broken, "snapshot", ns, s.Key, "its contents: %s", told(err))
+		return
+	}
+	switch at, lost := p.Proven(c.d, s); {
+	case !lost:
+	case c.deep:
+		c.add(Unprotected, "snapshot", ns, s.Key, "it has no fs-verity any more, as in a copy of the root; its contents are right now")
+	case at.IsZero():
+		c.add(Unprotected, "snapshot", ns, s.Key, "it has no fs-verity any more, as in a copy of the root; its next use compares its contents, and so does fsck --deep")
+	default:
+		c.add(Unprotected, "snapshot", ns, s.Key, "it has no fs-verity any more, as in a copy of the root; its contents were right at %s, and the file has not been written to since then", at.UTC().Format(time.RFC3339))
+	}
 }
 
 func (c *checker) noteSnapshot(sn *snapshot.Snapshotter) func(string, snapshot.Info) string {

@@ -366,8 +366,8 @@ func TestDeep(t *testing.T) {
 	}
 }
 
-// A layer that is a file is told when it has not the fs-verity that was recorded; when everything is read, also when its contents
-// are others.
+// A layer that is a file is told when it has not the fs-verity that was recorded. Without any it is broken only when everything is
+// read and its contents are others, or when a use has found that.
 func TestVerity(t *testing.T) {
 	w := fresh(t)
 	if err := snapshot.Erofs.Ready(w.d); err != nil {
@@ -382,22 +382,45 @@ func TestVerity(t *testing.T) {
 	defer f.Close()
 	right, err := verity.Digest(ctx, f)
 	w.must(err)
+	lost := made.Verity == ""
 	for _, c := range []struct {
 		recorded digest.Digest
-		broken   bool
+		used     bool
+		severity fsck.Severity // when all is read
+		text     string
 	}{
-		{"", false},
-		{right, made.Verity == ""},
-		{digest.FromString("other"), true},
+		{"", false, "", ""},
+		{right, false, fsck.Unprotected, "its contents are right"},
+		{digest.FromString("other"), false, fsck.Broken, "was changed"},
+		{right, true, fsck.Unprotected, "its contents are right"},
+		{digest.FromString("other"), true, fsck.Broken, "pull the image again"},
 	} {
-		put(w, true, "snapshots/erofs", "file", snapshot.Info{ID: id("file"), Kind: snapshot.Committed, Verity: c.recorded})
-		_, all := w.check(fsck.Options{})
-		_, deep := w.check(fsck.Options{Deep: true})
-		if (len(all) == 1) != c.broken || (len(deep) > 0) != c.broken {
-			t.Errorf("recorded as %q, is %q: %v, read: %v", c.recorded, made.Verity, all, deep)
+		s := snapshot.Info{ID: id("file"), Kind: snapshot.Committed, Verity: c.recorded}
+		put(w, true, "snapshots/erofs", "file", s)
+		severity, text := fsck.Unprotected, "its next use compares"
+		if c.used {
+			if err := snapshot.Erofs.Attest(ctx, w.d, s); (err != nil) != (c.severity == fsck.Broken) {
+				t.Errorf("recorded as %q: %v", c.recorded, err)
+			}
+			severity, text = c.severity, c.text
+			if severity == fsck.Unprotected {
+				text = "its contents were right at "
+			}
 		}
-		if c.recorded != right && c.broken && (len(deep) != 2 || !strings.Contains(deep[1].Text, "its contents: ")) {
-			t.Errorf("read: %v", deep)
+		for _, deep := range []bool{false, true} {
+			if deep || !lost {
+				severity, text = c.severity, c.text
+			}
+			if c.recorded == "" || !lost && c.recorded == right {
+				severity = ""
+			}
+			_, all := w.check(fsck.Options{Deep: deep})
+			if severity == "" && len(all) > 0 || severity != "" && (len(all) != 1 || all[0].Severity != severity || !strings.Contains(all[0].Text, text)) {
+				t.Errorf("recorded as %q, deep %v, used %v: %v", c.recorded, deep, c.used, all)
+			}
+			if err := fsck.Whole(all); (err != nil) != (severity == fsck.Broken) {
+				t.Error(err)
+			}
 		}
 	}
 }

@@ -3,9 +3,6 @@
 package image
 
 import (
-	"errors"
-	"os"
-
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -21,8 +18,8 @@ type Check struct {
 	Size     int64              `json:"size"`    // of manifest, configuration and layers, bytes
 	Present  int64              `json:"present"` // of these what is here, bytes
 	Absent   []digest.Digest    `json:"absent,omitempty"`
-	Complete bool               `json:"complete"`
-	Unpacked bool               `json:"unpacked"` // the snapshot of its layers is here
+	Complete bool               `json:"complete"` // all is here, and its layers, if they are unpacked, can be used
+	Unpacked bool               `json:"unpacked"` // the snapshots of its layers are here
 }
 
 // Checks tells of each manifest of an image that is here how much of it is. A manifest that is not here itself is
@@ -54,33 +51,51 @@ func Checks(tx *state.Tx, ns string, target ocispec.Descriptor) (all []Check, er
 		}
 		c.Complete = len(c.Absent) == 0
 		if top != "" {
-			if c.Unpacked, err = isUnpacked(tx, ns, top); err != nil {
+			var damaged bool
+			if c.Unpacked, damaged, err = isUnpacked(tx, ns, top); err != nil {
 				return nil, err
 			}
+			c.Complete = c.Complete && !damaged
 		}
 		all = append(all, c)
 	}
 	return all, nil
 }
 
-// isUnpacked tells whether any snapshotter has the layers.
-func isUnpacked(tx *state.Tx, ns string, chain digest.Digest) (bool, error) {
+// isUnpacked tells whether any snapshotter has the layers, and if none has, whether one had them: by its records, whose trees are
+// gone or are others. What only its contents can prove counts as it is recorded: a use compares them.
+func isUnpacked(tx *state.Tx, ns string, chain digest.Digest) (unpacked, damaged bool, err error) {
 	for _, sn := range snapshot.Snapshotters() {
 		s, err := sn.Get(tx, ns, chain.String())
-		if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+		if errdefs.IsNotFound(err) || err == nil && s.Kind != snapshot.Committed {
 			continue
 		}
 		if err == nil {
-			err = sn.Check(tx.Dir(), s)
+			err = hasLayers(tx, sn, ns, chain)
 		}
-		if errors.Is(err, os.ErrNotExist) {
-			continue
+		if err == nil {
+			return true, false, nil
 		}
-		if err != nil || s.Kind == snapshot.Committed {
-			return err == nil, err
+		if !snapshot.Gone(err) {
+			return false, false, err
+		}
+		damaged = true
+	}
+	return false, damaged, nil
+}
+
+// hasLayers looks at the tree of each layer.
+func hasLayers(tx *state.Tx, sn *snapshot.Snapshotter, ns string, top digest.Digest) error {
+	layers, err := sn.Chain(tx, ns, top.String())
+	if err != nil {
+		return err
+	}
+	for _, s := range layers {
+		if err := sn.Check(tx.Dir(), s); err != nil && !snapshot.Unproven(err) {
+			return err
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // Usage is what a name's image occupies in a namespace, in bytes. Blobs and snapshots that several images have count

@@ -169,7 +169,7 @@ func (s snapshotService) Mounts(ctx context.Context, r *snapshotsapi.MountsReque
 
 func (s snapshotService) mounts(ctx context.Context, sn *snapshot.Snapshotter, key string) (list []*types.Mount, err error) {
 	err = s.s.view(ctx, func(tx *state.Tx, ns string) error {
-		all, err := sn.Mounts(tx, s.s.d, ns, key)
+		all, err := sn.Mounts(ctx, tx, s.s.d, ns, key)
 		list = mountMessages(all)
 		return err
 	})

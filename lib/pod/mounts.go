@@ -158,7 +158,7 @@ func (h Host) imageVolumes(ctx context.Context, outer *lock.Lock, le *lease.Leas
 		var layers []string
 		if err == nil {
 			err = h.Dir.View(ctx, func(tx *state.Tx) (err error) {
-				layers, err = sn.Layers(tx, h.Dir, h.Namespace, key)
+				layers, err = sn.Layers(ctx, tx, h.Dir, h.Namespace, key)
 				return err
 			})
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"ctrd.dev/ctrd/lib/content"
 	"ctrd.dev/ctrd/lib/diff"
 	"ctrd.dev/ctrd/lib/image"
 	"ctrd.dev/ctrd/lib/snapshot"
@@ -35,7 +37,7 @@ func opened(t *testing.T, d *state.Dir, sn *snapshot.Snapshotter, chain digest.D
 	if err != nil {
 		t.Fatal(err)
 	}
-	trees, err := sn.Open(d, all)
+	trees, err := sn.Open(ctx, d, all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,4 +233,189 @@ func TestErofsLostElsewhere(t *testing.T) {
 	if s := get(); snapshot.Erofs.Check(d, s) != nil || s.Labels["kept"] != "yes" || !s.Created.Equal(lost.Created) {
 		t.Errorf("%+v: %v", s, snapshot.Erofs.Check(d, s))
 	}
+}
+
+// TestErofsCopied: layers that have lost fs-verity, as in a copy of the root, stay as they are where their contents are right, and
+// so do the records of all namespaces.
+func TestErofsCopied(t *testing.T) {
+	b := copied(t)
+	before := b.inode()
+	b.opt.Namespace = "other"
+	if _, err := pullText(ctx, b.d, b.img.ref, b.opt); err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range []string{"ns", "other"} {
+		if s := b.get(ns); s.Verity != b.right {
+			t.Errorf("in %s recorded as %q, not %q", ns, s.Verity, b.right)
+		}
+	}
+	if now := b.inode(); now != before {
+		t.Errorf("the file was made anew: inode %d, then %d", before, now)
+	}
+}
+
+// TestErofsKeptUntil: a layer that is wrong is thrown away when another is there in its place, and not before.
+func TestErofsKeptUntil(t *testing.T) {
+	b := copied(t)
+	wrong := b.get("ns")
+	wrong.Verity = digest.FromString("what is recorded")
+	b.put(wrong)
+	before := b.inode()
+	if err := os.Remove(content.Path(b.d, b.img.layers[0].Digest)); err != nil {
+		t.Fatal(err)
+	}
+	b.s.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		w.WriteHeader(http.StatusForbidden)
+		return true
+	})
+	if _, err := pullText(ctx, b.d, b.img.ref, b.opt); err == nil {
+		t.Fatal("pulled without a blob")
+	}
+	if now := b.inode(); now != before {
+		t.Errorf("inode %d, then %d", before, now)
+	}
+	b.s.set(nil)
+	if _, err := pullText(ctx, b.d, b.img.ref, b.opt); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.get("ns"); b.inode() == before || snapshot.Erofs.Check(b.d, s) != nil {
+		t.Errorf("%+v: %v", s, snapshot.Erofs.Check(b.d, s))
+	}
+	for id, err := range snapshot.Erofs.Dirs(b.d) {
+		if err != nil || id != wrong.ID {
+			t.Errorf("%s is left, %v", id, err)
+		}
+	}
+}
+
+// TestErofsNoDescriptors: what cannot be looked at is not made anew, nor thrown away.
+func TestErofsNoDescriptors(t *testing.T) {
+	b := copied(t)
+	p := &puller{d: b.d, opt: b.opt}
+	s := b.get("ns")
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	there, err := p.hasTree(ctx, s.ID, s.Verity)
+	if e := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); e != nil {
+		t.Fatal(e)
+	}
+	if there || !errors.Is(err, unix.EMFILE) {
+		t.Errorf("%v, %v", there, err)
+	}
+	if there, err := p.hasTree(ctx, s.ID, s.Verity); !there || err != nil {
+		t.Errorf("%v, %v", there, err)
+	}
+}
+
+// TestErofsChecked: an image whose layer has lost fs-verity counts as unpacked until its contents are found to be others, or its
+// file is gone; then it is incomplete.
+func TestErofsChecked(t *testing.T) {
+	b := copied(t)
+	check := func(what string, whole bool) {
+		t.Helper()
+		var all []image.Check
+		err := b.d.View(ctx, func(tx *state.Tx) error {
+			img, err := image.Find(tx, "ns", b.img.ref)
+			if err == nil {
+				all, err = image.Checks(tx, "ns", img.Target)
+			}
+			return err
+		})
+		if err != nil || len(all) != 1 || all[0].Complete != whole || all[0].Unpacked != whole {
+			t.Errorf("%s: %+v, %v", what, all, err)
+		}
+	}
+	check("a copy", true)
+	s := b.get("ns")
+	s.Verity = digest.FromString("what is recorded")
+	b.put(s)
+	if err := snapshot.Erofs.Attest(ctx, b.d, s); err == nil {
+		t.Error("another file is accepted")
+	}
+	check("another file", false)
+	if _, err := pullText(ctx, b.d, b.img.ref, b.opt); err != nil {
+		t.Fatal(err)
+	}
+	check("pulled again", true)
+	if err := os.Remove(snapshot.Erofs.Path(b.d, s.ID, "layer.erofs")); err != nil {
+		t.Fatal(err)
+	}
+	check("no file", false)
+}
+
+// copiedLayer is a pulled image of one layer, whose file is a copy of the one that was recorded with fs-verity.
+type copiedLayer struct {
+	*testing.T
+	d     *state.Dir
+	s     *server
+	img   built
+	opt   Options
+	right digest.Digest
+}
+
+func copied(t *testing.T) *copiedLayer {
+	t.Helper()
+	if err := snapshot.Erofs.Ready(nil); err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root and erofs: ", err)
+	}
+	b := &copiedLayer{T: t, d: openDir(t, t.TempDir()), s: newServer(t), opt: options()}
+	b.img = b.s.build("test/app", "1", files("a", "1"))
+	b.opt.Snapshotter = snapshot.Erofs
+	if _, err := pullText(ctx, b.d, b.img.ref, b.opt); err != nil {
+		t.Fatal(err)
+	}
+	s := b.get("ns")
+	path := snapshot.Erofs.Path(b.d, s.ID, "layer.erofs")
+	data, err := os.ReadFile(path)
+	if err == nil {
+		b.right, err = verity.Digest(ctx, bytes.NewReader(data))
+	}
+	if err == nil {
+		err = errors.Join(os.Remove(path), os.WriteFile(path, data, 0o600))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Verity = b.right
+	b.put(s)
+	return b
+}
+
+func (b *copiedLayer) get(ns string) (s snapshot.Info) {
+	b.Helper()
+	err := b.d.View(ctx, func(tx *state.Tx) (err error) {
+		s, err = snapshot.Erofs.Get(tx, ns, image.ChainIDs(b.img.diffIDs)[0].String())
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return s
+}
+
+func (b *copiedLayer) put(s snapshot.Info) {
+	b.Helper()
+	err := b.d.Update(ctx, nil, func(tx *state.Tx) error {
+		return state.Table[snapshot.Info]{Name: "snapshots/erofs"}.Put(tx, "ns", s.Key, s)
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *copiedLayer) inode() uint64 {
+	b.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(snapshot.Erofs.Path(b.d, b.get("ns").ID, "layer.erofs"), &st); err != nil {
+		b.Fatal(err)
+	}
+	return st.Ino
 }

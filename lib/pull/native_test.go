@@ -27,7 +27,7 @@ func TestNative(t *testing.T) {
 	chains := image.ChainIDs(b.diffIDs)
 	for n, want := range [][]string{{"a=1", "d/x=1", "d/y=1"}, {"a=2", "d/y=1"}, {"d/z=3"}, {"a=4", "d/z=3"}} {
 		d.View(ctx, func(tx *state.Tx) error {
-			layers, err := snapshot.Native.Layers(tx, d, "ns", chains[n].String())
+			layers, err := snapshot.Native.Layers(ctx, tx, d, "ns", chains[n].String())
 			if err != nil || len(layers) != 1 {
 				t.Fatalf("%v %v", layers, err)
 			}

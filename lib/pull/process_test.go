@@ -91,7 +91,7 @@ func TestProcessesPullAtOnce(t *testing.T) {
 			if _, err := image.Get(tx, ns, b.ref); err != nil {
 				t.Error(err)
 			}
-			layers, err := snapshot.Overlay.Layers(tx, d, ns, m.ChainIDs[4].String())
+			layers, err := snapshot.Overlay.Layers(ctx, tx, d, ns, m.ChainIDs[4].String())
 			if err != nil || len(layers) != 5 {
 				t.Fatalf("%s: %v, %v", ns, layers, err)
 			}

@@ -53,7 +53,7 @@ func TestPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = d.View(ctx, func(tx *state.Tx) error {
-		layers, err := snapshot.Overlay.Layers(tx, d, "ns", m.ChainIDs[1].String())
+		layers, err := snapshot.Overlay.Layers(ctx, tx, d, "ns", m.ChainIDs[1].String())
 		if err != nil {
 			return err
 		}

@@ -115,7 +115,7 @@ func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image,
 		}
 		missing, exist = nil, nil
 		for _, q := range parts {
-			whole, err := q.recorded(tx)
+			whole, err := q.recorded(ctx, tx)
 			if err != nil {
 				return err
 			}
@@ -135,7 +135,7 @@ func (p *puller) present(ctx context.Context, parts []*puller) (img image.Image,
 
 // recorded tells whether blobs and snapshots are recorded and their files are there. A record that cannot
 // be read is none: the pull writes it anew.
-func (p *puller) recorded(tx *state.Tx) (bool, error) {
+func (p *puller) recorded(ctx context.Context, tx *state.Tx) (bool, error) {
 	var ids []snapshot.ID
 	for _, chain := range p.image.ChainIDs {
 		if s, err := p.sn().Get(tx, p.opt.Namespace, chain.String()); err == nil && !p.opt.NoUnpack {
@@ -160,8 +160,10 @@ func (p *puller) recorded(tx *state.Tx) (bool, error) {
 				return false, nil
 			}
 		}
-		if _, err := os.Stat(content.Path(p.d, desc.Digest)); err != nil {
+		if _, err := os.Stat(content.Path(p.d, desc.Digest)); errors.Is(err, os.ErrNotExist) {
 			return false, nil
+		} else if err != nil {
+			return false, err
 		}
 	}
 	if p.opt.NoUnpack {
@@ -175,7 +177,7 @@ func (p *puller) recorded(tx *state.Tx) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if there, err := p.hasTree(s.ID, s.Verity); !there || err != nil {
+		if there, err := p.hasTree(ctx, s.ID, s.Verity); !there || err != nil {
 			return false, err
 		}
 	}

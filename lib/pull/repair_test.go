@@ -200,7 +200,7 @@ func TestRepair(t *testing.T) {
 		}
 		pull("layer's record " + what)
 		err := d.View(ctx, func(tx *state.Tx) error {
-			dirs, err := snapshot.Overlay.Layers(tx, d, "ns", chain)
+			dirs, err := snapshot.Overlay.Layers(ctx, tx, d, "ns", chain)
 			if err == nil {
 				_, err = os.Stat(dirs[0] + "/a")
 			}

@@ -116,7 +116,7 @@ func (p *puller) inherit(ctx context.Context, n int, implied layer.Implied) (err
 	}
 	below := &snapshot.Trees{}
 	if n > 0 {
-		if below, err = sn.Open(p.d, chain); err != nil {
+		if below, err = sn.Open(ctx, p.d, chain); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@
 package pull
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ type unpacked struct {
 
 // became notes what the driver has made of the layer's tree.
 func (l *unpacked) became(made snapshot.Fixed) {
-	l.verity = made.Verity
+	l.verity = cmp.Or(made.Verity, l.verity) // of one that was there the record knows it, too
 	if made.Inodes > 0 {
 		l.size, l.inodes = made.Size, made.Inodes
 	}
@@ -68,7 +69,8 @@ func (p *puller) lockLayer(ctx context.Context, n int) (l *lock.Lock, err error)
 
 // findLayer tells whether a layer's directory is there: recorded in this namespace by whatever name it has,
 // recorded in another one by a pull, or unrecorded but made in this boot. Any other directory under its
-// name was left by a crash and is thrown away.
+// name was left by a crash and is thrown away. One that is recorded and not what was recorded stays until place has
+// another in its place.
 func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 	chain := p.image.ChainIDs[n]
 	id := snapshot.LayerID(chain)
@@ -101,16 +103,18 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 		return false, err
 	}
 	for _, l := range recorded {
-		if there, err := p.hasTree(l.id, l.verity); there || err != nil {
+		if there, err := p.hasTree(ctx, l.id, l.verity); there || err != nil {
 			p.layers[n] = l
 			return there, err
 		}
 	}
 	m := markOf(p.sn().Path(p.d, id))
+	// A mark without fs-verity says less than a record with it, which has just been found not to hold.
+	proves := m.verity != "" || !slices.ContainsFunc(recorded, func(l unpacked) bool { return l.verity != "" })
 	// A record that cannot be read any more was written when the directory was complete.
 	var there bool
-	if damaged || m.chain == chain {
-		if there, err = p.hasTree(id, m.verity); err != nil {
+	if damaged || m.chain == chain && proves {
+		if there, err = p.hasTree(ctx, id, m.verity); err != nil {
 			return false, err
 		}
 	}
@@ -120,22 +124,23 @@ func (p *puller) findLayer(ctx context.Context, n int) (bool, error) {
 		l.size, l.inodes, err = p.sn().Usage(ctx, p.d, id)
 		return err == nil, err
 	}
-	for _, left := range []snapshot.ID{id, staged(id)} {
-		if err := p.sn().Drop(p.d, left); err != nil {
+	if !damaged && len(recorded) == 0 && m.chain == "" {
+		if err := p.sn().Drop(p.d, id); err != nil {
 			return false, err
 		}
 	}
-	return false, nil
+	return false, p.sn().Drop(p.d, staged(id))
 }
 
-// hasTree tells whether a layer's directory is there, with the tree that is meant. Where another process has the trees and does not say, that is an error:
-// nothing may be made anew, or thrown away, in place of what may be there.
-func (p *puller) hasTree(id snapshot.ID, verity digest.Digest) (bool, error) {
-	err := p.sn().Check(p.d, snapshot.Info{ID: id, Kind: snapshot.Committed, Verity: verity})
-	if errdefs.IsUnavailable(err) {
-		return false, err
+// hasTree tells whether a layer's directory is there, with the tree that is meant. Where that cannot be told, by another process
+// that has the trees or for want of descriptors, that is an error: nothing may be made anew, or thrown away, in place of what may
+// be there.
+func (p *puller) hasTree(ctx context.Context, id snapshot.ID, verity digest.Digest) (bool, error) {
+	err := p.sn().Attest(ctx, p.d, snapshot.Info{ID: id, Kind: snapshot.Committed, Verity: verity})
+	if snapshot.Gone(err) {
+		return false, nil
 	}
-	return err == nil, nil
+	return err == nil, err
 }
 
 // isFetched tells whether a layer is one that the snapshotter has brought itself, so that its blob is not needed.
@@ -223,13 +228,29 @@ func (p *puller) place(n int, l unpacked) error {
 		return err
 	}
 	crash.Point("pull.before-layer-rename")
-	if err := os.Rename(dir, p.sn().Path(p.d, l.id)); err != nil {
+	if err := p.replace(dir, l.id); err != nil {
 		return err
 	}
 	crash.Point("pull.after-layer-rename")
 	p.layers[n] = l
 	p.made.add(l.id)
 	return nil
+}
+
+// replace gives a staged layer its name, and throws away what has that and is not what it should be.
+func (p *puller) replace(dir string, id snapshot.ID) error {
+	name := p.sn().Path(p.d, id)
+	err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, name, unix.RENAME_EXCHANGE)
+	switch {
+	case err == nil:
+		crash.Point("pull.layer-replaced")
+		return p.sn().Drop(p.d, staged(id))
+	case !errors.Is(err, os.ErrNotExist): // a file system that cannot exchange names
+		if err := p.sn().Drop(p.d, id); err != nil {
+			return err
+		}
+	}
+	return os.Rename(dir, name)
 }
 
 // isProven tells whether the blob of a layer is known to unpack to the directory that is there.
@@ -314,7 +335,7 @@ func (p *puller) apply(ctx context.Context, r io.Reader, id, parent snapshot.ID,
 	if parent != "" {
 		chain = append(chain, snapshot.Info{ID: parent, Kind: snapshot.Committed})
 	}
-	mounts, err := sn.Driver.Mounts(p.d, chain, false)
+	mounts, err := sn.Driver.Mounts(ctx, p.d, chain, false)
 	if err != nil {
 		return layer.Result{}, err
 	}

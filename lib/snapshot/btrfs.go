@@ -111,11 +111,11 @@ func (v subvolumes) Adopt(d *state.Dir, s Info, _ ID) error { return adoptTree(d
 
 // Mounts binds the tree. containerd's snapshotter mounts the device once more with the option subvolid, which is the same
 // to whoever mounts it; a bind mount needs no device, and can be mapped.
-func (v subvolumes) Mounts(d *state.Dir, chain []Info, _ bool) ([]mount.Mount, error) {
+func (v subvolumes) Mounts(_ context.Context, d *state.Dir, chain []Info, _ bool) ([]mount.Mount, error) {
 	return bindTree(fsOf(v, d, chain[0].ID), chain[0]), nil
 }
 
-func (v subvolumes) Open(d *state.Dir, chain []Info) (*Trees, error) {
+func (v subvolumes) Open(_ context.Context, d *state.Dir, chain []Info) (*Trees, error) {
 	return &Trees{Dirs: []string{fsOf(v, d, chain[0].ID)}}, nil
 }
 

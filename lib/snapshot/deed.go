@@ -219,7 +219,7 @@ func (sn *Snapshotter) Mount(ctx context.Context, d *state.Dir, outer *lock.Lock
 	defer func() { err = errors.Join(err, l.Release()) }()
 	var m []mount.Mount
 	err = d.View(ctx, func(tx *state.Tx) error {
-		if m, err = sn.mounts(tx, d, ns, key, true); err != nil {
+		if m, err = sn.mounts(ctx, tx, d, ns, key, true); err != nil {
 			return err
 		}
 		if s.Kind == Active {

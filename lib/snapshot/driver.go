@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/mount"
 	"ctrd.dev/ctrd/lib/state"
@@ -49,9 +50,9 @@ type Driver interface {
 	Adopt(d *state.Dir, s Info, parent ID) error
 	// Mounts describes how to mount the active snapshot or the view at the head of a chain. With own, an active one can be
 	// told from the mount to be mounted: its FS is the source of a bind mount, or upper directory or source of an overlay.
-	Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, error)
+	Mounts(ctx context.Context, d *state.Dir, chain []Info, own bool) ([]mount.Mount, error)
 	// Open gives the directories that make up the head of a chain, for reading, as overlayfs would stack them, the top first.
-	Open(d *state.Dir, chain []Info) (*Trees, error)
+	Open(ctx context.Context, d *state.Dir, chain []Info) (*Trees, error)
 	// Check tells whether the directory of a snapshot is there, with the tree that its record means.
 	Check(d *state.Dir, s Info) error
 	// Usage measures what a snapshot occupies on the disk by itself: bytes of blocks and inodes, each once however many
@@ -131,13 +132,6 @@ type Fetcher interface {
 type Cleaner interface {
 	// Clean does what removals have left. Collections call it last.
 	Clean(ctx context.Context, d *state.Dir) error
-}
-
-// Prover is a driver that can tell by reading whether what is committed is as it was.
-type Prover interface {
-	// Prove reads all that is committed of a snapshot, and compares it with what its record says. Of one of which that says
-	// nothing it reads nothing, and gives nil.
-	Prove(ctx context.Context, d *state.Dir, s Info) error
 }
 
 // viewer is a driver of which a view is another thing than an active snapshot from its beginning.
@@ -249,6 +243,12 @@ func checkTree(path string) error {
 	return err
 }
 
+// Gone tells whether an error of [Driver.Check] says that a tree is not there, or is not the one that its record means. Any other
+// error says nothing of that.
+func Gone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errdefs.IsNotFound(err) || errdefs.IsDataLoss(err)
+}
+
 // Trees are directories to be read, until they are closed. Nothing is to be written there.
 type Trees struct {
 	Dirs  []string
@@ -291,12 +291,12 @@ func (sn *Snapshotter) Dirs(d *state.Dir) iter.Seq2[ID, error] {
 
 // Layers gives the directories that make up a snapshot and all that it stands on, the top first, which stay where they are.
 // Those of a driver that has to mount them are errdefs.ErrNotImplemented; [Driver.Open] does.
-func (sn *Snapshotter) Layers(tx *state.Tx, d *state.Dir, ns, key string) ([]string, error) {
+func (sn *Snapshotter) Layers(ctx context.Context, tx *state.Tx, d *state.Dir, ns, key string) ([]string, error) {
 	chain, err := sn.Chain(tx, ns, key)
 	if err != nil {
 		return nil, err
 	}
-	t, err := sn.Open(d, chain)
+	t, err := sn.Open(ctx, d, chain)
 	if err != nil {
 		return nil, err
 	}
@@ -308,11 +308,11 @@ func (sn *Snapshotter) Layers(tx *state.Tx, d *state.Dir, ns, key string) ([]str
 
 // Mounts describes how to mount a snapshot, in the form that containerd's snapshotter of this name has. A committed
 // snapshot is not mounted: ErrCommitted.
-func (sn *Snapshotter) Mounts(tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
-	return sn.mounts(tx, d, ns, key, false)
+func (sn *Snapshotter) Mounts(ctx context.Context, tx *state.Tx, d *state.Dir, ns, key string) ([]mount.Mount, error) {
+	return sn.mounts(ctx, tx, d, ns, key, false)
 }
 
-func (sn *Snapshotter) mounts(tx *state.Tx, d *state.Dir, ns, key string, own bool) ([]mount.Mount, error) {
+func (sn *Snapshotter) mounts(ctx context.Context, tx *state.Tx, d *state.Dir, ns, key string, own bool) ([]mount.Mount, error) {
 	chain, err := sn.Chain(tx, ns, key)
 	if err != nil {
 		return nil, err
@@ -320,7 +320,7 @@ func (sn *Snapshotter) mounts(tx *state.Tx, d *state.Dir, ns, key string, own bo
 	if chain[0].Kind == Committed {
 		return nil, fmt.Errorf("mounts of snapshot %q: %w", key, ErrCommitted)
 	}
-	return sn.Driver.Mounts(d, chain, own)
+	return sn.Driver.Mounts(ctx, d, chain, own)
 }
 
 // ErrCommitted says that a snapshot is committed and so cannot be mounted; its kind is

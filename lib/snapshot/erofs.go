@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/crash"
@@ -76,7 +75,7 @@ func (v images) Stage(_ context.Context, d *state.Dir, id, _ ID) error {
 func (v images) Fix(ctx context.Context, d *state.Dir, from, to ID) (f Fixed, err error) {
 	f.ID = to
 	path := v.image(d, to)
-	if f.Verity, err = verity.Measure(path); err == nil {
+	if f.Verity, err = v.known(d, to); err == nil {
 		return f, v.clear(d, from, to)
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return f, fmt.Errorf("snapshot: %w", err)
@@ -95,7 +94,7 @@ func (v images) Fix(ctx context.Context, d *state.Dir, from, to ID) (f Fixed, er
 	_, err = erofs.Write(ctx, w, fsOf(v, d, from), ofUpper)
 	if err = errors.Join(err, w.Close()); err == nil {
 		crash.Point("snapshot.image-written")
-		f.Verity, err = verity.Protect(path + ".new")
+		f.Verity, err = verity.Protect(ctx, path+".new")
 	}
 	if err != nil {
 		return f, fmt.Errorf("snapshot: %w", state.NoRoom(err, path))
@@ -149,7 +148,7 @@ func (v images) Adopt(d *state.Dir, s Info, parent ID) error {
 
 // Mounts has the forms that containerd's snapshotter gives, with an upper directory: the images, then an overlay that names
 // them. With own, a view of one layer is an overlay, too.
-func (v images) Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, error) {
+func (v images) Mounts(ctx context.Context, d *state.Dir, chain []Info, own bool) ([]mount.Mount, error) {
 	s, below := chain[0], chain[1:]
 	tree := fsOf(v, d, s.ID)
 	if len(below) == 0 {
@@ -159,7 +158,7 @@ func (v images) Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, err
 		}
 		return bind(tree, mode), nil
 	}
-	m, err := v.lower(d, below)
+	m, err := v.lower(ctx, d, below)
 	if err != nil {
 		return nil, err
 	}
@@ -186,9 +185,9 @@ func (v images) Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, err
 }
 
 // lower are the mounts of the images of committed snapshots, if they are those that were recorded.
-func (v images) lower(d *state.Dir, chain []Info) (m []mount.Mount, err error) {
+func (v images) lower(ctx context.Context, d *state.Dir, chain []Info) (m []mount.Mount, err error) {
 	for _, s := range chain {
-		if err := v.attest(d, s); err != nil {
+		if err := v.attest(ctx, d, s); err != nil {
 			return nil, fmt.Errorf("snapshot %q: %w", s.Key, err)
 		}
 		m = append(m, mount.Mount{Type: "erofs", Source: v.image(d, s.ID), Options: []string{"ro", "loop"}})
@@ -196,67 +195,13 @@ func (v images) lower(d *state.Dir, chain []Info) (m []mount.Mount, err error) {
 	return m, nil
 }
 
-// attest asks the kernel whether an image is the one that was recorded.
-func (v images) attest(d *state.Dir, s Info) error { return v.compare(d, s, verity.Measure) }
-
-// Prove reads an image, also where there is no fs-verity any more.
-func (v images) Prove(ctx context.Context, d *state.Dir, s Info) error {
-	return v.compare(d, s, func(path string) (digest.Digest, error) {
-		f, err := os.Open(path)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		return verity.Digest(ctx, f)
-	})
-}
-
-// compare wants an image to have the digest that was recorded. One that was recorded without fs-verity may be any.
-func (v images) compare(d *state.Dir, s Info, digestOf func(path string) (digest.Digest, error)) error {
-	if s.Verity == "" {
-		return nil
-	}
-	path := v.image(d, s.ID)
-	has, err := digestOf(path)
-	if err == nil && has != s.Verity {
-		err = &VerityError{path, s.Verity, has}
-	}
-	return err
-}
-
-// VerityError says that a file is not the one that was recorded, or that nothing proves it any more. Its kind is
-// errdefs.ErrDataLoss.
-type VerityError struct {
-	Path      string
-	Want, Has digest.Digest // of fs-verity; Has is empty of a file without
-}
-
-// Error names the file.
-func (e *VerityError) Error() string {
-	if e.Has == "" {
-		return fmt.Sprintf("%s has lost fs-verity (%s): it is a copy or another file", e.Path, e.Want)
-	}
-	return fmt.Sprintf("%s was changed: the digest of fs-verity was %s and is %s", e.Path, e.Want, e.Has)
-}
-
-// Unwrap gives the kind.
-func (e *VerityError) Unwrap() error { return errdefs.ErrDataLoss }
-
-// Hint names the next step.
-func (e *VerityError) Hint() string {
-	if e.Has == "" {
-		return "pull the image again, which makes the layer anew; a copy of what no image has: fsverity enable " + e.Path
-	}
-	return "pull the image again, which makes the layer anew"
-}
-
 // Open mounts the images where nobody sees them.
-func (v images) Open(d *state.Dir, chain []Info) (*Trees, error) {
+func (v images) Open(ctx context.Context, d *state.Dir, chain []Info) (*Trees, error) {
 	t := &Trees{}
 	if chain[0].Kind != Committed {
 		t.Dirs, chain = append(t.Dirs, fsOf(v, d, chain[0].ID)), chain[1:]
 	}
-	lower, err := v.lower(d, chain)
+	lower, err := v.lower(ctx, d, chain)
 	if err != nil {
 		return nil, err
 	}
@@ -279,14 +224,16 @@ func (v images) Check(d *state.Dir, s Info) error {
 	case err != nil:
 		return err
 	}
-	return v.attest(d, s)
+	return v.isRecorded(d, s)
 }
 
 func (v images) Usage(ctx context.Context, d *state.Dir, id ID) (size, inodes int64, err error) {
 	path := v.image(d, id)
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	if err := unix.Stat(path, &st); errors.Is(err, os.ErrNotExist) {
 		return layer.Usage(ctx, fsOf(v, d, id))
+	} else if err != nil {
+		return 0, 0, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	i, err := erofs.Look(path)
 	return st.Blocks * 512, i.Inodes, err

@@ -50,11 +50,11 @@ func (n native) Maps(d *state.Dir) bool { return mapsTree(d) }
 
 func (n native) Adopt(d *state.Dir, s Info, _ ID) error { return adoptTree(d, fsOf(n, d, s.ID), s) }
 
-func (n native) Mounts(d *state.Dir, chain []Info, _ bool) ([]mount.Mount, error) {
+func (n native) Mounts(_ context.Context, d *state.Dir, chain []Info, _ bool) ([]mount.Mount, error) {
 	return bindTree(fsOf(n, d, chain[0].ID), chain[0]), nil
 }
 
-func (n native) Open(d *state.Dir, chain []Info) (*Trees, error) {
+func (n native) Open(_ context.Context, d *state.Dir, chain []Info) (*Trees, error) {
 	return &Trees{Dirs: []string{fsOf(n, d, chain[0].ID)}}, nil
 }
 

@@ -65,7 +65,7 @@ func (o overlay) Adopt(d *state.Dir, s Info, parent ID) error {
 	return shift(fsOf(o, d, s.ID), s.Labels)
 }
 
-func (o overlay) Open(d *state.Dir, chain []Info) (*Trees, error) {
+func (o overlay) Open(_ context.Context, d *state.Dir, chain []Info) (*Trees, error) {
 	dirs := make([]string, len(chain))
 	for i, s := range chain {
 		dirs[i] = fsOf(o, d, s.ID)
@@ -77,7 +77,7 @@ func (o overlay) Check(d *state.Dir, s Info) error { return checkTree(fsOf(o, d,
 
 // Mounts has the forms that containerd's overlay snapshotter gives. With own, a view of one layer is an overlay, too: a
 // bind mount of its parent would not tell whose it is.
-func (o overlay) Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, error) {
+func (o overlay) Mounts(_ context.Context, d *state.Dir, chain []Info, own bool) ([]mount.Mount, error) {
 	s, below := chain[0], chain[1:]
 	tree := fsOf(o, d, s.ID)
 	var m []mount.Mount

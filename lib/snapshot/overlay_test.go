@@ -47,7 +47,7 @@ func TestOverlayMounts(t *testing.T) {
 		"ro2": {Type: "overlay", Source: "overlay", Options: append([]string{"lowerdir=" + fs("top") + ":" + fs("base")}, mount.Plain()...)},
 	} {
 		b.view(func(tx *state.Tx) error {
-			got, err := snapshot.Overlay.Mounts(tx, b.d, "ns", key)
+			got, err := snapshot.Overlay.Mounts(t.Context(), tx, b.d, "ns", key)
 			if fmt.Sprint(got) != fmt.Sprint([]mount.Mount{want}) {
 				t.Errorf("%s: %q", key, got)
 			}
@@ -114,7 +114,7 @@ func TestShortNames(t *testing.T) {
 	var m []mount.Mount
 	for range 2 {
 		b.view(func(tx *state.Tx) (err error) {
-			m, err = snapshot.Overlay.Mounts(tx, b.d, "ns", "rw")
+			m, err = snapshot.Overlay.Mounts(t.Context(), tx, b.d, "ns", "rw")
 			return err
 		})
 	}
@@ -134,7 +134,7 @@ func TestShortNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.view(func(tx *state.Tx) (err error) {
-		m, err = snapshot.Overlay.Mounts(tx, b.d, "ns", "rw")
+		m, err = snapshot.Overlay.Mounts(t.Context(), tx, b.d, "ns", "rw")
 		return err
 	})
 	if again := strings.Split(strings.TrimPrefix(m[0].Options[2], "lowerdir="), ":"); len(filepath.Base(again[5])) != 11 || again[6] != lower[6] {

@@ -416,15 +416,15 @@ func (p *proxy) Adopt(d *state.Dir, s Info, _ ID) error {
 }
 
 // Mounts asks the server.
-func (p *proxy) Mounts(d *state.Dir, chain []Info, own bool) ([]mount.Mount, error) {
+func (p *proxy) Mounts(ctx context.Context, d *state.Dir, chain []Info, own bool) ([]mount.Mount, error) {
 	s := chain[0]
 	n, err := p.read(d, s.ID)
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := p.asking.Mounts(context.Background(), n.Key)
+	mounts, err := p.asking.Mounts(ctx, n.Key)
 	if errdefs.IsNotFound(err) {
-		if _, e := p.asking.Stat(context.Background(), n.committed()); e == nil {
+		if _, e := p.asking.Stat(ctx, n.committed()); e == nil {
 			return nil, fmt.Errorf("snapshot %q was being committed when that was ended; commit it again: %w", s.Key, errdefs.ErrFailedPrecondition)
 		}
 	}
@@ -495,13 +495,12 @@ func dirsOf(mounts []mount.Mount) ([]string, error) {
 }
 
 // Open reads by the snapshot's own mounts, and what is committed by those of a view, which stays as long as the snapshot does.
-func (p *proxy) Open(d *state.Dir, chain []Info) (*Trees, error) {
+func (p *proxy) Open(ctx context.Context, d *state.Dir, chain []Info) (*Trees, error) {
 	s := chain[0]
 	n, err := p.read(d, s.ID)
 	if err != nil {
 		return nil, err
 	}
-	ctx := context.Background()
 	key := n.Key
 	if s.Kind == Committed {
 		key = n.look()

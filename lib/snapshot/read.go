@@ -64,7 +64,7 @@ func (sn *Snapshotter) Read(ctx context.Context, d *state.Dir, outer *lock.Lock,
 	if err != nil {
 		return err
 	}
-	trees, err := sn.Open(d, chain)
+	trees, err := sn.Open(ctx, d, chain)
 	if err != nil {
 		return fmt.Errorf("read snapshot %q: %w", key, err)
 	}

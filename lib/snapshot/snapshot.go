@@ -117,9 +117,13 @@ func (sn *Snapshotter) Look(tx *state.Tx, ns, key, parent string, id ID, labels 
 func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 	s.Kind = Committed
 	old, err := sn.Get(tx, ns, s.Key)
+	there := old.Kind != Committed
+	if err == nil && !there {
+		there, err = sn.isThere(tx.Dir(), old)
+	}
 	switch {
 	case errdefs.IsNotFound(err):
-	case err == nil && (old.Kind != Committed || sn.isThere(tx.Dir(), old)):
+	case err == nil && there:
 		return nil
 	case err == nil || errdefs.IsDataLoss(err):
 		s.Labels = old.Labels
@@ -136,8 +140,12 @@ func (sn *Snapshotter) PutLayer(tx *state.Tx, ns string, s Info) error {
 	return sn.share(tx, s)
 }
 
-// share has the records of a layer that name its directory, in whatever namespace, say what is there since it was made anew.
+// share has the records of a layer that name its directory, in whatever namespace, say what is there since it was made anew. Those
+// of most drivers say nothing of that.
 func (sn *Snapshotter) share(tx *state.Tx, s Info) error {
+	if _, ok := sn.Driver.(Prover); !ok {
+		return nil
+	}
 	names, err := sn.Namespaces(tx)
 	if err != nil {
 		return err
@@ -159,12 +167,17 @@ func (sn *Snapshotter) share(tx *state.Tx, s Info) error {
 }
 
 // isThere tells whether the tree of a snapshot is. It asks no other process, as others wait for the transaction.
-func (sn *Snapshotter) isThere(d *state.Dir, s Info) bool {
+func (sn *Snapshotter) isThere(d *state.Dir, s Info) (bool, error) {
+	var err error
 	if _, elsewhere := sn.Driver.(*proxy); elsewhere {
-		_, err := os.Stat(sn.Path(d, s.ID))
-		return err == nil
+		_, err = os.Stat(sn.Path(d, s.ID))
+	} else {
+		err = sn.Check(d, s)
 	}
-	return sn.Check(d, s) == nil
+	if Gone(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // add records a new snapshot.

@@ -207,7 +207,7 @@ func (b *bench) in(key string, fn func(dir string)) {
 	b.Helper()
 	var m []mount.Mount
 	b.view(func(tx *state.Tx) (err error) {
-		m, err = b.sn.Mounts(tx, b.d, "ns", key)
+		m, err = b.sn.Mounts(b.Context(), tx, b.d, "ns", key)
 		return err
 	})
 	dir := b.TempDir()
@@ -395,7 +395,7 @@ func failures(t *testing.T, b *bench) {
 	}
 	mounts := func(key string) func(*state.Tx) error {
 		return func(tx *state.Tx) error {
-			_, err := b.sn.Mounts(tx, b.d, "ns", key)
+			_, err := b.sn.Mounts(b.Context(), tx, b.d, "ns", key)
 			return err
 		}
 	}
@@ -775,7 +775,7 @@ func layerComesOut(t *testing.T, b *bench) {
 	want := in.Bytes()
 	mounts := func(key string) (m []mount.Mount) {
 		b.view(func(tx *state.Tx) (err error) {
-			m, err = b.sn.Mounts(tx, b.d, "ns", key)
+			m, err = b.sn.Mounts(b.Context(), tx, b.d, "ns", key)
 			return err
 		})
 		return m
@@ -837,7 +837,7 @@ func garbage(t *testing.T, b *bench) {
 	if b.sn.Name() == "proxied" {
 		// It is committed at its server already: until the commit is made again it is refused.
 		b.view(func(tx *state.Tx) error {
-			if _, err := b.sn.Mounts(tx, b.d, "ns", "a"); !errdefs.IsFailedPrecondition(err) {
+			if _, err := b.sn.Mounts(b.Context(), tx, b.d, "ns", "a"); !errdefs.IsFailedPrecondition(err) {
 				t.Error(err)
 			}
 			return nil

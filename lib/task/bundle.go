@@ -48,7 +48,7 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 		if s, err = t.readSpec(tx); err != nil {
 			return err
 		}
-		req.Rootfs, err = t.rootfs(tx, s, o)
+		req.Rootfs, err = t.rootfs(ctx, tx, s, o)
 		return err
 	})
 	if err != nil {
@@ -112,7 +112,7 @@ func (t *Task) bundle(ctx context.Context, r runtime, o StartOptions) (*taskapi.
 
 // rootfs gives the mounts of the container's root: those that a client has given, else those of its snapshot. A root
 // that the spec names by an absolute path is there already.
-func (t *Task) rootfs(tx *state.Tx, s *specs.Spec, o StartOptions) (all []taskapi.Mount, err error) {
+func (t *Task) rootfs(ctx context.Context, tx *state.Tx, s *specs.Spec, o StartOptions) (all []taskapi.Mount, err error) {
 	if o.given != nil {
 		return o.given.Rootfs, nil
 	}
@@ -123,7 +123,7 @@ func (t *Task) rootfs(tx *state.Tx, s *specs.Spec, o StartOptions) (all []taskap
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := sn.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+	mounts, err := sn.Mounts(ctx, tx, t.d, t.Namespace, t.Container.SnapshotKey)
 	if err == nil && t.foreign && mount.IsFormatted(mounts) {
 		return nil, fmt.Errorf("runtime %s: it cannot mount a root of the snapshotter %s; without --runtime, or with --snapshotter overlayfs, it can be: %w",
 			t.Container.Runtime.Name, sn.Name(), errdefs.ErrNotImplemented)

@@ -320,7 +320,7 @@ func readImage(ctx context.Context, d *state.Dir, ns string, o CreateOptions, le
 	})
 	if err == nil {
 		src.tree = chain[0].ID
-		src.layers, err = src.sn.Open(d, chain)
+		src.layers, err = src.sn.Open(ctx, d, chain)
 	}
 	if errdefs.IsNotFound(err) {
 		return src, &ImageError{o.Image, fmt.Errorf("image %q is here, but not unpacked by %s: %w", img.Name, src.sn.Name(), err)}

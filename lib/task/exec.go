@@ -243,7 +243,7 @@ func (t *Task) execProcess(ctx context.Context, o ExecOptions) (*taskapi.Any, er
 		return nil, err
 	}
 	if len(chain) > 0 {
-		trees, err := sn.Open(t.d, chain)
+		trees, err := sn.Open(ctx, t.d, chain)
 		if errdefs.IsUnavailable(err) { // its snapshotter's server is away, and the container runs on
 			trees = &snapshot.Trees{}
 			trees.Dirs, err = t.clientRoot()

@@ -3,6 +3,7 @@
 package task
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -25,7 +26,7 @@ func ImageSource(sn *snapshot.Snapshotter, key, path string) string {
 }
 
 // joinImages replaces the sources of mounts that are files of images.
-func (t *Task) joinImages(tx *state.Tx, s *specs.Spec) error {
+func (t *Task) joinImages(ctx context.Context, tx *state.Tx, s *specs.Spec) error {
 	for i, m := range s.Mounts {
 		text, ok := strings.CutPrefix(m.Source, imageFiles)
 		if !ok {
@@ -36,7 +37,7 @@ func (t *Task) joinImages(tx *state.Tx, s *specs.Spec) error {
 		sn, err := snapshot.Named(driver)
 		var dirs []string
 		if err == nil {
-			dirs, err = sn.Layers(tx, t.d, t.Namespace, key)
+			dirs, err = sn.Layers(ctx, tx, t.d, t.Namespace, key)
 		}
 		if err == nil {
 			s.Mounts[i], err = imageMount(m, dirs, path)

@@ -72,7 +72,7 @@ func (t *Task) joinSandbox(ctx context.Context, s *specs.Spec) error {
 			s.Mounts[i].Source = filepath.Join(dir, name)
 		}
 	}
-	return t.d.View(ctx, func(tx *state.Tx) error { return t.joinImages(tx, s) })
+	return t.d.View(ctx, func(tx *state.Tx) error { return t.joinImages(ctx, tx, s) })
 }
 
 // joinKind has the container share the namespace at path; it reports false when the spec asks for none of the kind.

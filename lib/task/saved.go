@@ -87,7 +87,7 @@ func (t *Task) ApplyChange(ctx context.Context, r io.Reader, mediaType string) (
 	}
 	var mounts []mount.Mount
 	err = t.d.View(ctx, func(tx *state.Tx) (err error) {
-		mounts, err = sn.Mounts(tx, t.d, t.Namespace, t.Container.SnapshotKey)
+		mounts, err = sn.Mounts(ctx, tx, t.d, t.Namespace, t.Container.SnapshotKey)
 		return err
 	})
 	if err != nil {

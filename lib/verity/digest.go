@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -15,22 +16,23 @@ import (
 const (
 	blockBits = 12
 	blockSize = 1 << blockBits
+	readSize  = 64 * blockSize // at once
 )
 
 // Digest reads a file, of which it gives the digest that [Protect] gives. It needs nothing of the kernel. It ends when its
 // context does.
 func Digest(ctx context.Context, r io.Reader) (digest.Digest, error) {
 	var t tree
-	block := make([]byte, blockSize)
+	buf := make([]byte, readSize)
 	var size uint64
 	for {
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
-		n, err := io.ReadFull(r, block)
+		n, err := io.ReadFull(r, buf)
 		size += uint64(n)
-		if n > 0 {
-			clear(block[n:])
+		clear(buf[n:])
+		for block := range slices.Chunk(buf[:(n+blockSize-1)&^(blockSize-1)], blockSize) {
 			t.add(0, block)
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -8,10 +8,12 @@
 package verity
 
 import (
+	"context"
 	"errors"
 	"os"
 	"slices"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/opencontainers/go-digest"
@@ -26,10 +28,19 @@ func isAbsent(err error) bool {
 	return slices.ContainsFunc(absent, func(e error) bool { return errors.Is(err, e) })
 }
 
+// patience bounds how long Protect waits for others to close the file, and pause is how often it asks.
+const (
+	patience = 3 * time.Second
+	pause    = 5 * time.Millisecond
+)
+
 // Protect gives fs-verity to a file that nobody has open for writing, and its digest. The contents are written to the disk
 // for that, but it is not durable. Where there is no fs-verity the digest is empty, and the file as it was. A file that has
-// it already is success.
-func Protect(path string) (digest.Digest, error) {
+// it already is success. It ends when its context does; the kernel may then still be at it, so that the file gets fs-verity later.
+func Protect(ctx context.Context, path string) (digest.Digest, error) {
+	if err := context.Cause(ctx); err != nil {
+		return "", err
+	}
 	// A program that was being started when the file was closed has it open until it runs.
 	syscall.ForkLock.RLock()
 	f, err := os.Open(path)
@@ -37,16 +48,53 @@ func Protect(path string) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	arg := unix.FsverityEnableArg{Version: 1, Hash_algorithm: unix.FS_VERITY_HASH_ALG_SHA256, Block_size: blockSize}
-	err = ioctl(f, unix.FS_IOC_ENABLE_VERITY, unsafe.Pointer(&arg))
+	type result struct {
+		digest digest.Digest
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() { // only the end of the process ends the kernel's reading
+		defer f.Close()
+		dg, err := protect(ctx, f)
+		done <- result{dg, err}
+	}()
+	select {
+	case r := <-done:
+		return r.digest, r.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+func protect(ctx context.Context, f *os.File) (digest.Digest, error) {
+	err := insist(ctx, func() error {
+		arg := unix.FsverityEnableArg{Version: 1, Hash_algorithm: unix.FS_VERITY_HASH_ALG_SHA256, Block_size: blockSize}
+		return ioctl(f, unix.FS_IOC_ENABLE_VERITY, unsafe.Pointer(&arg))
+	})
 	switch {
 	case isAbsent(err):
 		return "", nil
 	case err != nil && !errors.Is(err, unix.EEXIST):
-		return "", &os.PathError{Op: "enable fs-verity", Path: path, Err: err}
+		return "", &os.PathError{Op: "enable fs-verity", Path: f.Name(), Err: err}
 	}
 	return measure(f)
+}
+
+// insist calls fn until the file is free, or patience ends. A child that this process clones into a user namespace (lib/mount)
+// has copies of all descriptors for a moment, also of one that was closed for writing, which no lock of package syscall covers;
+// another process may be giving fs-verity to the same file.
+func insist(ctx context.Context, fn func() error) error {
+	for end := time.Now().Add(patience); ; {
+		err := fn()
+		if !errors.Is(err, unix.ETXTBSY) && !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
 }
 
 // Measure gives the digest of a file that has fs-verity, as the kernel knows it without reading; of any other it is empty.

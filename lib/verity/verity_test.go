@@ -4,12 +4,14 @@ package verity_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 
@@ -67,7 +69,7 @@ func TestProtect(t *testing.T) {
 		if d, err := verity.Measure(path); err != nil || d != "" {
 			t.Errorf("of a file without: %q, %v", d, err)
 		}
-		d, err := verity.Protect(path)
+		d, err := verity.Protect(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +77,7 @@ func TestProtect(t *testing.T) {
 		if got == "" {
 			break
 		}
-		again, err := verity.Protect(path)
+		again, err := verity.Protect(t.Context(), path)
 		known, err2 := verity.Measure(path)
 		if err := errors.Join(err, err2); err != nil || got != "sha256:"+c.digest || again != d || known != d {
 			t.Errorf("%d bytes: %s, again %s, measured %s, %v", c.size, got, again, known, err)
@@ -93,14 +95,31 @@ func TestProtect(t *testing.T) {
 	}
 }
 
-// TestProtectBusy: a file that is open for writing is refused, but programs that are started meanwhile do no harm.
+// TestProtectCancelled: nothing is protected any more.
+func TestProtectCancelled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, contents(1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if d, err := verity.Protect(over, path); d != "" || !errors.Is(err, context.Canceled) {
+		t.Errorf("%q, %v", d, err)
+	}
+	if d, err := verity.Measure(path); d != "" || err != nil {
+		t.Errorf("%q, %v", d, err)
+	}
+}
+
+// TestProtectBusy: a file that is open for writing is refused, but programs that are started meanwhile do no harm, also in user
+// namespaces, whose clones have copies of all descriptors for a moment.
 func TestProtectBusy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := verity.Protect(path)
+	d, err := verity.Protect(t.Context(), path)
 	f.Close()
 	if err == nil && d == "" {
 		t.Skip("no fs-verity here")
@@ -110,14 +129,18 @@ func TestProtectBusy(t *testing.T) {
 	}
 	stop := make(chan struct{})
 	var starts sync.WaitGroup
-	for range 4 {
+	for n := range 4 {
 		starts.Go(func() {
 			for {
 				select {
 				case <-stop:
 					return
 				default:
-					_ = exec.Command("/proc/self/exe", "-test.run=^$").Run()
+					cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+					if n%2 > 0 {
+						cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}}
+					}
+					_ = cmd.Run()
 				}
 			}
 		})
@@ -130,7 +153,7 @@ func TestProtectBusy(t *testing.T) {
 		if err := errors.Join(err, f.Close()); err != nil {
 			t.Fatal(err)
 		}
-		if d, err := verity.Protect(path); err != nil || d.Encoded() != sizes[1].digest {
+		if d, err := verity.Protect(t.Context(), path); err != nil || d.Encoded() != sizes[1].digest {
 			t.Errorf("%q, %v", d, err)
 			break
 		}

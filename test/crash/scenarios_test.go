@@ -96,7 +96,7 @@ func pull(image string) step { return do("ctr-pull -q " + image) }
 func scenarios() []scenario {
 	runs := do("ctr-task run --rm " + small + " true")
 	dumps, _ := checkpoints()
-	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks(), pods(), manifests(), mountsOf(), drivers(), dumps)
+	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks(), pods(), manifests(), mountsOf(), drivers(), spoiled(), dumps)
 }
 
 func concat(all ...[]scenario) (s []scenario) {
