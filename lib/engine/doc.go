@@ -8,6 +8,8 @@
 // when the parent does. The parent must be a child subreaper: the processes that the engine starts become
 // the parent's children when the engine ends.
 //
+// A process comes into a container of libcontainer's without that: see [Enter], which is for the parent.
+//
 // A program that cannot be run is an error of Create, Exec or, if only the kernel sees it, of the start: 127
 // where a file is missing, the interpreter of a script and the loader of a program included, 126 for all
 // else. An external engine whose program fails in execve(2) itself is the exception: its status is that of
@@ -17,7 +19,7 @@
 //
 // engine/ID/ below the working directory, or ID/ below the root of the request: the engine's state. It is
 // there from before the cgroup is made until the parent or Delete removes it. For an OCI engine, engine/ also
-// has init.pid and files that live as long as one call. Package bpf keeps compiled seccomp filters.
+// has init.pid and files that live as long as one call. entry.json beside libcontainer's state is for Enter. Package bpf keeps compiled seccomp filters.
 //
 // # Locks
 //

@@ -82,6 +82,9 @@ func (e *embedded) create(_ context.Context, spec *specs.Spec, st stdio) (made, 
 	if err == nil {
 		err = checkInit(pid, spec)
 	}
+	if err == nil {
+		err = e.writeEntry(c)
+	}
 	if err != nil {
 		if derr := c.Destroy(); derr != nil {
 			logrus.Warn(derr)

@@ -24,6 +24,7 @@ import (
 func TestEndBesideHangingExec(t *testing.T) {
 	k := newTask(t, "sleep", "1000")
 	k.start()
+	k.closeEntry()
 	spec := taskapi.Any{Value: []byte(`{"args":["true"],"cwd":"/"}`)}
 	must(t, k.client.Exec(t.Context(), &taskapi.ExecProcessRequest{ID: k.id, ExecID: "x", Spec: &spec}))
 	// The engine waits for somebody to write it.

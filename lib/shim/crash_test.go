@@ -36,6 +36,9 @@ func (k *task) life() error {
 	if _, err := k.client.Start(k.Context(), &taskapi.StartRequest{ID: k.id}); err != nil {
 		return err
 	}
+	if k.byEngine {
+		k.closeEntry()
+	}
 	e := k.exec("x", false, false, "sleep", "1000")
 	defer e.stdout.Close()
 	defer e.stderr.Close()
@@ -61,6 +64,11 @@ func (k *task) afterCrash() {
 	// A child that the supervisor was about to start has the lock, too, until it starts or finds its parent dead.
 	k.until("the end of shim.lock", func() bool {
 		held, err := lock.IsHeld(filepath.Join(k.dir, "shim.lock"))
+		must(k, err)
+		return !held
+	})
+	k.until("the end of what the supervisor began", func() bool {
+		held, err := lock.IsHeld(filepath.Join(k.dir, "engine.lock"))
 		must(k, err)
 		return !held
 	})
@@ -92,7 +100,7 @@ func (k *task) afterCrash() {
 
 var points = []string{
 	"shim.listening", "engine.create.rootfs", "engine.create.state", "engine.create.started", "shim.created", "shim.init-recorded",
-	"shim.started", "engine.exec.started", "shim.exec-started", "shim.exited", "shim.drained", "shim.cleaned", "shim.exit-recorded",
+	"shim.started", "shim.exec-spawned", "shim.exec-forked", "shim.exec-entered", "engine.exec.started", "shim.exec-started", "shim.exited", "shim.drained", "shim.cleaned", "shim.exit-recorded",
 }
 
 func TestKilledAtEachPoint(t *testing.T) {
@@ -100,6 +108,7 @@ func TestKilledAtEachPoint(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			k := newTask(t, "sleep", "1000")
 			k.env = []string{"CTRD_CRASH=" + point}
+			k.byEngine = strings.HasPrefix(point, "engine.exec")
 			err := k.life()
 			if strings.HasPrefix(point, "engine.create") {
 				// The engine dies, the supervisor cleans up.

@@ -4,7 +4,7 @@
 // task API, and the parent of the containers' processes.
 //
 // It stays small. What libcontainer does is done by the engine, a child process that ends; package ask is
-// how the two speak.
+// how the two speak. It puts the process of an exec into the container itself where it can (engine.Enter).
 //
 // # On disk
 //
@@ -16,7 +16,7 @@
 // container is left but the directory. Without a task.json the client is containerd, and only init.pid is
 // written. The engine's state is in engine/, an exec's process and exit in execs/<exec id>/. The container's
 // rootfs is mounted on rootfs/, in the mount namespace of the engine that creates the container: the supervisor
-// stays in the host's and has no mount of its own.
+// stays in the host's and has no mount of its own there.
 //
 // # Life
 //

@@ -167,7 +167,7 @@ func (p *process) startExec() error {
 	req := ask.Request{Terminal: p.terminal, File: filepath.Join(p.dir(), processSpec), Filters: p.t.s.config.Filters}
 	// Before the engine tells the pid, which makes the reaper look at the process.
 	p.setStatus(taskapi.StatusRunning)
-	err = t.ask(ask.Exec, req, p, streams.give...)
+	err = t.put(p, req, streams.give...)
 	if err != nil {
 		p.setStatus(taskapi.StatusCreated)
 		streams.close()

@@ -63,23 +63,24 @@ var mark = fmt.Sprintf("t%d-", os.Getpid())
 // task is a task directory and the supervisor that serves it.
 type task struct {
 	*testing.T
-	id      string
-	state   string // the state directory
-	dir     string
-	spec    *specs.Spec
-	log     stdio.Log
-	rootfs  []taskapi.Mount
-	record  taskdir.Task
-	binary  string
-	wrapper []string // what starts it
-	bare    bool     // there is no task.json: the client is containerd
-	args    []string // more arguments for the supervisor
-	env     []string
-	files   []*os.File // more that the starter leaves open
-	shim    *exec.Cmd
-	client  *taskapi.Client
-	gone    chan struct{} // the supervisor has ended
-	starts  *lock.Held
+	id       string
+	state    string // the state directory
+	dir      string
+	spec     *specs.Spec
+	log      stdio.Log
+	rootfs   []taskapi.Mount
+	record   taskdir.Task
+	binary   string
+	wrapper  []string // what starts it
+	bare     bool     // there is no task.json: the client is containerd
+	byEngine bool     // execs of life are put into the container by an engine
+	args     []string // more arguments for the supervisor
+	env      []string
+	files    []*os.File // more that the starter leaves open
+	shim     *exec.Cmd
+	client   *taskapi.Client
+	gone     chan struct{} // the supervisor has ended
+	starts   *lock.Held
 }
 
 const namespace = "shimtest"

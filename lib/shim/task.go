@@ -42,6 +42,7 @@ type task struct {
 	execs    map[string]*process // by exec id
 	paused   bool
 	dumping  bool           // a checkpoint is being made
+	closed   bool           // execs come into the container by an engine alone
 	ending   bool           // nothing new may begin in the container
 	over     bool           // nothing is left to do for it
 	lingers  bool           // it has ended, and waits for its client to remove the container

@@ -95,7 +95,6 @@ func (t *Task) Exec(ctx context.Context, o ExecOptions) (taskdir.Exit, error) {
 }
 
 func (t *Task) exec(ctx context.Context, o ExecOptions) (exit taskdir.Exit, err error) {
-	go cgroup.Hasten()
 	if _, err := t.connect(ctx); err != nil {
 		return exit, err
 	}

@@ -231,7 +231,7 @@ func creates(runs step) []scenario {
 		},
 		{
 			name: "run -d", before: []step{pull(small)}, command: words("ctr-task run -d --name c " + small + " sleep 1000"),
-			then:  [][]string{words("ctr-task exec c true"), words("ctr-task exec -d c sleep 1000"), words("ctr-task stop -t 0 c")},
+			then:  [][]string{words("ctr-task exec c true"), words("ctr-task exec -d c sleep 1000"), words("ctr-task exec c nosuch"), words("ctr-task stop -t 0 c")},
 			again: []step{runs, do("ctr-task rm -f c"), do("ctr-task run -d --name c " + small + " sleep 1000"), do("ctr-task exec c true")},
 		},
 		{

@@ -73,13 +73,13 @@ func Open(dir string, profile *configs.Seccomp) (*Filter, error) {
 }
 
 func (f *Filter) find(dir string, profile *configs.Seccomp) error {
-	name, err := key(profile)
+	name, err := Name(profile)
 	if err != nil {
 		return err
 	}
 	path := filepath.Join(dir, name)
 	program, err := os.ReadFile(path)
-	if err != nil || !plausible(program) {
+	if err != nil || !plausible(int64(len(program))) {
 		f.path = path
 		return nil
 	}
@@ -87,8 +87,23 @@ func (f *Filter) find(dir string, profile *configs.Seccomp) error {
 	return err
 }
 
-// key names the filter of a profile.
-func key(profile *configs.Seccomp) (string, error) {
+// Find opens the filter of that name, for the process that calls [Use]. One that is not kept is os.ErrNotExist.
+func Find(dir, name string) (int, error) {
+	path := filepath.Join(dir, name)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || !plausible(st.Size) {
+		unix.Close(fd)
+		return -1, errors.Join(fmt.Errorf("seccomp filter %s: %d bytes: %w", name, st.Size, os.ErrNotExist), err)
+	}
+	return fd, nil
+}
+
+// Name names the filter of a profile: a file of the directory.
+func Name(profile *configs.Seccomp) (string, error) {
 	var self unix.Stat_t
 	if err := unix.Stat("/proc/self/exe", &self); err != nil {
 		return "", &os.PathError{Op: "stat", Path: "/proc/self/exe", Err: err}
@@ -103,9 +118,7 @@ func key(profile *configs.Seccomp) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
-func plausible(program []byte) bool {
-	return len(program) > 0 && len(program) <= maxSize && len(program)%instruction == 0
-}
+func plausible(size int64) bool { return size > 0 && size <= maxSize && size%instruction == 0 }
 
 // File is the memfd, for the process that calls [Use].
 func (f *Filter) File() *os.File { return f.file }
@@ -122,7 +135,7 @@ func (f *Filter) Keep() {
 		return
 	}
 	program, err := io.ReadAll(io.NewSectionReader(f.file, 0, maxSize+1))
-	if err != nil || !plausible(program) {
+	if err != nil || !plausible(int64(len(program))) {
 		return
 	}
 	dir := filepath.Dir(f.path)
