@@ -57,6 +57,7 @@ type reader struct {
 	skip   func(xattr string) bool
 	blocks int64 // written
 	held   int
+	begun  int64 // up to where the disk has begun to write
 	all    []*node
 	linked map[uint64]*node // with several names, by inode
 	dev    uint64
@@ -184,7 +185,23 @@ func (r *reader) file(n *node, f *os.File) error {
 	if err := r.copy(f, r.blocks<<blockBits, n.st.Size); err != nil {
 		return err
 	}
-	return r.advance(n.size)
+	if err := r.advance(n.size); err != nil {
+		return err
+	}
+	r.writeOut()
+	return nil
+}
+
+// writeSoon is how many bytes of the image are worth an I/O of their own: the disk begins with them while the rest is made.
+const writeSoon = 8 << 20
+
+// writeOut has the disk begin.
+func (r *reader) writeOut() {
+	if end := r.blocks << blockBits; end-r.begun >= writeSoon {
+		// A hint, whose failure means nothing: a later sync finds the less to do.
+		unix.SyncFileRange(int(r.w.Fd()), r.begun, end-r.begun, unix.SYNC_FILE_RANGE_WRITE)
+		r.begun = end
+	}
 }
 
 var errChanged = fmt.Errorf("it changes while it is read: %w", errdefs.ErrFailedPrecondition)

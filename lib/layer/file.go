@@ -45,7 +45,7 @@ func (u *unpacker) file(ctx context.Context, hdr *tar.Header, r io.Reader, m met
 	if err != nil {
 		return err
 	}
-	if hdr.Size >= writeSoon {
+	if hdr.Size >= writeSoon && !u.transient {
 		// A hint, whose failure means nothing: a later sync finds the less to do.
 		unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	}

@@ -21,6 +21,8 @@ type Options struct {
 	// UserXattr marks opaque directories with user.overlay.opaque, for an overlay mounted with the option
 	// userxattr, as one in a user namespace must be.
 	UserXattr bool
+	// Transient says that the directory is read and thrown away soon: nothing of it is worth being written to the disk.
+	Transient bool
 	// Stop, when set, is called after an error: it makes a read of the stream that is under way return.
 	Stop func()
 }

@@ -30,6 +30,7 @@ const (
 type unpacker struct {
 	*tree
 	opaqueXattr string
+	transient   bool // see Options
 	euid, egid  int
 	umask       uint32
 	foreign     bool // mode and group of new files follow other rules than umask and egid
@@ -64,6 +65,7 @@ func newUnpacker(dir string, opt Options) (*unpacker, error) {
 	u := &unpacker{
 		tree:        t,
 		opaqueXattr: "trusted.overlay.opaque",
+		transient:   opt.Transient,
 		euid:        os.Geteuid(),
 		egid:        os.Getegid(),
 		buf:         buffers.Get().(*[blockSize]byte),

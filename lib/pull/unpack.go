@@ -329,6 +329,7 @@ func (p *puller) unpack(ctx context.Context, n int, r io.Reader, i *content.Inge
 func (p *puller) apply(ctx context.Context, r io.Reader, id, parent snapshot.ID, opt layer.Options) (layer.Result, error) {
 	sn := p.sn()
 	if sn.Late() {
+		_, opt.Transient = sn.Driver.(snapshot.Remaker)
 		return layer.Apply(ctx, r, sn.FS(p.d, id), opt)
 	}
 	chain := []snapshot.Info{{ID: id, Kind: snapshot.Active}}

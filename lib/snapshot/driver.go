@@ -134,6 +134,9 @@ type Cleaner interface {
 	Clean(ctx context.Context, d *state.Dir) error
 }
 
+// Remaker is a driver of which [Driver.Fix] throws away the tree that it is given in place, when it has made another thing of it.
+type Remaker interface{ Remakes() }
+
 // viewer is a driver of which a view is another thing than an active snapshot from its beginning.
 type viewer interface {
 	StageView(ctx context.Context, d *state.Dir, id, parent ID) error

@@ -70,6 +70,9 @@ func (v images) Stage(_ context.Context, d *state.Dir, id, _ ID) error {
 	return stageUpper(v, d, id)
 }
 
+// Remakes marks a [Remaker].
+func (images) Remakes() {}
+
 // Fix makes the image under another name first: what has its name is whole, and protected. In place, the directory goes
 // then.
 func (v images) Fix(ctx context.Context, d *state.Dir, from, to ID) (f Fixed, err error) {
