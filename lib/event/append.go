@@ -4,6 +4,7 @@ package event
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -197,39 +198,45 @@ func (t *Turn) Append(entries ...Entry) (err error) {
 	if err != nil {
 		return err
 	}
-	lines, err := format(entries, e.next, e.lost)
+	lines, seen, err := format(entries, e)
 	if err == nil {
 		var n int
 		n, err = e.file.Write(lines)
 		added = bytes.Count(lines[:n], []byte("\n")) // of a disk that became full, the rest is lost
 	}
-	if err == nil && j.Tail.keep(e, len(entries), len(lines)) {
+	if err == nil && j.Tail.keep(e, seen) {
 		return nil
 	}
 	return errors.Join(err, e.file.Close())
 }
 
-// format makes the lines of entries, the first of which has the number next.
-func format(entries []Entry, next, lost uint64) ([]byte, error) {
-	var buf bytes.Buffer
-	for _, e := range entries {
-		data, err := json.Marshal(e.Payload)
+// format makes the lines of entries, which begin at an end, and tells of each what a reader will see there.
+func format(entries []Entry, at end) (lines []byte, seen []line, err error) {
+	for i, entry := range entries {
+		e, err := entry.event(at.next+uint64(i), at.lost)
+		var text []byte
+		if err == nil {
+			text, err = json.Marshal(e)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("event %s: %w", e.Payload.Topic(), err)
+			return nil, nil, fmt.Errorf("event %s: %w", entry.Payload.Topic(), err)
 		}
-		at := e.Time
-		if at.IsZero() {
-			at = time.Now()
-		}
-		line, err := json.Marshal(Event{Seq: next, Time: at.UTC(), Namespace: e.Namespace, Topic: e.Payload.Topic(),
-			Type: e.Payload.Type(), Data: data, Lost: lost})
-		if err != nil {
-			return nil, fmt.Errorf("event %s: %w", e.Payload.Topic(), err)
-		}
-		buf.Write(append(line, '\n'))
-		next++
+		begin := at.size + int64(len(lines))
+		lines = append(append(lines, text...), '\n')
+		seen = append(seen, line{e, begin, at.size + int64(len(lines))})
 	}
-	return buf.Bytes(), nil
+	return lines, seen, nil
+}
+
+// event is what the journal has of an entry.
+func (e Entry) event(seq, lost uint64) (Event, error) {
+	data, err := json.Marshal(e.Payload)
+	at := e.Time
+	if at.IsZero() {
+		at = time.Now()
+	}
+	return Event{Seq: seq, Time: at.UTC().Round(0), Namespace: e.Namespace, Topic: e.Payload.Topic(), Type: e.Payload.Type(), Data: data, Lost: lost,
+		Payload: e.Payload}, err
 }
 
 // lostName is a file that has a byte for each event that was lost. It only grows, so that nobody needs a
@@ -258,30 +265,90 @@ func (j Journal) lost() uint64 {
 // end is where the next event goes.
 type end struct {
 	file *os.File
+	ino  uint64 // of the file; 0: not looked at
 	size int64  // of the file, which ends in a whole line
 	next uint64 // number of that event
 	lost uint64 // how many were lost before it
 }
 
 // Tail keeps the newest segment open between the appends of a process, until Close. It knows how that ends for as long as no other process
-// appends, which is a whole line longer then, and never shorter.
+// appends, which is a whole line longer then, and never shorter. Readers that have the same Tail are given the newest events of this process
+// from memory.
 type Tail struct {
-	mu sync.Mutex
-	at end // without a file: not known
+	mu     sync.Mutex
+	at     end // without a file: not known
+	ino    uint64
+	recent []line // of the segment with that inode number, newest last
 }
 
-// keep notes the end after an append of so many events and bytes, and tells whether the file stays open. The journal's lock is
-// held. A nil Tail keeps nothing.
-func (t *Tail) keep(e end, events, bytes int) bool {
+// line is an event that this process appended, and where its line begins and ends.
+type line struct {
+	Event
+	begin, end int64
+}
+
+// Bounds on what a Tail has in memory.
+const (
+	maxRecent     = 64
+	maxRecentLine = 4 << 10 // bytes; a longer one is read from its segment
+)
+
+// keep notes the end after an append of lines, and tells whether the file stays open. The journal's lock is held. A nil Tail keeps nothing.
+func (t *Tail) keep(e end, lines []line) bool {
 	if t == nil {
 		return false
 	}
-	e.size += int64(bytes)
-	e.next += uint64(events)
+	e.size = lines[len(lines)-1].end
+	e.next += uint64(len(lines))
+	if e.ino == 0 {
+		e.ino = inode(e.file)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.at = e
+	if t.ino != e.ino {
+		t.ino, t.recent = e.ino, nil
+	}
+	for _, l := range lines {
+		if l.end-l.begin > maxRecentLine {
+			continue
+		}
+		if len(t.recent) == maxRecent {
+			t.recent = append(make([]line, 0, maxRecent), t.recent[maxRecent/2:]...)
+		}
+		t.recent = append(t.recent, l)
+	}
 	return true
+}
+
+// inode is the inode number of an open file, 0 if it cannot be told. No other file has it as long as this one is open.
+func inode(f *os.File) uint64 {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+// from gives the events that this process appended from that place of a segment on, one after the other.
+func (t *Tail) from(ino uint64, place int64) []line {
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i, ok := slices.BinarySearchFunc(t.recent, place, func(l line, place int64) int { return cmp.Compare(l.begin, place) })
+	if !ok || ino == 0 || t.ino != ino {
+		return nil
+	}
+	some := t.recent[i : i+1 : len(t.recent)]
+	for _, next := range t.recent[i+1:] {
+		if next.begin != some[len(some)-1].end {
+			break
+		}
+		some = some[:len(some)+1]
+	}
+	return some
 }
 
 // take gives the end that was kept, if it is still that. What it gives is kept no more.
@@ -344,7 +411,7 @@ func (j Journal) tail() (end, error) {
 		next += lost - prev.Lost
 	}
 	if err == nil && size < segmentSize {
-		return end{f, size, next, lost}, nil
+		return end{file: f, size: size, next: next, lost: lost}, nil
 	}
 	f.Close()
 	if err != nil {

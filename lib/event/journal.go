@@ -23,6 +23,8 @@ type Event struct {
 	Data      json.RawMessage `json:"event"`
 	// Lost is how many events of this boot could not be appended before this one. Their numbers are left out.
 	Lost uint64 `json:"lost,omitempty"`
+	// Payload is what was appended, where this process did it and has it still; of an event that was read it is nil.
+	Payload Payload `json:"-"`
 }
 
 // Journal is the journal in a directory, which Append makes when it is missing.
@@ -30,7 +32,7 @@ type Journal struct {
 	Dir string
 	// Patience bounds the waits for the journal's lock. Nil is ten seconds for each append.
 	Patience *Patience
-	// Tail makes appends that follow each other cheaper. Nil opens the newest segment for each.
+	// Tail makes appends that follow each other cheaper, and reading what they appended. Nil opens the newest segment for each.
 	Tail *Tail
 }
 

@@ -537,3 +537,66 @@ func TestTail(t *testing.T) {
 		t.Errorf("after the directory was removed: %v", got)
 	}
 }
+
+// TestRecent: a follower with the Tail of the appends is given from memory what this process appended, with its payload, and reads the rest
+// from the segments: what another process appended between, what is long, what no memory has any more. It has each once, in order.
+func TestRecent(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "events")
+	j, other := Journal{Dir: dir, Tail: &Tail{}}, Journal{Dir: dir}
+	id, read := 0, 0
+	next := func(j Journal, size int) {
+		t.Helper()
+		id++
+		if err := j.Append("default", large(fmt.Sprint(id), size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := reader{journal: j, follow: true}
+	defer r.close()
+	// drain tells of each event that is new whether it came from memory.
+	drain := func() (recent []bool) {
+		t.Helper()
+		_, err := r.drain(func(e Event, err error) bool {
+			if read++; err != nil || e.Field("id") != fmt.Sprint(read) || e.Seq != uint64(read) {
+				t.Fatalf("event %d of %s, %v, want %d", e.Seq, e.Field("id"), err, read)
+			}
+			recent = append(recent, e.Payload != nil)
+			return true
+		})
+		if err != nil || read != id {
+			t.Fatalf("%d of %d events, %v", read, id, err)
+		}
+		return recent
+	}
+	next(other, 1)
+	drain()
+	for range 3 {
+		next(j, 1)
+	}
+	if got := drain(); !slices.Equal(got, []bool{true, true, true}) {
+		t.Errorf("the events of this process: %v", got)
+	}
+	next(j, 1)
+	next(other, 1)
+	next(j, 1)
+	if got := drain(); got[0] != true || got[1] != false {
+		t.Errorf("with one of another process between: %v", got)
+	}
+	next(j, maxRecentLine)
+	if got := drain(); !slices.Equal(got, []bool{false}) {
+		t.Errorf("a long one: %v", got)
+	}
+	for range 2 * maxRecent {
+		next(j, 1)
+	}
+	drain()
+	next(j, segmentSize)
+	for range 2 {
+		next(j, 1)
+	}
+	drain()
+	next(j, 1)
+	if got := drain(); !slices.Equal(got, []bool{true}) {
+		t.Errorf("in a new segment: %v", got)
+	}
+}

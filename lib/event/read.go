@@ -68,6 +68,7 @@ type reader struct {
 	follow  bool
 	name    string
 	file    *os.File // nil: before the first segment
+	ino     uint64   // of the file
 	offset  int64
 	buf     []byte
 }
@@ -131,7 +132,7 @@ func (r *reader) next() (*os.File, error) {
 
 func (r *reader) enter(f *os.File) error {
 	r.close()
-	r.file, r.name = f, filepath.Base(f.Name())
+	r.file, r.name, r.ino = f, filepath.Base(f.Name()), inode(f)
 	var err error
 	r.offset, err = seek(f, r.since)
 	return err
@@ -180,10 +181,13 @@ func lineAfter(f *os.File, offset, end int64) (begin int64, seq uint64, ok bool,
 // segment yields the whole lines from the offset on. It may run while another process cuts off the
 // rest of a killed append and writes in its place.
 func (r *reader) segment(yield func(Event, error) bool) (bool, error) {
-	if r.buf == nil {
-		r.buf = make([]byte, readSize)
-	}
 	for {
+		if more := r.recent(yield); !more {
+			return false, nil
+		}
+		if r.buf == nil {
+			r.buf = make([]byte, readSize)
+		}
 		n, err := r.file.ReadAt(r.buf, r.offset)
 		if err != nil && err != io.EOF {
 			return false, err
@@ -221,6 +225,26 @@ func (r *reader) segment(yield func(Event, error) bool) (bool, error) {
 		}
 		if last {
 			return true, nil
+		}
+	}
+}
+
+// recent yields what this process appended at the offset and has in memory still. It reports false when yield did.
+func (r *reader) recent(yield func(Event, error) bool) bool {
+	for {
+		lines := r.journal.Tail.from(r.ino, r.offset)
+		for _, l := range lines {
+			r.offset = l.end
+			if l.Seq <= r.since {
+				continue
+			}
+			r.since = l.Seq
+			if !yield(l.Event, nil) {
+				return false
+			}
+		}
+		if len(lines) == 0 {
+			return true
 		}
 	}
 }

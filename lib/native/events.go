@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -61,11 +62,18 @@ func (e eventService) append(m *types.Envelope) error {
 	if n := len(m.Namespace) + len(m.Topic) + len(m.Event.TypeUrl) + len(data); n > maxEvent {
 		return fmt.Errorf("an event of %d bytes, more than %d: %w", n, maxEvent, errdefs.ErrResourceExhausted)
 	}
-	entry := event.Entry{Namespace: m.Namespace, Payload: event.Foreign{ForeignTopic: m.Topic, ForeignType: typeName(m.Event.TypeUrl), Data: data}}
+	f := event.Foreign{ForeignTopic: m.Topic, ForeignType: typeName(m.Event.TypeUrl), Data: data}
+	entry := event.Entry{Namespace: m.Namespace, Payload: fromClient{f, m.Event.Value}}
 	if m.Timestamp != nil {
 		entry.Time = m.Timestamp.AsTime()
 	}
 	return e.s.published.append(e.s.d.Journal(), entry)
+}
+
+// fromClient is an event of a client, with its message as it came, which a subscriber of this process is sent.
+type fromClient struct {
+	event.Foreign
+	value []byte
 }
 
 // published are events that clients publish at the same time: they share turns of the journal, in the order in which they come.
@@ -74,7 +82,6 @@ type published struct {
 	at      bool // somebody appends
 	waiting []event.Entry
 	told    []chan error // for each of them
-	tail    event.Tail
 }
 
 // append adds an event, or has it added by the one that is at it.
@@ -88,7 +95,6 @@ func (p *published) append(j event.Journal, e event.Entry) error {
 	}
 	p.at = true
 	p.mu.Unlock()
-	j.Tail = &p.tail
 	for p.turn(j) {
 	}
 	return <-done
@@ -111,7 +117,8 @@ func (p *published) turn(j event.Journal) (more bool) {
 			t <- err
 		}
 	}()
-	turn := j.Turn() // while which others come
+	runtime.Gosched() // others come, who are about to
+	turn := j.Turn()  // and more meanwhile
 	p.mu.Lock()
 	all := p.waiting
 	told, p.waiting, p.told = p.told, nil, nil
@@ -157,13 +164,16 @@ func (e eventService) Subscribe(r *eventsapi.SubscribeRequest, stream eventsapi.
 }
 
 func envelope(e event.Event) (*types.Envelope, error) {
-	value, err := eventValue(e.Type, e.Data)
-	if err != nil {
-		return nil, err
+	c, ok := e.Payload.(fromClient)
+	if !ok {
+		var err error
+		if c.value, err = eventValue(e.Type, e.Data); err != nil {
+			return nil, err
+		}
 	}
 	return &types.Envelope{
 		Timestamp: timestamppb.New(e.Time.Round(time.Nanosecond)), Namespace: e.Namespace, Topic: e.Topic,
-		Event: &anypb.Any{TypeUrl: e.Type, Value: value},
+		Event: &anypb.Any{TypeUrl: e.Type, Value: c.value},
 	}, nil
 }
 

@@ -206,7 +206,7 @@ func TestPublishedPanics(t *testing.T) {
 	entry := event.Entry{Namespace: "a", Payload: event.Foreign{ForeignTopic: "/test", ForeignType: "none", Data: []byte(`{"@value":""}`)}}
 	within, others := make(chan struct{}), make(chan error, 2)
 	bad := d.Journal()
-	bad.Dir = filepath.Join(t.TempDir(), "file")
+	bad.Dir, bad.Tail = filepath.Join(t.TempDir(), "file"), nil
 	if err := os.WriteFile(bad.Dir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

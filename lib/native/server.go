@@ -202,7 +202,7 @@ func (s *Server) Stop(ctx context.Context) {
 		}
 	}
 	s.collector.wait(ctx)
-	s.published.tail.Close()
+	s.d.Journal().Tail.Close()
 }
 
 // Idle tells for how long no call has been under way and no connection has begun; 0 while one is. A connection without

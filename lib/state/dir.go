@@ -47,6 +47,7 @@ type Dir struct {
 	copies      [2]copies // by side
 	groups      [2]group  // by side
 	patience    event.Patience
+	tail        event.Tail
 	warn        func(error)
 	trashed     trashed
 	gaveUp      [2]atomic.Bool // reserves, by side
@@ -139,7 +140,7 @@ func (d *Dir) Lock(ctx context.Context, outer *lock.Lock, rank lock.Rank, name s
 // Journal is the event journal of this state directory. All appends together wait a second for a lock of
 // it that is not had, or as long as Config.Wait says if that is less: an event that comes too late is lost.
 func (d *Dir) Journal() event.Journal {
-	return event.Journal{Dir: d.Run("events"), Patience: &d.patience}
+	return event.Journal{Dir: d.Run("events"), Patience: &d.patience, Tail: &d.tail}
 }
 
 const (
