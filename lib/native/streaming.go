@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
@@ -276,25 +277,28 @@ func (w *dataWriter) settle(ctx context.Context) {
 }
 
 const (
-	settleTurns = 50   // without a word of the client
-	settleMost  = 1000 // turns in all
+	settleTurns = 50          // without a word of the client
+	settleMost  = time.Second // in all
 )
 
 // settle waits for what the client of a call does about what it was sent, of which the protocol tells nothing: until a while has gone by in which
-// nothing has come on its connection, but not for ever. That a stream has ended is answered by the client's gRPC, and a client that makes calls
-// about what it was told is heard. The while is counted in turns of a millisecond that this process gets, not by the clock: where others
-// have the machine, the client gets its turns as late.
+// nothing has come on its connection, but no longer than settleMost. That a stream has ended is answered by the client's gRPC, and a client that
+// makes calls about what it was told is heard.
 func settle(ctx context.Context) {
-	c, ok := connOf(ctx)
-	if !ok {
-		return
+	if c, ok := connOf(ctx); ok {
+		awaitSilence(ctx, &c.heard, func() { time.Sleep(time.Millisecond) })
 	}
-	heard := c.heard.Load()
-	for silent, all := 0, 0; silent < settleTurns && all < settleMost && ctx.Err() == nil; all++ {
-		time.Sleep(time.Millisecond)
+}
+
+// awaitSilence waits until heard has stayed the same for a while, which is counted in turns that this process gets, not by the clock: where others
+// have the machine, the client gets its turns as late.
+func awaitSilence(ctx context.Context, heard *atomic.Int64, turn func()) {
+	last := heard.Load()
+	for silent, began := 0, time.Now(); silent < settleTurns && time.Since(began) < settleMost && ctx.Err() == nil; {
+		turn()
 		silent++
-		if now := c.heard.Load(); now != heard {
-			heard, silent = now, 0
+		if now := heard.Load(); now != last {
+			last, silent = now, 0
 		}
 	}
 }

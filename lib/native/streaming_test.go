@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
@@ -45,6 +46,36 @@ func put(t *testing.T, stream streamingapi.Streaming_StreamClient, m proto.Messa
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// The wait for a client's silence is bounded by the clock too: on a machine where each turn comes late, a client that never falls silent, and one
+// that is silent, hold the answer up no longer than one elsewhere.
+func TestAwaitSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, one := range map[string]struct {
+			turn  time.Duration
+			talks bool
+			most  time.Duration
+		}{
+			"silent":           {time.Millisecond, false, settleTurns * time.Millisecond},
+			"talks":            {time.Millisecond, true, settleMost},
+			"silent, late":     {100 * time.Millisecond, false, settleMost},
+			"talks, late":      {100 * time.Millisecond, true, settleMost},
+			"talks, very late": {3 * time.Second, true, 3 * time.Second},
+		} {
+			var heard atomic.Int64
+			began := time.Now()
+			awaitSilence(t.Context(), &heard, func() {
+				time.Sleep(one.turn)
+				if one.talks {
+					heard.Add(1)
+				}
+			})
+			if took := time.Since(began); took != one.most { // the bubble's clock, which goes on only while all sleep
+				t.Errorf("%s: %v, want %v", name, took, one.most)
+			}
+		}
+	})
 }
 
 // A transfer that is cancelled ends, and so do its streams, whatever the client does with these: it says nothing, or it reads nothing.
