@@ -52,6 +52,9 @@ func serveVerb(g *cli.Global) *cobra.Command {
 			"SIGTERM and SIGINT let the calls that are under way end, for 10 seconds. Waits and subscriptions are ended at once, with the " +
 			"code Unavailable. SIGHUP has the configuration read again: what it says of sockets holds from the next start, all else at once. " +
 			"A configuration that is wrong is logged, and the old one holds.\n\n" +
+			"What the shims of clients' tasks write to their logs is in the log of ctrd too. Tools of containerd find these tasks in " +
+			"io.containerd.runtime.v2.task/NAMESPACE/ID in the state directory: config.json, init.pid, log, to which lines may be written, and " +
+			"shim-binary-path. The root of a container is not there but at /proc/PID/root.\n\n" +
 			"Plugins of NRI, the Node Resource Interface, are asked about pods and containers of the CRI. They connect to /var/run/nri/nri.sock, " +
 			"or to nri.sock in a state directory that is not the usual one, or are started from /opt/nri/plugins; the configuration has " +
 			"other places. While one is connected, ctrd does not end for want of calls.\n\n" +

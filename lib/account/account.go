@@ -55,7 +55,7 @@ var (
 		{"meta.db.new", 0},
 	}
 	stateParts = []part{
-		{"run.db", 0}, {"tasks", 2}, {"pods", 2}, {"events", 0}, {"leases", 0}, {"mounts", 0}, {"uploads", 0}, {"locks", 0}, {"trash", 1}, {"reserve", 0}, {"s", 0}, {"boot", 0}, {"pair", 0},
+		{"run.db", 0}, {"tasks", 2}, {"io.containerd.runtime.v2.task", 2}, {"pods", 2}, {"events", 0}, {"leases", 0}, {"mounts", 0}, {"uploads", 0}, {"locks", 0}, {"trash", 1}, {"reserve", 0}, {"s", 0}, {"boot", 0}, {"pair", 0},
 		{"pairing", 0}, {"run.db.new", 0}, {"netns", 2}, {"ipam", 0},
 	}
 )
@@ -266,7 +266,7 @@ func (w *walk) judge(prefix, path string, p *Piece, complete bool) {
 		}
 	case p.Part == "containers":
 		by(one(w.files, up+"/"+base)...)
-	case p.Part == "tasks":
+	case p.Part == "tasks" || p.Part == "io.containerd.runtime.v2.task":
 		by(one(w.tasks, up+"/"+base)...)
 	case p.Part == "trash":
 		p.Use = Trash

@@ -8,5 +8,6 @@
 // client/grpc.go). Errors travel by their errdefs kind, as gRPC status codes.
 //
 // The server keeps nothing in memory that the state directory does not hold, but open writers and streams, which end with
-// their connection. It may be killed at any moment: its clients connect to the next one.
+// their connection. It may be killed at any moment: its clients connect to the next one. How much of the logs of shims it has in its own
+// log is in told.json of their tasks.
 package native

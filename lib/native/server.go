@@ -89,6 +89,8 @@ type Server struct {
 	streams   streams
 	published published
 	listed    listed
+	shims     *shimLogs // nil: of a server that serves no tasks
+	follow    sync.Once
 
 	mu    sync.Mutex
 	doors []*door
@@ -113,6 +115,7 @@ func New(o Options) *Server {
 	sandboxapi.RegisterControllerServer(s.grpc, sandboxController{s: s})
 	streamingapi.RegisterStreamingServer(s.grpc, streamingService{s: s})
 	transferapi.RegisterTransferServer(s.grpc, transferService{s: s})
+	s.shims = &shimLogs{d: s.d, log: s.log}
 	return s
 }
 
@@ -144,6 +147,7 @@ func Bare(o Options) *Server {
 // Serve answers the connections of l until Stop, and closes it. It closes a connection of a peer that is not root, not the
 // server's own user and not in the group that owns the socket's file and may write to it.
 func (s *Server) Serve(l *net.UnixListener) error {
+	s.follow.Do(s.followShims)
 	d := s.open(l)
 	d.http2 = true
 	defer d.end()
@@ -151,6 +155,16 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		return err
 	}
 	return nil
+}
+
+// followShims has the server tell what shims write to their logs, if it serves tasks.
+func (s *Server) followShims() {
+	if s.shims == nil {
+		return
+	}
+	if err := s.shims.start(); err != nil {
+		s.log.Warn("what shims write to their logs is not told here", "error", err)
+	}
 }
 
 // open makes a door of a listener, which shut closes.
@@ -203,6 +217,10 @@ func (s *Server) Stop(ctx context.Context) {
 	}
 	s.collector.wait(ctx)
 	s.d.Journal().Tail.Close()
+	s.follow.Do(func() {}) // none begins any more
+	if s.shims != nil {
+		s.shims.stop()
+	}
 }
 
 // Idle tells for how long no call has been under way and no connection has begun; 0 while one is. A connection without

@@ -141,6 +141,9 @@ func (t *task) create(p *process, e *engineProcess, r *taskapi.CreateTaskRequest
 	}
 	p.created()
 	crash.Point("shim.init-recorded")
+	if t.ofClient() {
+		e.awaitGone() // the client may look at the cgroup of the supervisor next
+	}
 	return nil
 }
 

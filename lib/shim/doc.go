@@ -13,7 +13,8 @@
 // shim.lock as long as it has the task and writes, each in one step: shim.json once its socket listens,
 // init.json once the init process exists, started.json when it lets that go, lost.json when output cannot be
 // written, and exit.json once init has ended, its output has been written to the end and nothing of the
-// container is left but the directory. Without a task.json the client is containerd, and only init.pid is
+// container is left but the directory. Where the starter has made bundle/ for containerd's tools, it writes init.pid there, and reads
+// the FIFO log into shim.log. Without a task.json the client is containerd, and only init.pid is
 // written. The engine's state is in engine/, an exec's process and exit in execs/<exec id>/. The container's
 // rootfs is mounted on rootfs/, in the mount namespace of the engine that creates the container: the supervisor
 // stays in the host's and has no mount of its own there.

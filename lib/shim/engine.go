@@ -194,12 +194,17 @@ func (e *engineProcess) kill() {
 	}
 }
 
-// silent waits until an engine that has not answered is gone, with what it has started, and gives the error.
-func (e *engineProcess) silent(err error) error {
+// awaitGone waits until the process of an engine that does nothing more is gone.
+func (e *engineProcess) awaitGone() {
 	select {
 	case <-e.gone:
 	case <-time.After(drainTime):
 	}
+}
+
+// silent waits until an engine that has not answered is gone, with what it has started, and gives the error.
+func (e *engineProcess) silent(err error) error {
+	e.awaitGone()
 	if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 		return &engineError{"the engine died: see shim.log", errdefs.ErrUnknown}
 	}

@@ -168,3 +168,29 @@ func TestContainerdDeleteOCI(t *testing.T) {
 	}
 	k.nothingLeft()
 }
+
+// TestEngineGone: when a client of containerd's API is told that its container has been created, the supervisor has no other process but init:
+// the client may look next at what is in the cgroup that it has named for its shim.
+func TestEngineGone(t *testing.T) {
+	for range 10 {
+		t.Run("", func(t *testing.T) {
+			k := newTask(t, "sleep", "1000")
+			k.record.IO = &taskdir.IO{}
+			k.serve()
+			made, err := k.client.Create(t.Context(), k.request())
+			must(t, err)
+			var children []string
+			lists, err := filepath.Glob(filepath.Join("/proc", itoa(k.shim.Process.Pid), "task/*/children"))
+			must(t, err)
+			for _, list := range lists {
+				b, err := os.ReadFile(list)
+				if err == nil { // else the thread has ended
+					children = append(children, strings.Fields(string(b))...)
+				}
+			}
+			if len(children) != 1 || children[0] != itoa(int(made.Pid)) {
+				t.Errorf("the children are %v, init is %d", children, made.Pid)
+			}
+		})
+	}
+}

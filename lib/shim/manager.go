@@ -164,7 +164,7 @@ func Delete(b Bootstrap) ([]byte, error) {
 	if err := deleteLeft(b); err != nil {
 		return nil, fmt.Errorf("delete container %q: %w", b.ID, err)
 	}
-	text, _ := os.ReadFile(filepath.Join(b.Bundle, initPid))
+	text, _ := os.ReadFile(filepath.Join(b.Bundle, taskdir.BundleInit))
 	pid, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
 	return taskapi.Marshal(&taskapi.DeleteResponse{Pid: uint32(pid), ExitStatus: 128 + uint32(unix.SIGKILL), ExitedAt: time.Now()}), nil
 }

@@ -91,7 +91,9 @@ func (c *containerd) call(k *task, stdin []byte, env []string, action string, mo
 	c.Helper()
 	b, err := json.Marshal(k.spec)
 	must(c, err)
-	must(c, os.WriteFile(filepath.Join(k.dir, "config.json"), b, 0o600))
+	// In one step: the engine that an earlier start has made may be reading it.
+	must(c, os.WriteFile(filepath.Join(k.dir, "config.new"), b, 0o600))
+	must(c, os.Rename(filepath.Join(k.dir, "config.new"), filepath.Join(k.dir, "config.json")))
 	return c.run(k, stdin, env, action, more...)
 }
 

@@ -14,9 +14,6 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// initPid is the file in which containerd's shims leave the pid of init, for `delete` to find.
-const initPid = "init.pid"
-
 // adopt reads the task's record and takes its locks: shim.lock, and the one that its engines inherit, so that what the
 // engines of a supervisor that was killed still work on can be told. A task without a record is containerd's.
 func (t *task) adopt() error {
@@ -36,9 +33,15 @@ func (t *task) adopt() error {
 		return err
 	}
 	t.record = &r
-	t.engines, err = lock.Hold(t.path(taskdir.EngineLock))
-	return err
+	if t.engines, err = lock.Hold(t.path(taskdir.EngineLock)); err != nil {
+		return err
+	}
+	return t.listen()
 }
+
+// ofClient tells whether the task was made by a client of containerd's API, of containerd's server or of ctrd's, and not by one of our
+// commands.
+func (t *task) ofClient() bool { return t.record == nil || t.record.IO != nil }
 
 // announce tells where the task's supervisor is.
 func (t *task) announce() error {
@@ -78,7 +81,12 @@ func (t *task) reserve() error {
 // recordCreated says that init waits to be started.
 func (t *task) recordCreated(pid int) error {
 	if t.record == nil {
-		return os.WriteFile(t.path(initPid), []byte(strconv.Itoa(pid)), 0o644)
+		return t.writePid(pid, taskdir.BundleInit)
+	}
+	if t.told != nil {
+		if err := t.writePid(pid, taskdir.Bundle, taskdir.BundleInit); err != nil {
+			return err
+		}
 	}
 	init, err := taskdir.ProcessOf(pid)
 	if errors.Is(err, os.ErrNotExist) {
@@ -88,6 +96,11 @@ func (t *task) recordCreated(pid int) error {
 		return err
 	}
 	return t.write(taskdir.Init, init)
+}
+
+// writePid leaves the pid of init where containerd's shims do.
+func (t *task) writePid(pid int, name ...string) error {
+	return os.WriteFile(t.path(name...), []byte(strconv.Itoa(pid)), 0o644)
 }
 
 // recordFrozen says that the container waits to be restored: it is created, and has no process yet.
@@ -147,6 +160,7 @@ func (t *task) letEnginesGo() { t.unlock(&t.engines) }
 // release lets go of the task: from here on others may start or remove the container.
 func (t *task) release() {
 	t.letEnginesGo()
+	t.stopListening()
 	t.unlock(&t.held)
 }
 

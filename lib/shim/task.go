@@ -29,6 +29,7 @@ type task struct {
 	held    *lock.Held    // shim.lock of a task that has a record
 	engines *lock.Held    // what the engines inherit
 	log     logs
+	told    *os.File  // what others write to the supervisor's log; nil: there is no FIFO for that
 	hello   ask.Hello // what the engine read in config.json
 	options taskapi.Options
 	cgroup  string           // below the hierarchies

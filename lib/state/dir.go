@@ -257,7 +257,7 @@ func (d *Dir) checkBoot(boot string) error {
 
 // bootNames is what ends with the boot in a state directory, beside the stamp and the temporary names
 // of WriteFile.
-var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "pods", "s", "mounts", "seccomp", "uploads", "ipam", reserveName}
+var bootNames = []string{"run.db", "run.db.new", "leases", "events", "tasks", "pods", "s", "mounts", "seccomp", "uploads", "ipam", "io.containerd.runtime.v2.task", reserveName}
 
 // netnsName is where network namespaces are pinned. It is not in bootNames: a mount cannot be thrown away. A boot leaves
 // empty files there, which lib/network removes.

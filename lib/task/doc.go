@@ -46,7 +46,7 @@
 //
 // # Locks
 //
-// The task directory is made and removed, and an orphan is ended, under the lock container <namespace>/<id>.
+// The task directory and the link to its bundle are made and removed, and an orphan is ended, under the lock container <namespace>/<id>.
 // Whoever has taken that lock checks first that the id is still that of the container it means. No lock is
 // held during a start: start.lock says that one is under way, and goes with the starter.
 //

@@ -330,6 +330,9 @@ func (t *Task) settle() (taskdir.View, error) {
 	if err := taskdir.WriteExit(t.Dir(), v.Exit); err != nil {
 		return v, err
 	}
+	if !v.Supervisor.Foreign {
+		os.Remove(filepath.Join(t.Dir(), taskdir.Bundle, taskdir.BundleLog)) // nobody reads it any more
+	}
 	v.State = taskdir.Stopped
 	crash.Point("task.finish-recorded")
 	// An event that is lost is told by the journal's gap; the exit is not to depend on it.
@@ -343,6 +346,9 @@ func (t *Task) settle() (taskdir.View, error) {
 func (t *Task) discardDir() error {
 	if t.inc == "" {
 		return nil
+	}
+	if _, err := t.unlinkBundle(); err != nil {
+		return err
 	}
 	if err := errors.Join(t.unmountForeign(), t.d.Trash(t.Dir())); err != nil {
 		return err
@@ -359,6 +365,9 @@ func (t *Task) trashOthers(made string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := t.unlinkBundle(); err != nil {
+		return err
+	}
 	for _, e := range entries {
 		if path := filepath.Join(t.base(), e.Name()); path != made {
 			err = errors.Join(err, t.d.Trash(path))
@@ -370,5 +379,8 @@ func (t *Task) trashOthers(made string) error {
 // trashTasks moves all that there is of the container's tasks to the trash. None runs, and the caller holds the
 // container's lock.
 func (t *Task) trashTasks() error {
+	if _, err := t.unlinkBundle(); err != nil {
+		return err
+	}
 	return errors.Join(t.unmountForeign(), t.d.Trash(t.base()))
 }

@@ -46,7 +46,7 @@ func (t *Task) startForeign(cmd *exec.Cmd, o *taskapi.Any, old bool) error {
 		cmd.Stdin = bytes.NewReader(params.Old())
 	}
 	// It opens what containerd makes a FIFO there, and takes a file as well.
-	log, err := os.OpenFile(filepath.Join(t.bundleDir(), "log"), os.O_WRONLY|os.O_CREATE, 0o600)
+	log, err := os.OpenFile(filepath.Join(t.bundleDir(), taskdir.BundleLog), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}

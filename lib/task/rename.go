@@ -91,9 +91,16 @@ func (t *Task) rename(ctx context.Context, id string) (err error) {
 	crash.Point("task.renamed")
 	// The exit of its last task goes with it, unless the new name has been started already.
 	old := t.base()
+	bundle, err := t.unlinkBundle()
+	if err != nil {
+		return err
+	}
 	t.Container.ID = id
 	if err := os.Rename(old, t.base()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return t.d.Trash(old)
+	}
+	if bundle != "" {
+		return t.linkBundle(bundle)
 	}
 	return nil
 }

@@ -160,6 +160,10 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 	if o.Client && (t.Container.Transient || t.Container.Stdin) && err == nil {
 		t.client, err = lock.Hold(filepath.Join(made, taskdir.ClientLock))
 	}
+	bundle := ""
+	if io != nil && err == nil {
+		bundle, err = t.makeBundle(made, o)
+	}
 	crash.Point("task.marked")
 	if err == nil {
 		err = os.Rename(made, filepath.Join(t.base(), string(inc)))
@@ -168,6 +172,11 @@ func (t *Task) reserve(ctx context.Context, o StartOptions) (*lock.Held, error) 
 		return nil, errors.Join(err, starting.Release(), t.Close(), t.unmake(made))
 	}
 	t.inc = inc
+	if bundle != "" {
+		if err := t.linkBundle(filepath.Join(string(inc), bundle)); err != nil {
+			return nil, errors.Join(err, starting.Release(), t.Close(), t.discardDir())
+		}
+	}
 	if t.client != nil {
 		t.client.Moved(filepath.Join(t.Dir(), taskdir.ClientLock))
 	}

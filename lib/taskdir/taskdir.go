@@ -5,7 +5,7 @@
 //
 // # On disk
 //
-// <state>/tasks/<namespace>/<id>/<incarnation>/. An incarnation is random and never used again: whoever names
+// <state>/tasks/<namespace>/<id>/<incarnation>/, and <state>/io.containerd.runtime.v2.task/<namespace>/<id>. An incarnation is random and never used again: whoever names
 // a task directory names one start of one container, and an act that comes late meets no directory instead
 // of another task.
 //
@@ -54,7 +54,26 @@ const (
 	Execs       = "execs"        // a directory for each exec
 	ExecIO      = "io.json"      // IO, in the directory of an exec that a client of the API has added
 	ShimLog     = "shim.log"     // what the supervisor has to say
+	Told        = "told.json"    // Logged: how much of that ctrd has in its own log
+	Bundle      = "bundle"       // a directory for containerd's tools; see [Bundles]
 )
+
+// Bundles is a directory of the state directory, named as containerd names that of its bundles. NS/ID there is a link to what
+// containerd's tools look for in the bundle of a task that a client of the API has made.
+const Bundles = "io.containerd.runtime.v2.task"
+
+// Names in such a bundle, as containerd has them. There is config.json as well, but no rootfs, which is mounted where only the
+// container sees it. The bundle of a foreign shim has what that puts there, and a file in place of the FIFO.
+const (
+	BundleLog  = "log"              // FIFO: lines that are written to it go to ShimLog, as long as the task is supervised
+	BundleShim = "shim-binary-path" // the path of the shim's program, absolute, with no newline
+	BundleInit = "init.pid"         // the pid of the first process
+)
+
+// Logged is what told.json says.
+type Logged struct {
+	Bytes int64 `json:"bytes"`
+}
 
 // Incarnation names one start of a container: 13 lower-case letters and digits.
 type Incarnation string

@@ -96,7 +96,7 @@ func pull(image string) step { return do("ctr-pull -q " + image) }
 func scenarios() []scenario {
 	runs := do("ctr-task run --rm " + small + " true")
 	dumps, _ := checkpoints()
-	return concat(pulls(runs), pushes(), creates(runs), runsOf(), signals(), removals(), snapshots(), networks(), pods(), manifests(), mountsOf(), drivers(), spoiled(), dumps)
+	return concat(pulls(runs), pushes(), creates(runs), runsOf(), bundles(), signals(), removals(), snapshots(), networks(), pods(), manifests(), mountsOf(), drivers(), spoiled(), dumps)
 }
 
 func concat(all ...[]scenario) (s []scenario) {
@@ -243,6 +243,39 @@ func creates(runs step) []scenario {
 			then:  [][]string{words("ctr-task wait --timeout 1s c")},
 			again: []step{do("ctr-task stop -t 0 c"), do("ctr-task start c"), waits(4)},
 		},
+	}
+}
+
+// bundles are of tasks that containerd's tools find, as are those that clients of its API make: with what such a client leaves in a
+// container's labels.
+func bundles() []scenario {
+	run := "ctr-task run -d --name c --label containerd.io/restart.loguri=file:///dev/null " + small + " sleep 1000"
+	only := []string{"task.cleared", "task.marked", "task.linked", "task.directory", "task.unlinked", "task.removed", "task.renamed"}
+	stopped := []step{pull(small), do(run), do("ctr-task stop -t 0 c")}
+	found := func(id string) step {
+		return func(t *testing.T, w *world.World) {
+			dir := filepath.Join(w.State, "io.containerd.runtime.v2.task", "default")
+			if _, err := os.Stat(filepath.Join(dir, id, "config.json")); err != nil {
+				t.Fatal(err)
+			}
+			if all, err := os.ReadDir(dir); err != nil || len(all) != 1 {
+				t.Fatalf("links: %v, %v", all, err)
+			}
+		}
+	}
+	renamed := func(t *testing.T, w *world.World) {
+		if r := w.Run(t, nil, "ctr-task", "rename", "c", "d"); r.Status != 0 {
+			w.Must(t, "ctr-task", "inspect", "d") // it had come that far
+		}
+	}
+	return []scenario{
+		{
+			name: "run with a bundle", before: []step{pull(small)}, command: words(run), only: only,
+			then: [][]string{words("ctr-task stop -t 0 c")}, again: []step{do("ctr-task rm -f c"), gone, do(run), found("c")},
+		},
+		{name: "start again with a bundle", before: stopped, command: words("ctr-task start c"), only: only, again: []step{do("ctr-task stop -t 0 c"), do("ctr-task start c"), found("c")}},
+		{name: "rm with a bundle", before: stopped, command: words("ctr-task rm c"), only: only, again: []step{do("ctr-task rm -f c"), gone, do(run), found("c")}},
+		{name: "rename with a bundle", before: stopped, command: words("ctr-task rename c d"), only: only, again: []step{renamed, do("ctr-image rm -f none"), do("ctr-task start d"), found("d")}},
 	}
 }
 

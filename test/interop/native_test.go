@@ -45,7 +45,7 @@ type native struct {
 	config string // path of its configuration
 	client *containerd.Client
 	cmd    *exec.Cmd
-	log    bytes.Buffer
+	log    output
 	peers  bool   // containerd's shim is on its PATH
 	after  func() // set by a test that looks at what is left when the server has ended
 }

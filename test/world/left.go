@@ -151,6 +151,10 @@ func (m machine) of(w *World) []string {
 	for _, t := range tasks {
 		left = append(left, "directory "+t)
 	}
+	links, _ := filepath.Glob(filepath.Join(w.State, "io.containerd.runtime.v2.task", "*", "*"))
+	for _, l := range links {
+		left = append(left, "link "+l)
+	}
 	sockets, _ := filepath.Glob(filepath.Join(w.State, "s", "*"))
 	for _, s := range sockets {
 		left = append(left, "socket "+s)
