@@ -148,6 +148,7 @@ func Bare(o Options) *Server {
 // server's own user and not in the group that owns the socket's file and may write to it.
 func (s *Server) Serve(l *net.UnixListener) error {
 	s.follow.Do(s.followShims)
+	s.d.KeepJournal(true)
 	d := s.open(l)
 	d.http2 = true
 	defer d.end()
@@ -216,7 +217,7 @@ func (s *Server) Stop(ctx context.Context) {
 		}
 	}
 	s.collector.wait(ctx)
-	s.d.Journal().Tail.Close()
+	s.d.KeepJournal(false)
 	s.follow.Do(func() {}) // none begins any more
 	if s.shims != nil {
 		s.shims.stop()

@@ -48,6 +48,7 @@ type Dir struct {
 	groups      [2]group  // by side
 	patience    event.Patience
 	tail        event.Tail
+	keeps       atomic.Bool
 	warn        func(error)
 	trashed     trashed
 	gaveUp      [2]atomic.Bool // reserves, by side
@@ -140,7 +141,19 @@ func (d *Dir) Lock(ctx context.Context, outer *lock.Lock, rank lock.Rank, name s
 // Journal is the event journal of this state directory. All appends together wait a second for a lock of
 // it that is not had, or as long as Config.Wait says if that is less: an event that comes too late is lost.
 func (d *Dir) Journal() event.Journal {
-	return event.Journal{Dir: d.Run("events"), Patience: &d.patience, Tail: &d.tail}
+	j := event.Journal{Dir: d.Run("events"), Patience: &d.patience}
+	if d.keeps.Load() {
+		j.Tail = &d.tail
+	}
+	return j
+}
+
+// KeepJournal has the appends of this process, those of commits too, share an open segment of the journal, and its readers be given from memory
+// what these append; see [event.Tail]. It is for one that serves many: until KeepJournal(false) a file of the state directory is open.
+func (d *Dir) KeepJournal(keep bool) {
+	if d.keeps.Store(keep); !keep {
+		d.tail.Close()
+	}
 }
 
 const (

@@ -786,3 +786,33 @@ func TestSome(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestKeepJournal: an append leaves nothing of the state directory open, so that its file system can be unmounted, unless a process has asked for it.
+func TestKeepJournal(t *testing.T) {
+	d := open(t, t.TempDir(), t.TempDir())
+	isOpen := func() bool {
+		t.Helper()
+		if err := d.Journal().Append("default", event.NamespaceDelete{Name: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(fds, func(fd os.DirEntry) bool {
+			name, _ := os.Readlink("/proc/self/fd/" + fd.Name())
+			return strings.HasPrefix(name, d.Run("events")+"/0")
+		})
+	}
+	if isOpen() {
+		t.Error("an append leaves the segment open")
+	}
+	d.KeepJournal(true)
+	if !isOpen() {
+		t.Error("the segment is not kept")
+	}
+	d.KeepJournal(false)
+	if isOpen() {
+		t.Error("the segment is kept for ever")
+	}
+}
