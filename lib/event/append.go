@@ -207,6 +207,10 @@ func (t *Turn) Append(entries ...Entry) (err error) {
 	if err == nil && j.Tail.keep(e, seen) {
 		return nil
 	}
+	if j.Tail != nil {
+		j.Tail.close(e)
+		return err
+	}
 	return errors.Join(err, e.file.Close())
 }
 
@@ -278,7 +282,7 @@ type Tail struct {
 	mu     sync.Mutex
 	at     end // without a file: not known
 	ino    uint64
-	recent []line // of the segment with that inode number, newest last
+	recent []line // of the segment with that inode number, newest last, for as long as it stays open
 }
 
 // line is an event that this process appended, and where its line begins and ends.
@@ -365,16 +369,24 @@ func (t *Tail) take() (e end, ok bool) {
 	var st unix.Stat_t
 	// One that is full has a successor, or gets one. One that has no name any more was thrown away.
 	if err := unix.Fstat(int(e.file.Fd()), &st); err != nil || st.Nlink == 0 || st.Size != e.size || e.size >= segmentSize {
-		e.file.Close()
+		t.close(e)
 		return end{}, false
 	}
 	return e, true
 }
 
+// close closes a segment that was taken. Its inode number may be another's soon.
+func (t *Tail) close(e end) {
+	t.mu.Lock()
+	t.ino, t.recent = 0, nil
+	t.mu.Unlock()
+	e.file.Close()
+}
+
 // Close lets the segment go, until the next append.
 func (t *Tail) Close() {
 	if e, ok := t.take(); ok {
-		e.file.Close()
+		t.close(e)
 	}
 }
 
