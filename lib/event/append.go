@@ -207,11 +207,7 @@ func (t *Turn) Append(entries ...Entry) (err error) {
 	if err == nil && j.Tail.keep(e, seen) {
 		return nil
 	}
-	if j.Tail != nil {
-		j.Tail.close(e)
-		return err
-	}
-	return errors.Join(err, e.file.Close())
+	return errors.Join(err, j.Tail.close(e))
 }
 
 // format makes the lines of entries, which begin at an end, and tells of each what a reader will see there.
@@ -269,7 +265,6 @@ func (j Journal) lost() uint64 {
 // end is where the next event goes.
 type end struct {
 	file *os.File
-	ino  uint64 // of the file; 0: not looked at
 	size int64  // of the file, which ends in a whole line
 	next uint64 // number of that event
 	lost uint64 // how many were lost before it
@@ -280,9 +275,9 @@ type end struct {
 // from memory.
 type Tail struct {
 	mu     sync.Mutex
-	at     end // without a file: not known
-	ino    uint64
-	recent []line // of the segment with that inode number, newest last, for as long as it stays open
+	at     end    // without a file: not known
+	ino    uint64 // of the segment; 0: none has stayed open
+	recent []line // of that segment, newest last
 }
 
 // line is an event that this process appended, and where its line begins and ends.
@@ -304,14 +299,10 @@ func (t *Tail) keep(e end, lines []line) bool {
 	}
 	e.size = lines[len(lines)-1].end
 	e.next += uint64(len(lines))
-	if e.ino == 0 {
-		e.ino = inode(e.file)
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.at = e
-	if t.ino != e.ino {
-		t.ino, t.recent = e.ino, nil
+	if t.at = e; t.ino == 0 {
+		t.ino = inode(e.file)
 	}
 	for _, l := range lines {
 		if l.end-l.begin > maxRecentLine {
@@ -375,12 +366,14 @@ func (t *Tail) take() (e end, ok bool) {
 	return e, true
 }
 
-// close closes a segment that was taken. Its inode number may be another's soon.
-func (t *Tail) close(e end) {
-	t.mu.Lock()
-	t.ino, t.recent = 0, nil
-	t.mu.Unlock()
-	e.file.Close()
+// close closes a segment that is not kept, or was taken. Its inode number may be another's soon.
+func (t *Tail) close(e end) error {
+	if t != nil {
+		t.mu.Lock()
+		t.ino, t.recent = 0, nil
+		t.mu.Unlock()
+	}
+	return e.file.Close()
 }
 
 // Close lets the segment go, until the next append.
