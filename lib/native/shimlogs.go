@@ -4,7 +4,6 @@ package native
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"io"
 	"log/slog"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/state"
+	"ctrd.dev/ctrd/lib/tail"
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
@@ -69,7 +69,7 @@ func (l *shimLogs) stop() {
 	<-l.ended
 }
 
-// run takes what the kernel tells; see inotify(7) for its form.
+// run takes what the kernel tells.
 func (l *shimLogs) run() {
 	defer close(l.ended)
 	buf := make([]byte, 4<<10)
@@ -78,11 +78,8 @@ func (l *shimLogs) run() {
 		if err != nil {
 			return
 		}
-		for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
-			wd, mask, size := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:]), int(binary.NativeEndian.Uint32(b[12:]))
-			name := string(bytes.TrimRight(b[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+size], "\x00"))
-			b = b[unix.SizeofInotifyEvent+size:]
-			l.changed(wd, mask, name)
+		for c := range tail.Changes(buf[:n]) {
+			l.changed(c.WD, c.Mask, string(c.Name))
 		}
 	}
 }

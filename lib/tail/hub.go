@@ -3,7 +3,6 @@
 package tail
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -127,8 +126,7 @@ func (h *hub) remove(w *Watcher) {
 	}
 }
 
-// read hands the kernel's events to the watchers, for as long as the process lives. See inotify(7) for
-// their form: wd int32, mask, cookie, len uint32, name.
+// read hands the kernel's events to the watchers, for as long as the process lives.
 func (h *hub) read(f *os.File) {
 	buf := make([]byte, 16<<10)
 	for {
@@ -137,9 +135,8 @@ func (h *hub) read(f *os.File) {
 			return
 		}
 		h.mu.Lock()
-		for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
-			h.tell(int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:]))
-			b = b[min(len(b), unix.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(b[12:]))):]
+		for c := range Changes(buf[:n]) {
+			h.tell(c.WD, c.Mask)
 		}
 		h.mu.Unlock()
 	}

@@ -3,13 +3,14 @@
 package taskdir
 
 import (
-	"encoding/binary"
 	"errors"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ctrd.dev/ctrd/lib/tail"
 )
 
 // Watch numbers what directories have said, so that a server which lists the same tasks every second reads only those again that have
@@ -72,10 +73,8 @@ func (w *Watch) Update() {
 			return // EAGAIN: there are no more
 		}
 		now := time.Now()
-		for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
-			wd, mask := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
-			b = b[min(len(b), unix.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(b[12:]))):]
-			w.tell(wd, mask, now)
+		for c := range tail.Changes(buf[:n]) {
+			w.tell(c.WD, c.Mask, now)
 		}
 	}
 }
