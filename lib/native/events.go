@@ -63,7 +63,10 @@ func (e eventService) append(m *types.Envelope) error {
 		return fmt.Errorf("an event of %d bytes, more than %d: %w", n, maxEvent, errdefs.ErrResourceExhausted)
 	}
 	f := event.Foreign{ForeignTopic: m.Topic, ForeignType: typeName(m.Event.TypeUrl), Data: data}
-	entry := event.Entry{Namespace: m.Namespace, Payload: fromClient{f, m.Event.Value}}
+	entry := event.Entry{Namespace: m.Namespace, Payload: f}
+	if len(m.Event.Value) <= maxAsItCame {
+		entry.Payload = fromClient{f, m.Event.Value}
+	}
 	if m.Timestamp != nil {
 		entry.Time = m.Timestamp.AsTime()
 	}
@@ -75,6 +78,10 @@ type fromClient struct {
 	event.Foreign
 	value []byte
 }
+
+// maxAsItCame bounds such a message, in bytes. A larger one is sent as the journal has it: most of it may be fields that are not known here, which
+// maxEvent does not count.
+const maxAsItCame = 4 << 10
 
 // published are events that clients publish at the same time: they share turns of the journal, in the order in which they come.
 type published struct {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -110,6 +111,34 @@ func TestLargeEvent(t *testing.T) {
 		}
 		if got, err := sub.Recv(); err != nil || len(got.Event.Value) != size {
 			t.Fatalf("%d bytes: %d, %v", size, len(got.GetEvent().GetValue()), err)
+		}
+	}
+}
+
+// TestUnknownEventFields: an event of a known type that is large by fields which are not known here ends no subscription.
+func TestUnknownEventFields(t *testing.T) {
+	s := serve(t, Options{Dir: openPatient(t)})
+	c := eventsapi.NewEventsClient(dial(t, s.path, grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(maxMessage))))
+	ctx := in(t, "unknown")
+	sub, err := c.Subscribe(ctx, &eventsapi.SubscribeRequest{})
+	if err == nil {
+		_, err = sub.Header()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := anypb.New(&events.NamespaceCreate{Name: "known"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown := protowire.AppendTag(slices.Clone(known.Value), 1000, protowire.BytesType)
+	unknown = protowire.AppendBytes(unknown, make([]byte, maxMessage-1024))
+	for _, value := range [][]byte{unknown, known.Value} {
+		if _, err := c.Publish(ctx, &eventsapi.PublishRequest{Topic: "/unknown", Event: &anypb.Any{TypeUrl: known.TypeUrl, Value: value}}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := sub.Recv(); err != nil || !bytes.Equal(got.Event.Value, known.Value) {
+			t.Fatalf("of %d bytes: %d, %v", len(value), len(got.GetEvent().GetValue()), err)
 		}
 	}
 }
