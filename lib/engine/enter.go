@@ -48,7 +48,8 @@ type Entering struct {
 const passed = 2
 
 // Enter prepares the start of a process of r in a container, of which bundle is the directory and init the pid of the first process.
-// files are as those of a request. The process has lock open until it has become its program.
+// files are as those of a request. The process has lock open until it has become its program. It looks at the program in the container,
+// and so waits for whoever serves the file system that has it.
 func Enter(bundle, id string, init int, r ask.Request, files []*os.File, lock *os.File) (_ *Entering, err error) {
 	st, err := stdioOf(r.Terminal, files)
 	if err != nil {
@@ -289,13 +290,20 @@ func (e *Entering) read(isJSON bool) ([]byte, error) {
 	}
 }
 
-// Become has the last process become the program, and waits for that. said is what libcontainer has to say besides.
-func (e *Entering) Become(last int) (said string, err error) {
-	resetAffinity(last)
+// Become has the last process become the program, and waits for that. said is what libcontainer has to say besides. with calls a
+// function with the pid of that process, as long as no other process can have it.
+func (e *Entering) Become(with func(func(pid int) error) error) (said string, err error) {
+	err = with(func(pid int) error {
+		resetAffinity(pid)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
 	if _, err := e.init.Write(e.told); err != nil {
 		return "", err
 	}
-	if err := e.follow(last); err != nil {
+	if err := e.follow(with); err != nil {
 		return "", err
 	}
 	text, err := io.ReadAll(io.LimitReader(e.log, maxLog))
@@ -318,7 +326,7 @@ const (
 )
 
 // follow is our side of what libcontainer's init says (libcontainer/sync.go), until it is about to become the program.
-func (e *Entering) follow(pid int) error {
+func (e *Entering) follow(with func(func(pid int) error) error) error {
 	ready := false
 	b := make([]byte, maxPacket)
 	for {
@@ -340,7 +348,7 @@ func (e *Entering) follow(pid int) error {
 			return fmt.Errorf("init says %s %s", m.Type, m.Arg)
 		}
 		ready = true
-		if err := limit(pid, e.about.Rlimits); err != nil {
+		if err := with(func(pid int) error { return limit(pid, e.about.Rlimits) }); err != nil {
 			return err
 		}
 		if _, err := e.sync.WriteString(`{"type":"procRun","flags":0}`); err != nil {

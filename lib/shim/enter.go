@@ -4,6 +4,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -37,7 +38,8 @@ func (t *task) put(p *process, r ask.Request, files ...*os.File) error {
 // entering is an exec that is being put into the container without an engine.
 type entering struct {
 	*engine.Entering
-	t *task
+	t    *task
+	into *process // init
 
 	// Guarded by the server's mu.
 	group int             // the process group of the process that was started
@@ -58,19 +60,22 @@ func (t *task) enterAlone(p *process, r ask.Request, files []*os.File) (done, be
 	if t.engines != nil {
 		lock = t.engines.File()
 	}
-	way, err := engine.Enter(t.bundle, t.id, init.pid, r, files, lock)
+	way, err := within(init, func() (*engine.Entering, error) { return engine.Enter(t.bundle, t.id, init.pid, r, files, lock) })
+	if late := (*engineError)(nil); errors.As(err, &late) {
+		return true, false, err
+	}
 	if err != nil {
 		return false, false, nil
 	}
 	defer way.Close()
-	e := &entering{Entering: way, t: t}
+	e := &entering{Entering: way, t: t, into: init}
 	defer t.s.expect()()
-	if err := e.spawn(init); err != nil {
+	if err := e.spawn(); err != nil {
 		return false, false, nil
 	}
 	crash.Point("shim.exec-spawned")
 	entered, late := make(chan struct{}), make(chan error, 1)
-	go func() { late <- e.attend(init, entered) }()
+	go func() { late <- e.attend(entered) }()
 	said, err := e.become()
 	close(entered)
 	if killed := <-late; killed != nil && err != nil {
@@ -89,12 +94,47 @@ func (t *task) enterAlone(p *process, r ask.Request, files []*os.File) (done, be
 	return true, true, nil
 }
 
+// The reasons for which an exec is given up.
+var (
+	errExecLate  = &engineError{fmt.Sprintf("the exec was killed: it was not the program within %v", engineTime), context.DeadlineExceeded}
+	errExecEnded = &engineError{"the exec was killed: its container has ended", errdefs.ErrFailedPrecondition}
+)
+
+// within prepares an exec, but not for longer than the container runs or an engine may take: the file system of the program may hang.
+func within(init *process, prepare func() (*engine.Entering, error)) (*engine.Entering, error) {
+	type prepared struct {
+		way *engine.Entering
+		err error
+	}
+	done := make(chan prepared, 1)
+	go func() {
+		way, err := prepare()
+		done <- prepared{way, err}
+	}()
+	limit := time.NewTimer(engineTime)
+	defer limit.Stop()
+	err := errExecLate
+	select {
+	case p := <-done:
+		return p.way, p.err
+	case <-limit.C:
+	case <-init.died:
+		err = errExecEnded
+	}
+	go func() {
+		if p := <-done; p.way != nil {
+			p.way.Close()
+		}
+	}()
+	return nil, err
+}
+
 // spawn starts the first process.
-func (e *entering) spawn(init *process) (err error) {
+func (e *entering) spawn() (err error) {
 	s := e.t.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if isClosed(init.died) {
+	if isClosed(e.into.died) {
 		return errdefs.ErrFailedPrecondition // its namespaces are named by its pid
 	}
 	if e.group, err = e.Spawn(); err == nil {
@@ -122,9 +162,24 @@ func (e *entering) become() (said string, err error) {
 	s.mu.Lock()
 	e.disown(first)
 	e.last = last
+	reaped := isClosed(e.into.died)
 	s.mu.Unlock()
+	if reaped { // then the namespaces may be those of another process, which has got its pid
+		return "", errdefs.ErrFailedPrecondition
+	}
 	crash.Point("shim.exec-forked")
-	return e.Become(last)
+	return e.Become(e.with)
+}
+
+// with calls fn with the pid of the last process, which keeps it meanwhile.
+func (e *entering) with(fn func(pid int) error) error {
+	s := e.t.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ended := s.early[e.last]; ended {
+		return unix.ESRCH
+	}
+	return fn(e.last)
 }
 
 // disown says that nobody waits for a child, which is about to end or has ended; mu is held, and ends of children that nobody
@@ -184,21 +239,21 @@ func (e *entering) kill() {
 }
 
 // attend gives the exec up when it is late, or when the container has ended, and says so.
-func (e *entering) attend(init *process, entered chan struct{}) error {
+func (e *entering) attend(entered chan struct{}) error {
 	limit := time.NewTimer(engineTime)
 	defer limit.Stop()
-	err := &engineError{fmt.Sprintf("the exec was killed: it was not the program within %v", engineTime), context.DeadlineExceeded}
+	err := errExecLate
 	select {
 	case <-entered:
 		return nil
 	case <-limit.C:
-	case <-init.died:
+	case <-e.into.died:
 		limit.Reset(drainTime)
 		select {
 		case <-entered:
 			return nil
 		case <-limit.C:
-			err = &engineError{"the exec was killed: its container has ended", errdefs.ErrFailedPrecondition}
+			err = errExecEnded
 		}
 	}
 	e.t.s.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/spec"
@@ -162,6 +163,41 @@ func TestEndBesideFrozenExec(t *testing.T) {
 		t.Errorf("exit %+v", got)
 	}
 	<-started
+	k.nothingLeft()
+}
+
+// TestEndBesideHeldProgram: an exec whose program nobody can open for now, as on a file system whose server does not answer, keeps neither the
+// supervisor nor the end of the container from going on.
+func TestEndBesideHeldProgram(t *testing.T) {
+	k := newTask(t, "sleep", "1000")
+	k.start()
+	path := filepath.Join(k.state, "lower/bin/held")
+	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"), 0o755))
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	// Whoever opens the file waits until the lease is given back, for at most /proc/sys/fs/lease-break-time.
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+	must(t, err)
+	e := k.exec("x", false, false, "held")
+	defer e.stdout.Close()
+	defer e.stderr.Close()
+	started := make(chan error, 1)
+	go func() { started <- e.start() }()
+	k.until("somebody opens the program", func() bool {
+		lease, err := unix.FcntlInt(f.Fd(), unix.F_GETLEASE, 0)
+		return err != nil || lease != unix.F_WRLCK
+	})
+	if _, err := k.client.State(t.Context(), &taskapi.StateRequest{ID: k.id}); err != nil {
+		t.Error(err)
+	}
+	must(t, k.client.Kill(t.Context(), &taskapi.KillRequest{ID: k.id, Signal: 9}))
+	if got := k.wait(); got.Status != 137 {
+		t.Errorf("exit %+v", got)
+	}
+	if err := <-started; err == nil || !strings.Contains(err.Error(), "its container has ended") {
+		t.Errorf("the exec: %v", err)
+	}
 	k.nothingLeft()
 }
 
