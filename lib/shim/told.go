@@ -58,22 +58,20 @@ func (t *task) copyTold(f *os.File) {
 			unix.Close(log)
 		}
 	}()
-	_ = conn.Read(func(fd uintptr) bool {
-		for {
-			n, err := t.moveTold(int(fd), &log, left)
-			if n = max(n, 0); n > left && left > 0 {
-				t.logf("more than %d bytes were written to %s: the rest is dropped", maxTold, f.Name())
-			}
-			left -= min(left, n)
-			switch {
-			case err == unix.EINTR:
-			case err == unix.EAGAIN:
-				return false
-			case err != nil || n <= 0:
-				return true
-			}
+	for {
+		n, failed := 0, error(nil)
+		err := conn.Read(func(fd uintptr) bool {
+			n, failed = t.moveTold(int(fd), &log, left)
+			return failed != unix.EAGAIN
+		})
+		if err != nil || failed != nil && failed != unix.EINTR || failed == nil && n <= 0 {
+			return
 		}
-	})
+		if n = max(n, 0); n > left && left > 0 {
+			t.logf("more than %d bytes were written to %s: the rest is dropped", maxTold, f.Name())
+		}
+		left -= min(left, n)
+	}
 }
 
 // moveTold moves what is there in the FIFO to the log, which is opened with the first of it, and drops what is more than left.
