@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -147,6 +148,8 @@ func (s *Server) end(ctx context.Context, method string, req any, began time.Tim
 	if err != nil && errors.Is(context.Cause(ctx), errStopping) {
 		err = errStopping
 	}
-	s.log.Debug("call", "method", method, "namespace", first(ctx, namespaceKey), "id", subject(req), "peer", peerOf(ctx), "took", time.Since(began), "error", err)
+	if s.log.Enabled(ctx, slog.LevelDebug) {
+		s.log.Debug("call", "method", method, "namespace", first(ctx, namespaceKey), "id", subject(req), "peer", peerOf(ctx), "took", time.Since(began), "error", err)
+	}
 	return errgrpc.ToGRPC(err)
 }

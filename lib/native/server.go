@@ -49,6 +49,9 @@ const (
 	writeBuffer = 32 << 10  // bytes, of a connection while it is written to
 )
 
+// workers is how many goroutines stay for the next call, with the stack that a call needs: to grow a new one costs as much as many a call.
+const workers = 8
+
 const (
 	// prefaceFor is how long a connection may take to begin to speak HTTP/2.
 	prefaceFor = 10 * time.Second
@@ -133,6 +136,7 @@ func Bare(o Options) *Server {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(maxHeader),
 		grpc.StaticStreamWindowSize(flowWindow), grpc.StaticConnWindowSize(connWindow),
 		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
+		grpc.NumStreamWorkers(workers),
 		grpc.ConnectionTimeout(cmp.Or(o.Preface, prefaceFor)),
 		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream), grpc.StatsHandler(accounts{}),
 	)
