@@ -34,7 +34,6 @@ func StartPod(ctx context.Context, d *state.Dir, p taskdir.Pod, dir, shim string
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOMAXPROCS=1")
 	s, answer, err := runSupervisor(ctx, cmd, dir, patience(d), func(cmd *exec.Cmd) error {
-		defer func() { go cgroup.Hasten() }()
 		return cgroup.Start(cmd, supervisors(d))
 	})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/cgroup"
 	"ctrd.dev/ctrd/lib/container"
 	"ctrd.dev/ctrd/lib/crash"
 	"ctrd.dev/ctrd/lib/engine/ask"
@@ -235,6 +236,7 @@ func (t *Task) launch(ctx context.Context, o StartOptions, starting *lock.Held) 
 	crash.Point("task.bundle")
 	adopted := func() error { return nil }
 	if t.inSandbox() && !r.foreign {
+		go cgroup.Hasten() // passes while the supervisor starts the engine, which moves the process
 		err = t.enterSandbox(ctx)
 	} else if shim, err = t.spawn(ctx, r, req.Options); err == nil {
 		crash.Point("task.spawned")
