@@ -120,11 +120,7 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 	if runs, err := running(ctx, t); err != nil || runs {
 		return err
 	}
-	one, err := h.subject(ctx, t)
-	if err != nil {
-		return err
-	}
-	if err := one.ask(ctx, ContainerStart); err != nil {
+	if err := h.ask(ctx, ContainerStart, t); err != nil {
 		return err
 	}
 	if err := t.Start(ctx, task.StartOptions{Shim: h.Shim}); err != nil {
@@ -137,7 +133,7 @@ func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 			return err
 		}
 	}
-	one.tell(ctx, ContainerStarted)
+	h.tell(ctx, ContainerStarted, t.ID())
 	return nil
 }
 
@@ -202,18 +198,14 @@ func (h Host) UpdateContainer(ctx context.Context, id string, r Resources) error
 	if err != nil {
 		return err
 	}
-	all := r.Spec()
-	one, err := h.subject(ctx, t)
-	if err == nil && h.Plugins != nil {
-		all, err = one.askUpdate(ctx, all)
-	}
+	all, err := h.askUpdate(ctx, t, r.Spec())
 	if err != nil {
 		return fmt.Errorf("update container %q: %w", id, err)
 	}
 	if err := t.Update(ctx, all); err != nil {
 		return err
 	}
-	one.tell(ctx, ContainerUpdated)
+	h.tell(ctx, ContainerUpdated, t.ID())
 	return nil
 }
 

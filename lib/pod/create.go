@@ -138,11 +138,7 @@ func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig
 		return "", err
 	}
 	crash.Point("pod.container-created")
-	one, err := h.subject(ctx, t)
-	if err != nil {
-		return "", err
-	}
-	one.tell(ctx, ContainerCreated)
+	h.tell(ctx, ContainerCreated, t.ID())
 	return id, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/sandbox"
 	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/task"
 	"ctrd.dev/ctrd/lib/taskdir"
@@ -21,6 +22,8 @@ type Plugins interface {
 	// Enter keeps plugins that come in at the door until leave is called, and waits for one that is coming in: what is made
 	// between the two calls is told to a new plugin or is in what it is shown. It must not be called twice at a time.
 	Enter() (leave func())
+	// Count is how many plugins there are. Between Enter and leave none are added.
+	Count() int
 	// Pod asks about an event of a pod, or tells it. Only PodRun and PodUpdate can be refused.
 	Pod(ctx context.Context, e PodEvent, p Status) error
 	// Container asks about an event of a container, or tells it, and gives what other containers are to be changed. s is the
@@ -113,9 +116,12 @@ func (h Host) enter() (leave func()) {
 	return h.Plugins.Enter()
 }
 
+// asks tells whether there is a plugin to be asked. Without one nothing is read for plugins: one that comes later is shown what there is.
+func (h Host) asks() bool { return h.Plugins != nil && h.Plugins.Count() > 0 }
+
 // askPod is Plugins.Pod, where there are plugins.
 func (h Host) askPod(ctx context.Context, e PodEvent, st Status) error {
-	if h.Plugins == nil {
+	if !h.asks() {
 		return nil
 	}
 	if err := h.Plugins.Pod(ctx, e, st); err != nil {
@@ -125,14 +131,15 @@ func (h Host) askPod(ctx context.Context, e PodEvent, st Status) error {
 }
 
 // tellPod tells plugins of a pod; what they say to it does not matter.
-func (h Host) tellPod(ctx context.Context, e PodEvent, st Status) {
+func (h Host) tellPod(ctx context.Context, e PodEvent, s sandbox.Sandbox, c Config) {
 	defer h.enter()()
-	_ = h.askPod(ctx, e, st)
+	if h.asks() {
+		_ = h.askPod(ctx, e, h.brief(s, c))
+	}
 }
 
-// subject is a container as plugins are told of it. That of a host without plugins is told to nobody.
+// subject is a container as plugins are told of it.
 type subject struct {
-	h Host
 	p Status
 	c ContainerStatus
 	s *specs.Spec
@@ -140,10 +147,6 @@ type subject struct {
 
 // subject looks at a container that plugins are to be told of.
 func (h Host) subject(ctx context.Context, t *task.Task) (one subject, err error) {
-	if h.Plugins == nil {
-		return one, nil
-	}
-	one.h = h
 	if one.c, one.s, err = h.inspect(ctx, t); err != nil {
 		return one, err
 	}
@@ -153,43 +156,61 @@ func (h Host) subject(ctx context.Context, t *task.Task) (one subject, err error
 	return one, err
 }
 
-// ask asks plugins about an event, and carries out what they want changed.
-func (s subject) ask(ctx context.Context, e ContainerEvent) error {
-	if s.h.Plugins == nil {
+// ask asks plugins about an event of a container, and carries out what they want changed.
+func (h Host) ask(ctx context.Context, e ContainerEvent, t *task.Task) error {
+	defer h.enter()()
+	if !h.asks() {
 		return nil
 	}
-	defer s.h.enter()()
-	changes, err := s.h.Plugins.Container(ctx, e, s.p, s.c, s.s)
+	one, err := h.subject(ctx, t)
+	if err != nil {
+		return err
+	}
+	return h.askOf(ctx, e, one)
+}
+
+// askOf is ask of a container that has been looked at.
+func (h Host) askOf(ctx context.Context, e ContainerEvent, one subject) error {
+	changes, err := h.Plugins.Container(ctx, e, one.p, one.c, one.s)
 	if err != nil {
 		return fmt.Errorf("a plugin refuses it: %w", err)
 	}
-	_, err = s.h.Apply(ctx, changes)
+	_, err = h.Apply(ctx, changes)
 	return err
 }
 
 // askUpdate asks plugins about bounds, and gives those that the container shall have.
-func (s subject) askUpdate(ctx context.Context, r *specs.LinuxResources) (*specs.LinuxResources, error) {
-	defer s.h.enter()()
-	to, changes, err := s.h.Plugins.Update(ctx, s.p, s.c, s.s, r)
+func (h Host) askUpdate(ctx context.Context, t *task.Task, r *specs.LinuxResources) (*specs.LinuxResources, error) {
+	defer h.enter()()
+	if !h.asks() {
+		return swapped(r), nil
+	}
+	one, err := h.subject(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	to, changes, err := h.Plugins.Update(ctx, one.p, one.c, one.s, r)
 	if err != nil {
 		return nil, fmt.Errorf("a plugin refuses it: %w", err)
 	}
-	_, err = s.h.Apply(ctx, changes)
+	_, err = h.Apply(ctx, changes)
 	return swapped(to), err
 }
 
-// tell tells plugins of an event that has happened, with the container as it is now; of one that is gone, as it was. What they
-// say to it does not matter.
-func (s subject) tell(ctx context.Context, e ContainerEvent) {
-	if s.h.Plugins == nil {
+// tell tells plugins of an event that has happened to a container, with the container as it is now; of one that has been removed
+// meanwhile they have been told more. What they say to it does not matter.
+func (h Host) tell(ctx context.Context, e ContainerEvent, id string) {
+	defer h.enter()()
+	if !h.asks() {
 		return
 	}
-	if t, err := s.h.Open(ctx, s.c.ID); err == nil {
-		if now, err := s.h.subject(ctx, t); err == nil {
-			s = now
-		}
+	t, err := h.Open(ctx, id)
+	if err != nil {
+		return
 	}
-	_ = s.ask(ctx, e)
+	if one, err := h.subject(ctx, t); err == nil {
+		_ = h.askOf(ctx, e, one)
+	}
 }
 
 // Stopped tells plugins that a container of a pod has ended, if it has, and unless they know. It is for those that end by
@@ -203,9 +224,13 @@ func (h Host) Stopped(ctx context.Context, id string) error {
 }
 
 func (h Host) tellStopped(ctx context.Context, t *task.Task) error {
+	defer h.enter()()
+	if !h.asks() {
+		return nil
+	}
 	one, err := h.subject(ctx, t)
 	if err == nil && one.c.State == Exited {
-		one.tell(ctx, ContainerStopped)
+		_ = h.askOf(ctx, ContainerStopped, one)
 	}
 	return err
 }
@@ -219,17 +244,24 @@ func (h Host) removeContainer(ctx context.Context, t *task.Task) error {
 	if err := t.End(ctx); err != nil {
 		return err
 	}
+	leave := h.enter()
+	if !h.asks() {
+		defer leave() // one that comes in is not shown what is being removed: it could not be told that it has gone
+		return t.Remove(ctx, true)
+	}
+	leave()
+	if err := h.tellStopped(ctx, t); err != nil {
+		return err
+	}
 	one, err := h.subject(ctx, t)
 	if err != nil {
 		return err
 	}
-	if one.c.State == Exited {
-		one.tell(ctx, ContainerStopped)
-	}
 	if err := t.Remove(ctx, true); err != nil {
 		return err
 	}
-	one.tell(ctx, ContainerRemoved)
+	defer h.enter()()
+	_ = h.askOf(ctx, ContainerRemoved, one)
 	return nil
 }
 

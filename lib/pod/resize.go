@@ -52,7 +52,7 @@ func (h Host) Resize(ctx context.Context, id string, overhead, resources *Resour
 		return err
 	})
 	if err == nil {
-		h.tellPod(ctx, PodUpdated, st)
+		h.tellPod(ctx, PodUpdated, s, c)
 	}
 	return err
 }

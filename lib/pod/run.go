@@ -184,7 +184,7 @@ func (h Host) finish(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Con
 // publish asks plugins about a pod that is all made, and marks it as ready.
 func (h Host) publish(ctx context.Context, s sandbox.Sandbox, c Config, ips []string) error {
 	defer h.enter()()
-	if h.Plugins != nil {
+	if h.asks() {
 		st, err := h.status(s, c)
 		if err != nil {
 			return err

@@ -71,7 +71,7 @@ func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 	}
 	crash.Point("pod.disconnected")
 	if c, err := configOf(s); err == nil && v.Whole {
-		h.tellPod(ctx, PodStopped, h.brief(s, c))
+		h.tellPod(ctx, PodStopped, s, c)
 	}
 	if err := endShm(dir); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (h Host) remove(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error
 		return nil
 	}
 	if c, e := configOf(s); err == nil && e == nil {
-		h.tellPod(ctx, PodRemoved, h.brief(s, c))
+		h.tellPod(ctx, PodRemoved, s, c)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ package cri_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -390,6 +391,71 @@ func (h *host) live(ctx context.Context, name string) error {
 
 // second leaves the answer out.
 func second[A any](_ A, err error) error { return err }
+
+// A plugin that comes while containers are made, started and removed knows all that is there, and is told of the end of all that it knows.
+func TestPluginComesMeanwhile(t *testing.T) {
+	h := newHost(t)
+	h.pull(t)
+	pod, config := h.pod(t, "p")
+	first := h.plug(t, "first") // the server has one, and has not any more
+	first.Process.Kill()
+	first.Wait()
+	h.container(t, pod, config, "before", "exec sleep 1000", nil)
+	var made sync.WaitGroup
+	over := make(chan struct{})
+	for i := range 3 {
+		made.Go(func() {
+			for n := 0; ; n++ {
+				id := h.container(t, pod, config, fmt.Sprintf("c%d-%d", i, n), "exec sleep 1000", nil)
+				select {
+				case <-over:
+					return
+				default:
+				}
+				if _, err := h.RemoveContainer(context.WithoutCancel(h.ctx), &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	var late []*plugin
+	for i := range 3 {
+		late = append(late, h.plug(t, fmt.Sprint("late", i), "-index", fmt.Sprint(20+i)))
+		time.Sleep(200 * time.Millisecond)
+	}
+	close(over)
+	made.Wait()
+	list, err := h.ListContainers(h.ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, c := range list.GetContainers() {
+		left = append(left, c.GetMetadata().GetName())
+	}
+	slices.Sort(left)
+	for _, p := range late {
+		knows := map[string]bool{}
+		for _, e := range p.events() {
+			switch f := strings.Fields(e); f[0] {
+			case "has-container":
+				knows[f[1]] = true
+			case "create":
+				knows[f[2]] = true
+			case "start", "started", "stop":
+				if !knows[f[2]] {
+					t.Errorf("%q of one that is unknown", e)
+				}
+			case "remove":
+				delete(knows, f[2]) // or of one that was being removed when the plugin came
+			}
+		}
+		if got := slices.Sorted(maps.Keys(knows)); !slices.Equal(got, left) {
+			t.Errorf("left to a plugin: %q, want %q\n%s", got, left, strings.Join(p.events(), "\n"))
+		}
+	}
+}
 
 // A plugin that comes late is shown what there is, also by a ctrd that has been killed; what is made while it comes in is not lost; and the
 // server starts those in its directory.
