@@ -39,7 +39,7 @@ func (t *task) after(e taskdir.Exit) {
 		f.Close() // not released: it is the program's
 	}
 	t.s.mu.Lock()
-	t.over = true
+	t.finished()
 	t.s.mu.Unlock()
 	t.s.leave()
 }

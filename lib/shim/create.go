@@ -22,8 +22,8 @@ import (
 
 // Create sets the container up; its init process waits for Start. A supervisor whose Create fails has
 // left nothing behind and ends.
-func (s *server) Create(_ context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	t, e, err := s.claim(r)
+func (s *server) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	t, e, err := s.claim(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (s *server) Create(_ context.Context, r *taskapi.CreateTaskRequest) (*taska
 }
 
 // claim admits one Create of a container, and gives the engine that is ready for it, if any.
-func (s *server) claim(r *taskapi.CreateTaskRequest) (*task, *engineProcess, error) {
+func (s *server) claim(ctx context.Context, r *taskapi.CreateTaskRequest) (*task, *engineProcess, error) {
 	if !filepath.IsAbs(r.Bundle) {
 		return nil, nil, fmt.Errorf("bundle %q is not an absolute path: %w", r.Bundle, errdefs.ErrInvalidArgument)
 	}
@@ -53,6 +53,7 @@ func (s *server) claim(r *taskapi.CreateTaskRequest) (*task, *engineProcess, err
 	if st, err := os.Stat(bundle); err != nil || !st.IsDir() {
 		return nil, nil, fmt.Errorf("bundle %q is not a directory: %w", r.Bundle, errdefs.ErrInvalidArgument)
 	}
+	s.awaitEarlier(ctx, r.ID, bundle)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tasks[r.ID]
@@ -64,9 +65,12 @@ func (s *server) claim(r *taskapi.CreateTaskRequest) (*task, *engineProcess, err
 	case t.bundle != bundle:
 		return nil, nil, fmt.Errorf("bundle %q is not the supervisor's %q: %w", r.Bundle, t.bundle, errdefs.ErrInvalidArgument)
 	}
-	for _, other := range s.tasks {
+	for id, other := range s.tasks {
 		if other != t && other.bundle == bundle {
 			return nil, nil, fmt.Errorf("bundle %q is that of container %q: %w", r.Bundle, other.id, errdefs.ErrInvalidArgument)
+		}
+		if other.removed() {
+			delete(s.tasks, id)
 		}
 	}
 	if err := s.refuses(); err != nil {
@@ -78,6 +82,38 @@ func (s *server) claim(r *taskapi.CreateTaskRequest) (*task, *engineProcess, err
 		e, s.prepared = s.prepared, nil
 	}
 	return t, e, nil
+}
+
+// earlierTime is how long a Create waits for an earlier incarnation of its container.
+const earlierTime = 10 * time.Second
+
+// awaitEarlier waits until nothing is left to do for an earlier incarnation of a container, and forgets it: the
+// starter of that one has died in its Create, or it has ended and just let its locks go.
+func (s *server) awaitEarlier(ctx context.Context, id, bundle string) {
+	s.mu.Lock()
+	t := s.tasks[id]
+	earlier := t != nil && t.bundle != bundle && t != s.first() && !s.config.Containerd
+	s.mu.Unlock()
+	if !earlier {
+		return
+	}
+	late := time.NewTimer(earlierTime)
+	defer late.Stop()
+	select {
+	case <-t.over:
+		s.forget(t)
+	case <-late.C:
+	case <-ctx.Done():
+	}
+}
+
+// removed tells whether nothing is left of a task, whose container has been removed or started anew; mu is held.
+func (t *task) removed() bool {
+	if t.s.config.Containerd || !isClosed(t.over) {
+		return false
+	}
+	_, err := os.Lstat(t.bundle)
+	return os.IsNotExist(err)
 }
 
 // first is the container that the supervisor was started for, as long as its Create has not come; mu is held.
@@ -93,7 +129,7 @@ func (s *server) first() *task {
 func (s *server) forget(t *task) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.over = true
+	t.finished()
 	if s.tasks[t.id] != t {
 		return false
 	}

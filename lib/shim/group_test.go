@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -19,13 +20,19 @@ import (
 	"ctrd.dev/ctrd/lib/taskdir"
 )
 
-// join makes k a further container of first's supervisor.
-func (k *task) join(first *task) {
+// describe writes what a starter does before it asks for a Create.
+func (k *task) describe() {
 	k.Helper()
 	b, err := json.Marshal(k.spec)
 	must(k, err)
 	must(k, os.WriteFile(filepath.Join(k.dir, "config.json"), b, 0o600))
 	must(k, taskdir.Write(k.dir, taskdir.Record, k.record))
+}
+
+// join makes k a further container of first's supervisor.
+func (k *task) join(first *task) {
+	k.Helper()
+	k.describe()
 	k.client, k.gone = first.client, first.gone
 	if _, err := k.client.Create(k.Context(), k.request()); err != nil {
 		k.Fatalf("create: %v\n%s", err, first.shimLog())
@@ -209,4 +216,63 @@ func TestExecsOfKilledClients(t *testing.T) {
 	if len(entries) != 1 || entries[0].Name() != "lives" {
 		t.Errorf("left: %v", entries)
 	}
+}
+
+// another makes k an incarnation in a directory of its own, as a start of a container that was started before does.
+func (k *task) another() *task {
+	k.Helper()
+	next := *k
+	next.dir += ".next"
+	next.record.Incarnation = taskdir.NewIncarnation()
+	must(k, os.Rename(k.dir, k.dir+".trash"))
+	must(k, os.MkdirAll(filepath.Join(next.dir, taskdir.Rootfs), 0o755))
+	k.Cleanup(next.cleanUp)
+	return &next
+}
+
+// TestNextIncarnation: a further container of a supervisor can be created again in another directory, once it has ended, and
+// while its Create, whose caller is gone, still goes on.
+func TestNextIncarnation(t *testing.T) {
+	a, b, c := newTask(t, "sleep", "1000"), newTask(t, "sh", "-c", "echo on"), newTask(t, "sh", "-c", "echo on")
+	a.start()
+	t.Run("ended", func(t *testing.T) {
+		b.join(a)
+		b.until("end", func() bool {
+			_, err := os.Stat(filepath.Join(b.dir, taskdir.End))
+			return err == nil
+		})
+		next := b.another()
+		next.join(a)
+		next.until("output", func() bool { out, _ := next.output(); return out == "on\non\n" })
+	})
+	t.Run("under way", func(t *testing.T) {
+		going, goOn, engine := filepath.Join(c.state, "going"), filepath.Join(c.state, "go"), filepath.Join(c.state, "slow")
+		text := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *' create '*) >%s; until [ -e %s ]; do sleep 0.01; done; exit 1;; esac\n", going, goOn)
+		must(t, os.WriteFile(engine, []byte(text), 0o755))
+		c.describe()
+		r := c.request()
+		r.Options = taskapi.NewAny(&taskapi.Options{BinaryName: engine, Root: filepath.Join(c.state, "root")})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		answer := make(chan error, 1)
+		go func() {
+			_, err := a.client.Create(ctx, r)
+			answer <- err
+		}()
+		c.until("the engine's work", func() bool {
+			if len(answer) > 0 {
+				t.Fatal(<-answer)
+			}
+			_, err := os.Stat(going)
+			return err == nil
+		})
+		cancel()
+		next := c.another()
+		time.AfterFunc(200*time.Millisecond, func() { _ = os.WriteFile(goOn, nil, 0o600) })
+		next.join(a)
+		next.until("output", func() bool { out, _ := next.output(); return out == "on\n" })
+	})
+	must(t, a.client.Kill(t.Context(), &taskapi.KillRequest{ID: a.id, Signal: 9}))
+	a.wait()
+	a.nothingLeft()
 }

@@ -45,7 +45,7 @@ func (s *server) CreateSandbox(ctx context.Context, r *taskapi.CreateSandboxRequ
 	t, e := s.first(), s.prepared
 	if t != nil && !b.own {
 		// It was made for a container of that id, of which nothing is said.
-		t.over = true
+		t.finished()
 		delete(s.tasks, t.id)
 		s.prepared = nil
 	}

@@ -94,7 +94,7 @@ func (s *server) leave() {
 // idle tells whether all containers have ended; mu is held.
 func (s *server) idle() bool {
 	for _, t := range s.tasks {
-		if !t.over && t != s.first() {
+		if !isClosed(t.over) && t != s.first() {
 			return false
 		}
 	}
@@ -152,7 +152,7 @@ func (s *server) Connect(_ context.Context, r *taskapi.ConnectRequest) (*taskapi
 // done tells whether nothing is left to do but to wait for clients that remove their containers; mu is held.
 func (s *server) done() bool {
 	for _, t := range s.tasks {
-		if !t.over && !t.lingers && t != s.first() {
+		if !isClosed(t.over) && !t.lingers && t != s.first() {
 			return false
 		}
 	}

@@ -37,6 +37,7 @@ type task struct {
 
 	started time.Time     // guarded by init's op; zero before Start
 	deleted chan struct{} // closed by Delete
+	over    chan struct{} // closed, by the holder of the server's mu, when nothing is left to do for it
 
 	// Guarded by the server's mu.
 	init     *process            // nil before Create
@@ -45,16 +46,22 @@ type task struct {
 	dumping  bool           // a checkpoint is being made
 	closed   bool           // execs come into the container by an engine alone
 	ending   bool           // nothing new may begin in the container
-	over     bool           // nothing is left to do for it
 	lingers  bool           // it has ended, and waits for its client to remove the container
 	running  sync.WaitGroup // engines that put processes into the container
 	entering int            // how many those are; guarded by s.mu
 }
 
 func (s *server) newTask(id, bundle string) *task {
-	t := &task{s: s, id: id, bundle: bundle, execs: make(map[string]*process), deleted: make(chan struct{})}
+	t := &task{s: s, id: id, bundle: bundle, execs: make(map[string]*process), deleted: make(chan struct{}), over: make(chan struct{})}
 	t.log.t = t
 	return t
+}
+
+// finished notes that nothing is left to do for the task; the server's mu is held.
+func (t *task) finished() {
+	if !isClosed(t.over) {
+		close(t.over)
+	}
 }
 
 // path is the path of a file in the task directory.

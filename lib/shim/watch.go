@@ -34,7 +34,7 @@ func (t *task) watchStarter() {
 		}
 		t.s.mu.Lock()
 		waiting, p := t.s.first() == t, t.init
-		underWay := !waiting && !t.over && (p == nil || p.status == taskapi.StatusUnknown)
+		underWay := !waiting && !isClosed(t.over) && (p == nil || p.status == taskapi.StatusUnknown)
 		if p != nil && p.status == taskapi.StatusCreated && t.record != nil && t.record.Owner != taskdir.Kept {
 			t.kill("its starter died")
 		}
