@@ -22,7 +22,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
 
 	"ctrd.dev/ctrd/lib/netns"
@@ -135,22 +134,23 @@ func (h Host) ownConf(o own) any {
 	return object{"cniVersion": "0.4.0", "name": OwnName, "plugins": plugins}
 }
 
-// trimmed is the ready-made network without the plugins that have nothing to do for a request: each costs the start of some
-// programs, at ADD and at DEL. Another network is as its configuration says.
+// trimmed is the network without the plugins that have nothing to do for a request: each costs the start of a program, at ADD and at
+// DEL. Of a network that ctrd has not made that is portmap alone, which gives the result that it has been given where there is no port to map.
 func (n Network) trimmed(r Request, first bool) (Network, error) {
-	if n.File != "" {
-		return n, nil
-	}
 	list := *n.list
-	list.Plugins = slices.DeleteFunc(slices.Clone(list.Plugins), func(p *libcni.PluginConfig) bool {
+	list.Plugins = nil
+	for i, p := range n.list.Plugins {
+		idle := false
 		switch p.Network.Type {
 		case "portmap":
-			return !first || len(r.Ports) == 0
+			idle = (!first || len(r.Ports) == 0) && i > 0 && !bytes.Contains(p.Bytes, []byte("runtimeConfig"))
 		case "bandwidth":
-			return r.Bandwidth == Bandwidth{}
+			idle = n.File == "" && r.Bandwidth == Bandwidth{}
 		}
-		return false
-	})
+		if !idle {
+			list.Plugins = append(list.Plugins, p)
+		}
+	}
 	return describe(&list)
 }
 

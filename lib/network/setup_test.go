@@ -439,3 +439,39 @@ func TestKilledWaiting(t *testing.T) {
 	}
 	w.teardown(t, "a")
 }
+
+// portmap, which gives the result that it has been given where there is no port to map, is run for those alone that have one, and
+// where its configuration may have ports of its own.
+func TestIdlePlugin(t *testing.T) {
+	w := newWorld(t)
+	bin := filepath.Join(w.dir, "bin")
+	log := filepath.Join(w.dir, "log")
+	script := "#!/bin/sh\necho $CNI_COMMAND $CNI_CONTAINERID >>" + log + "\nexec /usr/lib/cni/portmap\n"
+	if err := errors.Join(os.MkdirAll(bin, 0o755), os.WriteFile(filepath.Join(bin, "portmap"), []byte(script), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	w.Bin = append([]string{bin}, w.Bin...)
+	for _, ports := range []string{"", `,"runtimeConfig":{}`} {
+		os.Remove(log)
+		w.conf(t, "10-told.conflist", `{"cniVersion":"1.0.0","name":"told","plugins":[{"type":"ptp","ipam":{"type":"host-local","dataDir":"`+w.IPAM+`/own","ranges":[[{"subnet":"10.219.60.0/24"}]]}},
+			{"type":"portmap","capabilities":{"portMappings":true}`+ports+`}]}`)
+		want := "ADD port\nDEL port\n"
+		for _, r := range []Request{{ID: "port", Ports: []Port{{ContainerPort: 80, HostPort: 18080, Protocol: "tcp"}}}, {ID: "none"}} {
+			res := w.setup(t, r)
+			if len(res.IPs()) != 1 || !slices.Equal(res.Ports, r.Ports) {
+				t.Errorf("%s: %+v", r.ID, res)
+			}
+			if err := w.Check(t.Context(), nil, r.ID); err != nil && len(r.Ports) == 0 {
+				t.Error(err)
+			}
+			w.teardown(t, r.ID)
+		}
+		if ports != "" {
+			want += "ADD none\nDEL none\n"
+		}
+		said, _ := os.ReadFile(log)
+		if got := strings.NewReplacer("CHECK port\n", "", "CHECK none\n", "").Replace(string(said)); got != want {
+			t.Errorf("with%q it was called for %q, want %q", ports, got, want)
+		}
+	}
+}
