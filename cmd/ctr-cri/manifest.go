@@ -144,9 +144,15 @@ func (o *options) leave(ctx context.Context, d *state.Dir, h manifest.Home, held
 	if o.snapshotter != "" {
 		args = append([]string{"--snapshotter", o.snapshotter}, args...)
 	}
+	// What a crash of the program prints is found beside what it says.
+	crashes, err := os.OpenFile(filepath.Join(string(h), keeperLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return errors.Join(err, w.Close())
+	}
 	cmd := exec.Command(self, args...)
 	cmd.Dir, cmd.ExtraFiles, cmd.SysProcAttr = string(h), []*os.File{held.File(), w}, &syscall.SysProcAttr{Setsid: true}
-	err = task.StartOut(d, cmd)
+	cmd.Stderr = crashes
+	err = errors.Join(task.StartOut(d, cmd), crashes.Close())
 	w.Close()
 	if err != nil {
 		return fmt.Errorf("start what keeps the pod: %w", err)

@@ -65,8 +65,8 @@ const (
 )
 
 // Keep keeps the pod of a home, which the caller holds: it runs the init containers, starts the containers, carries out their
-// probes and starts them again as the manifest says. A sandbox whose supervisor was killed is made anew, unless the pod is never to be restarted. It
-// returns when the pod has ended, when somebody ends it ([End]) or when ctx does; the containers then go on. told hears of Started and Ready, once each, or of what went wrong before.
+// probes and starts them again as the manifest says. A sandbox whose supervisor was killed is made anew, and what fails
+// once the containers have been started is tried again, unless the pod is never to be restarted. It returns when the pod has ended, when somebody ends it ([End]) or when ctx does; the containers then go on. told hears of Started and Ready, once each, or of what went wrong before.
 func Keep(ctx context.Context, r Runtime, h Home, log *slog.Logger, told func(event string, err error)) error {
 	p, err := h.Load()
 	if err != nil {
@@ -84,18 +84,30 @@ func Keep(ctx context.Context, r Runtime, h Home, log *slog.Logger, told func(ev
 	for {
 		began := time.Now()
 		err := k.attempt(ctx)
-		if !errors.Is(err, errLost) || ctx.Err() != nil || p.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+		if err == nil || ctx.Err() != nil || p.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
 			return err
+		}
+		if !errors.Is(err, errLost) {
+			if !k.started || errors.Is(err, errStopped) || errors.Is(err, errRemoved) {
+				return err
+			}
+			log.Warn("what the pod lacks is tried again", "error", err)
+			if e := sleep(ctx, max(b.next(time.Since(began)), lookEvery)); e != nil {
+				return e
+			}
+			continue
 		}
 		log.Warn("the pod is made anew", "because", err)
-		if err := sleep(ctx, b.next(time.Since(began))); err != nil {
-			return err
-		}
-		if err := p.runSandbox(ctx, r, h, k.class); err != nil {
-			return err
-		}
-		if err := k.find(ctx); err != nil {
-			return err
+		for ran := time.Since(began); err != nil; ran = 0 {
+			if e := sleep(ctx, b.next(ran)); e != nil {
+				return e
+			}
+			if err = p.runSandbox(ctx, r, h, k.class); err == nil {
+				err = k.find(ctx)
+			}
+			if err != nil && ctx.Err() == nil {
+				log.Warn("the pod cannot be made anew yet", "error", err)
+			}
 		}
 	}
 }
@@ -464,25 +476,27 @@ func (k *keeper) runToEnd(ctx context.Context, c *corev1.Container) error {
 }
 
 // keep keeps a container running as the policy says until it has ended for good, or ctx. up hears, once, that it has been started
-// and that its startup probe has succeeded, or what was in the way at first.
+// and that its startup probe has succeeded, or what was in the way at first. What goes wrong is tried again, unless the pod is never to be restarted.
 func (k *keeper) keep(ctx context.Context, c *corev1.Container, policy corev1.RestartPolicy, up chan<- error) {
-	first := sync.OnceFunc(func() { close(up) })
-	defer first()
-	failed := func(err error) {
-		select {
-		case up <- err:
-		default:
-		}
-		k.log.Warn("container cannot be kept", "container", c.Name, "error", err)
-	}
+	var once sync.Once
+	tell := func(err error) { once.Do(func() { up <- err }) }
+	started := func() { tell(nil) }
+	defer started()
 	s, err := k.latest(ctx, c)
-	var b backoff
-	for err == nil {
+	for b := (backoff{}); ; {
 		switch {
-		case s == nil, s.State == runtimeapi.ContainerState_CONTAINER_CREATED:
-			if s, err = k.start(ctx, c, s); err != nil {
-				failed(err)
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			tell(err)
+			k.log.Warn("container cannot be kept", "container", c.Name, "error", err)
+			if policy == corev1.RestartPolicyNever || sleep(ctx, max(b.next(0), lookEvery)) != nil {
 				return
+			}
+			s, err = k.latest(ctx, c)
+		case s == nil, s.State == runtimeapi.ContainerState_CONTAINER_CREATED:
+			if s, err = k.start(ctx, c, s); err == nil {
+				s, err = k.guard(ctx, c, s, started)
 			}
 		case s.State == runtimeapi.ContainerState_CONTAINER_EXITED:
 			if !restarts(policy, s) {
@@ -494,30 +508,18 @@ func (k *keeper) keep(ctx context.Context, c *corev1.Container, policy corev1.Re
 			if sleep(ctx, pause) != nil {
 				return
 			}
-			if s, err = k.start(ctx, c, s); err != nil && ctx.Err() == nil {
-				k.log.Warn("start", "container", c.Name, "error", err)
-				if s, err = k.latest(ctx, c); err == nil && s != nil && s.State != runtimeapi.ContainerState_CONTAINER_EXITED {
-					s, err = k.untilEnd(ctx, s.Id)
-				}
-				continue
+			if s, err = k.start(ctx, c, s); err == nil {
+				s, err = k.guard(ctx, c, s, started)
 			}
+		default:
+			s, err = k.guard(ctx, c, s, started)
 		}
-		if err == nil && s != nil {
-			id := s.Id
-			before := s
-			if s, err = k.guard(ctx, c, id, first); s == nil && err == nil {
-				s = before // it was removed: the next attempt follows
-				s.State = runtimeapi.ContainerState_CONTAINER_EXITED
-			}
-		}
-	}
-	if ctx.Err() == nil {
-		failed(err)
 	}
 }
 
-// guard carries out the hook and the probes of a running container until it ends.
-func (k *keeper) guard(ctx context.Context, c *corev1.Container, id string, up func()) (*runtimeapi.ContainerStatus, error) {
+// guard carries out the hook and the probes of a running container until it ends. One that was removed counts as ended.
+func (k *keeper) guard(ctx context.Context, c *corev1.Container, s *runtimeapi.ContainerStatus, up func()) (*runtimeapi.ContainerStatus, error) {
+	id := s.Id
 	running, ended := context.WithCancel(ctx)
 	var probes sync.WaitGroup
 	defer probes.Wait()
@@ -525,6 +527,10 @@ func (k *keeper) guard(ctx context.Context, c *corev1.Container, id string, up f
 	defer k.setReady(c, false)
 	t := k.target(c, id)
 	kill := func(p *corev1.Probe, why string, err error) {
+		if e := k.gone(running); e != nil {
+			k.log.Warn("container is left alone", "container", c.Name, "because", e)
+			return
+		}
 		k.log.Warn("container is stopped", "container", c.Name, "because", why, "error", err)
 		grace := *k.p.Pod.Spec.TerminationGracePeriodSeconds
 		if p != nil && p.TerminationGracePeriodSeconds != nil {
@@ -573,7 +579,12 @@ func (k *keeper) guard(ctx context.Context, c *corev1.Container, id string, up f
 			return true
 		})
 	})
-	return k.untilEnd(ctx, id)
+	end, err := k.untilEnd(ctx, id)
+	if err == nil && end == nil {
+		s.State = runtimeapi.ContainerState_CONTAINER_EXITED
+		return s, nil
+	}
+	return end, err
 }
 
 func (k *keeper) target(c *corev1.Container, id string) target {
