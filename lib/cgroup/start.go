@@ -73,6 +73,8 @@ func (t tree) startNamed(cmd *exec.Cmd, path string) error {
 }
 
 func (t tree) start(cmd *exec.Cmd, path string) error {
+	placing.RLock()
+	defer placing.RUnlock()
 	return onThread(func() error {
 		fd, err := t.enter(path)
 		for n := 0; n < makeTries && again(err); n++ {
@@ -291,6 +293,8 @@ func (t tree) startAbove(start func(*syscall.SysProcAttr) error) error {
 	if len(tasks) == 0 {
 		return start(sys)
 	}
+	placing.RLock()
+	defer placing.RUnlock()
 	return onThread(func() error {
 		for _, dir := range tasks {
 			_ = write(dir, "tasks", "0") // else it stays, and so does the cgroup

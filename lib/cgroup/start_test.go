@@ -334,3 +334,36 @@ func TestMakeRemove(t *testing.T) {
 		vanished(t, h, path+"/parent")
 	})
 }
+
+// TestHastenBesideStart: the thread of a start is not moved back by a Hasten of its process.
+func TestHastenBesideStart(t *testing.T) {
+	everywhere(t, func(t *testing.T, h tree) {
+		path := newGroup(t, h)
+		over := make(chan struct{})
+		var hastens sync.WaitGroup
+		for range 2 {
+			hastens.Go(func() {
+				for {
+					select {
+					case <-over:
+						return
+					default:
+						Hasten()
+					}
+				}
+			})
+		}
+		defer hastens.Wait()
+		defer close(over)
+		for range 50 {
+			c := helper(t, "sleep")
+			if err := h.start(c, path); err != nil {
+				t.Fatal(err)
+			}
+			at := where(t, h, strconv.Itoa(c.Process.Pid))
+			c.Process.Kill()
+			c.Wait()
+			wantAll(t, "a process that was started beside a Hasten", at, path)
+		}
+	})
+}
