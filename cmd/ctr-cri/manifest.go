@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/cli"
 	"ctrd.dev/ctrd/lib/lock"
@@ -282,7 +283,7 @@ func down(ctx context.Context, r *runtimeClient, d *state.Dir, key string) error
 // maxLog bounds a keeper's log, in bytes; as much is kept once more under another name.
 const maxLog = 1 << 20
 
-// turning is a file that is renamed to PATH.1 when it is full.
+// turning is a file that is renamed to PATH.1 when it is full. It is stderr as well.
 type turning struct {
 	path string
 	f    *os.File
@@ -303,6 +304,7 @@ func (t *turning) Write(p []byte) (int, error) {
 			return 0, err
 		}
 		t.f, t.size = f, 0
+		_ = unix.Dup3(int(f.Fd()), 2, 0) // what a crash prints
 		if st, err := f.Stat(); err == nil {
 			t.size = st.Size()
 		}

@@ -74,7 +74,7 @@ func required(field, value string) error {
 	return nil
 }
 
-// PodSandboxStatus tells of a pod; with verbose, info has its supervisor's pid and the paths of its namespaces.
+// PodSandboxStatus tells of a pod; with verbose, info has its supervisor's pid, whether that was killed, and the paths of its namespaces.
 func (r runtimeService) PodSandboxStatus(ctx context.Context, q *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
 	if err := required("pod_sandbox_id", q.GetPodSandboxId()); err != nil {
 		return nil, err
@@ -87,9 +87,10 @@ func (r runtimeService) PodSandboxStatus(ctx context.Context, q *runtimeapi.PodS
 	if q.GetVerbose() {
 		info, err := json.Marshal(struct {
 			PID        int               `json:"pid"`
+			Lost       bool              `json:"lost"`
 			Namespaces map[string]string `json:"namespaces"`
 			Config     pod.Config        `json:"config"`
-		}{st.PID, st.Paths, st.Config})
+		}{st.PID, st.Lost, st.Paths, st.Config})
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ package manifest
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -99,8 +100,12 @@ func Keep(ctx context.Context, r Runtime, h Home, log *slog.Logger, told func(ev
 		}
 		log.Warn("the pod is made anew", "because", err)
 		for ran := time.Since(began); err != nil; ran = 0 {
+			lost := errors.Is(k.gone(ctx), errLost)
 			if e := sleep(ctx, b.next(ran)); e != nil {
 				return e
+			}
+			if e := k.gone(ctx); lost && e != nil && !errors.Is(e, errLost) {
+				return e // somebody has stopped or removed it meanwhile
 			}
 			if err = p.runSandbox(ctx, r, h, k.class); err == nil {
 				err = k.find(ctx)
@@ -141,15 +146,22 @@ func (k *keeper) attempt(ctx context.Context) error {
 	return err
 }
 
-// gone tells why the sandbox is not ready any more: nil, as long as it is. Who stops a pod ends its containers; when its supervisor is
-// killed nobody does.
+// gone tells why the sandbox is not ready any more: nil, as long as it is. Our runtime says which; of another one, who stops a pod
+// ends its containers, and when its supervisor is killed nobody does.
 func (k *keeper) gone(ctx context.Context) error {
-	answer, err := k.r.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: k.pod})
+	answer, err := k.r.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: k.pod, Verbose: true})
 	if errdefs.IsNotFound(err) {
 		return errRemoved
 	}
 	if err != nil || answer.GetStatus().GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
 		return nil
+	}
+	var info struct{ Lost *bool }
+	if json.Unmarshal([]byte(answer.Info["info"]), &info) == nil && info.Lost != nil {
+		if *info.Lost {
+			return errLost
+		}
+		return errStopped
 	}
 	all, err := k.r.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: k.pod}})
 	if err != nil {
@@ -410,18 +422,32 @@ func (k *keeper) clean(ctx context.Context, c *corev1.Container) {
 	}
 }
 
-// untilEnd waits for the end of a container, nil when it was removed.
-func (k *keeper) untilEnd(ctx context.Context, id string) (*runtimeapi.ContainerStatus, error) {
+// untilEnd waits for the end of a container. One that was removed has ended as by SIGKILL.
+func (k *keeper) untilEnd(ctx context.Context, s *runtimeapi.ContainerStatus) (*runtimeapi.ContainerStatus, error) {
+	told := false
 	for {
-		s, err := k.status(ctx, id)
-		if err != nil || s == nil || s.State == runtimeapi.ContainerState_CONTAINER_EXITED {
-			return s, err
+		now, err := k.status(ctx, s.Id)
+		switch {
+		case err != nil && !told && ctx.Err() == nil:
+			told = true
+			k.log.Warn("container cannot be looked at, and is asked for again", "id", s.Id, "error", err)
+		case err != nil:
+		case now == nil:
+			s.State, s.ExitCode = runtimeapi.ContainerState_CONTAINER_EXITED, removedStatus
+			return s, nil
+		case now.State == runtimeapi.ContainerState_CONTAINER_EXITED:
+			return now, nil
+		default:
+			told = false
 		}
 		if err := sleep(ctx, lookEvery); err != nil {
 			return nil, err
 		}
 	}
 }
+
+// removedStatus is the exit status of a container that was removed while it ran.
+const removedStatus = 128 + 9
 
 // backoff is the pause before the next restart of a container.
 type backoff struct{ pause time.Duration }
@@ -453,13 +479,10 @@ func (k *keeper) runToEnd(ctx context.Context, c *corev1.Container) error {
 				return err
 			}
 		}
-		before := s
-		if s, err = k.untilEnd(ctx, s.Id); err != nil {
+		if s, err = k.untilEnd(ctx, s); err != nil {
 			return err
 		}
-		if s == nil {
-			s = before // removed by somebody; the next attempt follows
-		} else if s.ExitCode == 0 {
+		if s.ExitCode == 0 {
 			return nil
 		}
 		if k.p.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
@@ -476,7 +499,7 @@ func (k *keeper) runToEnd(ctx context.Context, c *corev1.Container) error {
 }
 
 // keep keeps a container running as the policy says until it has ended for good, or ctx. up hears, once, that it has been started
-// and that its startup probe has succeeded, or what was in the way at first. What goes wrong is tried again, unless the pod is never to be restarted.
+// and that its startup probe has succeeded, or what was in the way at first. A start that fails is tried again, unless the pod is never to be restarted.
 func (k *keeper) keep(ctx context.Context, c *corev1.Container, policy corev1.RestartPolicy, up chan<- error) {
 	var once sync.Once
 	tell := func(err error) { once.Do(func() { up <- err }) }
@@ -484,64 +507,73 @@ func (k *keeper) keep(ctx context.Context, c *corev1.Container, policy corev1.Re
 	defer started()
 	s, err := k.latest(ctx, c)
 	for b := (backoff{}); ; {
+		pause := time.Duration(-1) // there is nothing to be started
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			tell(err)
 			k.log.Warn("container cannot be kept", "container", c.Name, "error", err)
-			if policy == corev1.RestartPolicyNever || sleep(ctx, max(b.next(0), lookEvery)) != nil {
+			if policy == corev1.RestartPolicyNever {
+				return
+			}
+			if sleep(ctx, max(b.next(0), lookEvery)) != nil {
 				return
 			}
 			s, err = k.latest(ctx, c)
+			continue
 		case s == nil, s.State == runtimeapi.ContainerState_CONTAINER_CREATED:
-			if s, err = k.start(ctx, c, s); err == nil {
-				s, err = k.guard(ctx, c, s, started)
-			}
+			pause = 0
 		case s.State == runtimeapi.ContainerState_CONTAINER_EXITED:
 			if !restarts(policy, s) {
 				k.setReady(c, false)
 				return
 			}
-			pause := b.next(time.Duration(s.FinishedAt - s.StartedAt))
+			pause = b.next(time.Duration(s.FinishedAt - s.StartedAt))
 			k.log.Info("container is started again", "container", c.Name, "status", s.ExitCode, "after", pause)
+		}
+		if pause >= 0 {
 			if sleep(ctx, pause) != nil {
 				return
 			}
-			if s, err = k.start(ctx, c, s); err == nil {
-				s, err = k.guard(ctx, c, s, started)
+			if s, err = k.start(ctx, c, s); err != nil {
+				continue
 			}
-		default:
-			s, err = k.guard(ctx, c, s, started)
 		}
+		s, err = k.guard(ctx, c, s, pause >= 0, started)
 	}
 }
 
-// guard carries out the hook and the probes of a running container until it ends. One that was removed counts as ended.
-func (k *keeper) guard(ctx context.Context, c *corev1.Container, s *runtimeapi.ContainerStatus, up func()) (*runtimeapi.ContainerStatus, error) {
+// guard carries out the hook, of a container that has just been started, and the probes of a running container until it ends.
+func (k *keeper) guard(ctx context.Context, c *corev1.Container, s *runtimeapi.ContainerStatus, begins bool, up func()) (*runtimeapi.ContainerStatus, error) {
 	id := s.Id
+	defer k.setReady(c, false)
 	running, ended := context.WithCancel(ctx)
 	var probes sync.WaitGroup
 	defer probes.Wait()
 	defer ended()
-	defer k.setReady(c, false)
 	t := k.target(c, id)
 	kill := func(p *corev1.Probe, why string, err error) {
-		if e := k.gone(running); e != nil {
-			k.log.Warn("container is left alone", "container", c.Name, "because", e)
-			return
-		}
 		k.log.Warn("container is stopped", "container", c.Name, "because", why, "error", err)
 		grace := *k.p.Pod.Spec.TerminationGracePeriodSeconds
 		if p != nil && p.TerminationGracePeriodSeconds != nil {
 			grace = *p.TerminationGracePeriodSeconds
 		}
-		if err := k.stop(running, c, id, grace); err != nil && running.Err() == nil {
-			k.log.Warn("stop", "container", c.Name, "error", err)
+		for running.Err() == nil {
+			if e := k.gone(running); e != nil {
+				k.log.Warn("container is left alone", "container", c.Name, "because", e)
+				return
+			}
+			if err := k.stop(running, c, id, grace); err == nil || running.Err() != nil {
+				return
+			} else {
+				k.log.Warn("stop", "container", c.Name, "error", err)
+			}
+			_ = sleep(running, firstPause)
 		}
 	}
 	probes.Go(func() {
-		if c.Lifecycle != nil {
+		if begins && c.Lifecycle != nil {
 			if err := t.hook(running, c.Lifecycle.PostStart); err != nil && running.Err() == nil {
 				kill(nil, "postStart failed", err)
 				return
@@ -579,12 +611,7 @@ func (k *keeper) guard(ctx context.Context, c *corev1.Container, s *runtimeapi.C
 			return true
 		})
 	})
-	end, err := k.untilEnd(ctx, id)
-	if err == nil && end == nil {
-		s.State = runtimeapi.ContainerState_CONTAINER_EXITED
-		return s, nil
-	}
-	return end, err
+	return k.untilEnd(ctx, s)
 }
 
 func (k *keeper) target(c *corev1.Container, id string) target {

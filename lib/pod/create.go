@@ -131,9 +131,10 @@ func (h Host) createContainer(ctx context.Context, pod string, c ContainerConfig
 			return "", fmt.Errorf("log_path: %w", err)
 		}
 	}
-	leave := h.enter()
-	t, err := task.Create(ctx, h.Dir, h.Namespace, o)
-	leave()
+	t, err := func() (*task.Task, error) {
+		defer h.enter()()
+		return task.Create(ctx, h.Dir, h.Namespace, o)
+	}()
 	if err != nil {
 		return "", err
 	}

@@ -43,6 +43,7 @@ type Status struct {
 	ID      string
 	Created time.Time
 	Ready   bool
+	Lost    bool     // it was ready, and is not because its supervisor or its pause process was killed: nobody stops it
 	IPs     []string // the first is the one that the pod is known by; none with the host's network
 	PID     int      // of the supervisor; 0: there is none
 	Cgroup  string   // the parent of the containers' cgroups, below the hierarchies; empty: none
@@ -125,6 +126,7 @@ func (h Host) status(s sandbox.Sandbox, c Config) (Status, error) {
 		return st, err
 	}
 	st.Ready, st.Paths, st.Cgroup = v.Ready, v.Pinned.Paths, v.Pod.Cgroup
+	st.Lost = v.Whole && !v.Ready && !taskdir.IsStopping(h.dir(s))
 	if v.Supervised {
 		st.PID = v.Supervisor.PID
 	}
