@@ -118,7 +118,7 @@ fuzz:
 
 # Kills the commands and their supervisors at each named crash point and at random moments.
 crash: build
-	CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m ./test/crash
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 60m ./test/crash
 
 bench: build
 	scripts/bench/run
