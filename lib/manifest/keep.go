@@ -85,34 +85,44 @@ func Keep(ctx context.Context, r Runtime, h Home, log *slog.Logger, told func(ev
 	for {
 		began := time.Now()
 		err := k.attempt(ctx)
-		if err == nil || ctx.Err() != nil || p.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+		ran := time.Since(began)
+		switch {
+		case err == nil, ctx.Err() != nil, p.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever:
+			return err
+		case errors.Is(err, errLost):
+			log.Warn("the pod is made anew", "because", err)
+			err = k.remake(ctx, &b, ran)
+		case !k.started, errors.Is(err, errStopped), errors.Is(err, errRemoved):
+			return err
+		default:
+			log.Warn("what the pod lacks is tried again", "error", err)
+			err = sleep(ctx, max(b.next(ran), lookEvery))
+		}
+		if err != nil {
 			return err
 		}
-		if !errors.Is(err, errLost) {
-			if !k.started || errors.Is(err, errStopped) || errors.Is(err, errRemoved) {
-				return err
-			}
-			log.Warn("what the pod lacks is tried again", "error", err)
-			if e := sleep(ctx, max(b.next(time.Since(began)), lookEvery)); e != nil {
-				return e
-			}
-			continue
+	}
+}
+
+// remake makes the sandbox anew, of a pod that has run for a while, and tries until it can be made.
+func (k *keeper) remake(ctx context.Context, b *backoff, ran time.Duration) error {
+	for ; ; ran = 0 {
+		lost := errors.Is(k.gone(ctx), errLost)
+		if err := sleep(ctx, b.next(ran)); err != nil {
+			return err
 		}
-		log.Warn("the pod is made anew", "because", err)
-		for ran := time.Since(began); err != nil; ran = 0 {
-			lost := errors.Is(k.gone(ctx), errLost)
-			if e := sleep(ctx, b.next(ran)); e != nil {
-				return e
-			}
-			if e := k.gone(ctx); lost && e != nil && !errors.Is(e, errLost) {
-				return e // somebody has stopped or removed it meanwhile
-			}
-			if err = p.runSandbox(ctx, r, h, k.class); err == nil {
-				err = k.find(ctx)
-			}
-			if err != nil && ctx.Err() == nil {
-				log.Warn("the pod cannot be made anew yet", "error", err)
-			}
+		if err := k.gone(ctx); lost && err != nil && !errors.Is(err, errLost) {
+			return err // somebody has stopped or removed it meanwhile
+		}
+		err := k.p.runSandbox(ctx, k.r, k.h, k.class)
+		if err == nil {
+			err = k.find(ctx)
+		}
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			k.log.Warn("the pod cannot be made anew yet", "error", err)
 		}
 	}
 }
@@ -426,12 +436,12 @@ func (k *keeper) clean(ctx context.Context, c *corev1.Container) {
 func (k *keeper) untilEnd(ctx context.Context, s *runtimeapi.ContainerStatus) (*runtimeapi.ContainerStatus, error) {
 	told := false
 	for {
-		now, err := k.status(ctx, s.Id)
-		switch {
-		case err != nil && !told && ctx.Err() == nil:
-			told = true
-			k.log.Warn("container cannot be looked at, and is asked for again", "id", s.Id, "error", err)
+		switch now, err := k.status(ctx, s.Id); {
 		case err != nil:
+			if !told && ctx.Err() == nil {
+				k.log.Warn("container cannot be looked at, and is asked for again", "id", s.Id, "error", err)
+			}
+			told = true
 		case now == nil:
 			s.State, s.ExitCode = runtimeapi.ContainerState_CONTAINER_EXITED, removedStatus
 			return s, nil
@@ -507,7 +517,7 @@ func (k *keeper) keep(ctx context.Context, c *corev1.Container, policy corev1.Re
 	defer started()
 	s, err := k.latest(ctx, c)
 	for b := (backoff{}); ; {
-		pause := time.Duration(-1) // there is nothing to be started
+		begins := false
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -523,24 +533,24 @@ func (k *keeper) keep(ctx context.Context, c *corev1.Container, policy corev1.Re
 			s, err = k.latest(ctx, c)
 			continue
 		case s == nil, s.State == runtimeapi.ContainerState_CONTAINER_CREATED:
-			pause = 0
+			begins = true
 		case s.State == runtimeapi.ContainerState_CONTAINER_EXITED:
 			if !restarts(policy, s) {
-				k.setReady(c, false)
 				return
 			}
-			pause = b.next(time.Duration(s.FinishedAt - s.StartedAt))
+			pause := b.next(time.Duration(s.FinishedAt - s.StartedAt))
 			k.log.Info("container is started again", "container", c.Name, "status", s.ExitCode, "after", pause)
-		}
-		if pause >= 0 {
 			if sleep(ctx, pause) != nil {
 				return
 			}
+			begins = true
+		}
+		if begins {
 			if s, err = k.start(ctx, c, s); err != nil {
 				continue
 			}
 		}
-		s, err = k.guard(ctx, c, s, pause >= 0, started)
+		s, err = k.guard(ctx, c, s, begins, started)
 	}
 }
 
@@ -564,11 +574,11 @@ func (k *keeper) guard(ctx context.Context, c *corev1.Container, s *runtimeapi.C
 				k.log.Warn("container is left alone", "container", c.Name, "because", e)
 				return
 			}
-			if err := k.stop(running, c, id, grace); err == nil || running.Err() != nil {
+			err := k.stop(running, c, id, grace)
+			if err == nil || running.Err() != nil {
 				return
-			} else {
-				k.log.Warn("stop", "container", c.Name, "error", err)
 			}
+			k.log.Warn("stop", "container", c.Name, "error", err)
 			_ = sleep(running, firstPause)
 		}
 	}

@@ -183,7 +183,7 @@ func (h Host) askOf(ctx context.Context, e ContainerEvent, one subject) error {
 func (h Host) askUpdate(ctx context.Context, t *task.Task, r *specs.LinuxResources) (*specs.LinuxResources, error) {
 	defer h.enter()()
 	if !h.asks() {
-		return swapped(r), nil
+		return r, nil
 	}
 	one, err := h.subject(ctx, t)
 	if err != nil {

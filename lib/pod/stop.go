@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -48,8 +46,8 @@ func (h Host) stop(ctx context.Context, l *lock.Lock, s sandbox.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	if v.Known { // where the mark finds no room, it looks killed until it is stopped
-		_ = os.WriteFile(filepath.Join(dir, taskdir.Stopping), nil, 0o600)
+	if v.Known {
+		taskdir.MarkStopping(dir)
 	}
 	if err := task.EndPod(ctx, h.Dir, dir, func() time.Duration { return h.hookTime(ctx, s.ID) }); err != nil {
 		return err

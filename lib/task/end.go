@@ -91,13 +91,8 @@ func (t *Task) killPast(sig unix.Signal, all bool, cause error) error {
 	return unix.PidfdSendSignal(fd, sig, nil, 0)
 }
 
-// markStopping says that the task is ended on purpose, so that no restart policy applies. Where the mark
-// cannot be made the policy applies; the end itself is not to depend on room for a file.
-func (t *Task) markStopping() {
-	if f, err := os.OpenFile(filepath.Join(t.Dir(), taskdir.Stopping), os.O_WRONLY|os.O_CREATE, 0o600); err == nil {
-		f.Close()
-	}
-}
+// markStopping says that the task is ended on purpose, so that no restart policy applies.
+func (t *Task) markStopping() { taskdir.MarkStopping(t.Dir()) }
 
 // Stop asks the task to end with a signal, of 0 the container's stop signal, and calls [Task.End] when it has
 // not after the grace, which has no end when it is negative. A container that does not run is stopped already; one

@@ -105,7 +105,15 @@ func Look(dir string) (v View, err error) {
 // InUse tells whether somebody has the task: its starter, its supervisor, or a program that was left by both.
 func (v View) InUse() bool { return v.Supervised || v.State != None && v.State != Stopped }
 
-// IsStopping tells whether somebody ends the task in a directory on purpose, so that no restart policy applies.
+// MarkStopping says that the task or pod in a directory is ended on purpose: no restart policy applies, and who keeps the pod makes
+// no other. Where the mark cannot be made they do; the end itself is not to depend on room for a file.
+func MarkStopping(dir string) {
+	if f, err := os.OpenFile(filepath.Join(dir, Stopping), os.O_WRONLY|os.O_CREATE, 0o600); err == nil {
+		f.Close()
+	}
+}
+
+// IsStopping tells whether the task or pod in a directory has that mark.
 func IsStopping(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, Stopping))
 	return err == nil

@@ -48,7 +48,7 @@ const (
 	Begun       = "started.json" // Started: the program runs
 	End         = "exit.json"    // Exit
 	Lost        = "lost.json"    // Dropped, once output could not be written
-	Stopping    = "stopping"     // somebody ends the task on purpose: no restart policy applies
+	Stopping    = "stopping"     // see MarkStopping
 	Rootfs      = "rootfs"       // where the engine mounts
 	Engine      = "engine"       // the engine's own
 	Execs       = "execs"        // a directory for each exec

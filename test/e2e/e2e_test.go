@@ -170,6 +170,7 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		select {
 		case <-ctx.Done():
+			_ = ts.Exec("sh", "-c", "tail $CTRD_ROOT/manifests/*/keeper.log 2>/dev/null") // which may say why
 			ts.Fatalf("not within %s: %v", limit, err)
 		case <-time.After(30 * time.Millisecond):
 		}
