@@ -56,7 +56,8 @@ type Dir struct {
 	Path string
 	// Wait bounds how long Acquire waits: negative without bound, zero not at all.
 	Wait time.Duration
-	// Waiting, when set, is told once about a wait that has lasted two seconds.
+	// Waiting, when set, is told once about a wait that has lasted two seconds. Of the callers of one process that wait for
+	// the same lock that is the first alone: a queue that moves is nothing to tell, and finding out who is in the way is work.
 	Waiting func(*BusyError)
 	// Room, when set, is called when the file system has no room for a lock file. It tells whether it made some.
 	Room func() bool

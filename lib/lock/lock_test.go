@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -187,6 +188,32 @@ func TestWaiting(t *testing.T) {
 		t.Errorf("told %+v", told)
 	}
 	release(t, l)
+}
+
+// Of those that wait for one lock, one tells of it.
+func TestWaitingTogether(t *testing.T) {
+	t.Parallel()
+	d := Dir{Path: t.TempDir(), Wait: forever}
+	l := acquire(t, d, Network, "x", Exclusive)
+	told := make(chan *BusyError, 10)
+	d.Waiting = func(e *BusyError) { told <- e }
+	var all sync.WaitGroup
+	for range 5 {
+		all.Go(func() {
+			if l, err := d.Acquire(t.Context(), nil, Network, "x", Exclusive); err != nil {
+				t.Error(err)
+			} else if err := l.Release(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	<-told
+	time.Sleep(noticeAfter / 10) // the others have waited as long
+	release(t, l)
+	all.Wait()
+	if len(told) != 0 {
+		t.Errorf("told again: %v", <-told)
+	}
 }
 
 // A wait that is given up leaves nothing behind: when the holder lets go, the lock is free for others

@@ -89,8 +89,7 @@ func (q *queue) drop() {
 
 // await waits for a lock file that was busy, and returns it locked.
 func (d Dir) await(ctx context.Context, rank Rank, path string, mode Mode, busy func() *BusyError) (*os.File, error) {
-	c := caller{ctx: ctx, busy: busy, waiting: d.Waiting, notice: time.NewTimer(noticeAfter)}
-	defer c.notice.Stop()
+	c := caller{ctx: ctx, busy: busy, waiting: d.Waiting}
 	if d.Wait > 0 {
 		t := time.NewTimer(d.Wait)
 		defer t.Stop()
@@ -102,6 +101,9 @@ func (d Dir) await(ctx context.Context, rank Rank, path string, mode Mode, busy 
 		return nil, err
 	}
 	defer func() { q.turn <- struct{}{} }()
+	notice := time.NewTimer(noticeAfter)
+	defer notice.Stop()
+	c.notice = notice.C
 	for pause := minPause; ; {
 		f, err := d.try(path, mode)
 		if f != nil || err != nil {
@@ -206,7 +208,7 @@ func (k *kernelWait) end(wanted bool) (*os.File, error) {
 type caller struct {
 	ctx      context.Context
 	deadline <-chan time.Time // nil: none
-	notice   *time.Timer
+	notice   <-chan time.Time // nil: none
 	waiting  func(*BusyError)
 	busy     func() *BusyError
 }
@@ -225,7 +227,7 @@ func (c *caller) wait(ready <-chan struct{}, pause time.Duration) error {
 			return nil
 		case <-after:
 			return nil
-		case <-c.notice.C:
+		case <-c.notice:
 			if c.waiting != nil {
 				c.waiting(c.busy())
 			}

@@ -30,7 +30,7 @@ const pluginTime = 2 * time.Minute
 const maxAnswer = 4 << 20
 
 // chain keeps the result of each plugin of a network as it comes, so that DEL has it also when a later plugin, or
-// this process, did not come to its end. libcni keeps that of the last one alone.
+// this process, did not come to its end. libcni keeps that of the last one alone, and in memory (see Host.cni).
 type chain struct {
 	last json.RawMessage             // the last result of ADD
 	keep func(json.RawMessage) error // hears of each
@@ -59,7 +59,7 @@ func (p *plugins) FindInPath(plugin string, paths []string) (string, error) {
 // ExecPlugin runs a plugin. Its error is a *types.Error with what the plugin says.
 func (p *plugins) ExecPlugin(_ context.Context, path string, conf []byte, env []string) ([]byte, error) {
 	command := value(env, "CNI_COMMAND")
-	if command == "DEL" && p.chain != nil {
+	if command != "ADD" && p.chain != nil {
 		conf = withPrevious(conf, p.chain.last)
 	}
 	answer, err := p.run(path, conf, env)
@@ -83,8 +83,8 @@ func value(env []string, name string) string {
 	return ""
 }
 
-// withPrevious gives a configuration for DEL the result of ADD where libcni has none, because ADD did not come to its
-// end: some plugins find by it what they have made.
+// withPrevious gives a configuration for DEL or CHECK the result of ADD where libcni has none, because ADD did not come to its
+// end, or the machine has booted: some plugins find by it what they have made.
 func withPrevious(conf []byte, result json.RawMessage) []byte {
 	var all map[string]json.RawMessage
 	if len(result) == 0 || json.Unmarshal(conf, &all) != nil || all == nil || all["prevResult"] != nil {

@@ -73,10 +73,10 @@ func (h Host) lock(ctx context.Context, outer *lock.Lock, name string) (*lock.Lo
 	return h.Locks.Acquire(ctx, outer, lock.Network, name, lock.Exclusive)
 }
 
-// cni is libcni for one attachment.
-func (h Host) cni(id string, p plugins) *libcni.CNIConfig {
+// cni is libcni. It insists on keeping results, too: of this boot, in the directory results beside the pins; the record has what lasts.
+func (h Host) cni(p plugins) *libcni.CNIConfig {
 	p.bin = h.bin()
-	return libcni.NewCNIConfigWithCacheDir(h.bin(), h.kept(id), &p)
+	return libcni.NewCNIConfigWithCacheDir(h.bin(), h.Pins, &p)
 }
 
 // kept is the directory of an attachment.

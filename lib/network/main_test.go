@@ -110,7 +110,7 @@ func (w *world) clean(t *testing.T) {
 // left lists pins, records, addresses, links and rules that attachments have, for ever.
 func (w *world) left(t *testing.T) (all []string) {
 	t.Helper()
-	for _, dir := range []string{filepath.Join(w.Pins, w.Group), filepath.Join(w.Kept, w.Group), filepath.Join(w.IPAM, OwnName)} {
+	for _, dir := range []string{filepath.Join(w.Pins, w.Group), filepath.Join(w.Pins, "results"), filepath.Join(w.Kept, w.Group), filepath.Join(w.IPAM, OwnName)} {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
 			if n := e.Name(); n != "lock" && !strings.HasPrefix(n, "last_reserved_ip") {

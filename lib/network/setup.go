@@ -172,12 +172,16 @@ func (h Host) add(ctx context.Context, outer *lock.Lock, rec *record, i int) (er
 	if err := h.write(*rec, false); err != nil {
 		return err
 	}
+	left := len(list.Plugins)
 	results := &chain{keep: func(answer json.RawMessage) error {
 		j.Result = slices.Clone(bytes.TrimSpace(answer))
 		crash.Point("network.plugin-added")
+		if left--; left == 0 {
+			return nil // it is written when libcni has looked at it
+		}
 		return h.write(*rec, false)
 	}}
-	result, err := h.cni(rec.ID, plugins{held: l, chain: results}).AddNetworkList(ctx, list, h.runtimeConf(rec.ID, *j, h.Netns(rec.ID)))
+	result, err := h.cni(plugins{held: l, chain: results}).AddNetworkList(ctx, list, h.runtimeConf(rec.ID, *j, h.Netns(rec.ID)))
 	if err != nil {
 		return named(j.Name, err)
 	}
@@ -349,7 +353,7 @@ func (h Host) del(ctx context.Context, outer *lock.Lock, id string, i int) (err 
 		netns = "" // as the specification wants it for one that is gone
 	}
 	conf := h.runtimeConf(id, j, netns)
-	cni := h.cni(id, plugins{held: l, enter: enter, chain: &chain{last: j.Result}})
+	cni := h.cni(plugins{held: l, enter: enter, chain: &chain{last: j.Result}})
 	if err := cni.DelNetworkList(ctx, list, conf); err != nil {
 		return named(j.Name, err)
 	}
@@ -394,7 +398,7 @@ func (h Host) check(ctx context.Context, outer *lock.Lock, rec record, j joined)
 	if err != nil {
 		return err
 	}
-	err = h.cni(id, plugins{held: l, enter: enter}).CheckNetworkList(ctx, list, h.runtimeConf(id, j, h.Netns(id)))
+	err = h.cni(plugins{held: l, enter: enter, chain: &chain{last: j.Result}}).CheckNetworkList(ctx, list, h.runtimeConf(id, j, h.Netns(id)))
 	if errors.Is(err, libcni.ErrorCheckNotSupp) {
 		return nil // a configuration of before there was CHECK
 	}
