@@ -86,8 +86,6 @@ func main() {
 	case len(args) == 1 && args[0] == "init":
 		// The first life of a process in a container. Nothing may come before it.
 		engine.Init()
-	case len(args) == 1 && args[0] == "pin":
-		os.Exit(shim.Pin())
 	case len(args) == 3 && args[0] == "engine":
 		os.Exit(engine.Main(args[1], args[2]))
 	case len(args) == 4 && args[0] == "scope":

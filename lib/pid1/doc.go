@@ -16,6 +16,9 @@
 // NAME pid1 rest is the first process of a PID namespace that the containers of a pod share. It starts nothing, and
 // ends when the pipe that it has at descriptor 3 closes; the kernel then kills what is left in the namespace.
 //
+// NAME pid1 pin KINDS HOSTNAME [SYSCTL VALUE]... finishes the new namespaces of a pod, in which it was born: see pid1.h. It says
+// "ok" at descriptor 4, or what went wrong, and ends as rest does, which it becomes in a PID namespace.
+//
 // The program is in a process group of its own, which is the foreground group of the terminal if there is one:
 // a signal that is typed reaches it once, from the kernel.
 package pid1

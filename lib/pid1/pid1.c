@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "pid1.h"
+
 // Signals that the kernel sends for a fault of this process itself, and those of job control that would stop it.
 static const int own[] = { SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP, SIGTTIN, SIGTTOU };
 
@@ -85,8 +87,8 @@ static void first(char **argv)
 	}
 }
 
-// rest keeps a PID namespace whose other processes are not its children: they come to it as orphans, and the kernel
-// reaps them. It ends when the pipe at descriptor 3 closes, and the namespace with it.
+// rest lives until the pipe at descriptor 3 closes. It keeps a PID namespace whose other processes are not its children: they
+// come to it as orphans, and the kernel reaps them.
 static void rest(void)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN, .sa_flags = SA_NOCLDWAIT };
@@ -104,6 +106,10 @@ __attribute__((constructor)) static void pid1(int argc, char **argv)
 {
 	if (argc == 3 && strcmp(argv[1], "pid1") == 0 && strcmp(argv[2], "rest") == 0)
 		rest();
+	if (argc > 4 && strcmp(argv[1], "pid1") == 0 && strcmp(argv[2], "pin") == 0) {
+		pin(argc - 3, argv + 3);
+		rest();
+	}
 	if (argc > 3 && strcmp(argv[1], "pid1") == 0 && strcmp(argv[2], "--") == 0)
 		first(argv + 3);
 }

@@ -4,13 +4,14 @@ package shim
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -81,9 +82,6 @@ func (s *server) pin(pod taskdir.Pod, pinned *taskdir.Pinned) error {
 	pid, gone, err := s.startPin(pod, theirs, w)
 	w.Close()
 	if err == nil {
-		err = json.NewEncoder(ours).Encode(pod)
-	}
-	if err == nil {
 		said.SetReadDeadline(time.Now().Add(pinTime))
 		err = pinAnswer(said, pod.Has(taskdir.PIDNS))
 	}
@@ -106,8 +104,8 @@ func (s *server) pin(pod taskdir.Pod, pinned *taskdir.Pinned) error {
 	return nil
 }
 
-// startPin starts the child in new namespaces.
-func (s *server) startPin(pod taskdir.Pod, request, answer *os.File) (pid int, gone chan struct{}, err error) {
+// startPin starts the child in new namespaces, which it finishes: see lib/pid1. It lives as long as the other end of life is open.
+func (s *server) startPin(pod taskdir.Pod, life, answer *os.File) (pid int, gone chan struct{}, err error) {
 	attr := &syscall.SysProcAttr{Setsid: true}
 	for kind, flag := range map[string]uintptr{
 		taskdir.NetNS: unix.CLONE_NEWNET, taskdir.IPCNS: unix.CLONE_NEWIPC, taskdir.UTSNS: unix.CLONE_NEWUTS,
@@ -127,10 +125,24 @@ func (s *server) startPin(pod taskdir.Pod, request, answer *os.File) (pid int, g
 		attr.GidMappingsEnableSetgroups = true
 		attr.Credential = new(syscall.Credential)
 	}
+	var kinds, hostname string
+	if pod.Has(taskdir.NetNS) {
+		kinds += "n"
+	}
+	if pod.Has(taskdir.PIDNS) {
+		kinds += "p"
+	}
+	if pod.Has(taskdir.UTSNS) {
+		hostname = pod.Hostname
+	}
+	args := []string{"ctr-shim", "pid1", "pin", kinds, hostname}
+	for _, name := range slices.Sorted(maps.Keys(pod.Sysctls)) {
+		args = append(args, name, pod.Sysctls[name])
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pid, err = syscall.ForkExec("/proc/self/exe", []string{"ctr-shim", "pin"}, &syscall.ProcAttr{
-		Dir: "/", Files: []uintptr{0, 2, 2, request.Fd(), answer.Fd()}, Sys: attr,
+	pid, err = syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
+		Dir: "/", Files: []uintptr{0, 2, 2, life.Fd(), answer.Fd()}, Sys: attr,
 	})
 	if err != nil {
 		return 0, nil, fmt.Errorf("start a process in new namespaces: %w", err)
@@ -154,7 +166,7 @@ func pinAnswer(r io.Reader, whole bool) error {
 	} else {
 		said, err = bufio.NewReader(r).ReadString('\n')
 	}
-	said, ok := strings.CutPrefix(said, pinned+"\n")
+	said, ok := strings.CutPrefix(said, "ok\n")
 	switch said = strings.TrimSpace(said); {
 	case said != "":
 		return errors.New(said)
