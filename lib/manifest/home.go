@@ -86,6 +86,9 @@ func Make(dir string, p *Pod) (h Home, held *lock.Held, err error) {
 			err = writePrivate(filepath.Join(string(h), fileManifest), data)
 		}
 	}
+	if err == nil {
+		err = errors.Join(state.SyncDir(string(h)), state.SyncDir(dir))
+	}
 	if err != nil {
 		return "", nil, errors.Join(err, h.remove(), held.Release())
 	}

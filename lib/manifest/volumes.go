@@ -165,7 +165,28 @@ func writeFiles(dir string, data map[string][]byte, items []corev1.KeyToPath, mo
 	if err := os.Chmod(making, 0o755); err != nil {
 		return err
 	}
-	return os.Rename(making, dir)
+	// What is there is not written again: so it must be whole after a power cut.
+	if err := syncTree(making); err != nil {
+		return err
+	}
+	if err := os.Rename(making, dir); err != nil {
+		return err
+	}
+	return state.SyncDir(filepath.Dir(dir))
+}
+
+// syncTree makes the files and directories in dir durable.
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
 }
 
 // mounts are a container's.

@@ -11,8 +11,8 @@
 //
 // Kept/<group>/<id>/record.json: what is attached, with the configuration as it was then, so that DEL is
 // given what ADD was given although the files have changed. It is written and synced before the first plugin
-// runs, and rewritten with the result of each. removing: a teardown has begun. Kept/own.json: what was chosen
-// for the ready-made network. Kept/boot: the boot of which no attachment of an earlier one is left.
+// runs. now.json: the same with the result of each, not synced. removing: a teardown has begun. Kept/own.json:
+// what was chosen for the ready-made network. Kept/boot: the boot of which no attachment of an earlier one is left.
 //
 // Pins/<group>/<id>: a network namespace, bind-mounted. Pins/results/ is libcni's cache. IPAM/<network>: the
 // addresses of the ready-made network.

@@ -17,6 +17,7 @@ import (
 // Names in the directory of an attachment.
 const (
 	recordFile   = "record.json"
+	nowFile      = "now.json" // the record with what has been done by now
 	removingFile = "removing"
 )
 
@@ -39,8 +40,7 @@ type joined struct {
 	Capabilities map[string]any  `json:"capabilities,omitempty"`
 	Result       json.RawMessage `json:"result,omitempty"` // of the last plugin that has ended its ADD
 	Added        bool            `json:"added,omitempty"`  // that was the last one of the network
-	// Waits says that no plugin has been run for it in the boot of the record. After another boot it says nothing: it is not
-	// synced when that changes.
+	// Waits says that no plugin has been run for it in the boot of the record. After another boot it says nothing.
 	Waits bool `json:"waits,omitempty"`
 }
 
@@ -64,6 +64,7 @@ func (h Host) read(id string) (r record, ok bool, err error) {
 	return readRecord(h.kept(id))
 }
 
+// readRecord reads what was synced, and in its place what was written since: that is not synced, and a power cut may have left it empty.
 func readRecord(dir string) (r record, ok bool, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, recordFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -75,17 +76,28 @@ func readRecord(dir string) (r record, ok bool, err error) {
 	if err := json.Unmarshal(data, &r); err != nil || r.ID != filepath.Base(dir) {
 		return r, false, fmt.Errorf("record of attachment %s: %w: %w", dir, errors.Join(err), errdefs.ErrDataLoss)
 	}
+	var now record
+	data, err = os.ReadFile(filepath.Join(dir, nowFile))
+	if err == nil && json.Unmarshal(data, &now) == nil && now.ID == r.ID && now.Boot == r.Boot && len(now.Networks) == len(r.Networks) {
+		return now, true, nil
+	}
 	return r, true, nil
 }
 
-// write puts a record in place in one step; with sync it is durable then. The directory must be there: one that a teardown has
-// removed is not made again.
-func (h Host) write(r record, sync bool) error {
+// writeFirst writes down, durably, what is going to be done.
+func (h Host) writeFirst(r record) error { return h.write(r, recordFile, true) }
+
+// writeNow writes down what has been done. It is not synced: so it has a file of its own, since after a power cut a file that
+// replaced another one may be empty.
+func (h Host) writeNow(r record) error { return h.write(r, nowFile, false) }
+
+// write puts a record in place in one step. The directory must be there: one that a teardown has removed is not made again.
+func (h Host) write(r record, name string, sync bool) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return replace(filepath.Join(h.kept(r.ID), recordFile), data, sync)
+	return replace(filepath.Join(h.kept(r.ID), name), data, sync)
 }
 
 // replace puts a file in place in one step.

@@ -144,7 +144,7 @@ func (h Host) record(ctx context.Context, outer *lock.Lock, r Request, all []Net
 			Name: n.Name, Interface: "eth" + strconv.Itoa(i), Config: n.list.Bytes, Args: args, Capabilities: caps, Waits: true,
 		})
 	}
-	return rec, h.write(rec, true)
+	return rec, h.writeFirst(rec)
 }
 
 // add attaches one network of a record.
@@ -169,7 +169,7 @@ func (h Host) add(ctx context.Context, outer *lock.Lock, rec *record, i int) (er
 		return err
 	}
 	j.Waits = false
-	if err := h.write(*rec, false); err != nil {
+	if err := h.writeNow(*rec); err != nil {
 		return err
 	}
 	left := len(list.Plugins)
@@ -179,7 +179,7 @@ func (h Host) add(ctx context.Context, outer *lock.Lock, rec *record, i int) (er
 		if left--; left == 0 {
 			return nil // it is written when libcni has looked at it
 		}
-		return h.write(*rec, false)
+		return h.writeNow(*rec)
 	}}
 	result, err := h.cni(plugins{held: l, chain: results}).AddNetworkList(ctx, list, h.runtimeConf(rec.ID, *j, h.Netns(rec.ID)))
 	if err != nil {
@@ -189,7 +189,7 @@ func (h Host) add(ctx context.Context, outer *lock.Lock, rec *record, i int) (er
 		return err
 	}
 	j.Added = true
-	return h.write(*rec, false)
+	return h.writeNow(*rec)
 }
 
 // named says of which network an error is, once.
