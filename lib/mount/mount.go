@@ -90,7 +90,13 @@ func one(m Mount, target string) error {
 	if err != nil {
 		return fmt.Errorf("mount %s %q at %s: %w", m.Type, m.Source, at.Name(), err)
 	}
-	if err := change(m, target, p); err != nil {
+	if m.Type == "overlay" && p.flags&(unix.MS_RDONLY|unix.MS_REMOUNT) == 0 {
+		err = writable(m, target, p.data)
+	}
+	if err == nil {
+		err = change(m, target, p)
+	}
+	if err != nil {
 		// Half of a mount (writable, say) must not stay.
 		return errors.Join(fmt.Errorf("mount %s %q at %s: %w", m.Type, m.Source, at.Name(), err),
 			unix.Unmount(at.Name(), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -38,6 +39,36 @@ func overlay(source string, at *os.File, flags uintptr, data []string) error {
 		return plain(source, procPath(at), "overlay", flags, data)
 	}
 	return stacked(source, at, flags, data)
+}
+
+// writable refuses an overlay that the kernel has mounted read-only, though it has an upper directory, because there was no room
+// in the work directory: it would stay so when there is room again.
+func writable(m Mount, target string, data []string) error {
+	s, err := parseStack(data)
+	if err != nil {
+		return err
+	}
+	work := slices.IndexFunc(s.layers, func(l layer) bool { return l.key == "workdir" })
+	if work < 0 {
+		return nil
+	}
+	at, err := openTarget(target, m.Target) // the mount, not what lies below it
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(at.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstatfs", err)
+	}
+	if st.Flags&unix.ST_RDONLY == 0 {
+		return nil
+	}
+	made := filepath.Join(s.layers[work].path, "writable")
+	if err := os.Mkdir(made, 0o700); err != nil {
+		return err
+	}
+	return errors.Join(fmt.Errorf("the kernel could not make a directory in %s: %w", s.layers[work].path, unix.EAGAIN), os.Remove(made))
 }
 
 // stacked mounts an overlay that is not left to mount(2).

@@ -159,6 +159,40 @@ func superOf(t *testing.T, at string) (options []string) {
 	return options
 }
 
+// Where the file system of the upper directory is full the kernel would mount an overlay read-only, and it would stay so.
+func TestFull(t *testing.T) {
+	d := tmp(t)
+	full, to := mk(t, d+"/full"), mk(t, d+"/to")
+	put(t, d+"/lower/file")
+	if err := unix.Mount("tmpfs", full, "tmpfs", 0, "nr_inodes=10"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(full, unix.MNT_DETACH) })
+	m := []Mount{{Type: "overlay", Source: "overlay", Options: overlayOn(mk(t, full+"/upper"), mk(t, full+"/work"), []string{d + "/lower"})}}
+	var made []string
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("%s/%d", full, i)
+		if err := os.Mkdir(name, 0o700); err != nil {
+			break
+		}
+		made = append(made, name)
+	}
+	if err := All(m, to); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("on a full file system: %v; want %v", err, unix.ENOSPC)
+	}
+	if options := superOf(t, to); options != nil {
+		t.Errorf("there is a mount with %q", options)
+	}
+	for _, name := range made {
+		os.Remove(name)
+	}
+	if err := All(m, to); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(to, unix.MNT_DETACH)
+	put(t, to+"/more")
+}
+
 // TestManyLayersReadOnly: without an upper directory, and in containerd's option lists of any shape.
 func TestManyLayersReadOnly(t *testing.T) {
 	d := tmp(t)
