@@ -259,7 +259,10 @@ func (u *update) commit(s *shared) (err error) {
 		return cmp.Or(own, s.err)
 	}
 	crash.Point("state.after-commit")
-	u.d.keepReserve(u.durable)
+	if u.durable {
+		u.d.keepReserve(true)
+	}
+	u.d.keepReserve(false) // whatever is removed takes locks there
 	s.err = nil
 	return own
 }

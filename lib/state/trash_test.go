@@ -292,3 +292,16 @@ func TestRemovalNeedsNoRoom(t *testing.T) {
 		})
 	}
 }
+
+// Where all is durable nothing is ever committed to run.db. Its file system has a reserve all the same: whatever is removed takes locks there.
+func TestRemovalOfDurable(t *testing.T) {
+	root, run := filepath.Join(t.TempDir(), "root"), filepath.Join(t.TempDir(), "m", "run")
+	tmpfs(t, filepath.Dir(run), "size=4m,nr_inodes=400")
+	d := open(t, root, run)
+	release(t, d, "default/made")
+	if err := d.Update(t.Context(), nil, func(tx *state.Tx) error { return bump(tx, "made") }); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, filepath.Dir(run))
+	release(t, d, "default/removed")
+}
