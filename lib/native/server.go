@@ -152,7 +152,7 @@ func Bare(o Options) *Server {
 // server's own user and not in the group that owns the socket's file and may write to it.
 func (s *Server) Serve(l *net.UnixListener) error {
 	s.follow.Do(s.followShims)
-	s.d.KeepJournal(true)
+	s.d.KeepOpen(true)
 	d := s.open(l)
 	d.http2 = true
 	defer d.end()
@@ -221,7 +221,7 @@ func (s *Server) Stop(ctx context.Context) {
 		}
 	}
 	s.collector.wait(ctx)
-	s.d.KeepJournal(false)
+	s.d.KeepOpen(false)
 	s.follow.Do(func() {}) // none begins any more
 	if s.shims != nil {
 		s.shims.stop()

@@ -215,14 +215,16 @@ func (g *group) pop() *update {
 	return u
 }
 
-// commit opens, changes and closes the database, whose lock is held, and sets what the others hear.
+// commit changes the database, whose lock is held, and sets what the others hear.
 func (u *update) commit(s *shared) (err error) {
 	path := u.d.dbPath(u.durable)
-	db, err := openWrite(path, u.durable)
+	k := &u.d.kept[side(u.durable)]
+	db, err := k.begin(path, u.durable)
 	if err != nil {
 		return NoRoom(err, path)
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
+	committed := false
+	defer func() { err = errors.Join(err, k.end(committed && u.d.keeps.Load())) }()
 	if s.tx, err = db.Begin(true); err != nil {
 		return fmt.Errorf("database %s: %w", path, err)
 	}
@@ -258,6 +260,7 @@ func (u *update) commit(s *shared) (err error) {
 		}
 		return cmp.Or(own, s.err)
 	}
+	committed = true
 	crash.Point("state.after-commit")
 	if u.durable {
 		u.d.keepReserve(true)

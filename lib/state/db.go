@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctrd.dev/ctrd/lib/lock"
-	"ctrd.dev/ctrd/lib/smallfile"
 )
 
 // Schema is the major version of the records. A program refuses a database with a larger one; within a
@@ -98,19 +97,20 @@ func side(durable bool) int {
 // records would have half a megabyte. One that is there keeps its own.
 const newPageSize = 4 << 10
 
-// openWrite opens a database for writing, under our lock. A missing one is made whole beside its name
-// first, so that no reader meets half of it.
-func openWrite(path string, durable bool) (*bolt.DB, error) {
-	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType, PageSize: newPageSize, OpenFile: smallfile.OpenFile}
+// openWrite opens a database for writing, under our lock, and gives the file that bbolt has opened, too. A missing one is made whole
+// beside its name first, so that no reader meets half of it.
+func openWrite(path string, durable bool) (*bolt.DB, *os.File, error) {
+	var opened opener
+	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType, PageSize: newPageSize, OpenFile: opened.open}
 	switch st, err := os.Stat(path); {
 	case err == nil && st.Size() == 0:
-		return nil, damaged(path, fmt.Errorf("it has %d bytes", st.Size())) // bbolt would start it anew
+		return nil, nil, damaged(path, fmt.Errorf("it has %d bytes", st.Size())) // bbolt would start it anew
 	case errors.Is(err, os.ErrNotExist):
 		fresh := path + ".new"
 		os.Remove(fresh)
 		db, err := bolt.Open(fresh, 0o600, o)
 		if err != nil {
-			return nil, fmt.Errorf("database %s: %w", path, err)
+			return nil, nil, fmt.Errorf("database %s: %w", path, err)
 		}
 		err = db.Update(func(tx *bolt.Tx) error {
 			b, err := tx.CreateBucketIfNotExists(rootBucket)
@@ -120,22 +120,22 @@ func openWrite(path string, durable bool) (*bolt.DB, error) {
 			return b.Put(schemaKey, []byte(strconv.Itoa(Schema)))
 		})
 		if err = errors.Join(err, db.Close()); err != nil {
-			return nil, fmt.Errorf("database %s: %w", path, err)
+			return nil, nil, fmt.Errorf("database %s: %w", path, err)
 		}
 		if err := os.Rename(fresh, path); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if durable {
 			if err := SyncDir(filepath.Dir(path)); err != nil {
-				return nil, fmt.Errorf("database %s: %w", path, err)
+				return nil, nil, fmt.Errorf("database %s: %w", path, err)
 			}
 		}
 	}
 	db, err := bolt.Open(path, 0o600, o)
 	if err != nil {
-		return nil, damaged(path, err)
+		return nil, nil, damaged(path, err)
 	}
-	return db, nil
+	return db, opened.file, nil
 }
 
 // checkWritable refuses to write a database of a newer program.

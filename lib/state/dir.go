@@ -40,12 +40,13 @@ type Config struct {
 	Warn func(error)
 }
 
-// Dir is an open state directory. It holds no lock and no file of the directory open.
+// Dir is an open state directory. It holds no lock, and no file of the directory open unless [Dir.KeepOpen] has asked for that.
 type Dir struct {
 	root, state string
 	locks       lock.Dir
 	copies      [2]copies // by side
 	groups      [2]group  // by side
+	kept        [2]kept   // by side
 	patience    event.Patience
 	tail        event.Tail
 	keeps       atomic.Bool
@@ -146,14 +147,6 @@ func (d *Dir) Journal() event.Journal {
 		j.Tail = &d.tail
 	}
 	return j
-}
-
-// KeepJournal has the appends of this process, those of commits too, share an open segment of the journal, and its readers be given from memory
-// what these append; see [event.Tail]. It is for one that serves many: until KeepJournal(false) a file of the state directory is open.
-func (d *Dir) KeepJournal(keep bool) {
-	if d.keeps.Store(keep); !keep {
-		d.tail.Close()
-	}
 }
 
 const (

@@ -787,8 +787,8 @@ func TestSome(t *testing.T) {
 	}
 }
 
-// TestKeepJournal: an append leaves nothing of the state directory open, so that its file system can be unmounted, unless a process has asked for it.
-func TestKeepJournal(t *testing.T) {
+// TestKeepOpen: an append leaves nothing of the state directory open, so that its file system can be unmounted, unless a process has asked for it.
+func TestKeepOpen(t *testing.T) {
 	d := open(t, t.TempDir(), t.TempDir())
 	isOpen := func() bool {
 		t.Helper()
@@ -807,11 +807,11 @@ func TestKeepJournal(t *testing.T) {
 	if isOpen() {
 		t.Error("an append leaves the segment open")
 	}
-	d.KeepJournal(true)
+	d.KeepOpen(true)
 	if !isOpen() {
 		t.Error("the segment is not kept")
 	}
-	d.KeepJournal(false)
+	d.KeepOpen(false)
 	if isOpen() {
 		t.Error("the segment is kept for ever")
 	}
