@@ -121,3 +121,11 @@ func socket(endpoint string) (string, error) {
 	}
 	return filepath.Abs(path)
 }
+
+// about has an error say what was tried on what, unless the runtime has begun it with that already.
+func about(tried, on string, err error) error {
+	if strings.HasPrefix(err.Error(), tried+" \"") {
+		return err
+	}
+	return fmt.Errorf("%s %q: %w", tried, on, err)
+}

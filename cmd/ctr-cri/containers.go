@@ -98,7 +98,7 @@ func (r *runtimeClient) create(ctx context.Context, pod string, config *runtime.
 	}
 	answer, err := r.CreateContainer(ctx, &runtime.CreateContainerRequest{PodSandboxId: pod, Config: config, SandboxConfig: podConfig})
 	if err != nil {
-		return "", fmt.Errorf("create container %q: %w", config.GetMetadata().GetName(), err)
+		return "", about("create container", config.GetMetadata().GetName(), err)
 	}
 	return answer.ContainerId, nil
 }
@@ -113,7 +113,7 @@ func startVerb(o *options) *cobra.Command {
 
 func start(ctx context.Context, r *runtimeClient, id string) error {
 	if _, err := r.StartContainer(ctx, &runtime.StartContainerRequest{ContainerId: id}); err != nil {
-		return fmt.Errorf("start container %q: %w", id, err)
+		return about("start container", id, err)
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func stopVerb(o *options) *cobra.Command {
 
 func (r *runtimeClient) stop(ctx context.Context, id string, grace int64) error {
 	if _, err := r.StopContainer(ctx, &runtime.StopContainerRequest{ContainerId: id, Timeout: grace}); err != nil {
-		return fmt.Errorf("stop container %q: %w", id, err)
+		return about("stop container", id, err)
 	}
 	return nil
 }
@@ -199,7 +199,7 @@ func (r *runtimeClient) remove(ctx context.Context, id string, force, keepLogs b
 		}
 	}
 	if _, err := r.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: id}); err != nil {
-		return fmt.Errorf("remove container %q: %w", id, err)
+		return about("remove container", id, err)
 	}
 	log := status.GetLogPath()
 	if keepLogs || log == "" {
@@ -208,7 +208,7 @@ func (r *runtimeClient) remove(ctx context.Context, id string, force, keepLogs b
 	rotated, _ := fs.Glob(os.DirFS(filepath.Dir(log)), pathPattern.Replace(filepath.Base(log))+".*")
 	for _, name := range append(rotated, filepath.Base(log)) {
 		if err := os.Remove(filepath.Join(filepath.Dir(log), name)); err != nil && !os.IsNotExist(err) {
-			cli.Warn(fmt.Errorf("log of container %q: %w", id, err))
+			cli.Warn(about("log of container", id, err))
 		}
 	}
 	return nil
@@ -225,7 +225,7 @@ func updateVerb(o *options) *cobra.Command {
 		Exit:     []int{cli.ExitBusy}, SeeAlso: []string{"ctr-cri-inspect"},
 	}, func(ctx context.Context, r *runtimeClient, id string) error {
 		if _, err := r.UpdateContainerResources(ctx, &runtime.UpdateContainerResourcesRequest{ContainerId: id, Linux: &res}); err != nil {
-			return fmt.Errorf("update container %q: %w", id, err)
+			return about("update container", id, err)
 		}
 		return nil
 	})
@@ -264,7 +264,7 @@ func checkpointVerb(o *options) *cobra.Command {
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
 			answer, err := r.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
 			if err != nil {
-				return fmt.Errorf("checkpoint container %q: %w", id, err)
+				return about("checkpoint container", id, err)
 			}
 			path = filepath.Join(path, filepath.Base(answer.GetStatus().GetId())+".tar")
 		} else if written {
@@ -276,7 +276,7 @@ func checkpointVerb(o *options) *cobra.Command {
 			if errdefs.IsNotImplemented(err) {
 				return fmt.Errorf("checkpoint container %q: the runtime has no checkpoints: %w", id, err)
 			}
-			return fmt.Errorf("checkpoint container %q: %w", id, err)
+			return about("checkpoint container", id, err)
 		}
 		return nil
 	})

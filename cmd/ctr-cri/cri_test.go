@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,5 +113,28 @@ func TestTable(t *testing.T) {
 	r := recent{last: 3}
 	if r.count(2) != 2 || r.count(9) != 3 || (&recent{latest: true}).count(0) != 0 {
 		t.Error("count")
+	}
+}
+
+// A selector without a value is no selector: nothing would fit, and nobody would be told why.
+func TestSelectors(t *testing.T) {
+	if got, err := labels([]string{"a=", "b=c=d"}); err != nil || got["a"] != "" || got["b"] != "c=d" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := labels([]string{"a=b", "foo"}); err == nil || !strings.Contains(err.Error(), `"foo"`) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// What was tried is told once, also where the runtime tells it too.
+func TestAbout(t *testing.T) {
+	for text, want := range map[string]string{
+		"busy":                          `start container "8c": busy`,
+		`start container "8cdef": busy`: `start container "8cdef": busy`,
+		`container "8cdef": busy`:       `start container "8c": container "8cdef": busy`,
+	} {
+		if got := about("start container", "8c", errors.New(text)).Error(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -149,7 +149,7 @@ func (e *execOptions) run(ctx context.Context, r *runtimeClient, id string, args
 	if e.sync {
 		answer, err := r.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: id, Cmd: args, Timeout: e.timeout})
 		if err != nil {
-			return fmt.Errorf("container %q: %w", id, err)
+			return about("container", id, err)
 		}
 		if _, err := os.Stdout.Write(answer.Stdout); err != nil {
 			return err
@@ -161,11 +161,11 @@ func (e *execOptions) run(ctx context.Context, r *runtimeClient, id string, args
 	}
 	answer, err := r.Exec(ctx, &runtime.ExecRequest{ContainerId: id, Cmd: args, Tty: e.tty, Stdin: e.interactive, Stdout: true, Stderr: !e.tty})
 	if err != nil {
-		return fmt.Errorf("container %q: %w", id, err)
+		return about("container", id, err)
 	}
 	s := session{tty: e.tty}
 	if err := s.carry(ctx, &e.stream, answer.Url, e.interactive); err != nil && !cli.HasStatus(err) {
-		return fmt.Errorf("container %q: %w", id, err)
+		return about("container", id, err)
 	} else {
 		return err
 	}
@@ -183,7 +183,7 @@ func attachVerb(o *options) *cobra.Command {
 		return o.do(cmd, nil, func(ctx context.Context, r *runtimeClient) error {
 			answer, err := r.Attach(ctx, &runtime.AttachRequest{ContainerId: args[0], Tty: tty, Stdin: interactive, Stdout: true, Stderr: !tty})
 			if err != nil {
-				return fmt.Errorf("container %q: %w", args[0], err)
+				return about("container", args[0], err)
 			}
 			s := session{tty: tty}
 			return s.carry(ctx, &flags, answer.Url, interactive)

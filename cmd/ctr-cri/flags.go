@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -107,6 +108,11 @@ func handlerOption(cmd *cobra.Command, name *string) {
 func labels(given []string) (map[string]string, error) {
 	if len(given) == 0 {
 		return nil, nil
+	}
+	for _, l := range given {
+		if !strings.Contains(l, "=") {
+			return nil, cli.Usagef("--label: %q: want KEY=VALUE", l)
+		}
 	}
 	return cli.ParseLabels(given)
 }

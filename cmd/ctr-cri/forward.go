@@ -74,7 +74,7 @@ func portForwardVerb(o *options) *cobra.Command {
 		return o.do(cmd, nil, func(ctx context.Context, r *runtimeClient) error {
 			answer, err := r.PortForward(ctx, &runtime.PortForwardRequest{PodSandboxId: args[0]})
 			if err != nil {
-				return fmt.Errorf("pod %q: %w", args[0], err)
+				return about("pod", args[0], err)
 			}
 			conn, err := flags.dial(ctx, answer.Url, forwardProtocol)
 			if err != nil {

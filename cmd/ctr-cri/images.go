@@ -185,7 +185,7 @@ func (r *runtimeClient) pull(ctx context.Context, image *runtime.ImageSpec, pod 
 	}
 	answer, err := r.PullImage(ctx, &runtime.PullImageRequest{Image: image, Auth: login, SandboxConfig: pod})
 	if err != nil {
-		return "", fmt.Errorf("pull image %q: %w", image.Image, err)
+		return "", about("pull image", image.Image, err)
 	}
 	return answer.ImageRef, nil
 }
@@ -285,7 +285,7 @@ func (r *runtimeClient) imageStatus(ctx context.Context, name string, verbose bo
 		err = errdefs.ErrNotFound
 	}
 	if err != nil {
-		return nil, fmt.Errorf("image %q: %w", name, err)
+		return nil, about("image", name, err)
 	}
 	return answer, nil
 }
@@ -296,7 +296,7 @@ func (r *runtimeClient) removeImage(ctx context.Context, name string) error {
 		return fmt.Errorf("remove %w", err)
 	}
 	if _, err := r.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: name}}); err != nil {
-		return fmt.Errorf("remove image %q: %w", name, err)
+		return about("remove image", name, err)
 	}
 	names := answer.Image.RepoTags
 	if len(names) == 0 {

@@ -171,7 +171,7 @@ func inspectpVerb(o *options) *cobra.Command {
 func (r *runtimeClient) inspectPod(ctx context.Context, id string, verbose bool) (one inspection, err error) {
 	answer, err := r.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: id, Verbose: verbose})
 	if err != nil {
-		return one, fmt.Errorf("pod %q: %w", id, err)
+		return one, about("pod", id, err)
 	}
 	s := answer.GetStatus()
 	one.info = answer.Info
@@ -226,7 +226,7 @@ func inspectVerb(o *options) *cobra.Command {
 func (r *runtimeClient) inspect(ctx context.Context, id string, verbose bool) (one inspection, err error) {
 	answer, err := r.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id, Verbose: verbose})
 	if err != nil {
-		return one, fmt.Errorf("container %q: %w", id, err)
+		return one, about("container", id, err)
 	}
 	s := answer.GetStatus()
 	one.info = answer.Info

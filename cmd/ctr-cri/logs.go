@@ -139,7 +139,7 @@ func (r *runtimeClient) logs(ctx context.Context, id string, l *logOptions, opt 
 	defer cancel(nil)
 	reader, err := stdio.Log{Path: path}.Open(ctx, opt)
 	if err != nil {
-		return fmt.Errorf("log of container %q: %w", id, err)
+		return about("log of container", id, err)
 	}
 	defer reader.Close()
 	if opt.Follow {
@@ -163,7 +163,7 @@ func (r *runtimeClient) logs(ctx context.Context, id string, l *logOptions, opt 
 func (r *runtimeClient) status(ctx context.Context, id string) (*runtime.ContainerStatus, error) {
 	answer, err := r.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
 	if err != nil {
-		return nil, fmt.Errorf("container %q: %w", id, err)
+		return nil, about("container", id, err)
 	}
 	return answer.GetStatus(), nil
 }

@@ -145,7 +145,7 @@ func runpVerb(o *options) *cobra.Command {
 		return o.do(cmd, nil, func(ctx context.Context, r *runtimeClient) error {
 			answer, err := r.RunPodSandbox(ctx, &runtime.RunPodSandboxRequest{Config: config, RuntimeHandler: runtimeHandler})
 			if err != nil {
-				return fmt.Errorf("run pod %q: %w", config.GetMetadata().GetName(), err)
+				return about("run pod", config.GetMetadata().GetName(), err)
 			}
 			_, err = fmt.Println(answer.PodSandboxId)
 			return err
@@ -176,7 +176,7 @@ func stoppVerb(o *options) *cobra.Command {
 
 func (r *runtimeClient) stopPod(ctx context.Context, id string) error {
 	if _, err := r.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
-		return fmt.Errorf("stop pod %q: %w", id, err)
+		return about("stop pod", id, err)
 	}
 	_, err := fmt.Printf("Stopped sandbox %s\n", id)
 	return err
@@ -216,7 +216,7 @@ func rmpVerb(o *options) *cobra.Command {
 func (r *runtimeClient) removePod(ctx context.Context, id string, force bool) error {
 	status, err := r.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: id})
 	if err != nil {
-		return fmt.Errorf("remove pod %q: %w", id, err)
+		return about("remove pod", id, err)
 	}
 	if status.GetStatus().GetState() == runtime.PodSandboxState_SANDBOX_READY {
 		if !force {
@@ -227,7 +227,7 @@ func (r *runtimeClient) removePod(ctx context.Context, id string, force bool) er
 		}
 	}
 	if _, err := r.RemovePodSandbox(ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
-		return fmt.Errorf("remove pod %q: %w", id, err)
+		return about("remove pod", id, err)
 	}
 	_, err = fmt.Printf("Removed sandbox %s\n", id)
 	return err

@@ -69,7 +69,7 @@ func runVerb(o *options) *cobra.Command {
 func (r *runtimeClient) runOne(ctx context.Context, config *runtime.ContainerConfig, pod *runtime.PodSandboxConfig, handler string, pull bool, p *pullOptions) (string, error) {
 	answer, err := r.RunPodSandbox(ctx, &runtime.RunPodSandboxRequest{Config: pod, RuntimeHandler: handler})
 	if err != nil {
-		return "", fmt.Errorf("run pod %q: %w", pod.GetMetadata().GetName(), err)
+		return "", about("run pod", pod.GetMetadata().GetName(), err)
 	}
 	id, err := r.create(ctx, answer.PodSandboxId, config, pod, pull, p)
 	if err == nil {

@@ -9,7 +9,7 @@ import (
 
 // ParseTail reads the value of an option --tail, a number of lines; all is -1.
 func ParseTail(s string) (int, error) {
-	if s == "all" {
+	if s == "all" || s == "-1" { // as kubectl and crictl say it
 		return -1, nil
 	}
 	n, err := strconv.Atoi(s)

@@ -43,8 +43,8 @@ func podConfig(m *runtimeapi.PodSandboxConfig, handler string) (c pod.Config, er
 		}
 		c.Ports = append(c.Ports, pod.Port{Protocol: strings.ToLower(name), Container: p.GetContainerPort(), Host: p.GetHostPort(), HostIP: p.GetHostIp()})
 	}
-	if sec.GetRunAsGroup() != nil && sec.GetRunAsUser() == nil {
-		return c, invalid("security_context.run_as_group", "without run_as_user")
+	if err := checkPodSecurity(sec); err != nil {
+		return c, err
 	}
 	if c.Namespaces, err = namespaces(sec.GetNamespaceOptions()); err != nil {
 		return c, err
@@ -54,6 +54,20 @@ func podConfig(m *runtimeapi.PodSandboxConfig, handler string) (c pod.Config, er
 	}
 	c.Resources, err = resources(linux.GetResources())
 	return c, err
+}
+
+// checkPodSecurity refuses what no container could have either. Of the pod itself nothing runs: each container is told its own.
+func checkPodSecurity(m *runtimeapi.LinuxSandboxSecurityContext) error {
+	s, err := security(&runtimeapi.LinuxContainerSecurityContext{
+		RunAsUser: m.GetRunAsUser(), RunAsGroup: m.GetRunAsGroup(), SupplementalGroups: m.GetSupplementalGroups(),
+		SupplementalGroupsPolicy: m.GetSupplementalGroupsPolicy(), Seccomp: m.GetSeccomp(), Apparmor: m.GetApparmor(),
+		//lint:ignore SA1019 clients of before Kubernetes 1.19 have no other field
+		SeccompProfilePath: m.GetSeccompProfilePath(),
+	})
+	if err != nil {
+		return err
+	}
+	return s.Check()
 }
 
 // modes are the modes of namespaces.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -92,7 +93,7 @@ func (h Host) complete(ctx context.Context, id string) (whole string, err error)
 // errdefs.ErrFailedPrecondition. While another call starts it, that one is waited for.
 func (h Host) StartContainer(ctx context.Context, id string) (err error) {
 	defer func() {
-		if err != nil {
+		if err != nil && !strings.HasPrefix(err.Error(), "start container ") { // of lib/task
 			err = fmt.Errorf("start container %q: %w", id, err)
 		}
 	}()

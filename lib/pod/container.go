@@ -3,12 +3,16 @@
 package pod
 
 import (
+	"errors"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"ctrd.dev/ctrd/lib/spec"
 	"ctrd.dev/ctrd/lib/task"
 )
 
@@ -121,9 +125,6 @@ const (
 	minScore, maxScore = -1000, 1000
 	maxPath            = 4096
 	minMemory          = 4096 // a page
-
-	minPeriod, maxPeriod = 1000, 1000000 // microseconds, of CFS
-	minQuota             = 1000
 )
 
 // check refuses what makes no sense, and names the field.
@@ -170,7 +171,7 @@ func (c ContainerConfig) check() error {
 		}
 	}
 	if c.Resources != nil {
-		if err := c.Resources.check(); err != nil {
+		if err := c.Resources.checkNew(); err != nil {
 			return err
 		}
 	}
@@ -230,27 +231,19 @@ func (d Device) check() error {
 }
 
 func (r Resources) check() error {
-	for field, n := range inOrder(map[string]int64{"cpu_period": r.CPUPeriod, "cpu_shares": r.CPUShares, "memory_limit_in_bytes": r.Memory}) {
-		if n < 0 {
-			return bad("resources."+field, "%d is negative", n)
-		}
+	limits := spec.Limits{CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota, CPUShares: r.CPUShares, CpusetCPUs: r.CpusetCPUs, CpusetMems: r.CpusetMems}
+	if _, err := limits.Resources(); err != nil {
+		return namedResource(err)
 	}
 	switch {
-	case r.CPUPeriod > 0 && (r.CPUPeriod < minPeriod || r.CPUPeriod > maxPeriod):
-		return bad("resources.cpu_period", "%d: want %d to %d microseconds", r.CPUPeriod, minPeriod, maxPeriod)
-	case r.CPUQuota < -1 || r.CPUQuota > 0 && r.CPUQuota < minQuota:
-		return bad("resources.cpu_quota", "%d: want at least %d microseconds, or -1 for no bound", r.CPUQuota, minQuota)
+	case r.Memory < 0:
+		return bad("resources.memory_limit_in_bytes", "%d is negative", r.Memory)
 	case r.Memory > 0 && r.Memory < minMemory:
 		return bad("resources.memory_limit_in_bytes", "%d: want a page at least", r.Memory)
 	case r.MemorySwap < -1 || r.MemorySwap > 0 && r.MemorySwap < r.Memory:
 		return bad("resources.memory_swap_limit_in_bytes", "%d: it counts memory and swap together", r.MemorySwap)
 	case r.OOMScoreAdj < minScore || r.OOMScoreAdj > maxScore:
 		return bad("resources.oom_score_adj", "%d: want a number from %d to %d", r.OOMScoreAdj, minScore, maxScore)
-	}
-	for field, list := range inOrder(map[string]string{"cpuset_cpus": r.CpusetCPUs, "cpuset_mems": r.CpusetMems}) {
-		if !isCPUList(list) {
-			return bad("resources."+field, "%.100q: want a list such as 0-3,7", list)
-		}
 	}
 	for name := range r.Unified {
 		if name == "" || strings.ContainsAny(name, "/\x00") {
@@ -260,28 +253,36 @@ func (r Resources) check() error {
 	return nil
 }
 
-// isCPUList tells whether a text is nothing, or a list of numbers and ranges as the kernel's cpusets have it.
-func isCPUList(text string) bool {
-	if text == "" {
-		return true
+// checkNew refuses bounds that a container cannot begin with.
+func (r Resources) checkNew() error {
+	switch {
+	case r.MemorySwap > 0 && r.Memory == 0:
+		return bad("resources.memory_swap_limit_in_bytes", "%d without memory_limit_in_bytes", r.MemorySwap)
+	case len(r.Unified) > 0 && !spec.Unified():
+		return bad("resources.unified", "%q: this machine has cgroup v1", slices.Sorted(maps.Keys(r.Unified))[0])
 	}
-	for part := range strings.SplitSeq(text, ",") {
-		first, last, isRange := strings.Cut(part, "-")
-		a, err := strconv.ParseUint(first, 10, 16)
-		if err != nil {
-			return false
-		}
-		if b, err := strconv.ParseUint(last, 10, 16); isRange && (err != nil || b < a) {
-			return false
-		}
+	return r.check()
+}
+
+// namedResource has an error about an option of lib/spec name the field that it was made of.
+func namedResource(err error) error {
+	var o *spec.OptionError
+	if !errors.As(err, &o) {
+		return err
 	}
-	return true
+	return bad("resources."+strings.ReplaceAll(o.Option, "-", "_"), "%.100q: %s", o.Value, o.Reason)
 }
 
 func (s Security) check() error {
 	if err := s.Namespaces.check(); err != nil {
 		return err
 	}
+	return s.Check()
+}
+
+// Check refuses users, paths and profiles that make no sense, and names the field. A door calls it for what it is told of a pod alone,
+// of which nothing runs.
+func (s Security) Check() error {
 	const lastID = 1<<32 - 2
 	for field, id := range inOrder(map[string]*int64{"run_as_user": s.UID, "run_as_group": s.GID}) {
 		if id != nil && (*id < 0 || *id > lastID) {

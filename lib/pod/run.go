@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -135,10 +136,24 @@ func (h Host) make(ctx context.Context, l *lock.Lock, s sandbox.Sandbox, c Confi
 	}
 	crash.Point("pod.shm")
 	if err := task.StartPod(ctx, h.Dir, p, dir, h.Shim); err != nil {
-		return err
+		return ofSysctl(err)
 	}
 	crash.Point("pod.started")
 	return h.finish(ctx, l, s, c)
+}
+
+// ofSysctl has an error of a supervisor name the field where the kernel has no such sysctl, or does not take its value.
+func ofSysctl(err error) error {
+	_, what, ok := strings.Cut(err.Error(), "namespaces of the pod: sysctl ")
+	if !ok {
+		return err
+	}
+	for _, errno := range []string{"No such file or directory", "Invalid argument", "Numerical result out of range"} { // of strerror(3)
+		if strings.HasSuffix(what, ": "+errno) {
+			return bad("linux.sysctls", "%s", what)
+		}
+	}
+	return err
 }
 
 // resume goes on with a pod whose maker was killed. An error says no more than that the pod is to be made anew.

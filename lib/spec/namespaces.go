@@ -48,7 +48,7 @@ func (o *Options) normalize() error {
 	}
 	if o.Cgroupns == "" {
 		o.Cgroupns = "host"
-		if unified() && !o.Privileged {
+		if Unified() && !o.Privileged {
 			o.Cgroupns = "private"
 		}
 	}

@@ -145,7 +145,7 @@ func (o Limits) shortage(m *specs.LinuxMemory) error {
 	case n == nil || *n == -1: // docker's "unset"
 	case *n < 0 || *n > 100:
 		return invalid("memory-swappiness", itoa(*n), "want a number from 0 to 100")
-	case unified():
+	case Unified():
 		return invalid("memory-swappiness", itoa(*n), "cgroup v2, which this machine has, knows no swappiness")
 	default:
 		swappiness := uint64(*n)
@@ -153,7 +153,7 @@ func (o Limits) shortage(m *specs.LinuxMemory) error {
 	}
 	switch {
 	case !o.OOMKillDisable:
-	case unified():
+	case Unified():
 		return invalid("oom-kill-disable", "true", "cgroup v2, which this machine has, cannot do it")
 	case o.Memory == "":
 		return invalid("oom-kill-disable", "true", "give --memory too: the machine would run out of memory")
@@ -197,6 +197,9 @@ func (o Limits) cpu() (*specs.LinuxCPU, error) {
 		{"cpuset-cpus", o.CpusetCPUs, "0-3,7", "/sys/devices/system/cpu/online"},
 		{"cpuset-mems", o.CpusetMems, "0-1", "/sys/devices/system/node/online"},
 	} {
+		if f.value == "" {
+			continue
+		}
 		asked, ok := parseList(f.value)
 		if !ok {
 			return nil, invalid(f.flag, f.value, "want a list such as %s", f.example)
@@ -225,6 +228,9 @@ const (
 	maxPeriod = 1_000_000
 )
 
+// maxQuota is the kernel's bound on cpu.cfs_quota_us and cpu.max, microseconds.
+const maxQuota = 1<<44 - 1
+
 // scheduling fills in shares, quota and periods.
 func (o Limits) scheduling(c *specs.LinuxCPU) error {
 	if o.CPUShares != 0 {
@@ -247,6 +253,9 @@ func (o Limits) scheduling(c *specs.LinuxCPU) error {
 	if o.CPUQuota != 0 {
 		if o.CPUQuota < cpuQuota && o.CPUQuota != -1 {
 			return invalid("cpu-quota", itoa(o.CPUQuota), "want at least %d microseconds, or -1 for no limit", cpuQuota)
+		}
+		if o.CPUQuota > maxQuota {
+			return invalid("cpu-quota", itoa(o.CPUQuota), "want at most %d microseconds", int64(maxQuota))
 		}
 		c.Quota = &o.CPUQuota
 	}
@@ -314,8 +323,8 @@ func parseList(list string) (set map[uint64]bool, ok bool) {
 	return set, true
 }
 
-// unified says whether the host has cgroup v2 only.
-var unified = sync.OnceValue(func() bool {
+// Unified says whether the host has cgroup v2 only.
+var Unified = sync.OnceValue(func() bool {
 	var st unix.Statfs_t
 	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 })

@@ -118,6 +118,10 @@ func (h *host) status(t *testing.T, id string) *runtimeapi.ContainerStatus {
 // A field that makes no sense is refused by its name, and nothing is made.
 func TestBadPods(t *testing.T) {
 	h := newHost(t)
+	type security = runtimeapi.LinuxSandboxSecurityContext
+	secure := func(s *security) func(*runtimeapi.PodSandboxConfig) {
+		return func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext = s }
+	}
 	for field, change := range map[string]func(*runtimeapi.PodSandboxConfig){
 		"metadata":           func(c *runtimeapi.PodSandboxConfig) { c.Metadata = nil },
 		"metadata.name":      func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "" },
@@ -197,6 +201,21 @@ func TestBadPods(t *testing.T) {
 		"security_context.run_as_group": func(c *runtimeapi.PodSandboxConfig) {
 			namespaceOf(c)
 			c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1}
+		},
+		"security_context.run_as_user":                secure(&security{RunAsUser: &runtimeapi.Int64Value{Value: -5}}),
+		"security_context.supplemental_groups":        secure(&security{SupplementalGroups: []int64{1 << 33}}),
+		"security_context.supplemental_groups_policy": secure(&security{SupplementalGroupsPolicy: 9}),
+		"security_context.seccomp.profile_type":       secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: 7}}),
+		"security_context.seccomp.localhost_ref":      secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "rel"}}),
+		"security_context.apparmor.localhost_ref":     secure(&security{Apparmor: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}}),
+		"dns_config.servers that are none":            func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"foo"}} },
+		"linux.sysctls without a value":               func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": ""} },
+		"linux.sysctls that there are not":            func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.ipv4.no_such": "1"} },
+		"linux.sysctls with a wrong value": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": "abc"}
+		},
+		"linux.resources that are too many": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuShares: 1 << 20}
 		},
 	} {
 		c := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Uid: "u", Namespace: "n"}, Linux: &runtimeapi.LinuxPodSandboxConfig{}}
@@ -311,6 +330,12 @@ func TestBadContainers(t *testing.T) {
 		"resources.memory_swap_limit_in_bytes":        limit(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 30, MemorySwapLimitInBytes: 1 << 20}),
 		"resources.oom_score_adj":                     limit(&runtimeapi.LinuxContainerResources{OomScoreAdj: 5000}),
 		"resources.cpuset_cpus":                       limit(&runtimeapi.LinuxContainerResources{CpusetCpus: "all"}),
+		"resources.cpu_shares large":                  limit(&runtimeapi.LinuxContainerResources{CpuShares: 1 << 20}),
+		"resources.cpu_shares small":                  limit(&runtimeapi.LinuxContainerResources{CpuShares: 1}),
+		"resources.cpu_quota large":                   limit(&runtimeapi.LinuxContainerResources{CpuQuota: 1 << 62}),
+		"resources.cpuset_cpus that there are not":    limit(&runtimeapi.LinuxContainerResources{CpusetCpus: "0,4095"}),
+		"resources.cpuset_mems that there are not":    limit(&runtimeapi.LinuxContainerResources{CpusetMems: "4095"}),
+		"resources.memory_swap_limit_in_bytes alone":  limit(&runtimeapi.LinuxContainerResources{MemorySwapLimitInBytes: 1 << 30}),
 		"resources.unified":                           limit(&runtimeapi.LinuxContainerResources{Unified: map[string]string{"../x": "1"}}),
 		"resources.hugepage_limits.page_size":         limit(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../x"}}}),
 		"security_context.run_as_username":            secure(&security{RunAsUser: one, RunAsUsername: "root"}),
