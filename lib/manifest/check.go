@@ -422,6 +422,9 @@ var known = []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, cor
 // maxCPU is more than any machine has; it keeps the numbers of the kernel in their range.
 const maxCPU = 1 << 20
 
+// minMemory is a page: no program starts in less.
+const minMemory = 4096
+
 func checkResources(r corev1.ResourceRequirements) error {
 	for _, list := range []struct {
 		field string
@@ -439,6 +442,8 @@ func checkResources(r corev1.ResourceRequirements) error {
 				return fmt.Errorf("%s.%s %s is negative", list.field, n, v.String())
 			case n == corev1.ResourceCPU && v.CmpInt64(maxCPU) > 0:
 				return fmt.Errorf("%s.%s %s: want at most %d", list.field, n, v.String(), maxCPU)
+			case n == corev1.ResourceMemory && v.Sign() > 0 && v.CmpInt64(minMemory) < 0:
+				return fmt.Errorf("%s.%s %s is %d bytes: want a page at least, 4Ki; Mi is the unit of megabytes, m of thousandths", list.field, n, v.String(), v.Value())
 			case bound && v.Cmp(limit) > 0:
 				return fmt.Errorf("%s.%s %s is more than the limit, %s", list.field, n, v.String(), limit.String())
 			}

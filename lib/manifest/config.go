@@ -191,6 +191,9 @@ func logPath(container string, attempt uint32) string {
 // cpuPeriod is what the kubelet takes, in microseconds.
 const cpuPeriod = 100000
 
+// maxShares is the kernel's bound; the kubelet asks for no more either.
+const maxShares = 262144
+
 func resources(r corev1.ResourceRequirements) *runtimeapi.LinuxContainerResources {
 	out := &runtimeapi.LinuxContainerResources{CpuPeriod: cpuPeriod}
 	if v, ok := r.Limits[corev1.ResourceCPU]; ok && !v.IsZero() {
@@ -200,7 +203,7 @@ func resources(r corev1.ResourceRequirements) *runtimeapi.LinuxContainerResource
 	if !ok {
 		request = r.Limits[corev1.ResourceCPU]
 	}
-	out.CpuShares = max(2, request.MilliValue()*1024/1000)
+	out.CpuShares = min(max(2, request.MilliValue()*1024/1000), maxShares)
 	if v, ok := r.Limits[corev1.ResourceMemory]; ok {
 		out.MemoryLimitInBytes = v.Value()
 	}

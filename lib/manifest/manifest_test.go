@@ -3,11 +3,14 @@
 package manifest
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -136,7 +139,7 @@ func TestContainer(t *testing.T) {
 	}
 	conf := filepath.Join(c.Mounts[0].HostPath, "sub/app.conf")
 	data, err := os.ReadFile(conf)
-	if st, e := os.Stat(conf); err != nil || e != nil || string(data) != "x=1\n" || st.Mode().Perm() != 0o400 || !c.Mounts[0].Readonly {
+	if st, e := os.Stat(conf); err != nil || e != nil || string(data) != "x=1\n" || st.Mode().Perm() != 0o440 || !c.Mounts[0].Readonly {
 		t.Errorf("%q, %v, %v", data, err, e)
 	}
 	if err := os.WriteFile(filepath.Join(c.Mounts[1].HostPath, "f"), nil, 0o600); err != nil {
@@ -428,4 +431,136 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+const small = `{apiVersion: v1, kind: Pod, metadata: {name: NAME}, spec: {containers: [{name: c, image: i}]}}`
+
+// A manifest may have documents of comments alone, as charts do, and a List, as kubectl prints.
+func TestReadForms(t *testing.T) {
+	for name, text := range map[string]string{
+		"comments":            "# a chart\n---\n# Source: x.yaml\n---\n" + small + "\n---\n\n# the end\n",
+		"comment of CRLF":     "# a chart\r\n---\r\n# Source\r\n---\r\n" + small + "\r\n",
+		"list":                "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: \"\"}\nitems:\n- " + small + "\n",
+		"list of JSON":        `{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"NAME"},"spec":{"containers":[{"name":"c","image":"i"}]}}]}`,
+		"null and an own end": "null\n---\n" + small + "\n...\n",
+	} {
+		pods, err := Read([]byte(strings.ReplaceAll(text, "NAME", "p")))
+		if err != nil || len(pods) != 1 || pods[0].Key() != "default/p" {
+			t.Errorf("%s: %v, %v", name, pods, err)
+		}
+	}
+	for text, says := range map[string]string{
+		small + "\n---\nkind: [\n":                                            "document 2:",
+		small + "\n---\nkind: Deployment\n":                                   "document 2:",
+		"apiVersion: v1\nkind: List\nitems: [{}]\n":                           "items[0]: a document has no kind",
+		"apiVersion: v1\nkind: List\nitem: []\n":                              `unknown field "item"`,
+		"{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: List}]}": "a List in a List",
+		"hello": "no object",
+		strings.Replace(small, "image: i", `image: i, resources: {limits: {cpu: 1, memory: ""}}`, 1):         "spec.containers[0].resources.limits.memory: quantities must",
+		strings.Replace(small, "image: i", `image: i, ports: [{containerPort: 1}, {containerPort: "x"}]`, 1): "spec.containers[0].ports[1].containerPort: ",
+		strings.Replace(small, "image: i", `image: i, imagee: i`, 1):                                         "spec.containers[0].imagee: unknown field",
+		strings.Replace(small, "name: NAME", `name: n, creationTimestamp: never`, 1):                         "metadata.creationTimestamp: ",
+	} {
+		if _, err := Read([]byte(text)); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", text, err, says)
+		}
+	}
+}
+
+// Many wrong fields do not make the search for one long.
+func TestWrongFieldIsBounded(t *testing.T) {
+	text := strings.Replace(small, "image: i", "image: i, args: ["+strings.Repeat("[], ", 10000)+"[]]", 1)
+	if _, err := Read([]byte(text)); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+}
+
+// Volumes of the pod's own are fsGroup's: its users read the files, and write to directories, also to parts that are made.
+func TestFSGroup(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	const text = `
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  SECURITY
+  containers: [{name: c, image: i, volumeMounts: [{name: e, mountPath: /e, subPath: a/b}]}]
+  volumes: [{name: e, emptyDir: {}}, {name: s, secret: {secretName: s, defaultMode: 0400, items: [{key: k, path: d/k}]}}]
+---
+{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {k: v}}
+`
+	defer syscall.Umask(syscall.Umask(0o077))
+	for security, want := range map[string]map[string]string{
+		"":                                 {"e": "drwxrwxrwx 0", "e/a": "drwxrwxrwx 0", "e/a/b": "drwxrwxrwx 0", "s/d/k": "-r-------- 0"},
+		"securityContext: {fsGroup: 2000}": {"e": "dgrwxrwxrwx 2000", "e/a": "dgrwxrwxrwx 2000", "e/a/b": "dgrwxrwxrwx 2000", "s": "dgrwxr-xr-x 2000", "s/d/k": "-r--r----- 2000"},
+	} {
+		p := read(t, strings.Replace(text, "SECURITY", security, 1))
+		h := Home(filepath.Join(t.TempDir(), "u"))
+		for range 2 { // also once more
+			if err := p.Prepare(h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		root, err := os.OpenRoot(h.volume("e"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(makePart(root, "a/b"), makePart(root, "a/b"), root.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range want {
+			st, err := os.Stat(filepath.Join(string(h), dirVolumes, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprintf("%v %d", st.Mode(), st.Sys().(*syscall.Stat_t).Gid); got != want {
+				t.Errorf("%q: %s: %s, want %s", security, name, got, want)
+			}
+		}
+	}
+}
+
+// A pod on the host's network has the names that the host has, beside those of the manifest.
+func TestHostsOfHost(t *testing.T) {
+	text := strings.Replace(small, "spec: {", "spec: {hostAliases: [{ip: 1.2.3.4, hostnames: [foo]}], hostNetwork: true, ", 1)
+	p := read(t, strings.Replace(text, "NAME", "p", 1))
+	at, err := p.writeHosts(Home(t.TempDir()), Facts{IPs: []string{"127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := os.ReadFile(hostsOfHost)
+	if err != nil {
+		t.Skip(err)
+	}
+	if want := strings.TrimRight(string(host), "\n") + "\n1.2.3.4\tfoo\n"; string(got) != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// Bounds are in the kernel's range, and one that nothing could start in is refused by its own name.
+func TestOddResources(t *testing.T) {
+	with := func(limits string) string {
+		return strings.NewReplacer("NAME", "p", "image: i", "image: i, resources: {limits: {"+limits+"}}").Replace(small)
+	}
+	for cpu, want := range map[string]int64{"1e-9": 2, "1m": 2, "1e3": maxShares, "1048576": maxShares, "0.5": 512} {
+		if got := resources(read(t, with("cpu: "+cpu)).Pod.Spec.Containers[0].Resources).CpuShares; got != want {
+			t.Errorf("cpu %s: %d shares, want %d", cpu, got, want)
+		}
+	}
+	for memory, says := range map[string]string{"100m": "resources.limits.memory 100m is 1 bytes", "1e3": "resources.limits.memory 1k is 1000 bytes"} {
+		if _, err := Read([]byte(with("memory: " + memory))); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("memory %s: %v", memory, err)
+		}
+	}
+	for _, memory := range []string{"0", "4Ki", "0.5Gi", "1e30"} {
+		if _, err := Read([]byte(with("memory: " + memory))); err != nil {
+			t.Errorf("memory %s: %v", memory, err)
+		}
+	}
 }

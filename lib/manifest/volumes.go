@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -25,31 +27,60 @@ import (
 func (p *Pod) Prepare(h Home) error {
 	for i := range p.Pod.Spec.Volumes {
 		v := &p.Pod.Spec.Volumes[i]
-		if err := p.prepare(v, h.volume(v.Name)); err != nil {
+		if err := p.prepare(v, h.volume(v.Name), p.fsGroup()); err != nil {
 			return fmt.Errorf("volume %q: %w", v.Name, err)
 		}
 	}
 	return nil
 }
 
-func (p *Pod) prepare(v *corev1.Volume, dir string) error {
+// fsGroup is the group that volumes of the pod's own have; -1: root's.
+func (p *Pod) fsGroup() int {
+	if sc := p.Pod.Spec.SecurityContext; sc != nil && sc.FSGroup != nil {
+		return int(*sc.FSGroup)
+	}
+	return -1
+}
+
+// own gives a file or directory to a group, which gets the permissions in more. A directory is the group's to search, and hands the group on.
+func own(path string, group int, more fs.FileMode) error {
+	if group < 0 {
+		return nil
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if st.IsDir() {
+		more |= 0o110 | fs.ModeSetgid
+	}
+	if err := os.Lchown(path, -1, group); err != nil {
+		return err
+	}
+	return os.Chmod(path, st.Mode()|more) // after the owner, whose change takes bits away
+}
+
+func (p *Pod) prepare(v *corev1.Volume, dir string, group int) error {
 	switch {
 	case v.HostPath != nil:
 		return prepareHostPath(v.HostPath)
 	case v.EmptyDir != nil:
-		return prepareEmpty(v.EmptyDir, dir)
+		if err := prepareEmpty(v.EmptyDir, dir); err != nil {
+			return err
+		}
+		return own(dir, group, 0o660)
 	case v.ConfigMap != nil:
 		data, err := p.configMap(v.ConfigMap.Name, isSet(v.ConfigMap.Optional))
 		if err != nil {
 			return err
 		}
-		return writeFiles(dir, data, v.ConfigMap.Items, v.ConfigMap.DefaultMode, isSet(v.ConfigMap.Optional))
+		return writeFiles(dir, data, v.ConfigMap.Items, v.ConfigMap.DefaultMode, isSet(v.ConfigMap.Optional), group)
 	case v.Secret != nil:
 		data, err := p.secret(v.Secret.SecretName, isSet(v.Secret.Optional))
 		if err != nil {
 			return err
 		}
-		return writeFiles(dir, data, v.Secret.Items, v.Secret.DefaultMode, isSet(v.Secret.Optional))
+		return writeFiles(dir, data, v.Secret.Items, v.Secret.DefaultMode, isSet(v.Secret.Optional), group)
 	}
 	return nil // an image, which the runtime mounts
 }
@@ -113,7 +144,7 @@ func prepareEmpty(e *corev1.EmptyDirVolumeSource, dir string) error {
 }
 
 // writeFiles makes a directory with a file for each key, or for each item. It appears whole.
-func writeFiles(dir string, data map[string][]byte, items []corev1.KeyToPath, mode *int32, optional bool) (err error) {
+func writeFiles(dir string, data map[string][]byte, items []corev1.KeyToPath, mode *int32, optional bool, group int) (err error) {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
@@ -151,18 +182,27 @@ func writeFiles(dir string, data map[string][]byte, items []corev1.KeyToPath, mo
 				perm = fs.FileMode(*m) & 0o777
 			}
 		}
-		path := filepath.Join(making, item.Path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		at := filepath.Join(making, item.Path)
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, content, 0o600); err != nil {
+		if err := os.WriteFile(at, content, 0o600); err != nil {
 			return err
 		}
-		if err := os.Chmod(path, perm); err != nil {
+		if err := os.Chmod(at, perm); err != nil {
 			return err
 		}
 	}
 	if err := os.Chmod(making, 0o755); err != nil {
+		return err
+	}
+	err = filepath.WalkDir(making, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return own(path, group, 0o440)
+	})
+	if err != nil {
 		return err
 	}
 	// What is there is not written again: so it must be whole after a power cut.
@@ -248,10 +288,8 @@ func (h Home) source(v *corev1.Volume, container, sub string, place int) (string
 		return "", err
 	}
 	defer root.Close()
-	if _, err := root.Stat(sub); errors.Is(err, fs.ErrNotExist) {
-		if err := root.MkdirAll(sub, 0o755); err != nil {
-			return "", fmt.Errorf("subPath: %w", err)
-		}
+	if err := makePart(root, sub); err != nil {
+		return "", fmt.Errorf("subPath: %w", err)
 	}
 	f, err := root.Open(sub)
 	if err != nil {
@@ -275,6 +313,30 @@ func (h Home) source(v *corev1.Volume, container, sub string, place int) (string
 	return at, mount.All([]mount.Mount{{Type: "rbind", Source: fmt.Sprintf("/proc/self/fd/%d", f.Fd()), Options: []string{"rbind"}}}, at)
 }
 
+// makePart makes a directory of a volume where it is not there, with the permissions of the volume's own: who may write to that may write
+// to the part.
+func makePart(root *os.Root, sub string) error {
+	st, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	all := strings.Split(path.Clean(sub), "/")
+	for i := range all {
+		part := strings.Join(all[:i+1], "/")
+		err := root.Mkdir(part, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = root.Chmod(part, st.Mode()&(fs.ModePerm|fs.ModeSetgid)) // the umask has no say
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // makeLike makes a place that something can be bound to.
 func makeLike(st fs.FileInfo, at string) error {
 	if st.IsDir() {
@@ -286,11 +348,20 @@ func makeLike(st fs.FileInfo, at string) error {
 	return os.WriteFile(at, nil, 0o644)
 }
 
+const hostsOfHost = "/etc/hosts"
+
 // writeHosts writes the pod's /etc/hosts, with the names that the manifest adds.
 func (p *Pod) writeHosts(h Home, f Facts) (string, error) {
 	text := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	for _, ip := range f.IPs {
 		text += ip + "\t" + p.hostname() + "\n"
+	}
+	if p.Pod.Spec.HostNetwork { // it has the host's name and names
+		own, err := os.ReadFile(hostsOfHost)
+		if err != nil {
+			return "", err
+		}
+		text = strings.TrimRight(string(own), "\n") + "\n"
 	}
 	for _, a := range p.Pod.Spec.HostAliases {
 		text += a.IP
