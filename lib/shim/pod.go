@@ -25,7 +25,7 @@ import (
 )
 
 // pinTime bounds how long the namespaces of a pod may take to be made.
-const pinTime = 30 * time.Second
+var pinTime = 30 * time.Second
 
 // startPod makes the namespaces of a pod, which this supervisor keeps until it ends, and listens. The supervisor has the
 // pod as its sandbox from the first moment on.
@@ -91,6 +91,7 @@ func (s *server) pin(pod taskdir.Pod, pinned *taskdir.Pinned) error {
 	if err != nil || !pod.Has(taskdir.PIDNS) {
 		ours.Close() // the child ends
 		if gone != nil {
+			s.endPin(pid, err)
 			<-gone
 		}
 		return err
@@ -99,9 +100,21 @@ func (s *server) pin(pod taskdir.Pod, pinned *taskdir.Pinned) error {
 	pinned.Init = pid
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.helpers[pid] == nil {
+		return errors.Join(errors.New("the first process of the pod has ended"), ours.Close())
+	}
 	delete(s.helpers, pid)
 	s.podInit, s.podPipe = pid, ours
 	return nil
+}
+
+// endPin kills the child if something is wrong: it may be stopped, or not come to where it would see that it is to end.
+func (s *server) endPin(pid int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && s.helpers[pid] != nil {
+		unix.Kill(pid, unix.SIGKILL)
+	}
 }
 
 // startPin starts the child in new namespaces, which it finishes: see lib/pid1. It lives as long as the other end of life is open.

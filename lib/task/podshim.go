@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -42,11 +43,22 @@ func StartPod(ctx context.Context, d *state.Dir, p taskdir.Pod, dir, shim string
 	if _, err = taskapi.ParseBootstrap(answer); err == nil {
 		return nil
 	}
-	s.kill()
-	if text, _ := os.ReadFile(filepath.Join(dir, taskdir.ShimLog)); len(bytes.TrimSpace(text)) > 0 {
-		err = errors.New(string(bytes.TrimPrefix(bytes.TrimSpace(text), []byte("ctr-shim: "))))
+	if len(answer) == 0 {
+		s.awaitEnd() // its output ends a moment before it does
 	}
-	return fmt.Errorf("shim %s: %w", r.shim, err)
+	how := s.ended()
+	s.kill()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	// A plain error, as in [Task.spawn].
+	said := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error())
+	if text, _ := os.ReadFile(filepath.Join(dir, taskdir.ShimLog)); len(bytes.TrimSpace(text)) > 0 {
+		said = string(bytes.TrimPrefix(bytes.TrimSpace(text), []byte("ctr-shim: ")))
+	} else if how != "" {
+		said = how + ": " + said
+	}
+	return fmt.Errorf("shim %s: %s", r.shim, said)
 }
 
 // AwaitPodStart returns when the supervisor of the pod in a directory has the pod's namespaces and listens, whoever has started
