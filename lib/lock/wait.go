@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,9 +39,10 @@ var queues = struct {
 // queue is the callers of this process that wait for one lock file.
 type queue struct {
 	path    string
-	turn    chan struct{} // has one element, of the caller who may ask the kernel
 	callers int
-	pending *kernelWait // at most one
+	taken   bool            // one of them may ask the kernel
+	waiting []chan struct{} // of the others, in their order; closed when it is their turn
+	pending *kernelWait     // at most one
 }
 
 // kernelWait is a wait in the kernel. Its fields are guarded by queues.
@@ -60,17 +62,41 @@ func isQueued(path string) bool {
 	return q != nil && q.callers > 0
 }
 
-func enter(path string) *queue {
+// enter puts a caller at the end of the queue. Its turn has come when the channel is closed.
+func enter(path string) (*queue, chan struct{}) {
 	queues.Lock()
 	defer queues.Unlock()
 	q := queues.of[path]
 	if q == nil {
-		q = &queue{path: path, turn: make(chan struct{}, 1)}
-		q.turn <- struct{}{}
+		q = &queue{path: path}
 		queues.of[path] = q
 	}
 	q.callers++
-	return q
+	turn := make(chan struct{})
+	q.waiting = append(q.waiting, turn)
+	if !q.taken {
+		q.next()
+	}
+	return q, turn
+}
+
+// next lets the first that waits have its turn, if any does. queues is locked.
+func (q *queue) next() {
+	if q.taken = len(q.waiting) > 0; q.taken {
+		close(q.waiting[0])
+		q.waiting = q.waiting[1:]
+	}
+}
+
+// pass ends the turn of a caller, which may have given up before it came.
+func (q *queue) pass(turn chan struct{}) {
+	queues.Lock()
+	defer queues.Unlock()
+	if i := slices.Index(q.waiting, turn); i >= 0 {
+		q.waiting = slices.Delete(q.waiting, i, i+1)
+	} else {
+		q.next()
+	}
 }
 
 func (q *queue) leave() {
@@ -95,12 +121,12 @@ func (d Dir) await(ctx context.Context, rank Rank, path string, mode Mode, busy 
 		defer t.Stop()
 		c.deadline = t.C
 	}
-	q := enter(path)
+	q, turn := enter(path)
 	defer q.leave()
-	if err := c.wait(q.turn, 0); err != nil {
+	defer q.pass(turn)
+	if err := c.wait(turn, 0); err != nil {
 		return nil, err
 	}
-	defer func() { q.turn <- struct{}{} }()
 	notice := time.NewTimer(noticeAfter)
 	defer notice.Stop()
 	c.notice = notice.C

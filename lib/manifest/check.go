@@ -442,7 +442,7 @@ func checkResources(r corev1.ResourceRequirements) error {
 				return fmt.Errorf("%s.%s %s is negative", list.field, n, v.String())
 			case n == corev1.ResourceCPU && v.CmpInt64(maxCPU) > 0:
 				return fmt.Errorf("%s.%s %s: want at most %d", list.field, n, v.String(), maxCPU)
-			case n == corev1.ResourceMemory && v.Sign() > 0 && v.CmpInt64(minMemory) < 0:
+			case n == corev1.ResourceMemory && list.field == "resources.limits" && v.Sign() > 0 && v.CmpInt64(minMemory) < 0:
 				return fmt.Errorf("%s.%s %s is %d bytes: want a page at least, 4Ki; Mi is the unit of megabytes, m of thousandths", list.field, n, v.String(), v.Value())
 			case bound && v.Cmp(limit) > 0:
 				return fmt.Errorf("%s.%s %s is more than the limit, %s", list.field, n, v.String(), limit.String())

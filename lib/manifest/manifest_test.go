@@ -5,6 +5,7 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -561,6 +562,44 @@ func TestOddResources(t *testing.T) {
 	for _, memory := range []string{"0", "4Ki", "0.5Gi", "1e30"} {
 		if _, err := Read([]byte(with("memory: " + memory))); err != nil {
 			t.Errorf("memory %s: %v", memory, err)
+		}
+	}
+}
+
+// A directory that is made in a volume has the volume's mode when it appears, whatever a making that was killed, or a program of the
+// pod, has left there.
+func TestPartMode(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	outside := filepath.Join(t.TempDir(), "outside")
+	err = errors.Join(os.Mkdir(outside, 0o700), os.MkdirAll(filepath.Join(dir, ".ctrd-making/x"), 0o700), os.Mkdir(filepath.Join(dir, "a"), 0o700),
+		os.Symlink(outside, filepath.Join(dir, "a/.ctrd-making")), os.Symlink(outside, filepath.Join(dir, "link")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for part, wrong := range map[string]bool{"n": false, "a/b/c": false, "link/d": true} {
+		if err := makePart(root, part); (err != nil) != wrong {
+			t.Errorf("%s: %v", part, err)
+		}
+	}
+	for name, want := range map[string]fs.FileMode{"n": 0o777, "a": 0o700, "a/b": 0o777, "a/b/c": 0o777} {
+		if st, err := os.Lstat(filepath.Join(dir, name)); err != nil || st.Mode().Perm() != want || !st.IsDir() {
+			t.Errorf("%s: %v, %v", name, st, err)
+		}
+	}
+	if st, err := os.Stat(outside); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("outside: %v, %v", st, err)
+	}
+	for _, name := range []string{".ctrd-making", "a/.ctrd-making"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", name, err)
 		}
 	}
 }

@@ -291,7 +291,7 @@ func (h Home) source(v *corev1.Volume, container, sub string, place int) (string
 	if err := makePart(root, sub); err != nil {
 		return "", fmt.Errorf("subPath: %w", err)
 	}
-	f, err := root.Open(sub)
+	f, err := root.OpenFile(sub, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may be a FIFO
 	if err != nil {
 		return "", fmt.Errorf("subPath: %w", err)
 	}
@@ -323,16 +323,56 @@ func makePart(root *os.Root, sub string) error {
 	all := strings.Split(path.Clean(sub), "/")
 	for i := range all {
 		part := strings.Join(all[:i+1], "/")
-		err := root.Mkdir(part, 0o700)
-		if errors.Is(err, fs.ErrExist) {
-			continue
+		for try := 0; ; try++ {
+			if _, err := root.Stat(part); !errors.Is(err, fs.ErrNotExist) {
+				break // what is wrong with it shows where it is opened
+			}
+			err := makeWhole(root, part, st.Mode()&(fs.ModePerm|fs.ModeSetgid))
+			if err == nil || errors.Is(err, fs.ErrExist) {
+				break
+			}
+			if try >= partTries || !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
-		if err == nil {
-			err = root.Chmod(part, st.Mode()&(fs.ModePerm|fs.ModeSetgid)) // the umask has no say
-		}
-		if err != nil {
-			return err
-		}
+	}
+	return nil
+}
+
+// partTries bounds the tries to make a directory where others, such as the programs of the pod, remove what is being made.
+const partTries = 100
+
+// makeWhole makes a directory that has its mode when it appears. Programs of the pod may write to the volume meanwhile: so the mode
+// is set by a descriptor of what was made.
+func makeWhole(root *os.Root, part string, mode fs.FileMode) error {
+	making := path.Join(path.Dir(part), ".ctrd-making")
+	if err := root.RemoveAll(making); err != nil { // of one that was killed
+		return err
+	}
+	if err := root.Mkdir(making, 0o700); err != nil {
+		return err
+	}
+	f, err := root.OpenFile(making, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o777 != 0o700 {
+		return fmt.Errorf("somebody has put something else in the place of %s: %w", making, errdefs.ErrAborted)
+	}
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	err = root.Rename(making, part)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOTEMPTY) {
+		err = fs.ErrExist
+	}
+	if err != nil {
+		return errors.Join(err, root.RemoveAll(making))
 	}
 	return nil
 }

@@ -144,6 +144,9 @@ func (h Host) replay(ctx context.Context, outer *lock.Lock) error {
 	if err := os.MkdirAll(h.Kept, 0o700); err != nil {
 		return err
 	}
+	if err := os.RemoveAll(filepath.Join(h.Pins, "results")); err != nil { // libcni's, of a state directory that outlived the boot
+		return err
+	}
 	type stale struct{ group, id string }
 	var all []stale
 	if err := h.walk(func(group, id string, r record, ok bool, err error) error {

@@ -174,21 +174,25 @@ func (h Host) add(ctx context.Context, outer *lock.Lock, rec *record, i int) (er
 	}
 	left := len(list.Plugins)
 	results := &chain{keep: func(answer json.RawMessage) error {
-		j.Result = slices.Clone(bytes.TrimSpace(answer))
-		crash.Point("network.plugin-added")
-		if left--; left == 0 {
-			return nil // it is written when libcni has looked at it
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, answer); err != nil {
+			return err
 		}
+		j.Result = compact.Bytes()
+		crash.Point("network.plugin-added")
+		left--
+		j.Added = left == 0
 		return h.writeNow(*rec)
 	}}
 	result, err := h.cni(plugins{held: l, chain: results}).AddNetworkList(ctx, list, h.runtimeConf(rec.ID, *j, h.Netns(rec.ID)))
 	if err != nil {
 		return named(j.Name, err)
 	}
-	if j.Result, err = json.Marshal(result); err != nil {
+	last, err := json.Marshal(result)
+	if err != nil || bytes.Equal(last, j.Result) {
 		return err
 	}
-	j.Added = true
+	j.Result = last // as libcni understands it
 	return h.writeNow(*rec)
 }
 

@@ -63,9 +63,18 @@ static void set(const char *name, const char *value)
 		if (*c == '.')
 			*c = '/';
 	int f = open(path, O_WRONLY | O_CLOEXEC);
-	size_t size = strlen(value);
-	if (f < 0 || write(f, value, size) != (ssize_t)size)
+	if (f < 0)
 		fail("sysctl %s=%s: %s", name, value, path);
+	// The kernel takes a list in pieces. An empty value is a write of nothing.
+	for (size_t size = strlen(value), done = 0;;) {
+		errno = EIO;
+		ssize_t n = write(f, value + done, size - done);
+		if (n < 0 || (n == 0 && size > 0))
+			fail("sysctl %s=%s: %s", name, value, path);
+		done += n;
+		if (done == size)
+			break;
+	}
 	close(f);
 }
 

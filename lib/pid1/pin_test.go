@@ -134,3 +134,41 @@ func TestPinFails(t *testing.T) {
 		}
 	}
 }
+
+// The kernel takes a long list in pieces, and an empty value is one.
+func TestPinLong(t *testing.T) {
+	path := program(t)
+	var ports []string
+	for p := 10000; p < 12000; p += 2 {
+		ports = append(ports, fmt.Sprint(p))
+	}
+	long := strings.Join(ports, ",")
+	const name = "net.ipv4.ip_local_reserved_ports"
+	cmd, said, _ := pinned(t, path, "n", "", name, long)
+	if said != "ok\n" {
+		t.Fatalf("it says %q", said)
+	}
+	got := make(chan string)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
+			unix.Close(fd)
+		}
+		f, ferr := os.Open("/proc/sys/net/ipv4/ip_local_reserved_ports")
+		if err != nil || ferr != nil {
+			t.Error(err, ferr)
+		}
+		defer f.Close()
+		b := make([]byte, 64<<10) // the kernel gives it by one read alone
+		n, _ := f.Read(b)
+		got <- strings.TrimSpace(string(b[:n]))
+	}()
+	if s := <-got; s != long {
+		t.Errorf("it is %d bytes, want %d: %.60s", len(s), len(long), s)
+	}
+	if _, said, _ := pinned(t, path, "n", "", name, ""); said != "ok\n" {
+		t.Errorf("of no value it says %q", said)
+	}
+}

@@ -91,7 +91,7 @@ func (s *server) pin(pod taskdir.Pod, pinned *taskdir.Pinned) error {
 	if err != nil || !pod.Has(taskdir.PIDNS) {
 		ours.Close() // the child ends
 		if gone != nil {
-			s.endPin(pid, err)
+			s.endPin(pid)
 			<-gone
 		}
 		return err
@@ -108,11 +108,11 @@ func (s *server) pin(pod taskdir.Pod, pinned *taskdir.Pinned) error {
 	return nil
 }
 
-// endPin kills the child if something is wrong: it may be stopped, or not come to where it would see that it is to end.
-func (s *server) endPin(pid int, err error) {
+// endPin kills the child, which has nothing more to do: it may be stopped, or not come to where it would see that it is to end.
+func (s *server) endPin(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && s.helpers[pid] != nil {
+	if s.helpers[pid] != nil {
 		unix.Kill(pid, unix.SIGKILL)
 	}
 }

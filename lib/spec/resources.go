@@ -193,9 +193,9 @@ func (o Limits) cpu() (*specs.LinuxCPU, error) {
 	if err := o.scheduling(c); err != nil {
 		return nil, err
 	}
-	for _, f := range []struct{ flag, value, example, online string }{
-		{"cpuset-cpus", o.CpusetCPUs, "0-3,7", "/sys/devices/system/cpu/online"},
-		{"cpuset-mems", o.CpusetMems, "0-1", "/sys/devices/system/node/online"},
+	for _, f := range []struct{ flag, value, example, possible string }{
+		{"cpuset-cpus", o.CpusetCPUs, "0-3,7", "/sys/devices/system/cpu/possible"},
+		{"cpuset-mems", o.CpusetMems, "0-1", "/sys/devices/system/node/possible"},
 	} {
 		if f.value == "" {
 			continue
@@ -204,7 +204,8 @@ func (o Limits) cpu() (*specs.LinuxCPU, error) {
 		if !ok {
 			return nil, invalid(f.flag, f.value, "want a list such as %s", f.example)
 		}
-		b, err := os.ReadFile(f.online)
+		// One that is offline may come; cgroup v2 takes it.
+		b, err := os.ReadFile(f.possible)
 		text := strings.TrimSpace(string(b))
 		there, ok := parseList(text)
 		if err != nil || !ok {

@@ -99,8 +99,13 @@ const newPageSize = 4 << 10
 
 // openWrite opens a database for writing, under our lock, and gives the file that bbolt has opened, too. A missing one is made whole
 // beside its name first, so that no reader meets half of it.
-func openWrite(path string, durable bool) (*bolt.DB, *os.File, error) {
+func openWrite(path string, durable bool) (db *bolt.DB, _ *os.File, err error) {
 	var opened opener
+	defer func() {
+		if db == nil && opened.file != nil { // bbolt has closed it, unless it has met a damaged page and panics
+			_ = unlock(opened.file)
+		}
+	}()
 	o := &bolt.Options{NoSync: !durable, NoGrowSync: !durable, FreelistType: bolt.FreelistMapType, PageSize: newPageSize, OpenFile: opened.open}
 	switch st, err := os.Stat(path); {
 	case err == nil && st.Size() == 0:
@@ -131,8 +136,7 @@ func openWrite(path string, durable bool) (*bolt.DB, *os.File, error) {
 			}
 		}
 	}
-	db, err := bolt.Open(path, 0o600, o)
-	if err != nil {
+	if db, err = bolt.Open(path, 0o600, o); err != nil {
 		return nil, nil, damaged(path, err)
 	}
 	return db, opened.file, nil

@@ -3,6 +3,7 @@
 package state
 
 import (
+	"errors"
 	"os"
 	"sync"
 	"time"
@@ -47,18 +48,18 @@ func stateOf(f *os.File) (s fileState, err error) {
 }
 
 // begin opens the database for a commit, under its lock, and end must be called after it.
-func (k *kept) begin(path string, durable bool) (*bolt.DB, error) {
+func (k *kept) begin(path string, durable bool) (_ *bolt.DB, err error) {
 	k.mu.Lock()
+	defer func() {
+		if k.db == nil { // also where bbolt panics
+			k.mu.Unlock()
+		}
+	}()
 	if k.db != nil && k.unchanged(path) {
 		return k.db, nil
 	}
-	err := k.close()
-	if err == nil {
-		k.db, k.file, err = openWrite(path, durable)
-	}
-	if err != nil {
-		k.mu.Unlock()
-	}
+	_ = k.close() // all that was written is committed
+	k.db, k.file, err = openWrite(path, durable)
 	return k.db, err
 }
 
@@ -86,19 +87,26 @@ func (k *kept) end(keep bool) (err error) {
 		return k.close()
 	}
 	if k.idle == nil {
-		k.idle = time.AfterFunc(keepFor, k.drop)
+		k.idle = time.AfterFunc(keepFor, k.idled)
 	} else {
 		k.idle.Reset(keepFor)
 	}
 	return nil
 }
 
-// drop closes the database unless a commit is being made.
-func (k *kept) drop() {
+// idled closes the database unless a commit is being made.
+func (k *kept) idled() {
 	if k.mu.TryLock() {
-		_ = k.close() // all that was written is committed
+		_ = k.close()
 		k.mu.Unlock()
 	}
+}
+
+// drop closes the database after the commit that is being made.
+func (k *kept) drop() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_ = k.close()
 }
 
 func (k *kept) close() error {
@@ -116,6 +124,11 @@ type opener struct{ file *os.File }
 func (o *opener) open(path string, flag int, perm os.FileMode) (f *os.File, err error) {
 	o.file, err = smallfile.OpenFile(path, flag, perm)
 	return o.file, err
+}
+
+// unlock lets go of bbolt's lock of a file, and closes it.
+func unlock(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
 }
 
 // KeepOpen has files stay open from one use to the next: the databases, as long as no other process commits and for some seconds, and a

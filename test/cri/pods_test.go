@@ -208,8 +208,6 @@ func TestBadPods(t *testing.T) {
 		"security_context.seccomp.profile_type":       secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: 7}}),
 		"security_context.seccomp.localhost_ref":      secure(&security{Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "rel"}}),
 		"security_context.apparmor.localhost_ref":     secure(&security{Apparmor: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}}),
-		"dns_config.servers that are none":            func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"foo"}} },
-		"linux.sysctls without a value":               func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": ""} },
 		"linux.sysctls that there are not":            func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.ipv4.no_such": "1"} },
 		"linux.sysctls with a wrong value": func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": "abc"}
